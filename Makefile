@@ -1,0 +1,56 @@
+# A newcomer needs two commands: `make demo` and `make test`. Each creates .venv on its first run.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LINT_TREE := build/lint
+DOCS ?= examples/documents
+
+.PHONY: help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+install: $(STAMP) ## create .venv and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## index DOCS (default: the handbook) through both frameworks, ask, and show what each technique changes
+	@$(BIN)/python -m examples.demo $(DOCS)
+
+test: $(STAMP) lint ## lint and the whole test suite
+	$(BIN)/python -m pytest -q
+
+test-full: $(STAMP) lint ## the same with the long forms of the fault and conformance suites
+	SITUATE_FULL=1 $(BIN)/python -m pytest -q
+
+# Types and imports are checked on the installed package: this is what a user gets.
+lint: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/lib $(LINT_TREE)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LINT_TREE) .
+	MYPYPATH=$(LINT_TREE) $(BIN)/mypy -p situate
+	PYTHONPATH=$(LINT_TREE) $(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-encoder: $(STAMP) ## encoder speed against what users use today
+	$(BIN)/python -m benchmarks.encoder
+
+bench-storage: $(STAMP) ## embedded storage against qdrant-client's local mode
+	$(BIN)/python -m benchmarks.storage
+
+bench-quality: $(STAMP) ## retrieval quality of the presets; DATA=folder of JSON Lines sets
+	$(BIN)/python -m benchmarks.quality $(DATA)
+
+bench-rerank: $(STAMP) ## reranker speed
+	$(BIN)/python -m benchmarks.rerank
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

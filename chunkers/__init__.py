@@ -1,0 +1,33 @@
+"""A document's text -> chunks, and the words that situate them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from situate.chunkers._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from situate.chunkers.types import (
+        Chunk,
+        Chunker,
+        Context,
+        Document,
+        Prompt,
+        Situator,
+        TextGenerator,
+    )
+
+__all__ = ["Chunk", "Chunker", "Context", "Document", "Prompt", "Situator", "TextGenerator"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Chunk": "types",
+        "Chunker": "types",
+        "Context": "types",
+        "Document": "types",
+        "Prompt": "types",
+        "Situator": "types",
+        "TextGenerator": "types",
+    },
+)

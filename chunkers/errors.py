@@ -1,0 +1,97 @@
+"""The errors that situate raises.
+
+    SituateError
+    ├── InputError            (also ValueError)    what was handed in cannot be used
+    │   ├── SpanError                              a span is reversed, outside its text, or not what it says
+    │   ├── OverflowLimitError                     a text is longer than the model reads (on_overflow="raise")
+    │   └── NonFiniteVectorError                   a vector holds NaN or infinity
+    ├── ModelError                                 a model cannot be used
+    │   ├── ModelNotFoundError                     no such folder, package or hub id
+    │   ├── UnsafeModelError                       it needs code or pickle that was not asked for
+    │   └── ConventionError                        the model cannot do what was asked (late chunking, say)
+    ├── StorageError                               the store cannot do its work
+    │   ├── StoreLockedError                       another process holds the embedded store
+    │   ├── StoreCorruptError                      files are damaged
+    │   ├── IncompatibleIndexError                 the collection was built with another encoder
+    │   └── ServerError                            a server refused, timed out or went away
+    ├── GenerationError                            a language model failed, or answered nothing usable
+    ├── StepError                                  an optional step failed and on_error="raise"
+    └── MissingExtraError     (also ImportError)   an optional dependency is not installed
+
+Every message names the value, the limit and the way out. No message holds a key.
+"""
+
+from __future__ import annotations
+
+
+class SituateError(Exception):
+    """Base of all errors raised by situate."""
+
+
+class InputError(SituateError, ValueError):
+    """What was handed in cannot be used."""
+
+
+class SpanError(InputError):
+    """A span is reversed, lies outside its text, or does not hold the text that it should."""
+
+
+class OverflowLimitError(InputError):
+    """A text is longer than the model reads, and the caller asked for an error instead of a warning."""
+
+
+class NonFiniteVectorError(InputError):
+    """A vector holds NaN or infinity."""
+
+
+class ModelError(SituateError):
+    """A model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """The model is no folder, no installed package and no hub id that can be reached."""
+
+
+class UnsafeModelError(ModelError):
+    """The model needs remote code or pickled weights, and the caller did not ask for them."""
+
+
+class ConventionError(ModelError):
+    """The model cannot do what was asked of it."""
+
+
+class StorageError(SituateError):
+    """The store cannot do its work."""
+
+
+class StoreLockedError(StorageError):
+    """Another process holds the embedded store."""
+
+
+class StoreCorruptError(StorageError):
+    """Files of the store are damaged."""
+
+
+class IncompatibleIndexError(StorageError):
+    """The collection was built with another encoder."""
+
+
+class ServerError(StorageError):
+    """A server refused, timed out or went away."""
+
+
+class GenerationError(SituateError):
+    """A language model failed, or answered nothing usable."""
+
+
+class StepError(SituateError):
+    """An optional step of a query failed, and the caller asked for an error instead of degrading."""
+
+
+class MissingExtraError(SituateError, ImportError):
+    """An optional dependency is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
+        """The error for ``package``, which ``pip install 'situate[extra]'`` would bring."""
+        return cls(f"{purpose} needs the package {package!r}: pip install 'situate[{extra}]'")

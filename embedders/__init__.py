@@ -1,0 +1,1 @@
+"""Text and spans -> vectors. The only room that imports torch."""

@@ -1,0 +1,110 @@
+"""What goes into an encoder and what comes out: a text with spans, a vector per span."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors: TypeAlias = NDArray[np.float32]
+Span: TypeAlias = tuple[int, int]
+Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max"]
+OnOverflow: TypeAlias = Literal["warn", "raise", "window"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanText:
+    """A text and the character spans of it that become vectors.
+
+    Attributes:
+        text: What the model reads, instruction included.
+        spans: ``[start, end)`` character offsets into ``text``, in any order, overlapping or not. ``None``: one
+            vector for the whole text, special tokens pooled as the model was trained.
+    """
+
+    text: str
+    spans: tuple[Span, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What became of one `SpanText`.
+
+    Attributes:
+        vectors: float32 ``[spans, dimension]``, L2-normalised where the encoder normalises; one row where
+            ``spans`` was None.
+        tokens: Where asked for: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
+        lost_tokens: Tokens that the model did not read because the text was too long. 0 in windows.
+    """
+
+    vectors: Vectors
+    tokens: tuple[Vectors, ...] | None = None
+    lost_tokens: int = 0
+
+
+@runtime_checkable
+class SpanEncoder(Protocol):
+    """Text + spans -> vectors, whatever runs underneath (this process, a server)."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
+        """One result per input, in order.
+
+        Raises:
+            ConventionError: The engine cannot pool spans or return token vectors.
+            SpanError: A span is reversed or outside its text.
+            OverflowLimitError: A text is too long and ``on_overflow="raise"``.
+        """
+        ...
+
+    async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
+        """`encode` without blocking the event loop."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChunkScheme:
+    """How a document's chunks become vectors. The default is each chunk alone.
+
+    Attributes:
+        late: Late chunking (Guenther et al. 2024): pool the chunk's tokens out of a pass over the document.
+        window: Tokens that the model reads at once in late chunking; None: what it was trained for.
+        overlap: Tokens that two windows share.
+        residual: Weight of the chunk embedded alone in a mix with the late or situated vector, both normalised
+            (SitEmb's factor): 0 is purely late, 1 purely alone.
+        situated: Characters of the neighbouring text given on each side of a chunk (SitEmb windows); 0 for none.
+            Not together with ``late``.
+        neighbours: After that, add this share of the previous and the next chunk's vector, renormalise.
+        context: `Context` fields written in front of what the model reads.
+        pool_context: Whether the context's tokens are pooled with the chunk's.
+    """
+
+    late: bool = False
+    window: int | None = None
+    overlap: int = 64
+    residual: float = 0.5
+    situated: int = 0
+    neighbours: float = 0.0
+    context: tuple[str, ...] = ()
+    pool_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkVectors:
+    """The vectors of one document's chunks.
+
+    Attributes:
+        dense: float32 ``[chunks, dimension]``, L2-normalised.
+        tokens: Where asked for: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
+            where the scheme is late.
+    """
+
+    dense: Vectors
+    tokens: tuple[Vectors, ...] | None = None

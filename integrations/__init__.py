@@ -1,0 +1,1 @@
+"""Thin classes of the frameworks, one package each."""

@@ -1,0 +1,1 @@
+"""Vectors and Qdrant, and the way of a query."""

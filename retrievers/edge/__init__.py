@@ -1,0 +1,1 @@
+"""qdrant_client's interface over Qdrant Edge."""

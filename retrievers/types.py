@@ -1,0 +1,114 @@
+"""What a search returns, and the seams of a query's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from situate.chunkers.types import Chunk
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A chunk that was found.
+
+    Attributes:
+        chunk: The chunk.
+        score: What it is ranked by after the last step; higher is better.
+        scores: Where the score came from: step name -> that step's score ("dense", "bm25", "fused", "maxsim",
+            "cross_encoder", ...).
+    """
+
+    chunk: Chunk
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def rescored(self, step: str, score: float) -> Hit:
+        """A copy ranked by ``score``, which is also noted under ``step``."""
+        return replace(self, score=score, scores={**self.scores, step: score})
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a query did.
+
+    Attributes:
+        name: The step ("hyde", "embed", "search", "rerank:cross_encoder", ...).
+        seconds: Wall time.
+        details: Counts, tokens, drafts: whatever explains the step.
+        error: Why it was skipped, where it degraded.
+    """
+
+    name: str
+    seconds: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The hits of a query, best first, and how they came about. Iterates over its hits."""
+
+    query: str
+    hits: tuple[Hit, ...]
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """Names of the optional steps that failed and were skipped."""
+        return tuple(step.name for step in self.steps if step.error is not None)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, place: int) -> Hit:
+        return self.hits[place]
+
+
+@dataclass(frozen=True)
+class QueryText:
+    """A text to search with.
+
+    Attributes:
+        text: The text.
+        role: "query" (query instruction) or "document" (a hypothetical document, document instruction).
+        weight: Its share in the mean vector.
+    """
+
+    text: str
+    role: str = "query"
+    weight: float = 1.0
+
+
+@runtime_checkable
+class QueryExpander(Protocol):
+    """Writes further texts to search with (HyDE, multi-query, step-back)."""
+
+    name: str
+
+    def expand(self, query: str) -> list[QueryText]:
+        """The texts to search with, the query itself among them where it takes part."""
+        ...
+
+    async def aexpand(self, query: str) -> list[QueryText]:
+        """`expand` without blocking the event loop."""
+        ...
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Orders hits anew."""
+
+    name: str
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """New hits, best first; ties keep their order. The hits handed in are not changed."""
+        ...
+
+    async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """`rerank` without blocking the event loop."""
+        ...
