@@ -23,10 +23,20 @@ class SpanText:
         text: What the model reads, instruction included.
         spans: ``[start, end)`` character offsets into ``text``, in any order, overlapping or not. ``None``: one
             vector for the whole text, special tokens pooled as the model was trained.
+        prefix: The first ``prefix`` characters (an instruction, a title) lead every window that the text is read in;
+            they are pooled only where a span covers them, or by the model's own convention.
+        window: Tokens read at once, special tokens and prefix included; None: what the model reads. A text with
+            spans that is longer is read in overlapping windows and each token is taken from the window where it
+            stands most centrally, so no span ever loses tokens. A text without spans that is longer is treated as
+            the encoder's ``on_overflow`` says.
+        overlap: Tokens that two neighbouring windows share.
     """
 
     text: str
     spans: tuple[Span, ...] | None = None
+    prefix: int = 0
+    window: int | None = None
+    overlap: int = 64
 
 
 @dataclass(frozen=True, slots=True)
