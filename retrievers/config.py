@@ -1,0 +1,120 @@
+"""The retrieval pipeline as one value, with named presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+from situate.chunkers.errors import InputError
+from situate.embedders.types import ChunkScheme
+
+Fusion: TypeAlias = Literal["dbsf", "rrf"]
+TokenStorage: TypeAlias = Literal["float32", "float16", "uint8"]
+
+
+@dataclass(frozen=True)
+class LexicalScheme:
+    """How a chunk becomes a BM25 vector (Robertson and Zaragoza 2009; Qdrant Edge's own implementation).
+
+    Attributes:
+        context: `Context` fields written in front of the chunk's text.
+        neighbours: This share of the previous and the next chunk's vector is added. A BM25 score is a dot product of
+            sparse vectors, so this equals mixing the scores, exactly, at no cost per query.
+        k: Saturation of term frequency.
+        b: Length normalisation, 0 to 1.
+        average_length: The number of terms that counts as an average text.
+        language: Stop words and stemmer, by English name; "none" for neither.
+        split_identifiers: Also index the words inside camelCase and snake_case identifiers.
+    """
+
+    context: tuple[str, ...] = ("title", "headings", "sentence", "questions")
+    neighbours: float = 0.35
+    k: float = 1.2
+    b: float = 0.75
+    average_length: float = 256.0
+    language: str = "english"
+    split_identifiers: bool = True
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Pseudo-relevance feedback on the dense vector (Rocchio 1971), from the fused ranking.
+
+    Attributes:
+        top: How many of the best hits are taken to be relevant.
+        beta: Weight of their mean vector against the query's.
+    """
+
+    top: int = 3
+    beta: float = 0.3
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What is stored for a chunk, and how a query uses it.
+
+    Attributes:
+        dense: How chunks become dense vectors.
+        lexical: How they become BM25 vectors; None for dense search alone.
+        fusion: "dbsf" (distribution-based score fusion) or "rrf" (reciprocal rank fusion, Cormack et al. 2009).
+        rrf_k: The constant of RRF; 60 in the paper.
+        prefetch: Candidates taken from each of dense and BM25.
+        feedback: Pseudo-relevance feedback, or None.
+        token_vectors: Also store one vector per token, in this datatype, for the MaxSim stage (Khattab and Zaharia
+            2020); None for not storing them.
+        maxsim_depth: Candidates that the MaxSim stage scores.
+        keys: Metadata keys that filters use; each gets a payload index.
+    """
+
+    dense: ChunkScheme = field(default_factory=ChunkScheme)
+    lexical: LexicalScheme | None = field(default_factory=LexicalScheme)
+    fusion: Fusion = "dbsf"
+    rrf_k: int = 60
+    prefetch: int = 100
+    feedback: Feedback | None = None
+    token_vectors: TokenStorage | None = None
+    maxsim_depth: int = 50
+    keys: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prefetch < 1 or self.maxsim_depth < 1 or self.rrf_k < 1:
+            raise InputError(
+                f"prefetch={self.prefetch}, maxsim_depth={self.maxsim_depth} and rrf_k={self.rrf_k} must be at least 1"
+            )
+
+    @classmethod
+    def plain(cls) -> PipelineConfig:
+        """Each chunk embedded alone, dense search only: what one has without situate."""
+        return cls(dense=ChunkScheme(), lexical=None)
+
+    @classmethod
+    def hybrid(cls) -> PipelineConfig:
+        """Chunks alone, dense + BM25, RRF: today's usual hybrid search."""
+        return cls(dense=ChunkScheme(), lexical=LexicalScheme(context=(), neighbours=0.0), fusion="rrf")
+
+    @classmethod
+    def fast(cls) -> PipelineConfig:
+        """No further pass of the model and no token vectors: neighbour mixing, situated BM25, DBSF."""
+        return cls(dense=ChunkScheme(neighbours=0.35))
+
+    @classmethod
+    def quality(cls) -> PipelineConfig:
+        """Late chunking mixed with the chunk alone, neighbours, situated BM25, feedback, MaxSim over late tokens."""
+        return cls(
+            dense=ChunkScheme(late=True, residual=0.5, neighbours=0.35),
+            feedback=Feedback(),
+            token_vectors="float16",
+        )
+
+    def with_(self, **changes: Any) -> PipelineConfig:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def stored(self) -> Mapping[str, Any]:
+        """What decides the content of stored vectors, as JSON values: a change needs a new index."""
+        return {
+            "dense": asdict(self.dense) | {"context": list(self.dense.context)},
+            "lexical": asdict(self.lexical) | {"context": list(self.lexical.context)} if self.lexical else None,
+            "token_vectors": self.token_vectors,
+        }

@@ -1,0 +1,440 @@
+"""An index of chunks: documents in, searches out, nothing lost in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from situate.chunkers.errors import InputError, SpanError
+from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
+from situate.embedders.types import Vectors
+from situate.retrievers.collection import Collection, Version, in_documents
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.lexical import LexicalEncoder, SparseVector
+from situate.retrievers.payload import STATE, to_chunk
+from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
+from situate.retrievers.types import QueryText, SearchResult, Step
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+    from situate.embedders.embedder import Embedder
+
+#: Documents whose chunks are embedded and written together.
+BATCH_DOCUMENTS = 64
+
+_Item: TypeAlias = tuple[Document, Sequence[Chunk] | None]
+
+
+class EmptyDocumentWarning(UserWarning):
+    """Documents without text were not indexed."""
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `Index.add` did.
+
+    Attributes:
+        added: Documents that were new.
+        replaced: Documents whose earlier version was replaced.
+        unchanged: Documents that were already there, word for word.
+        skipped: Ids of documents without any text.
+        chunks: Chunks written.
+    """
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    skipped: tuple[str, ...] = ()
+    chunks: int = 0
+
+    def __add__(self, other: IndexReport) -> IndexReport:
+        return IndexReport(
+            self.added + other.added,
+            self.replaced + other.replaced,
+            self.unchanged + other.unchanged,
+            self.skipped + other.skipped,
+            self.chunks + other.chunks,
+        )
+
+
+class Index:
+    """Documents, chunked, situated, embedded and stored in a Qdrant collection.
+
+    Cheap to construct: the store is opened and the model loaded at first use. Safe for threads. A replaced document
+    is never missing in between: its new points are written, then its old ones deleted, and what a crash left half
+    done is finished or undone when the index is opened next.
+
+    Args:
+        embedder: Makes the vectors.
+        client: Any Qdrant client; None opens an embedded store at ``path``.
+        path: Folder of the embedded store, or ":memory:".
+        collection: The collection's name.
+        chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model.
+        situators: Write context into the chunks, in this order.
+        config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+        progress: Show a progress bar while adding.
+
+    Raises:
+        IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.
+        StoreLockedError: On first use, where another process holds the embedded store.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        client: QdrantClient | None = None,
+        path: str | Path = ":memory:",
+        collection: str = "situate",
+        chunker: Chunker | None = None,
+        situators: Sequence[Situator] = (),
+        config: PipelineConfig | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.embedder = embedder
+        self.path = path
+        self.collection = collection
+        self.situators = tuple(situators)
+        self.config = config if config is not None else PipelineConfig.fast()
+        self.progress = progress
+        self._given_client = client
+        self._chunker = chunker
+        self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
+        self._opened: Collection | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._given_client is not None or str(self.path) == ":memory:":
+            raise InputError(
+                "an Index on a client or in memory cannot be pickled: give it path=... and it pickles as that path"
+            )
+        return {**self.__dict__, "_opened": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    # -- handles, opened at first use ---------------------------------------------------------------------------
+
+    @property
+    def client(self) -> QdrantClient:
+        """The Qdrant client; its collection exists, fits the encoder and is whole."""
+        return self._collection().client
+
+    @property
+    def chunker(self) -> Chunker:
+        """What cuts documents into chunks."""
+        if self._chunker is None:
+            from situate.chunkers import AutoChunker
+
+            self._chunker = AutoChunker(size=200, tokenizer=self.embedder.tokenizer)
+        return self._chunker
+
+    def _collection(self) -> Collection:
+        with self._lock:
+            if self._opened is None:
+                from situate.retrievers.edge import EdgeClient
+
+                client = self._given_client if self._given_client is not None else EdgeClient(self.path)
+                opened = Collection(client, self.collection, embedded=isinstance(client, EdgeClient))
+                try:
+                    opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config)
+                except BaseException:
+                    # Whatever went wrong, a store that this index opened must not stay locked.
+                    if self._given_client is None:
+                        client.close()
+                    raise
+                self._opened = opened
+            return self._opened
+
+    def close(self) -> None:
+        """Close the store that the index opened itself. A client that was handed in stays open."""
+        with self._lock:
+            if self._opened is not None and self._given_client is None:
+                self._opened.client.close()
+            self._opened = None
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- documents in -------------------------------------------------------------------------------------------
+
+    def add(self, documents: Iterable[Document]) -> IndexReport:
+        """Index documents; one with the id of an earlier document replaces it, an unchanged one costs a look-up.
+
+        Documents without text are skipped, listed in the report and warned about; an earlier version of such a
+        document stays until it is deleted. Of several documents with the same id in one call the last counts.
+
+        Raises:
+            InputError: A document has no id, or metadata that JSON cannot express.
+            NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
+        """
+        return self._add((document, None) for document in documents)
+
+    def add_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
+        """`add` for documents that somebody else cut and situated. All chunks of a document belong in one call.
+
+        Raises:
+            SpanError: A chunk does not hold the text of its span.
+        """
+        return self._add(items)
+
+    async def aadd(self, documents: Iterable[Document]) -> IndexReport:
+        """`add` without blocking the event loop; cancelling it stops after the batch that is being written."""
+        return await self._aadd((document, None) for document in documents)
+
+    async def aadd_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
+        """`add_chunks` without blocking the event loop."""
+        return await self._aadd(items)
+
+    def delete(self, document_ids: Iterable[str]) -> None:
+        """Delete documents with all their chunks; ids that are not there are passed over."""
+        if ids := list(document_ids):
+            self.client.delete(self.collection, in_documents(ids), wait=True)
+
+    async def adelete(self, document_ids: Iterable[str]) -> None:
+        """`delete` without blocking the event loop."""
+        await asyncio.to_thread(self.delete, list(document_ids))
+
+    def _add(self, items: Iterable[_Item]) -> IndexReport:
+        return _said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
+
+    async def _aadd(self, items: Iterable[_Item]) -> IndexReport:
+        report = IndexReport()
+        for batch in self._batches(items):
+            report += await asyncio.to_thread(self._add_batch, batch)
+        return _said(report)
+
+    def _batches(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+        if self.progress:
+            from tqdm.auto import tqdm
+
+            items = tqdm(items, desc=f"indexing into {self.collection!r}", unit="document")
+        several = iter(items)
+        while batch := list(itertools.islice(several, BATCH_DOCUMENTS)):
+            yield batch
+
+    def _add_batch(self, batch: Sequence[_Item]) -> IndexReport:
+        last = {document.id: (document, chunks) for document, chunks in batch}
+        if "" in last:
+            raise InputError("a document has an empty id: ids are what replacing and deleting go by")
+        collection = self._collection()
+        known = collection.complete_versions(list(last))
+        skipped: list[str] = []
+        work: list[tuple[Document, list[Chunk], str]] = []
+        for document, given in last.values():
+            document_hash = self._document_hash(document, given)
+            if document_hash in known.get(document.id, ()):
+                continue
+            chunks = self._cut(document) if given is None else _checked(document, given)
+            if chunks:
+                work.append((document, chunks, document_hash))
+            else:
+                skipped.append(document.id)
+        if work:
+            collection.write(self._embedded(work))
+        replaced = sum(document.id in known for document, _, _ in work)
+        return IndexReport(
+            added=len(work) - replaced,
+            replaced=replaced,
+            unchanged=len(last) - len(work) - len(skipped),
+            skipped=tuple(skipped),
+            chunks=sum(len(chunks) for _, chunks, _ in work),
+        )
+
+    def _cut(self, document: Document) -> list[Chunk]:
+        chunks = self.chunker.split(document) if document.text.strip() else []
+        for situator in self.situators if chunks else ():
+            chunks = situator.situate(document, chunks)
+        return chunks
+
+    def _document_hash(self, document: Document, chunks: Sequence[Chunk] | None) -> str:
+        """Identifies a version: the content, and what cuts it (or the chunks, where somebody else cut them)."""
+        if chunks is None:
+            how = [_fingerprint(part) for part in (self.chunker, *self.situators)]
+        else:
+            how = [repr((chunk.id, chunk.context, sorted(chunk.metadata.items()))) for chunk in chunks]
+        return stable_id("document", document.id, document.content_hash, *how)
+
+    def _embedded(self, work: Sequence[tuple[Document, list[Chunk], str]]) -> list[Version]:
+        vectors = self.embedder.encode_chunks(
+            [(document, chunks) for document, chunks, _ in work],
+            scheme=self.config.dense,
+            token_vectors=self.config.token_vectors is not None,
+        )
+        return [
+            Version(
+                document_id=document.id,
+                document_hash=document_hash,
+                chunks=chunks,
+                dense=made.dense,
+                lexical=self._lexical.encode_chunks(chunks) if self._lexical else None,
+                tokens=made.tokens,
+            )
+            for (document, chunks, document_hash), made in zip(work, vectors, strict=True)
+        ]
+
+    # -- what is there ------------------------------------------------------------------------------------------
+
+    def document_ids(self) -> list[str]:
+        """Ids of all documents, sorted."""
+        return self._collection().document_ids()
+
+    def count(self) -> int:
+        """The number of chunks."""
+        return self.client.count(self.collection, exact=True).count
+
+    def get_chunks(self, document_ids: Iterable[str]) -> list[Chunk]:
+        """The stored chunks of these documents, document by document, in order; missing documents have none."""
+        ids = list(document_ids)
+        if not ids:
+            return []
+        place = {document_id: i for i, document_id in enumerate(ids)}
+        chunks = [to_chunk(payload) for payload in self._collection().payloads(ids) if payload.get(STATE) is None]
+        return sorted(chunks, key=lambda chunk: (place[chunk.document_id], chunk.index))
+
+    # -- searching ----------------------------------------------------------------------------------------------
+
+    def search(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+        """The best ``k`` chunks for a query.
+
+        Args:
+            query: What is looked for. A query without any text finds nothing.
+            k: How many hits, at most.
+            filter: ``{"key": value}`` over the documents' metadata, or a `qdrant_client.models.Filter`.
+
+        Raises:
+            InputError: ``k`` is less than 1, or the filter cannot be read.
+        """
+        return self.search_texts(query, [QueryText(query)], k, filter)
+
+    async def asearch(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+        """`search` without blocking the event loop."""
+        return await self.asearch_texts(query, [QueryText(query)], k, filter)
+
+    def search_texts(
+        self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
+    ) -> SearchResult:
+        """`search` with the weighted mean vector of several texts, each embedded in its role (HyDE).
+
+        BM25 and MaxSim use ``query`` itself.
+        """
+        _check(k, texts)
+        if not query.strip():
+            return SearchResult(query, ())
+        started = time.perf_counter()
+        by_role = {role: self._embed[role](written) for role, written in _by_role(texts).items()}
+        tokens = self.embedder.embed_query_tokens([query])[0] if self._uses_tokens else None
+        vectors = QueryVectors(_mean(texts, by_role), self._terms(query), tokens)
+        return self._found(query, vectors, k, filter, Step("embed", time.perf_counter() - started))
+
+    async def asearch_texts(
+        self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
+    ) -> SearchResult:
+        """`search_texts` without blocking the event loop."""
+        _check(k, texts)
+        if not query.strip():
+            return SearchResult(query, ())
+        started = time.perf_counter()
+        by_role = {role: await self._aembed[role](written) for role, written in _by_role(texts).items()}
+        tokens = (await self.embedder.aembed_query_tokens([query]))[0] if self._uses_tokens else None
+        vectors = QueryVectors(_mean(texts, by_role), self._terms(query), tokens)
+        embedded = Step("embed", time.perf_counter() - started)
+        return await asyncio.to_thread(self._found, query, vectors, k, filter, embedded)
+
+    def search_vectors(
+        self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
+    ) -> SearchResult:
+        """`search` with vectors that the caller made; ``query`` is only carried along."""
+        return self._found(query, vectors, k, filter)
+
+    def _found(
+        self, query: str, vectors: QueryVectors, k: int, filter: FilterLike | None, *before: Step
+    ) -> SearchResult:
+        started = time.perf_counter()
+        hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
+        searched = Step("search", time.perf_counter() - started, {"hits": len(hits)})
+        return SearchResult(query, tuple(hits), (*before, searched))
+
+    @property
+    def _embed(self) -> Mapping[str, Callable[[Sequence[str]], Vectors]]:
+        return {"query": self.embedder.embed_queries, "document": self.embedder.embed_documents}
+
+    @property
+    def _aembed(self) -> Mapping[str, Callable[[Sequence[str]], Awaitable[Vectors]]]:
+        return {"query": self.embedder.aembed_queries, "document": self.embedder.aembed_documents}
+
+    @property
+    def _uses_tokens(self) -> bool:
+        return self.config.token_vectors is not None
+
+    def _terms(self, query: str) -> SparseVector | None:
+        return self._lexical.encode_query(query) if self._lexical else None
+
+
+def _check(k: int, texts: Sequence[QueryText]) -> None:
+    if k < 1:
+        raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
+    if unknown := {text.role for text in texts} - {"query", "document"}:
+        raise InputError(f"unknown roles {sorted(unknown)}: a text is searched with as 'query' or as 'document'")
+    if not sum(text.weight for text in texts) > 0:
+        raise InputError("the weights of the texts to search with must add up to more than 0")
+
+
+def _by_role(texts: Sequence[QueryText]) -> dict[str, list[str]]:
+    written: dict[str, list[str]] = {}
+    for text in texts:
+        written.setdefault(text.role, []).append(text.text)
+    return written
+
+
+def _mean(texts: Sequence[QueryText], by_role: Mapping[str, Vectors]) -> Vectors:
+    """The weighted mean of the texts' vectors, L2-normalised."""
+    rows = {role: iter(vectors) for role, vectors in by_role.items()}
+    total = np.sum([text.weight * next(rows[text.role]) for text in texts], axis=0)
+    norm = np.linalg.norm(total)
+    # Texts that cancel each other out leave no direction to search in; the zero vector then finds nothing special.
+    return (total / norm if norm else total).astype(np.float32)
+
+
+def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Chunks that somebody else cut, numbered in the order of the text."""
+    for chunk in chunks:
+        if chunk.document_id != document.id or document.text[chunk.start : chunk.end] != chunk.text:
+            raise SpanError(
+                f"chunk {chunk.id} (document {chunk.document_id!r}, span {chunk.start}-{chunk.end}) does not hold "
+                f"that span of document {document.id!r}: cut the chunks from the text that you hand in with them"
+            )
+    ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
+    return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
+
+
+def _fingerprint(part: object) -> str:
+    """What a chunker or situator does, as text that is the same in every process."""
+    if (given := getattr(part, "fingerprint", None)) is not None:
+        return json.dumps(given, sort_keys=True, default=str)
+    return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def _said(report: IndexReport) -> IndexReport:
+    if report.skipped:
+        warnings.warn(
+            f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"
+            + (" ..." if len(report.skipped) > 5 else ""),
+            EmptyDocumentWarning,
+            stacklevel=3,
+        )
+    return report
