@@ -18,6 +18,10 @@
     ├── StepError                                  an optional step failed and on_error="raise"
     └── MissingExtraError     (also ImportError)   an optional dependency is not installed
 
+    SituateWarning            (also UserWarning)   something was done less well than asked for
+    ├── TruncationWarning                          texts were cut because the model reads no longer ones
+    └── FallbackWarning                            a slower or plainer way was taken
+
 Every message names the value, the limit and the way out. No message holds a key.
 """
 
@@ -95,3 +99,15 @@ class MissingExtraError(SituateError, ImportError):
     def of(cls, package: str, extra: str, purpose: str) -> MissingExtraError:
         """The error for ``package``, which ``pip install 'situate[extra]'`` would bring."""
         return cls(f"{purpose} needs the package {package!r}: pip install 'situate[{extra}]'")
+
+
+class SituateWarning(UserWarning):
+    """Base of all warnings given by situate."""
+
+
+class TruncationWarning(SituateWarning):
+    """Texts were cut because they are longer than the model reads."""
+
+
+class FallbackWarning(SituateWarning):
+    """A slower or plainer way was taken, because the one asked for is not possible here."""
