@@ -17,7 +17,7 @@ TOKENS = "tokens"
 STATE = "state"
 WRITING = "writing"
 #: Payload keys that the index itself filters on.
-INDEXED_KEYS = ("document_id", "document_hash", STATE)
+INDEXED_KEYS = ("document_id", "chunk_id", "document_hash", STATE)
 
 
 def point_id(chunk_id: str, document_hash: str) -> str:

@@ -1,0 +1,85 @@
+"""Single chunks of an index, by their ids: for callers whose unit is the chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from situate.chunkers.types import Chunk, stable_id
+from situate.retrievers.payload import STATE, to_chunk
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from situate.retrievers.index import Index
+
+_PAGE = 256
+
+
+def find_chunks(index: Index, chunk_ids: Sequence[str]) -> list[Chunk]:
+    """The stored chunks with these ids, in the order of the ids; ids that are not there are passed over."""
+    if not chunk_ids:
+        return []
+    found = {
+        chunk.id: chunk
+        for record in _records(index, "chunk_id", chunk_ids)
+        if (record.payload or {}).get(STATE) is None
+        for chunk in (to_chunk(record.payload or {}),)
+    }
+    return [found[chunk_id] for chunk_id in dict.fromkeys(chunk_ids) if chunk_id in found]
+
+
+def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
+    """Delete single chunks; ids that are not there are passed over.
+
+    The document's other chunks stay as they were embedded, with the whole document in view. Indexing the document
+    again brings the deleted chunks back: it no longer counts as unchanged.
+
+    Returns:
+        How many were there.
+    """
+    if not chunk_ids:
+        return 0
+    from qdrant_client import models
+
+    doomed = list(_records(index, "chunk_id", chunk_ids))
+    if not doomed:
+        return 0
+    documents = sorted({(record.payload or {})["document_id"] for record in doomed})
+    for document_id in documents:
+        # First of all, so that a crash in between can at worst cause a document to be indexed once more.
+        index.client.set_payload(
+            index.collection,
+            {"document_hash": stable_id("incomplete", document_id)},
+            _where("document_id", [document_id]),
+            wait=True,
+        )
+    index.client.delete(index.collection, models.PointIdsList(points=[record.id for record in doomed]), wait=True)
+    for document_id in documents:
+        left = sorted(_records(index, "document_id", [document_id]), key=lambda r: (r.payload or {})["index"])
+        operations: list[models.UpdateOperation] = [
+            models.SetPayloadOperation(
+                set_payload=models.SetPayload(payload={"index": place, "chunks": len(left)}, points=[record.id])
+            )
+            for place, record in enumerate(left)
+        ]
+        if operations:
+            index.client.batch_update_points(index.collection, operations, wait=True)
+    return len(doomed)
+
+
+def _where(key: str, values: Sequence[str]) -> models.Filter:
+    from qdrant_client import models
+
+    return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchAny(any=list(values)))])
+
+
+def _records(index: Index, key: str, values: Sequence[str]) -> Iterator[models.Record]:
+    offset: models.ExtendedPointId | None = None
+    while True:
+        records, offset = index.client.scroll(
+            index.collection, _where(key, values), limit=_PAGE, offset=offset, with_payload=True, with_vectors=False
+        )
+        yield from records
+        if offset is None:
+            return
