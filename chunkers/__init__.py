@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.chunkers.markdown import MarkdownChunker
+    from situate.chunkers.spans import recover_spans
+    from situate.chunkers.text import TextChunker
     from situate.chunkers.types import (
         Chunk,
         Chunker,
@@ -17,7 +20,18 @@ if TYPE_CHECKING:
         TextGenerator,
     )
 
-__all__ = ["Chunk", "Chunker", "Context", "Document", "Prompt", "Situator", "TextGenerator"]
+__all__ = [
+    "Chunk",
+    "Chunker",
+    "Context",
+    "Document",
+    "MarkdownChunker",
+    "Prompt",
+    "Situator",
+    "TextChunker",
+    "TextGenerator",
+    "recover_spans",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -26,8 +40,11 @@ __getattr__, __dir__ = lazy_exports(
         "Chunker": "types",
         "Context": "types",
         "Document": "types",
+        "MarkdownChunker": "markdown",
         "Prompt": "types",
         "Situator": "types",
+        "TextChunker": "text",
         "TextGenerator": "types",
+        "recover_spans": "spans",
     },
 )

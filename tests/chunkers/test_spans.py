@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from situate.chunkers import Document
 from situate.chunkers.errors import SpanError
 from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans, trimmed
