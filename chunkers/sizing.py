@@ -1,0 +1,172 @@
+"""What every chunker with a size limit shares: sizes in tokens or characters, and the Rust splitters."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from situate.chunkers.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from semantic_text_splitter import MarkdownSplitter, TextSplitter
+    from tokenizers import Tokenizer
+
+#: A chunk never holds more than this many characters per token of its size. Tokenizers read a "word" of any length
+#: (base64, a minified script) as one unknown token, so that a count of tokens alone would let it grow without limit.
+MAX_CHARACTERS_PER_TOKEN = 16
+
+#: The splitters take quadratic time within one sentence or paragraph, so that a file of one long line would take hours.
+#: Longer texts are handed over in blocks of at least this many characters, cut where the text pauses.
+_BLOCK = 32_768
+_PAUSES = ("\n\n", "\r\n\r\n", "\n", "\r", ". ", " ")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which UTF-8 cannot hold; every offset stays what it was."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def untruncated(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, or a copy that neither truncates nor pads where it does one of them."""
+    if tokenizer.truncation is None and tokenizer.padding is None:
+        return tokenizer
+    from tokenizers import Tokenizer as Tokenizer_
+
+    copy = Tokenizer_.from_str(tokenizer.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def blocks(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """``text[start:end]`` in spans of at most ``size`` characters that end at a pause where there is one."""
+    while end - start > size:
+        for pause in _PAUSES:
+            at = text.rfind(pause, start + size // 2, start + size)
+            if at != -1:
+                stop = at + len(pause)
+                break
+        else:
+            stop = start + size
+        yield start, stop
+        start = stop
+    if start < end:
+        yield start, end
+
+
+@dataclass(frozen=True)
+class SizedChunker:
+    """Base of the chunkers with a size limit; cheap to construct, pickled as its configuration.
+
+    Attributes:
+        size: The most that a chunk holds: tokens of ``tokenizer`` without its special tokens, or characters where
+            there is none.
+        overlap: The most that two neighbouring chunks share, in the same unit.
+        tokenizer: The embedding model's tokenizer (``embedder.tokenizer``). None counts characters, and 200 of those
+            are few: pass a larger ``size`` with it.
+
+    Raises:
+        InputError: ``size`` is not positive, or ``overlap`` is negative or not smaller than ``size``.
+    """
+
+    size: int = 200
+    overlap: int = 0
+    tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InputError(f"size={self.size}: a chunk needs room for at least 1 token or character")
+        if not 0 <= self.overlap < self.size:
+            raise InputError(f"overlap={self.overlap} with size={self.size}: needs 0 <= overlap < size")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Splitters are rebuilt on first use; the tokenizer pickles as its JSON.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The configuration as JSON values; a tokenizer by the SHA-256 of its JSON.
+
+        Two chunkers with the same fingerprint cut every document alike.
+        """
+        values: dict[str, Any] = {"chunker": type(self).__name__}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "tokenizer":
+                value = None if value is None else hashlib.sha256(value.to_str().encode()).hexdigest()
+            elif isinstance(value, SizedChunker):
+                value = value.fingerprint()
+            values[f.name] = value if isinstance(value, str | int | float | dict | list | None) else repr(value)
+        return values
+
+    def count(self, text: str) -> int:
+        """The text's length in the unit of ``size``."""
+        tokenizer = self._tokenizer
+        return len(text) if tokenizer is None else len(tokenizer.encode(encodable(text), add_special_tokens=False).ids)
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """`count` of each text, in one call of the tokenizer."""
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return [len(text) for text in texts]
+        batch = tokenizer.encode_batch_fast([encodable(text) for text in texts], add_special_tokens=False)
+        return [len(encoding.ids) for encoding in batch]
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        return None if self.tokenizer is None else untruncated(self.tokenizer)
+
+    @cached_property
+    def _text_splitter(self) -> TextSplitter:
+        from semantic_text_splitter import TextSplitter
+
+        if self._tokenizer is None:
+            return TextSplitter(self.size, overlap=self.overlap)
+        return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self.size, overlap=self.overlap)
+
+    @cached_property
+    def _markdown_splitter(self) -> MarkdownSplitter:
+        from semantic_text_splitter import MarkdownSplitter
+
+        if self._tokenizer is None:
+            return MarkdownSplitter(self.size, overlap=self.overlap)
+        return MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, self.size, overlap=self.overlap)
+
+    def _text_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """``text[start:end]`` cut at paragraphs, then lines, sentences, words, characters."""
+        return self._spans(self._text_splitter.chunk_indices, text, start, end)
+
+    def _markdown_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """``text[start:end]`` cut at Markdown blocks, then as text."""
+        return self._spans(self._markdown_splitter.chunk_indices, text, start, end)
+
+    def _spans(
+        self, cut: Callable[[str], list[tuple[int, str]]], text: str, start: int, end: int
+    ) -> list[tuple[int, int]]:
+        spans: list[tuple[int, int]] = []
+        size = max(_BLOCK, self.size * (64 if self.tokenizer is None else 256))
+        for first, last in blocks(text, start, end, size):
+            for at, piece in cut(encodable(text[first:last])):
+                # U+001C to U+001F are white space to Python but not to the splitter.
+                if piece.strip():
+                    spans.extend(self._capped(text, first + at, first + at + len(piece)))
+        return spans
+
+    def _capped(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        limit = self.size * MAX_CHARACTERS_PER_TOKEN
+        if self.tokenizer is None or end - start <= limit:
+            return [(start, end)]
+        pieces = self._character_splitter.chunk_indices(encodable(text[start:end]))
+        return [(start + at, start + at + len(piece)) for at, piece in pieces if piece.strip()]
+
+    @cached_property
+    def _character_splitter(self) -> TextSplitter:
+        from semantic_text_splitter import TextSplitter
+
+        return TextSplitter(self.size * MAX_CHARACTERS_PER_TOKEN)

@@ -1,0 +1,217 @@
+"""TextChunker and MarkdownChunker: the span law, sizes in tokens, headings as context."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from tokenizers import Tokenizer
+
+from situate.chunkers import Document, MarkdownChunker, TextChunker
+from situate.chunkers.errors import InputError
+from situate.chunkers.headings import markdown_headings
+from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, blocks
+from situate.chunkers.types import Chunk, Chunker
+from tests.chunkers.conftest import TEXTS
+
+BOTH = pytest.mark.parametrize("kind", [TextChunker, MarkdownChunker])
+
+
+def assert_span_law(document: Document, chunks: list[Chunk]) -> None:
+    for index, chunk in enumerate(chunks):
+        assert document.text[chunk.start : chunk.end] == chunk.text
+        assert chunk.text.strip()
+        assert chunk.index == index
+        assert chunk.document_id == document.id
+    assert all(a.start < b.start for a, b in pairwise(chunks))
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+
+
+@given(TEXTS)
+def test_the_span_law_holds_for_every_text(text: str) -> None:
+    document = Document("d", text)
+    for chunker in (TextChunker(7), TextChunker(9, overlap=4), MarkdownChunker(7), MarkdownChunker(30, overlap=9)):
+        chunks = chunker.split(document)
+        assert_span_law(document, chunks)
+        assert all(len(chunk.text) <= chunker.size for chunk in chunks)
+        if isinstance(chunker, TextChunker):
+            covered = {i for chunk in chunks for i in range(chunk.start, chunk.end)}
+            assert all(c.isspace() for i, c in enumerate(text) if i not in covered)
+
+
+@BOTH
+def test_the_span_law_holds_in_tokens(kind: type[TextChunker], tokenizer: Tokenizer) -> None:
+    chunker = kind(5, tokenizer=tokenizer)
+
+    @given(TEXTS)
+    def holds(text: str) -> None:
+        document = Document("d", text)
+        chunks = chunker.split(document)
+        assert_span_law(document, chunks)
+        assert all(count <= 5 for count in chunker.counts([chunk.text for chunk in chunks]))
+
+    holds()
+
+
+@BOTH
+@pytest.mark.parametrize("text", ["", " ", "\n\r\n\t", "\u00a0\u2028", "\x1c\x1f"])
+def test_nothing_but_white_space_gives_no_chunks(kind: type[TextChunker], text: str) -> None:
+    assert kind().split(Document("d", text)) == []
+
+
+@BOTH
+def test_a_truncating_tokenizer_does_not_hide_the_size(kind: type[TextChunker], tokenizer: Tokenizer) -> None:
+    assert tokenizer.truncation is not None
+    text = "The quick brown fox jumps over the lazy dog. " * 200
+    chunker = kind(200, tokenizer=tokenizer)
+    chunks = chunker.split(Document("d", text))
+    # 10 tokens a sentence: nothing is cut off at the truncation limit, and chunks are filled.
+    assert [chunker.count(chunk.text) for chunk in chunks] == [200] * 10
+    assert tokenizer.truncation is not None
+
+
+@BOTH
+def test_one_long_word_is_capped_though_it_is_one_token(kind: type[TextChunker], tokenizer: Tokenizer) -> None:
+    document = Document("d", "A" * 50_000)
+    chunks = kind(100, tokenizer=tokenizer).split(document)
+    assert_span_law(document, chunks)
+    assert max(len(chunk.text) for chunk in chunks) <= 100 * MAX_CHARACTERS_PER_TOKEN
+    assert sum(len(chunk.text) for chunk in chunks) == 50_000
+
+
+@BOTH
+def test_one_long_line_is_cut_in_blocks(kind: type[TextChunker]) -> None:
+    document = Document("d", "word " * 100_000)
+    chunks = kind(500).split(document)
+    assert_span_law(document, chunks)
+    assert sum(chunk.text.count("word") for chunk in chunks) == 100_000
+
+
+def test_blocks_end_at_the_strongest_pause_and_lose_nothing() -> None:
+    text = "aaa. bbb ccc and d\n\nddd eee. " * 5
+    spans = list(blocks(text, 3, len(text), 30))
+    assert "".join(text[s:e] for s, e in spans) == text[3:]
+    assert text[spans[0][0] : spans[0][1]].endswith("\n\n")
+
+
+@BOTH
+def test_a_chunker_pickles_as_its_configuration(kind: type[TextChunker], tokenizer: Tokenizer) -> None:
+    chunker = kind(20, overlap=5, tokenizer=tokenizer)
+    document = Document("d", "One two three. " * 50)
+    chunks = chunker.split(document)
+    copy = pickle.loads(pickle.dumps(chunker))
+    assert copy == chunker
+    assert set(copy.__dict__) == {"size", "overlap", "tokenizer"}
+    assert copy.split(document) == chunks
+    assert copy.fingerprint() == chunker.fingerprint()
+    assert "tokenizer" not in repr(chunker)
+
+
+def test_the_fingerprint_tells_configurations_apart(tokenizer: Tokenizer) -> None:
+    prints = [TextChunker(), TextChunker(100), MarkdownChunker(), TextChunker(tokenizer=tokenizer)]
+    assert len({str(chunker.fingerprint()) for chunker in prints}) == 4
+
+
+@BOTH
+@pytest.mark.parametrize("arguments", [(0, 0), (-1, 0), (10, -1), (10, 10)])
+def test_impossible_sizes_are_refused(kind: type[TextChunker], arguments: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match="size="):
+        kind(*arguments)
+
+
+@BOTH
+def test_metadata_becomes_context(kind: type[TextChunker]) -> None:
+    document = Document("d", "Body.", {"title": "T", "path": "p/q.md", "date": "2024-02-29", "speaker": "Ann", "x": 1})
+    chunk = kind().split(document)[0]
+    assert chunk.context.to_dict() == {"title": "T", "path": "p/q.md", "date": "2024-02-29", "speaker": "Ann"}
+    assert chunk.metadata == document.metadata
+    assert isinstance(kind(), Chunker)
+
+
+HANDBOOK = """---
+title: Handbook
+---
+Preface.
+
+# Leave *policy*
+
+## Sick `leave`
+
+Tell her by nine.
+
+```python
+# not a heading
+```
+
+### Long illness
+
+It must be approved.
+
+Expenses
+--------
+
+> # quoted
+
+    # indented
+
+<!--
+# commented
+-->
+
+1. # in a list
+
+Trips
+=====
+
+Book early.
+"""
+
+
+def test_headings_are_those_of_commonmark() -> None:
+    found = [(heading.level, heading.text) for heading in markdown_headings(HANDBOOK)]
+    assert found == [(1, "Leave policy"), (2, "Sick leave"), (3, "Long illness"), (2, "Expenses"), (1, "Trips")]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_chunk_knows_the_headings_above_it(line_end: str) -> None:
+    document = Document("d", HANDBOOK.replace("\n", line_end))
+    chunks = MarkdownChunker(400).split(document)
+    assert [(chunk.context.headings, chunk.text.split(line_end)[0]) for chunk in chunks] == [
+        ((), "Preface."),
+        (("Leave policy", "Sick leave"), "# Leave *policy*"),
+        (("Leave policy", "Sick leave", "Long illness"), "### Long illness"),
+        (("Leave policy", "Expenses"), "Expenses"),
+        (("Trips",), "Trips"),
+    ]
+    assert_span_law(document, chunks)
+
+
+def test_only_headings_are_one_section() -> None:
+    chunks = MarkdownChunker(400).split(Document("d", "# A\n## B\n### C\n"))
+    assert [(chunk.text, chunk.context.headings) for chunk in chunks] == [("# A\n## B\n### C", ("A", "B", "C"))]
+
+
+def test_a_long_section_keeps_its_headings_in_every_chunk() -> None:
+    text = "# A\n\n" + "\n\n".join(f"Paragraph {i} says something." for i in range(20)) + "\n\n# B\n\nEnd."
+    chunks = MarkdownChunker(80).split(Document("d", text))
+    assert len(chunks) > 5
+    assert {chunk.context.headings for chunk in chunks[:-1]} == {("A",)}
+    assert chunks[-1].context.headings == ("B",)
+
+
+def test_a_fence_that_never_closes_hides_what_looks_like_headings() -> None:
+    chunks = MarkdownChunker(400).split(Document("d", "# A\n\n```\n# b\n## c\n"))
+    assert [chunk.context.headings for chunk in chunks] == [("A",)]
+
+
+@given(TEXTS)
+def test_headings_stand_where_they_say(text: str) -> None:
+    from situate.chunkers.sizing import encodable
+
+    last = 0
+    for heading in markdown_headings(encodable(text)):
+        assert last <= heading.start < heading.end <= len(text)
+        assert 1 <= heading.level <= 6
+        last = heading.end
