@@ -1,1 +1,21 @@
 """qdrant_client's interface over Qdrant Edge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from situate.chunkers._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from situate.retrievers.edge.async_client import AsyncEdgeClient
+    from situate.retrievers.edge.client import EdgeClient
+
+__all__ = ["AsyncEdgeClient", "EdgeClient"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "AsyncEdgeClient": "async_client",
+        "EdgeClient": "client",
+    },
+)

@@ -1,0 +1,334 @@
+"""Points in and out of an embedded store, other than by searching."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import qdrant_edge as edge
+from qdrant_client import models
+from qdrant_client.conversions import common_types as types
+
+from situate.chunkers.errors import InputError
+from situate.retrievers.edge.backend_base import BackendBase
+from situate.retrievers.edge.collection import Collection
+from situate.retrievers.edge.errors import engine_errors
+from situate.retrievers.edge.translate_filters import edge_filter, edge_point_id
+from situate.retrievers.edge.translate_points import checked_vectors, edge_points, json_payload, record
+from situate.retrievers.edge.translate_queries import edge_order_by, edge_payload_selector
+
+_UPDATE_MODES = {
+    models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
+    models.UpdateMode.INSERT_ONLY: edge.UpdateMode.InsertOnly,
+    models.UpdateMode.UPDATE_ONLY: edge.UpdateMode.UpdateOnly,
+}
+_U = edge.UpdateOperation
+
+#: Points of one engine call. The engine keeps the interpreter to itself during a call, so long ones are cut.
+BATCH = 512
+
+
+class PointsBackend(BackendBase):
+    """The part of the interface that is about points."""
+
+    # -- writing
+
+    def upsert(
+        self,
+        collection_name: str,
+        points: types.Points,
+        update_filter: types.Filter | None = None,
+        update_mode: types.UpdateMode | None = None,
+        **kwargs: Any,
+    ) -> types.UpdateResult:
+        collection = self._store.collection(collection_name)
+        checked = edge_points(points, collection.schema)
+        if not checked:
+            raise InputError("Empty update request: there is no point to upsert")
+        return self._upsert(collection_name, checked, update_filter, update_mode)
+
+    def _upsert(
+        self, collection_name: str, points: list[edge.Point], update_filter: Any, update_mode: Any
+    ) -> types.UpdateResult:
+        condition = edge_filter(update_filter)
+        mode = None if update_mode is None else _UPDATE_MODES[models.UpdateMode(update_mode)]
+        operations = [
+            _U.upsert_points(points[i : i + BATCH], condition=condition, update_mode=mode)
+            for i in range(0, len(points), BATCH)
+        ]
+        return self._update(collection_name, operations, len(points))
+
+    def upload_points(
+        self,
+        collection_name: str,
+        points: Iterable[types.PointStruct],
+        batch_size: int = 64,
+        update_filter: types.Filter | None = None,
+        update_mode: types.UpdateMode | None = None,
+        **kwargs: Any,
+    ) -> None:
+        collection = self._store.collection(collection_name)
+        batches = iter(points)
+        while batch := list(itertools.islice(batches, max(batch_size, BATCH))):
+            self._upsert(collection_name, edge_points(batch, collection.schema), update_filter, update_mode)
+
+    def upload_collection(
+        self,
+        collection_name: str,
+        vectors: dict[str, types.NumpyArray] | types.NumpyArray | Iterable[types.VectorStruct],
+        payload: Iterable[dict[Any, Any]] | None = None,
+        ids: Iterable[types.PointId] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        rows: Iterable[Any] = vectors
+        if isinstance(vectors, dict):
+            lengths = {name: len(column) for name, column in vectors.items()}
+            if len(set(lengths.values())) > 1:
+                raise InputError(f"each named vector needs as many rows as the others, got {lengths}")
+            rows = (dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True))
+        given_ids = (str(uuid4()) for _ in itertools.count()) if ids is None else ids
+        payloads = itertools.repeat(None) if payload is None else payload
+        points = (
+            models.PointStruct.model_construct(id=i, vector=v, payload=p)
+            for i, v, p in zip(given_ids, rows, payloads, strict=False)
+        )
+        self.upload_points(collection_name, points, **kwargs)
+
+    def update_vectors(
+        self,
+        collection_name: str,
+        points: Sequence[types.PointVectors],
+        update_filter: types.Filter | None = None,
+        **kwargs: Any,
+    ) -> types.UpdateResult:
+        collection = self._store.collection(collection_name)
+        checked = [
+            edge.PointVectors(edge_point_id(p.id), checked_vectors(p.vector, collection.schema, f"point {p.id}"))
+            for p in points
+        ]
+        _check_there(collection, [p.id for p in points])
+        return self._update(
+            collection_name, [_U.update_vectors(checked, condition=edge_filter(update_filter))], len(checked)
+        )
+
+    def delete_vectors(
+        self, collection_name: str, vectors: Sequence[str], points: types.PointsSelector, **kwargs: Any
+    ) -> types.UpdateResult:
+        names = list(vectors)
+        known = self._store.collection(collection_name).schema.names
+        for name in names:
+            if name not in known:
+                raise InputError(f"Not existing vector name error: {name}")
+        return self._select(
+            collection_name,
+            points,
+            lambda ids: _U.delete_vectors(ids, names),
+            lambda filter_: _U.delete_vectors_by_filter(filter_, names),
+        )
+
+    def delete(self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any) -> types.UpdateResult:
+        return self._select(collection_name, points_selector, _U.delete_points, _U.delete_points_by_filter)
+
+    def set_payload(
+        self,
+        collection_name: str,
+        payload: types.Payload,
+        points: types.PointsSelector,
+        key: str | None = None,
+        **kwargs: Any,
+    ) -> types.UpdateResult:
+        values = json_payload(payload, "set_payload")
+        return self._select(
+            collection_name,
+            points,
+            lambda ids: _U.set_payload(ids, values, key),
+            lambda filter_: _U.set_payload_by_filter(filter_, values, key),
+            must_exist=True,
+        )
+
+    def overwrite_payload(
+        self, collection_name: str, payload: types.Payload, points: types.PointsSelector, **kwargs: Any
+    ) -> types.UpdateResult:
+        values = json_payload(payload, "overwrite_payload")
+        return self._select(
+            collection_name,
+            points,
+            lambda ids: _U.overwrite_payload(ids, values),
+            lambda filter_: _U.overwrite_payload_by_filter(filter_, values),
+            must_exist=True,
+        )
+
+    def delete_payload(
+        self, collection_name: str, keys: Sequence[str], points: types.PointsSelector, **kwargs: Any
+    ) -> types.UpdateResult:
+        names = list(keys)
+        return self._select(
+            collection_name,
+            points,
+            lambda ids: _U.delete_payload(ids, names),
+            lambda filter_: _U.delete_payload_by_filter(filter_, names),
+        )
+
+    def clear_payload(
+        self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any
+    ) -> types.UpdateResult:
+        return self._select(collection_name, points_selector, _U.clear_payload, _U.clear_payload_by_filter)
+
+    def _select(
+        self,
+        collection_name: str,
+        selector: Any,
+        by_ids: Callable[[list[Any]], edge.UpdateOperation],
+        by_filter: Callable[[edge.Filter], edge.UpdateOperation],
+        *,
+        must_exist: bool = False,
+    ) -> types.UpdateResult:
+        collection = self._store.collection(collection_name)
+        ids, filter_ = selected(selector)
+        if filter_ is not None:
+            return self._update(collection_name, [by_filter(edge_filter(filter_))], 1)  # type: ignore[arg-type]
+        if must_exist:
+            _check_there(collection, ids)
+        points = [edge_point_id(i) for i in ids]
+        return (
+            self._update(collection_name, [by_ids(points)], len(points))
+            if points
+            else self._update(collection_name, [], 0)
+        )
+
+    def batch_update_points(
+        self, collection_name: str, update_operations: Sequence[types.UpdateOperation], **kwargs: Any
+    ) -> list[types.UpdateResult]:
+        return [self._apply(collection_name, operation) for operation in update_operations]
+
+    def _apply(self, name: str, operation: Any) -> types.UpdateResult:
+        if isinstance(operation, models.UpsertOperation):
+            upsert = operation.upsert
+            points = upsert.batch if isinstance(upsert, models.PointsBatch) else upsert.points
+            return self.upsert(name, points, update_filter=upsert.update_filter, update_mode=upsert.update_mode)
+        if isinstance(operation, models.DeleteOperation):
+            return self.delete(name, operation.delete)
+        if isinstance(operation, models.SetPayloadOperation):
+            change = operation.set_payload
+            return self.set_payload(name, change.payload, _either(change), key=change.key)
+        if isinstance(operation, models.OverwritePayloadOperation):
+            change = operation.overwrite_payload
+            return self.overwrite_payload(name, change.payload, _either(change))
+        if isinstance(operation, models.DeletePayloadOperation):
+            return self.delete_payload(name, operation.delete_payload.keys, _either(operation.delete_payload))
+        if isinstance(operation, models.ClearPayloadOperation):
+            return self.clear_payload(name, operation.clear_payload)
+        if isinstance(operation, models.UpdateVectorsOperation):
+            update = operation.update_vectors
+            return self.update_vectors(name, update.points, update_filter=update.update_filter)
+        if isinstance(operation, models.DeleteVectorsOperation):
+            return self.delete_vectors(name, operation.delete_vectors.vector, _either(operation.delete_vectors))
+        raise InputError(f"Unknown update operation: {type(operation).__name__}")
+
+    # -- reading
+
+    def retrieve(
+        self,
+        collection_name: str,
+        ids: Sequence[types.PointId],
+        with_payload: types.WithPayloadInterface = True,
+        with_vectors: types.WithVector = False,
+        **kwargs: Any,
+    ) -> list[types.Record]:
+        collection = self._store.collection(collection_name)
+        points = [edge_point_id(i) for i in ids]
+        with engine_errors(f"retrieving from collection {collection_name!r}"):
+            found = collection.shard.retrieve(points, edge_payload_selector(with_payload), with_vectors)
+        return [record(point) for point in found]
+
+    def scroll(
+        self,
+        collection_name: str,
+        scroll_filter: types.Filter | None = None,
+        limit: int = 10,
+        order_by: types.OrderBy | None = None,
+        offset: types.PointId | None = None,
+        with_payload: types.WithPayloadInterface = True,
+        with_vectors: types.WithVector = False,
+        **kwargs: Any,
+    ) -> tuple[list[types.Record], types.PointId | None]:
+        if limit < 1:
+            raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
+        if order_by is not None and offset is not None:
+            raise InputError("Offset is not supported in conjunction with `order_by` scroll parameter")
+        collection = self._store.collection(collection_name)
+        request = edge.ScrollRequest(
+            offset=None if offset is None else edge_point_id(offset),
+            limit=limit,
+            filter=edge_filter(scroll_filter),
+            with_payload=edge_payload_selector(with_payload),
+            with_vector=with_vectors,
+            order_by=None if order_by is None else edge_order_by(order_by),
+        )
+        with engine_errors(f"scrolling collection {collection_name!r}"):
+            points, following = collection.shard.scroll(request)
+        return [record(point) for point in points], None if following is None else _id(following)
+
+    def count(
+        self, collection_name: str, count_filter: types.Filter | None = None, exact: bool = True, **kwargs: Any
+    ) -> types.CountResult:
+        collection = self._store.collection(collection_name)
+        with engine_errors(f"counting in collection {collection_name!r}"):
+            count = collection.shard.count(edge.CountRequest(exact=exact, filter=edge_filter(count_filter)))
+        return models.CountResult(count=count)
+
+    def facet(
+        self,
+        collection_name: str,
+        key: str,
+        facet_filter: types.Filter | None = None,
+        limit: int = 10,
+        exact: bool = False,
+        **kwargs: Any,
+    ) -> types.FacetResponse:
+        if limit < 1:
+            raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
+        collection = self._store.collection(collection_name)
+        with engine_errors(f"facet of {key!r} in collection {collection_name!r}"):
+            response = collection.shard.facet(
+                edge.FacetRequest(key, limit=limit, exact=exact, filter=edge_filter(facet_filter))
+            )
+        return models.FacetResponse(hits=[models.FacetValueHit(value=h.value, count=h.count) for h in response.hits])
+
+
+def _id(value: Any) -> int | str:
+    return value if isinstance(value, int) else str(value)
+
+
+def _either(change: Any) -> Any:
+    """The selector of a batch operation, which has points or a filter."""
+    if change.points is not None:
+        return models.PointIdsList.model_construct(points=change.points)
+    if change.filter is not None:
+        return models.FilterSelector.model_construct(filter=change.filter)
+    raise InputError(f"{type(change).__name__} needs points or a filter to say what it changes")
+
+
+def selected(selector: Any) -> tuple[list[Any], Any]:
+    """The ids, or the filter, that a points selector holds."""
+    if isinstance(selector, models.PointIdsList):
+        return list(selector.points), None
+    if isinstance(selector, models.FilterSelector):
+        return [], selector.filter
+    if isinstance(selector, models.Filter):
+        return [], selector
+    if isinstance(selector, list | tuple):
+        return list(selector), None
+    return [selector], None
+
+
+def _check_there(collection: Collection, ids: Sequence[Any]) -> None:
+    """Raises where a point is missing, as a server does, before anything is written."""
+    wanted = {edge_point_id(i) for i in ids}
+    with engine_errors(f"collection {collection.name!r}"):
+        found = {_id(r.id) for r in collection.shard.retrieve(list(wanted), False, False)}
+    missing = sorted(wanted - found, key=str)
+    if missing:
+        raise InputError(f"Not found: No point with id {missing[0]} found in collection {collection.name}")

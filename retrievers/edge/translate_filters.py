@@ -1,0 +1,153 @@
+"""Filters: qdrant-client's models -> the engine's. One row per condition, one per match."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import qdrant_edge as edge
+from qdrant_client import models
+
+from situate.chunkers.errors import InputError
+
+_Value = TypeVar("_Value")
+
+
+def edge_filter(filter_: models.Filter | Mapping[str, Any] | None) -> edge.Filter | None:
+    """The engine's form of ``filter_``; None for None."""
+    if filter_ is None:
+        return None
+    if isinstance(filter_, Mapping):
+        filter_ = models.Filter(**filter_)
+    if not isinstance(filter_, models.Filter):
+        raise InputError(f"a filter must be a qdrant_client.models.Filter, not {type(filter_).__name__}")
+    return _filter(filter_)
+
+
+def edge_point_id(value: Any) -> int | str:
+    """A point id that the engine takes: an unsigned 64-bit integer or a UUID as text.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if type(value) is int:
+        if 0 <= value < 1 << 64:
+            return value
+    elif type(value) is str:
+        try:
+            return str(UUID(value))
+        except ValueError:
+            pass
+    elif isinstance(value, UUID):
+        return str(value)
+    raise InputError(
+        f"point id {value!r} is neither an unsigned 64-bit integer nor a UUID, and Qdrant knows no others: "
+        "derive one with uuid.uuid5(namespace, your_id) and keep your id in the payload"
+    )
+
+
+def edge_datetime(value: dt.datetime | dt.date | None) -> str | None:
+    """RFC 3339 text; a time without a zone is read as UTC, as the server reads it."""
+    return None if value is None else value.isoformat()
+
+
+def as_list(value: Sequence[_Value] | _Value | None) -> list[_Value] | None:
+    """One value or a list of them, as a list; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [cast(_Value, value)]
+
+
+def _filter(filter_: models.Filter) -> edge.Filter:
+    return edge.Filter(
+        must=_conditions(filter_.must),
+        should=_conditions(filter_.should),
+        must_not=_conditions(filter_.must_not),
+        min_should=None
+        if filter_.min_should is None
+        else edge.MinShould(_conditions(filter_.min_should.conditions) or [], filter_.min_should.min_count),
+    )
+
+
+def _conditions(conditions: Any) -> list[Any] | None:
+    listed = as_list(conditions)
+    return None if listed is None else [edge_condition(condition) for condition in listed]
+
+
+def edge_condition(condition: models.Condition) -> Any:
+    """The engine's form of one condition."""
+    translate = _CONDITIONS.get(type(condition))
+    if translate is None:
+        raise InputError(f"a filter cannot hold a {type(condition).__name__}: {condition!r}")
+    return translate(condition)
+
+
+def _field(condition: models.FieldCondition) -> edge.FieldCondition:
+    parts: dict[str, Any] = {}
+    for name, translate in _FIELD_PARTS.items():
+        value = getattr(condition, name)
+        if value is not None:
+            parts[name] = translate(value)
+    return edge.FieldCondition(condition.key, **parts)
+
+
+def _match(match: models.Match) -> Any:
+    translate = _MATCHES.get(type(match))
+    if translate is None:
+        raise InputError(f"a field cannot be matched by a {type(match).__name__}: {match!r}")
+    return translate(match)
+
+
+def _range(range_: models.Range | models.DatetimeRange) -> Any:
+    bounds = {name: getattr(range_, name) for name in ("gte", "gt", "lte", "lt")}
+    if isinstance(range_, models.DatetimeRange):
+        return edge.RangeDateTime(**{name: edge_datetime(bound) for name, bound in bounds.items()})
+    return edge.RangeFloat(**bounds)
+
+
+def _geo_point(point: models.GeoPoint) -> edge.GeoPoint:
+    return edge.GeoPoint(lon=point.lon, lat=point.lat)
+
+
+def _geo_line(line: models.GeoLineString) -> list[edge.GeoPoint]:
+    return [_geo_point(point) for point in line.points]
+
+
+_MATCHES: dict[type, Callable[[Any], Any]] = {
+    models.MatchValue: lambda m: edge.MatchValue(m.value),
+    models.MatchText: lambda m: edge.MatchText(m.text),
+    models.MatchTextAny: lambda m: edge.MatchTextAny(m.text_any),
+    models.MatchPhrase: lambda m: edge.MatchPhrase(m.phrase),
+    models.MatchPrefix: lambda m: edge.MatchPrefix(m.prefix),
+    models.MatchSubstring: lambda m: edge.MatchSubstring(m.substring),
+    models.MatchAny: lambda m: edge.MatchAny(m.any),
+    models.MatchExcept: lambda m: edge.MatchExcept(m.except_),
+}
+
+_FIELD_PARTS: dict[str, Callable[[Any], Any]] = {
+    "match": _match,
+    "range": _range,
+    "geo_bounding_box": lambda g: edge.GeoBoundingBox(_geo_point(g.top_left), _geo_point(g.bottom_right)),
+    "geo_radius": lambda g: edge.GeoRadius(_geo_point(g.center), g.radius),
+    "geo_polygon": lambda g: edge.GeoPolygon(
+        _geo_line(g.exterior), None if g.interiors is None else [_geo_line(line) for line in g.interiors]
+    ),
+    "values_count": lambda v: edge.ValuesCount(lt=v.lt, gt=v.gt, lte=v.lte, gte=v.gte),
+    "is_empty": lambda flag: flag,
+    "is_null": lambda flag: flag,
+}
+
+_CONDITIONS: dict[type, Callable[[Any], Any]] = {
+    models.FieldCondition: _field,
+    models.IsEmptyCondition: lambda c: edge.IsEmptyCondition(c.is_empty.key),
+    models.IsNullCondition: lambda c: edge.IsNullCondition(c.is_null.key),
+    models.HasIdCondition: lambda c: edge.HasIdCondition({edge_point_id(i) for i in c.has_id}),
+    models.HasVectorCondition: lambda c: edge.HasVectorCondition(c.has_vector),
+    models.SliceCondition: lambda c: edge.SliceCondition(c.slice.total, c.slice.index),
+    models.NestedCondition: lambda c: edge.NestedCondition(c.nested.key, _filter(c.nested.filter)),
+    models.Filter: _filter,
+}
