@@ -101,7 +101,11 @@ class Context:
     def from_dict(cls, values: Mapping[str, Any]) -> Context:
         """The inverse of `to_dict`; keys that are not fields are left out."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items() if k in known})
+        taken: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        for name, value in taken.items():
+            if isinstance(value, list):
+                taken[name] = tuple(value)
+        return cls(**taken)
 
 
 @dataclass(frozen=True)
