@@ -1,0 +1,80 @@
+"""`LangChainGenerator`: a LangChain chat model or LLM as situate's `TextGenerator`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.language_models import BaseLanguageModel, LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.runnables import RunnableConfig
+
+from situate.chunkers.errors import GenerationError
+from situate.chunkers.types import Prompt
+
+
+@dataclass(frozen=True)
+class LangChainGenerator:
+    """Answers prompts with a LangChain model, several at a time.
+
+    Attributes:
+        model: A chat model or an LLM.
+        max_concurrency: Requests under way at once.
+        prefix_options: Further keys of the content block that holds a prompt's shared prefix, for providers that
+            cache prefixes on demand (Anthropic: ``{"cache_control": {"type": "ephemeral"}}``). None sends prefix and
+            text as one string, which providers that cache by themselves need.
+        config: What else goes into LangChain's ``RunnableConfig`` (callbacks, tags).
+    """
+
+    model: BaseLanguageModel[Any]
+    max_concurrency: int = 8
+    prefix_options: Mapping[str, Any] | None = None
+    config: RunnableConfig | None = None
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One answer per prompt, in order.
+
+        Raises:
+            GenerationError: The model failed. The message names the kind of error only, because providers quote keys
+                in theirs; the error itself is its ``__cause__``.
+        """
+        if not prompts:
+            return []
+        try:
+            return (self.model | StrOutputParser()).batch([self._input(p) for p in prompts], self._config)
+        except Exception as error:
+            raise self._failed(len(prompts), error) from error
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """`generate` without blocking the event loop; cancelling it cancels the requests."""
+        if not prompts:
+            return []
+        try:
+            return await (self.model | StrOutputParser()).abatch([self._input(p) for p in prompts], self._config)
+        except Exception as error:
+            raise self._failed(len(prompts), error) from error
+
+    @property
+    def _config(self) -> RunnableConfig:
+        config: RunnableConfig = {"max_concurrency": self.max_concurrency}
+        return {**self.config, **config} if self.config else config
+
+    def _input(self, prompt: Prompt) -> LanguageModelInput:
+        if not isinstance(self.model, BaseChatModel):
+            return "\n\n".join(part for part in (prompt.system, prompt.prefix + prompt.text) if part)
+        messages: list[BaseMessage] = [SystemMessage(prompt.system)] if prompt.system else []
+        if prompt.prefix and self.prefix_options is not None:
+            shared = {"type": "text", "text": prompt.prefix, **self.prefix_options}
+            messages.append(HumanMessage([shared, {"type": "text", "text": prompt.text}]))
+        else:
+            messages.append(HumanMessage(prompt.prefix + prompt.text))
+        return messages
+
+    def _failed(self, prompts: int, error: Exception) -> GenerationError:
+        return GenerationError(
+            f"{type(self.model).__name__} failed on {prompts} prompts with {type(error).__name__}: look at the error "
+            "that caused this one; HyDE, situators and rerankers can go on without (on_error)"
+        )

@@ -1,0 +1,143 @@
+"""`SituateTextSplitter`: situate's chunkers as a LangChain text splitter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from langchain_core.documents import Document as LangChainDocument
+from langchain_text_splitters import TextSplitter
+
+from situate.chunkers.errors import InputError
+from situate.chunkers.types import Chunker
+from situate.integrations.langchain._arguments import refuse_unknown
+from situate.integrations.langchain.documents import from_chunk, stamped, to_document
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from situate.integrations.langchain.embeddings import SituateEmbeddings
+
+
+class SituateTextSplitter(TextSplitter):
+    """Cuts documents into chunks that know where they come from.
+
+    Each chunk has a stable ``id``, ``start_index`` and the key ``situate`` in its metadata: the document's id and
+    hash, the span, title and headings. `SituateVectorStore` puts chunks back into their document by it.
+
+    Args:
+        embeddings: Sizes are counted in this model's tokens. Its tokenizer is loaded at first use, not its weights.
+        chunk_size: The most tokens that a chunk holds.
+        chunk_overlap: The most tokens that two neighbouring chunks share.
+        chunker: Any situate chunker, in place of Markdown by structure and other text recursively; it has its own
+            sizes.
+
+    Raises:
+        InputError: Neither or both of ``embeddings`` and ``chunker`` were given, or the sizes make no sense.
+    """
+
+    def __init__(
+        self,
+        embeddings: SituateEmbeddings | None = None,
+        *,
+        chunk_size: int = 200,
+        chunk_overlap: int = 0,
+        chunker: Chunker | None = None,
+    ) -> None:
+        if (embeddings is None) == (chunker is None):
+            raise InputError(
+                "give a SituateTextSplitter either embeddings=..., in whose tokens chunk_size counts, or chunker=..., "
+                "a situate chunker with sizes of its own"
+            )
+        if chunk_size < 1 or not 0 <= chunk_overlap < chunk_size:
+            raise InputError(
+                f"chunk_size={chunk_size} and chunk_overlap={chunk_overlap}: needs 0 <= chunk_overlap < chunk_size"
+            )
+        super().__init__(chunk_size=chunk_size, chunk_overlap=chunk_overlap, add_start_index=True)
+        self._embeddings = embeddings
+        self._chunker = chunker
+
+    @property
+    def chunker(self) -> Chunker:
+        """What cuts."""
+        if self._chunker is None:
+            from situate.chunkers import AutoChunker
+
+            assert self._embeddings is not None
+            self._chunker = AutoChunker(
+                size=self._chunk_size, overlap=self._chunk_overlap, tokenizer=self._embeddings.embedder.tokenizer
+            )
+        return self._chunker
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The default chunker holds a tokenizer that a worker loads again from the embeddings.
+        return {**self.__dict__, "_chunker": None if self._embeddings is not None else self._chunker}
+
+    @classmethod
+    def from_chunker(cls, chunker: Chunker) -> Self:
+        """Around any situate chunker."""
+        return cls(chunker=chunker)
+
+    @classmethod
+    def from_huggingface_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> Self:
+        """Sizes in the tokens of a fast tokenizer of transformers.
+
+        Args:
+            tokenizer: Has a ``backend_tokenizer``.
+            kwargs: ``chunk_size``, ``chunk_overlap``.
+
+        Raises:
+            InputError: The tokenizer is a slow one.
+        """
+        from situate.chunkers import AutoChunker
+
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise InputError(f"{type(tokenizer).__name__} is a slow tokenizer: load it with use_fast=True")
+        size, overlap = kwargs.pop("chunk_size", 200), kwargs.pop("chunk_overlap", 0)
+        refuse_unknown("from_huggingface_tokenizer", kwargs)
+        return cls(chunker=AutoChunker(size=size, overlap=overlap, tokenizer=backend))
+
+    @classmethod
+    def from_tiktoken_encoder(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refused: a chunk's size is what the embedding model reads of it, and none reads tiktoken's tokens.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError("SituateTextSplitter counts in the embedding model's tokens: SituateTextSplitter(embeddings)")
+
+    def split_text(self, text: str) -> list[str]:
+        """The texts of the chunks; [] for a text that is empty or only white space."""
+        return [chunk.page_content for chunk in self.split_documents([LangChainDocument(page_content=text)])]
+
+    def create_documents(
+        self, texts: list[str], metadatas: list[dict[Any, Any]] | None = None
+    ) -> list[LangChainDocument]:
+        """The chunks of texts, each text being a document of its own.
+
+        Raises:
+            InputError: There are not as many metadatas as texts.
+        """
+        if metadatas is not None and len(metadatas) != len(texts):
+            raise InputError(f"{len(metadatas)} metadatas for {len(texts)} texts: give one for each, or none")
+        given = metadatas if metadatas is not None else [{} for _ in texts]
+        return self.split_documents(
+            LangChainDocument(page_content=text, metadata=metadata) for text, metadata in zip(texts, given, strict=True)
+        )
+
+    def split_documents(self, documents: Iterable[LangChainDocument]) -> list[LangChainDocument]:
+        """The chunks of the documents, in order. The documents are left as they are."""
+        chunks: list[LangChainDocument] = []
+        for given in documents:
+            document = to_document(given)
+            chunks += [from_chunk(chunk) for chunk in stamped(document, self.chunker.split(document))]
+        return chunks
+
+    async def atransform_documents(
+        self, documents: Sequence[LangChainDocument], **kwargs: Any
+    ) -> Sequence[LangChainDocument]:
+        """`transform_documents` without blocking the event loop."""
+        refuse_unknown("atransform_documents", kwargs)
+        return await asyncio.to_thread(self.split_documents, list(documents))
