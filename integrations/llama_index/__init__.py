@@ -1,1 +1,33 @@
-"""LlamaIndex components."""
+"""situate for LlamaIndex: embedding, node parser, context, retriever, HyDE, rerankers, vector store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from situate.chunkers._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from situate.integrations.llama_index.embedding import SituateEmbedding
+    from situate.integrations.llama_index.generator import LlamaIndexGenerator
+    from situate.integrations.llama_index.node_parser import LateChunkingNodeParser
+    from situate.integrations.llama_index.situated_context import SituatedContext
+    from situate.integrations.llama_index.vector_store import SituateVectorStore
+
+__all__ = [
+    "LateChunkingNodeParser",
+    "LlamaIndexGenerator",
+    "SituateEmbedding",
+    "SituateVectorStore",
+    "SituatedContext",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "LateChunkingNodeParser": "node_parser",
+        "LlamaIndexGenerator": "generator",
+        "SituateEmbedding": "embedding",
+        "SituateVectorStore": "vector_store",
+        "SituatedContext": "situated_context",
+    },
+)

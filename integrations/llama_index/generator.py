@@ -1,0 +1,137 @@
+"""`LlamaIndexGenerator`: a LlamaIndex language model as situate's `TextGenerator`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from llama_index.core.llms import LLM, ChatMessage, CustomLLM, MessageRole
+from llama_index.core.settings import Settings
+
+from situate.chunkers.errors import GenerationError, InputError
+from situate.chunkers.types import Prompt
+
+
+class LlamaIndexGenerator:
+    """Asks a LlamaIndex language model, several prompts side by side.
+
+    A prompt's ``prefix`` is the beginning of the message, so that providers which cache common beginnings can.
+
+    Args:
+        llm: The model; None: ``Settings.llm`` at the time of asking.
+        concurrency: Requests under way at the same time, all calls on this object taken together (per event loop).
+        settings: Passed on with every request (``temperature=0.7``, ``max_tokens=120``, ...).
+    """
+
+    def __init__(self, llm: LLM | None = None, *, concurrency: int = 8, **settings: Any) -> None:
+        if concurrency < 1:
+            raise InputError(f"concurrency={concurrency}: at least one request has to be under way, so give 1 or more")
+        self._llm = llm
+        self.concurrency = concurrency
+        self.settings = settings
+        self._gates = _gates()
+
+    def __repr__(self) -> str:
+        # Never the model's own repr: it may show an API key.
+        name = self._llm.metadata.model_name if self._llm is not None else "Settings.llm"
+        return f"LlamaIndexGenerator({name!r}, concurrency={self.concurrency}, settings={self.settings!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_gates"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._gates = _gates()
+
+    @property
+    def llm(self) -> LLM:
+        """The language model that is asked."""
+        return self._llm if self._llm is not None else Settings.llm
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One answer per prompt, in order.
+
+        Raises:
+            GenerationError: The model failed.
+        """
+        if len(prompts) < 2 or self.concurrency == 1:
+            return [self._answer(prompt) for prompt in prompts]
+        # Callbacks and spans find their parents through context variables, so each thread works in a copy.
+        contexts = [contextvars.copy_context() for _ in prompts]
+        with ThreadPoolExecutor(min(self.concurrency, len(prompts)), "situate-llm") as pool:
+            asked = [
+                pool.submit(context.run, self._answer, prompt)
+                for context, prompt in zip(contexts, prompts, strict=True)
+            ]
+            try:
+                return [answer.result() for answer in asked]
+            except BaseException:
+                for answer in asked:
+                    answer.cancel()
+                raise
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """`generate` without blocking the event loop; cancelling it cancels the requests."""
+        gate = self._gates.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.concurrency))
+
+        async def answer(prompt: Prompt) -> str:
+            async with gate:
+                return await self._aanswer(prompt)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(prompt)) for prompt in prompts]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    def _answer(self, prompt: Prompt) -> str:
+        llm = self.llm
+        try:
+            if llm.metadata.is_chat_model:
+                return llm.chat(_messages(prompt), **self.settings).message.content or ""
+            return llm.complete(_completion(prompt), **self.settings).text
+        except Exception as error:
+            raise _failed(llm, error) from error
+
+    async def _aanswer(self, prompt: Prompt) -> str:
+        llm = self.llm
+        if _blocks(llm):
+            return await asyncio.to_thread(self._answer, prompt)
+        try:
+            if llm.metadata.is_chat_model:
+                return (await llm.achat(_messages(prompt), **self.settings)).message.content or ""
+            return (await llm.acomplete(_completion(prompt), **self.settings)).text
+        except Exception as error:
+            raise _failed(llm, error) from error
+
+
+def _gates() -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]:
+    return weakref.WeakKeyDictionary()
+
+
+def _blocks(llm: LLM) -> bool:
+    """Whether the model's async method is the one that CustomLLM offers: the synchronous one, on the event loop."""
+    name = "achat" if llm.metadata.is_chat_model else "acomplete"
+    return isinstance(llm, CustomLLM) and getattr(type(llm), name) is getattr(CustomLLM, name)
+
+
+def _messages(prompt: Prompt) -> list[ChatMessage]:
+    system = [ChatMessage(role=MessageRole.SYSTEM, content=prompt.system)] if prompt.system else []
+    return [*system, ChatMessage(role=MessageRole.USER, content=prompt.prefix + prompt.text)]
+
+
+def _completion(prompt: Prompt) -> str:
+    return "\n\n".join(part for part in (prompt.system, prompt.prefix + prompt.text) if part)
+
+
+def _failed(llm: LLM, error: Exception) -> GenerationError:
+    # Providers repeat keys and prompts in their messages, so only the kind of failure is told here.
+    return GenerationError(
+        f"the language model {llm.metadata.model_name!r} failed with {type(error).__name__} (shown above): "
+        "retry, or ask another model"
+    )

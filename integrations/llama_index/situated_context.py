@@ -1,0 +1,149 @@
+"""`SituatedContext`: what situates a node, written into its metadata."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
+from llama_index.core.schema import BaseNode, TransformComponent
+from llama_index.core.storage.docstore import BaseDocumentStore
+
+from situate.chunkers.errors import InputError
+from situate.chunkers.types import Chunk, Document, Situator
+from situate.integrations.llama_index._convert import to_chunk, to_document, write_context
+from situate.integrations.llama_index._pickling import PicklesAsConfig
+
+_GAP = "\n"
+_BETWEEN = "\n\n"
+
+
+@dataclass
+class _Group:
+    """The nodes of one document, in its order."""
+
+    document: Document
+    nodes: list[BaseNode]
+    chunks: list[Chunk]
+
+
+class SituatedContext(PicklesAsConfig, TransformComponent):
+    """Writes what situates each node (headings, an LLM's sentence, ...) into the node's metadata.
+
+    Nodes are taken together by document, so a situator sees whole documents and a language model's prompt cache is
+    used per document. A document's text comes from ``docstore`` where that holds it; otherwise it is put together
+    from its nodes, each at its offset, with line breaks where none of them reaches. Nodes without offsets are placed
+    one after the other.
+
+    Existing vectors stay as they are: in a pipeline this belongs in front of the embedding. To have the context in
+    late-chunked vectors give the situators to `LateChunkingNodeParser` and a ``scheme`` with ``context``.
+
+    Attributes:
+        situators: Any `situate.chunkers.Situator`, applied in this order.
+        context_key: The metadata key of the context.
+        context_fields: The `Context` fields written there.
+        embed: Whether embedding models read it.
+        llm: Whether language models read it.
+        docstore: Where the documents are, if anywhere.
+    """
+
+    situators: list[Any] = Field(min_length=1, description="Write the context, in this order.")
+    context_key: str = Field(default="context", min_length=1, description="Metadata key of the context.")
+    context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context written there.")
+    embed: bool = Field(default=True, description="Whether embedding models read the context.")
+    llm: bool = Field(default=True, description="Whether language models read the context.")
+    docstore: BaseDocumentStore | None = Field(default=None, exclude=True, description="Holds the documents.")
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises the class by."""
+        return "SituatedContext"
+
+    @field_validator("situators")
+    @classmethod
+    def _check_situators(cls, value: list[Any]) -> list[Any]:
+        for situator in value:
+            if not isinstance(situator, Situator):
+                raise InputError(f"{situator!r} is no situator: it needs situate(document, chunks) and asituate(...)")
+        return value
+
+    @field_serializer("situators")
+    def _write_situators(self, value: list[Any]) -> list[str]:
+        return [repr(situator) for situator in value]
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """The same nodes, changed in place."""
+        for group in self._groups(nodes):
+            for situator in self.situators:
+                group.chunks = situator.situate(group.document, group.chunks)
+            self._write(group)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """`__call__` without blocking the event loop; documents are situated side by side."""
+
+        async def situated(group: _Group) -> None:
+            for situator in self.situators:
+                group.chunks = await situator.asituate(group.document, group.chunks)
+
+        groups = await asyncio.to_thread(self._groups, nodes)
+        await asyncio.gather(*(situated(group) for group in groups))
+        for group in groups:
+            self._write(group)
+        return nodes
+
+    def _write(self, group: _Group) -> None:
+        for node, chunk in zip(group.nodes, group.chunks, strict=True):
+            write_context(
+                node, chunk.context, key=self.context_key, fields=self.context_fields, embed=self.embed, llm=self.llm
+            )
+
+    def _groups(self, nodes: Sequence[BaseNode]) -> list[_Group]:
+        by_document: dict[str, list[BaseNode]] = {}
+        for node in nodes:
+            by_document.setdefault(node.ref_doc_id or node.node_id, []).append(node)
+        return [self._group(document_id, members) for document_id, members in by_document.items()]
+
+    def _group(self, document_id: str, members: list[BaseNode]) -> _Group:
+        known = self.docstore.get_document(document_id, raise_error=False) if self.docstore is not None else None
+        if known is not None:
+            document = to_document(known)
+            chunks = [to_chunk(node) for node in members]
+            if all(document.text[chunk.start : chunk.end] == chunk.text for chunk in chunks):
+                return _ordered(document, members, chunks)
+        return _rebuilt(document_id, members)
+
+
+def _rebuilt(document_id: str, members: list[BaseNode]) -> _Group:
+    """The document as far as its nodes tell it."""
+    chunks = [to_chunk(node) for node in members]
+    placed = all(getattr(node, "start_char_idx", None) is not None for node in members)
+    text = _overlaid(chunks) if placed else None
+    if text is None:
+        end = 0
+        for place, chunk in enumerate(chunks):
+            chunks[place] = replace(chunk, start=end, end=end + len(chunk.text))
+            end += len(chunk.text) + len(_BETWEEN)
+        text = _BETWEEN.join(chunk.text for chunk in chunks)
+    return _ordered(replace(to_document(members[0]), id=document_id, text=text), members, chunks)
+
+
+def _overlaid(chunks: Sequence[Chunk]) -> str | None:
+    """The text that holds every chunk at its offsets; None where they contradict each other."""
+    letters = [_GAP] * max(chunk.end for chunk in chunks)
+    for chunk in chunks:
+        letters[chunk.start : chunk.end] = chunk.text
+    text = "".join(letters)
+    # A chunk whose text has another length than its span moves everything after it, so this finds it as well.
+    return text if all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks) else None
+
+
+def _ordered(document: Document, members: list[BaseNode], chunks: list[Chunk]) -> _Group:
+    order = sorted(range(len(chunks)), key=lambda place: (chunks[place].start, chunks[place].end))
+    return _Group(
+        document,
+        [members[place] for place in order],
+        [replace(chunks[place], index=index) for index, place in enumerate(order)],
+    )

@@ -1,0 +1,444 @@
+"""`SituateVectorStore`: LlamaIndex nodes in Qdrant, embedded or on a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+
+from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
+from situate.chunkers.types import Chunk
+from situate.integrations.llama_index._filters import all_of, to_qdrant_filter
+from situate.integrations.llama_index._pickling import PicklesAsConfig
+from situate.integrations.llama_index._points import (
+    DOC_ID,
+    dimension,
+    in_documents,
+    lowered,
+    point_id,
+    several,
+    sparse_vector,
+    with_ids,
+)
+from situate.retrievers.config import LexicalScheme
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient, models
+
+    from situate.embedders.embedder import Embedder
+    from situate.retrievers.lexical import LexicalEncoder
+
+#: Payload key of what is ours and not LlamaIndex's, and the key of what the collection's metadata says of the encoder.
+_OURS = "_situate"
+_LOWERED = f"{_OURS}.lowered."
+#: Points in one upsert, and in one page of a scroll.
+_PAGE = 256
+#: Candidates that hybrid search and MMR take from each side, at least.
+_CANDIDATES = 100
+
+
+class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
+    """A LlamaIndex vector store on Qdrant: in this process by default, on any server with ``client=``.
+
+    Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores read them and the other way round.
+    Node ids may be any text: where one is no UUID the point gets a uuid5 of it, and the payload keeps the
+    id. One store serves synchronous and asynchronous callers; asynchronous calls run in a thread, so the event loop
+    goes on.
+
+    Query modes: DEFAULT (dense), SPARSE and TEXT_SEARCH (BM25 over what the embedding model would read of a node),
+    HYBRID (one Qdrant query over both; reciprocal rank fusion, weighted by ``alpha`` where the query sets one, 1 for
+    dense alone) and MMR (Qdrant's own; ``mmr_threshold`` 1 for relevance alone). Others are refused.
+
+    Args:
+        client: Any Qdrant client; None opens an embedded store at ``path``. A client that is handed in is yours to
+            close, and a store on one cannot be pickled.
+        embedder: Makes the store remember which encoder its vectors come from, and refuse another one.
+        settings: The attributes.
+
+    Attributes:
+        collection_name: The collection; made when the first nodes are added.
+        path: Folder of the embedded store, or ":memory:".
+        dense_vector_name: The named vector that holds embeddings.
+        sparse_vector_name: The named vector that holds BM25 terms.
+        lexical: How BM25 vectors are made; None for a store without them.
+        metadata_keys: Metadata keys that filters use often; each gets a payload index.
+    """
+
+    stores_text: bool = True
+    is_embedding_query: bool = True
+    collection_name: str = Field(default="llama_index", min_length=1, description="The Qdrant collection.")
+    path: str = Field(default=":memory:", description="Folder of the embedded store.")
+    dense_vector_name: str = Field(default="dense", description="Named vector of embeddings.")
+    sparse_vector_name: str = Field(default="bm25", description="Named vector of BM25 terms.")
+    lexical: LexicalScheme | None = Field(
+        default=LexicalScheme(context=(), neighbours=0.0), description="How BM25 vectors are made."
+    )
+    metadata_keys: list[str] = Field(default_factory=list, description="Metadata keys with a payload index.")
+
+    _client: Any = PrivateAttr(default=None)
+    _given: bool = PrivateAttr(default=False)
+    _embedder: Any = PrivateAttr(default=None)
+    _ready: bool = PrivateAttr(default=False)
+    _encoder: Any = PrivateAttr(default=None)
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+
+    def __init__(self, client: QdrantClient | None = None, embedder: Embedder | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._client = client
+        self._given = client is not None
+        self._embedder = embedder
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._given or self.path == ":memory:":
+            raise InputError(
+                "a vector store on a client or in memory cannot be pickled: give it path=..., and it pickles as that"
+            )
+        return super().__getstate__()
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises the class by."""
+        return "SituateVectorStore"
+
+    # -- handles ------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> QdrantClient:
+        """The Qdrant client."""
+        with self._lock:
+            if self._client is None:
+                from situate.retrievers.edge import EdgeClient
+
+                self._client = EdgeClient(self.path)
+            client: QdrantClient = self._client
+            return client
+
+    def close(self) -> None:
+        """Close the embedded store that this object opened. A client that was handed in stays open."""
+        with self._lock:
+            if self._client is not None and not self._given:
+                self._client.close()
+                self._client = None
+            self._ready = False
+
+    def _exists(self) -> bool:
+        """Whether the collection is there; one that is there is checked the first time."""
+        with self._lock:
+            if not self._ready and self.client.collection_exists(self.collection_name):
+                self._check()
+                self._ready = True
+            return self._ready
+
+    def _check(self) -> None:
+        info = self.client.get_collection(self.collection_name)
+        vectors = info.config.params.vectors
+        sparse = info.config.params.sparse_vectors or {}
+        if not isinstance(vectors, Mapping) or self.dense_vector_name not in vectors:
+            names = sorted(vectors) if isinstance(vectors, Mapping) else ["(one without a name)"]
+            raise IncompatibleIndexError(
+                f"collection {self.collection_name!r} has the vectors {names}, none named {self.dense_vector_name!r}: "
+                "set dense_vector_name, or use another collection"
+            )
+        if self.lexical is not None and self.sparse_vector_name not in sparse:
+            raise IncompatibleIndexError(
+                f"collection {self.collection_name!r} has no sparse vector named {self.sparse_vector_name!r}: "
+                "set sparse_vector_name, or lexical=None for dense search alone"
+            )
+        before = (info.config.metadata or {}).get(_OURS)
+        if self._embedder is not None and before is not None and before != _fingerprint(self._embedder):
+            raise IncompatibleIndexError(
+                f"collection {self.collection_name!r} was built with another encoder ({before.get('model')!r}) than "
+                f"{self._embedder.fingerprint.get('model')!r} as it is set now: vectors of different encoders cannot "
+                "be compared. Use the encoder that it was built with, or another collection"
+            )
+
+    def _create(self, dimension: int) -> None:
+        from qdrant_client import models
+
+        with self._lock:
+            if self._exists():
+                return
+            sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
+            self.client.create_collection(
+                self.collection_name,
+                vectors_config={
+                    self.dense_vector_name: models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+                },
+                sparse_vectors_config={self.sparse_vector_name: sparse} if self.lexical is not None else None,
+                metadata={_OURS: _fingerprint(self._embedder)} if self._embedder is not None else None,
+            )
+            for key in (DOC_ID, *self.metadata_keys):
+                self.client.create_payload_index(self.collection_name, key, models.PayloadSchemaType.KEYWORD)
+            self._ready = True
+
+    @property
+    def _lexical_encoder(self) -> LexicalEncoder:
+        if self._encoder is None:
+            from situate.retrievers.lexical import LexicalEncoder
+
+            assert self.lexical is not None
+            self._encoder = LexicalEncoder(self.lexical)
+        encoder: LexicalEncoder = self._encoder
+        return encoder
+
+    # -- nodes in -----------------------------------------------------------------------------------------------
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Store nodes with their embeddings; a node whose id is there already is replaced.
+
+        Returns:
+            The nodes' ids.
+
+        Raises:
+            InputError: A node has no embedding, or one of another length than the others.
+            NonFiniteVectorError: An embedding holds NaN or infinity. Nothing of the call is stored.
+        """
+        _no_more(kwargs)
+        if not nodes:
+            return []
+        size = dimension(nodes)
+        self._create(size)
+        self._fits(size)
+        for batch in several(nodes, _PAGE):
+            self.client.upsert(self.collection_name, [self._point(node) for node in batch], wait=True)
+        return [node.node_id for node in nodes]
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """`add` without blocking the event loop."""
+        return await asyncio.to_thread(partial(self.add, nodes, **kwargs))
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Delete the nodes of a document."""
+        _no_more(delete_kwargs)
+        if self._exists():
+            self.client.delete(self.collection_name, in_documents([ref_doc_id]), wait=True)
+
+    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """`delete` without blocking the event loop."""
+        await asyncio.to_thread(partial(self.delete, ref_doc_id, **delete_kwargs))
+
+    def delete_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
+    ) -> None:
+        """Delete the nodes that have one of the ids and pass the filters.
+
+        Raises:
+            InputError: Neither ids nor filters are given (`clear` deletes everything).
+        """
+        _no_more(delete_kwargs)
+        where = self._where(node_ids=node_ids, filters=filters)
+        if where is None:
+            raise InputError("delete_nodes needs node_ids or filters; clear() deletes everything")
+        if self._exists():
+            self.client.delete(self.collection_name, where, wait=True)
+
+    async def adelete_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None, **delete_kwargs: Any
+    ) -> None:
+        """`delete_nodes` without blocking the event loop."""
+        await asyncio.to_thread(partial(self.delete_nodes, node_ids, filters, **delete_kwargs))
+
+    def clear(self) -> None:
+        """Delete the collection."""
+        with self._lock:
+            if self.client.collection_exists(self.collection_name):
+                self.client.delete_collection(self.collection_name)
+            self._ready = False
+
+    async def aclear(self) -> None:
+        """`clear` without blocking the event loop."""
+        await asyncio.to_thread(self.clear)
+
+    def _fits(self, dimension: int) -> None:
+        vectors = self.client.get_collection(self.collection_name).config.params.vectors
+        assert isinstance(vectors, Mapping)
+        if vectors[self.dense_vector_name].size != dimension:
+            raise IncompatibleIndexError(
+                f"the nodes' embeddings have {dimension} dimensions, collection {self.collection_name!r} holds "
+                f"{vectors[self.dense_vector_name].size}: use the model that it was built with, or another collection"
+            )
+
+    def _point(self, node: BaseNode) -> models.PointStruct:
+        from qdrant_client import models
+
+        payload = node_to_metadata_dict(node, remove_text=False)
+        payload[_OURS] = {"lowered": lowered(node.metadata)}
+        vectors: dict[str, Any] = {self.dense_vector_name: node.get_embedding()}
+        if self.lexical is not None:
+            text = node.get_content(metadata_mode=MetadataMode.EMBED)
+            whole = Chunk(id="", document_id="", index=0, text=text, start=0, end=len(text))
+            vectors[self.sparse_vector_name] = sparse_vector(self._lexical_encoder.encode_chunks([whole])[0])
+        return models.PointStruct(id=point_id(node.node_id), vector=vectors, payload=payload)
+
+    # -- nodes out ----------------------------------------------------------------------------------------------
+
+    def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
+        """The stored nodes with their embeddings; in the order of ``node_ids`` where given."""
+        if not self._exists():
+            return []
+        nodes: dict[str, BaseNode] = {}
+        offset: Any = None
+        while True:
+            records, offset = self.client.scroll(
+                self.collection_name,
+                self._where(node_ids=node_ids, filters=filters),
+                limit=_PAGE,
+                offset=offset,
+                with_payload=True,
+                with_vectors=[self.dense_vector_name],
+            )
+            for record in records:
+                node = metadata_dict_to_node(record.payload or {})
+                if isinstance(record.vector, dict):
+                    node.embedding = record.vector.get(self.dense_vector_name)  # type: ignore[assignment]
+                nodes[node.node_id] = node
+            if offset is None:
+                break
+        if node_ids is None:
+            return list(nodes.values())
+        return [nodes[node_id] for node_id in dict.fromkeys(node_ids) if node_id in nodes]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """`get_nodes` without blocking the event loop."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """The best nodes for a query, best first.
+
+        Args:
+            query: The query.
+            kwargs: ``qdrant_filters`` (a Qdrant filter, further to the query's own), ``search_params`` (Qdrant's),
+                ``mmr_threshold``.
+
+        Raises:
+            InputError: The mode is not one of those listed above, or lacks what it needs.
+        """
+        request = self._request(query, **kwargs)
+        if not self._exists():
+            return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
+        points = self.client.query_points(self.collection_name, with_payload=True, **request).points
+        nodes = [metadata_dict_to_node(point.payload or {}) for point in points]
+        return VectorStoreQueryResult(
+            nodes=nodes, similarities=[float(point.score) for point in points], ids=[node.node_id for node in nodes]
+        )
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """`query` without blocking the event loop."""
+        return await asyncio.to_thread(partial(self.query, query, **kwargs))
+
+    def _where(
+        self,
+        *,
+        node_ids: Sequence[str] | None = None,
+        doc_ids: Sequence[str] | None = None,
+        filters: MetadataFilters | None = None,
+        further: models.Filter | None = None,
+    ) -> models.Filter | None:
+        return all_of(
+            None if node_ids is None else with_ids(node_ids),
+            None if doc_ids is None else in_documents(doc_ids),
+            to_qdrant_filter(filters, lowered=_LOWERED),
+            further,
+        )
+
+    def _request(
+        self,
+        query: VectorStoreQuery,
+        *,
+        qdrant_filters: models.Filter | None = None,
+        search_params: models.SearchParams | None = None,
+        mmr_threshold: float | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """The arguments of one Qdrant query."""
+        from qdrant_client import models
+
+        _no_more(others)
+        mode = query.mode
+        # `VectorStoreIndex.as_retriever` passes the empty list for "all nodes".
+        where = self._where(
+            node_ids=query.node_ids or None, doc_ids=query.doc_ids, filters=query.filters, further=qdrant_filters
+        )
+        common: dict[str, Any] = {"query_filter": where, "search_params": search_params}
+        if mode == VectorStoreQueryMode.HYBRID and query.alpha in (0, 1):
+            limit = query.hybrid_top_k or query.similarity_top_k
+            return {**common, **(self._dense(query) if query.alpha else self._terms(query)), "limit": limit}
+        if mode == VectorStoreQueryMode.DEFAULT:
+            return {**common, **self._dense(query), "limit": query.similarity_top_k}
+        if mode in (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH):
+            return {**common, **self._terms(query), "limit": query.sparse_top_k or query.similarity_top_k}
+        if mode == VectorStoreQueryMode.MMR:
+            given = (mmr_threshold, query.mmr_threshold, 0.5)
+            threshold = next(value for value in given if value is not None)
+            if not 0 <= threshold <= 1:
+                raise InputError(f"mmr_threshold={threshold}: from 0 (diversity alone) to 1 (relevance alone)")
+            limit = query.similarity_top_k
+            mmr = models.Mmr(diversity=1.0 - threshold, candidates_limit=max(_CANDIDATES, limit))
+            dense = self._dense(query)
+            return {**common, **dense, "query": models.NearestQuery(nearest=dense["query"], mmr=mmr), "limit": limit}
+        if mode == VectorStoreQueryMode.HYBRID:
+            limit = query.hybrid_top_k or query.similarity_top_k
+            wide = max(_CANDIDATES, limit, query.similarity_top_k)
+            sides = [
+                models.Prefetch(**self._dense(query), limit=wide, filter=where, params=search_params),
+                models.Prefetch(**self._terms(query), limit=query.sparse_top_k or wide, filter=where),
+            ]
+            return {"prefetch": sides, "query": _fusion(query.alpha), "limit": limit}
+        raise InputError(
+            f"query mode {mode.value!r} is not offered: use 'default', 'sparse', 'text_search', 'hybrid' or 'mmr'"
+        )
+
+    def _dense(self, query: VectorStoreQuery) -> dict[str, Any]:
+        embedding = query.query_embedding
+        if embedding is None:
+            raise InputError(f"query mode {query.mode.value!r} needs query_embedding")
+        if not all(map(math.isfinite, embedding)):
+            raise NonFiniteVectorError("the query's embedding holds NaN or infinity: look at the model's dtype")
+        return {"query": list(embedding), "using": self.dense_vector_name}
+
+    def _terms(self, query: VectorStoreQuery) -> dict[str, Any]:
+        if self.lexical is None:
+            raise InputError(f"query mode {query.mode.value!r} needs BM25 vectors, and this store has lexical=None")
+        if not query.query_str:
+            raise InputError(f"query mode {query.mode.value!r} needs query_str")
+        return {
+            "query": sparse_vector(self._lexical_encoder.encode_query(query.query_str)),
+            "using": self.sparse_vector_name,
+        }
+
+
+def _fusion(alpha: float | None) -> models.FusionQuery | models.RrfQuery:
+    from qdrant_client import models
+
+    if alpha is None:
+        return models.FusionQuery(fusion=models.Fusion.DBSF)
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha={alpha}: from 0 (BM25 alone) to 1 (dense alone)")
+    return models.RrfQuery(rrf=models.Rrf(k=60, weights=[alpha, 1.0 - alpha]))
+
+
+def _fingerprint(embedder: Embedder) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json.dumps(embedder.fingerprint, default=str))
+    return values
+
+
+def _no_more(arguments: Mapping[str, Any]) -> None:
+    if arguments:
+        raise InputError(f"unknown arguments {sorted(arguments)}: a misspelt one would do nothing")
