@@ -99,11 +99,15 @@ class SizedChunker:
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "tokenizer":
-                value = None if value is None else hashlib.sha256(value.to_str().encode()).hexdigest()
+                value = self._tokenizer_hash
             elif isinstance(value, SizedChunker):
                 value = value.fingerprint()
             values[f.name] = value if isinstance(value, str | int | float | dict | list | None) else repr(value)
         return values
+
+    @cached_property
+    def _tokenizer_hash(self) -> str | None:
+        return None if self.tokenizer is None else hashlib.sha256(self.tokenizer.to_str().encode()).hexdigest()
 
     def count(self, text: str) -> int:
         """The text's length in the unit of ``size``."""
@@ -162,8 +166,13 @@ class SizedChunker:
         limit = self.size * MAX_CHARACTERS_PER_TOKEN
         if self.tokenizer is None or end - start <= limit:
             return [(start, end)]
-        pieces = self._character_splitter.chunk_indices(encodable(text[start:end]))
-        return [(start + at, start + at + len(piece)) for at, piece in pieces if piece.strip()]
+        spans: list[tuple[int, int]] = []
+        for at, piece in self._character_splitter.chunk_indices(encodable(text[start:end])):
+            # A word too long to be known is one token; a part of it may be known, and many.
+            for inner, part in self._text_splitter.chunk_indices(piece):
+                if part.strip():
+                    spans.append((start + at + inner, start + at + inner + len(part)))
+        return spans
 
     @cached_property
     def _character_splitter(self) -> TextSplitter:

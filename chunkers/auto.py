@@ -1,0 +1,61 @@
+"""The chunker that a document's kind calls for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from situate.chunkers.markdown import MarkdownChunker
+from situate.chunkers.sizing import SizedChunker
+from situate.chunkers.text import TextChunker
+
+if TYPE_CHECKING:
+    from situate.chunkers.types import Chunk, Document
+
+_MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
+# A line that can only be meant as a heading: at the top or after a blank line, and followed by a blank line.
+_HEADING = re.compile(r"(?:\A|\n[ \t]*\r?\n)#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
+
+
+@dataclass(frozen=True)
+class AutoChunker(SizedChunker):
+    """`MarkdownChunker` for Markdown, `TextChunker` for any other text.
+
+    Metadata ``format`` ("markdown" or "text") decides; else the suffix of metadata ``path`` or of the document's id;
+    and where that is none that is known, whether a line of the text can only be meant as a Markdown heading.
+
+    Attributes:
+        size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
+            ``tokenizer``.
+        overlap: The most that two neighbouring chunks share, in the same unit.
+        tokenizer: The embedding model's tokenizer.
+    """
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's chunks in order; [] where it is empty or only white space."""
+        return (self._markdown if is_markdown(document) else self._text).split(document)
+
+    @cached_property
+    def _markdown(self) -> MarkdownChunker:
+        return MarkdownChunker(self.size, self.overlap, self.tokenizer)
+
+    @cached_property
+    def _text(self) -> TextChunker:
+        return TextChunker(self.size, self.overlap, self.tokenizer)
+
+
+def is_markdown(document: Document) -> bool:
+    """Whether the document is to be read as Markdown, by the rule of `AutoChunker`."""
+    declared = document.metadata.get("format")
+    if isinstance(declared, str) and declared:
+        return declared.lower() in {"markdown", "md", "text/markdown"}
+    for name in (document.metadata.get("path"), document.id):
+        suffix = PurePosixPath(name).suffix.lower() if isinstance(name, str) else ""
+        if suffix in _MARKDOWN_SUFFIXES:
+            return True
+        if suffix == ".txt":
+            return False
+    return _HEADING.search(document.text) is not None
