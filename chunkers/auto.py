@@ -40,11 +40,11 @@ class AutoChunker(SizedChunker):
 
     @cached_property
     def _markdown(self) -> MarkdownChunker:
-        return MarkdownChunker(self.size, self.overlap, self.tokenizer)
+        return MarkdownChunker(self.size, self.overlap, self.tokenizer, self.balance)
 
     @cached_property
     def _text(self) -> TextChunker:
-        return TextChunker(self.size, self.overlap, self.tokenizer)
+        return TextChunker(self.size, self.overlap, self.tokenizer, self.balance)
 
 
 def is_markdown(document: Document) -> bool:

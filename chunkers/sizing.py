@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from situate.chunkers.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from semantic_text_splitter import MarkdownSplitter, TextSplitter
     from tokenizers import Tokenizer
@@ -24,6 +25,10 @@ MAX_CHARACTERS_PER_TOKEN = 16
 #: Longer texts are handed over in blocks of at least this many characters, cut where the text pauses.
 _BLOCK = 32_768
 _PAUSES = ("\n\n", "\r\n\r\n", "\n", "\r", ". ", " ")
+
+#: Chunks of a text that needs only a few are cut this much larger than equal parts would be, because units (sentences,
+#: paragraphs) do not come in equal sizes.
+_SLACK = 1.15
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -71,6 +76,9 @@ class SizedChunker:
         overlap: The most that two neighbouring chunks share, in the same unit.
         tokenizer: The embedding model's tokenizer (``embedder.tokenizer``). None counts characters, and 200 of those
             are few: pass a larger ``size`` with it.
+        balance: Cut a text that needs a few chunks into about equal ones, instead of full ones and a short rest: a
+            rest of a sentence or two is found for the wrong reasons and has little to be found by (Cranfield abstracts
+            in chunks of 200 tokens: nDCG@10 .388 balanced, .367 with rests, all-MiniLM-L6-v2).
 
     Raises:
         InputError: ``size`` is not positive, or ``overlap`` is negative or not smaller than ``size``.
@@ -79,6 +87,7 @@ class SizedChunker:
     size: int = 200
     overlap: int = 0
     tokenizer: Tokenizer | None = field(default=None, repr=False, compare=False)
+    balance: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -127,36 +136,46 @@ class SizedChunker:
         return None if self.tokenizer is None else untruncated(self.tokenizer)
 
     @cached_property
-    def _text_splitter(self) -> TextSplitter:
-        from semantic_text_splitter import TextSplitter
+    def _splitters(self) -> dict[tuple[str, int], TextSplitter | MarkdownSplitter]:
+        return {}
 
-        if self._tokenizer is None:
-            return TextSplitter(self.size, overlap=self.overlap)
-        return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self.size, overlap=self.overlap)
+    def _splitter(self, kind: str, size: int) -> TextSplitter | MarkdownSplitter:
+        """The Rust splitter for ``kind`` ("text" or "markdown") and a size."""
+        known = self._splitters.get((kind, size))
+        if known is None:
+            from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-    @cached_property
-    def _markdown_splitter(self) -> MarkdownSplitter:
-        from semantic_text_splitter import MarkdownSplitter
+            splitter = MarkdownSplitter if kind == "markdown" else TextSplitter
+            if self._tokenizer is None:
+                known = splitter(size, overlap=self.overlap)
+            else:
+                known = splitter.from_huggingface_tokenizer(self._tokenizer, size, overlap=self.overlap)
+            self._splitters[kind, size] = known
+        return known
 
-        if self._tokenizer is None:
-            return MarkdownSplitter(self.size, overlap=self.overlap)
-        return MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, self.size, overlap=self.overlap)
+    def _even_size(self, text: str) -> int:
+        """The size at which ``text`` falls into about equal chunks; `size` where it needs many of them, or one."""
+        # Far more characters than this are many chunks, where one short rest does not matter.
+        if not self.balance or len(text) > 64 * self.size:
+            return self.size
+        total = self.count(text)
+        parts = math.ceil(total / self.size)
+        return self.size if parts <= 1 else max(self.overlap + 1, min(self.size, math.ceil(total / parts * _SLACK)))
 
     def _text_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """``text[start:end]`` cut at paragraphs, then lines, sentences, words, characters."""
-        return self._spans(self._text_splitter.chunk_indices, text, start, end)
+        return self._spans("text", text, start, end)
 
     def _markdown_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """``text[start:end]`` cut at Markdown blocks, then as text."""
-        return self._spans(self._markdown_splitter.chunk_indices, text, start, end)
+        return self._spans("markdown", text, start, end)
 
-    def _spans(
-        self, cut: Callable[[str], list[tuple[int, str]]], text: str, start: int, end: int
-    ) -> list[tuple[int, int]]:
+    def _spans(self, kind: str, text: str, start: int, end: int) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         size = max(_BLOCK, self.size * (64 if self.tokenizer is None else 256))
         for first, last in blocks(text, start, end, size):
-            for at, piece in cut(encodable(text[first:last])):
+            block = encodable(text[first:last])
+            for at, piece in self._splitter(kind, self._even_size(block)).chunk_indices(block):
                 # U+001C to U+001F are white space to Python but not to the splitter.
                 if piece.strip():
                     spans.extend(self._capped(text, first + at, first + at + len(piece)))
@@ -169,7 +188,7 @@ class SizedChunker:
         spans: list[tuple[int, int]] = []
         for at, piece in self._character_splitter.chunk_indices(encodable(text[start:end])):
             # A word too long to be known is one token; a part of it may be known, and many.
-            for inner, part in self._text_splitter.chunk_indices(piece):
+            for inner, part in self._splitter("text", self.size).chunk_indices(piece):
                 if part.strip():
                     spans.append((start + at + inner, start + at + inner + len(part)))
         return spans

@@ -103,7 +103,7 @@ def test_a_chunker_pickles_as_its_configuration(kind: type[TextChunker], tokeniz
     chunks = chunker.split(document)
     copy = pickle.loads(pickle.dumps(chunker))
     assert copy == chunker
-    assert set(copy.__dict__) == {"size", "overlap", "tokenizer"}
+    assert set(copy.__dict__) == {"size", "overlap", "tokenizer", "balance"}
     assert copy.split(document) == chunks
     assert copy.fingerprint() == chunker.fingerprint()
     assert "tokenizer" not in repr(chunker)
@@ -215,3 +215,12 @@ def test_headings_stand_where_they_say(text: str) -> None:
         assert last <= heading.start < heading.end <= len(text)
         assert 1 <= heading.level <= 6
         last = heading.end
+
+
+def test_a_text_of_a_few_chunks_falls_into_about_equal_ones() -> None:
+    text = " ".join(f"Sentence number {number} is here." for number in range(16))
+    balanced = [len(chunk.text) for chunk in TextChunker(size=400).split(Document("d", text))]
+    full = [len(chunk.text) for chunk in TextChunker(size=400, balance=False).split(Document("d", text))]
+    assert len(balanced) == len(full) == 2
+    assert min(balanced) > 0.7 * max(balanced)
+    assert min(full) < 0.4 * max(full)
