@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.embedders.embedder import Embedder
     from situate.embedders.encoder import Encoder
+    from situate.embedders.families import Family, family_of
+    from situate.embedders.models import ResolvedModel, resolve_model
     from situate.embedders.types import (
         ChunkScheme,
         ChunkVectors,
@@ -16,7 +19,19 @@ if TYPE_CHECKING:
         SpanText,
     )
 
-__all__ = ["ChunkScheme", "ChunkVectors", "Encoded", "Encoder", "SpanEncoder", "SpanText"]
+__all__ = [
+    "ChunkScheme",
+    "ChunkVectors",
+    "Embedder",
+    "Encoded",
+    "Encoder",
+    "Family",
+    "ResolvedModel",
+    "SpanEncoder",
+    "SpanText",
+    "family_of",
+    "resolve_model",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -24,7 +39,12 @@ __getattr__, __dir__ = lazy_exports(
         "ChunkScheme": "types",
         "ChunkVectors": "types",
         "Encoded": "types",
+        "Embedder": "embedder",
         "Encoder": "encoder",
+        "Family": "families",
+        "ResolvedModel": "models",
+        "family_of": "families",
+        "resolve_model": "models",
         "SpanEncoder": "types",
         "SpanText": "types",
     },

@@ -57,7 +57,8 @@ class ResolvedModel:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``; {} where the first module has none (static embeddings)."""
-        return read_json(self.path / "config.json")
+        config: Mapping[str, Any] = read_json(self.path / "config.json")
+        return config
 
     @cached_property
     def digest(self) -> str:

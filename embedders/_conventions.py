@@ -1,0 +1,228 @@
+"""A model's conventions, merged: its family's record, its folder's own files, and what the user says."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from situate.chunkers.errors import ConventionError, FallbackWarning, InputError
+from situate.embedders.families import CLS_LATE, LAST_LATE, STATIC_LATE, Family, Similarity, family_of
+from situate.embedders.models import ResolvedModel, read_json
+from situate.embedders.types import Pooling
+
+_POOLINGS: Mapping[str, Pooling] = {
+    "cls": "cls",
+    "mean": "mean",
+    "max": "max",
+    "lasttoken": "last",
+    "weightedmean": "weighted_mean",
+    # The same direction as the mean; only its length differs.
+    "mean_sqrt_len_tokens": "mean",
+}
+_LEGACY_POOLINGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+#: Names under which models store the prompt of a role. The first two of each are sentence-transformers' own.
+QUERY_PROMPTS = ("query", "retrieval.query", "Retrieval-query", "web_search_query", "s2p_query", "s2p")
+DOCUMENT_PROMPTS = ("document", "passage", "corpus", "retrieval.passage", "Retrieval-document")
+
+
+@dataclass(frozen=True)
+class StoredConventions:
+    """What sentence-transformers' files in a model's folder say; None where they say nothing.
+
+    Attributes:
+        modules: Class names of the modules, in order; () where there is no ``modules.json``.
+        pooling: How token vectors become one.
+        pool_instruction: sentence-transformers' ``include_prompt``.
+        prompts: Prompt texts by name, the empty ones included.
+        default_prompt: The prompt that is used where no role is named.
+        similarity: How two vectors are compared.
+        max_tokens: Tokens that a text is cut to.
+    """
+
+    modules: tuple[str, ...] = ()
+    pooling: Pooling | None = None
+    pool_instruction: bool = True
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: Similarity | None = None
+    max_tokens: int | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> StoredConventions:
+        """The conventions in ``folder``.
+
+        Raises:
+            ConventionError: The model pools in a way that situate cannot.
+            ModelError: A file is damaged.
+        """
+        modules = read_json(folder / "modules.json", default=[])
+        config = read_json(folder / "config_sentence_transformers.json")
+        pooling: Pooling | None = None
+        pool_instruction = True
+        max_tokens = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+        for module in modules:
+            kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+            values = read_json(folder / str(module.get("path", "")) / "config.json")
+            if kind == "Pooling":
+                pooling = _pooling(values, folder)
+                pool_instruction = bool(values.get("include_prompt", True))
+            elif kind == "Transformer":
+                own = read_json(folder / str(module.get("path", "")) / "sentence_bert_config.json")
+                max_tokens = own.get("max_seq_length", max_tokens)
+        prompts = {str(k): str(v) for k, v in (config.get("prompts") or {}).items() if v is not None}
+        similarity = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}.get(str(config.get("similarity_fn_name")))
+        return cls(
+            modules=tuple(str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules),
+            pooling=pooling,
+            pool_instruction=pool_instruction,
+            prompts=prompts,
+            default_prompt=config.get("default_prompt_name"),
+            similarity=similarity,  # type: ignore[arg-type]  # the mapping holds nothing else
+            max_tokens=int(max_tokens) if max_tokens else None,
+        )
+
+    def prompt(self, names: tuple[str, ...]) -> str | None:
+        """The stored prompt of a role, by the first of ``names`` that is there; None where nothing is stored.
+
+        sentence-transformers writes ``{"query": "", "document": ""}`` for models that nobody gave prompts, so prompts
+        that are all empty say nothing.
+        """
+        if not any(self.prompts.values()):
+            return None
+        for name in names:
+            if name in self.prompts:
+                return self.prompts[name]
+        if self.default_prompt is not None:
+            return self.prompts.get(self.default_prompt)
+        return None
+
+
+def conventions(
+    model: str,
+    resolved: ResolvedModel | None,
+    *,
+    family: Family | None = None,
+    query_instruction: str | None = None,
+    document_instruction: str | None = None,
+    task: str | None = None,
+    pooling: Pooling | None = None,
+    normalize: bool | None = None,
+    warn: bool = True,
+) -> Family:
+    """What holds for one model, as a record of its own.
+
+    Args:
+        model: The id that the user gave.
+        resolved: Its files, where they are on this machine.
+        family: The user's own record, which stands in the registry's place.
+        query_instruction: The user's; "" for none, None for the model's own.
+        document_instruction: Likewise.
+        task: What ``{task}`` stands for.
+        pooling: The user's, against what the model says.
+        normalize: Likewise.
+        warn: Say it where a convention had to be assumed.
+
+    Raises:
+        ConventionError: A task was named for a model whose query instruction has no place for one.
+    """
+    names = [model] if resolved is None else [resolved.id, str(resolved.config.get("_name_or_path", ""))]
+    known = family or family_of(*(name for name in names if name))
+    stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
+    record = known or Family(name="unknown", source="")
+    assumed: list[str] = []
+    changes: dict[str, Any] = {}
+    if stored.pooling is not None:
+        changes["pooling"] = stored.pooling
+        changes["pool_instruction"] = stored.pool_instruction and (family or record).pool_instruction
+    elif known is None and pooling is None and resolved is not None:
+        assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
+    if stored.similarity is not None:
+        changes["similarity"] = stored.similarity
+    if stored.modules and (known is None or family is None):
+        dot = changes.get("similarity", record.similarity) == "dot"
+        changes["normalize"] = "Normalize" in stored.modules or not dot
+    if stored.max_tokens is not None:
+        changes["max_tokens"] = stored.max_tokens
+    if family is None:
+        for field, roles in (("query", QUERY_PROMPTS), ("document", DOCUMENT_PROMPTS)):
+            prompt = stored.prompt(roles)
+            # A named task needs the family's template: the stored prompt has one task written into it.
+            if prompt is not None and not (field == "query" and task is not None and "{task}" in record.query):
+                changes[field] = prompt
+    if known is None and not stored.modules:
+        wanted = [
+            role for role, given in (("query", query_instruction), ("document", document_instruction)) if given is None
+        ]
+        if wanted:
+            assumed.append(f"no {' and no '.join(wanted)} instruction")
+    if query_instruction is not None:
+        changes["query"] = query_instruction
+    if document_instruction is not None:
+        changes["document"] = document_instruction
+    if pooling is not None:
+        changes["pooling"] = pooling
+    if normalize is not None:
+        changes["normalize"] = normalize
+    merged = replace(record, **changes)
+    if task is not None:
+        merged = _with_task(merged, task, stored, model)
+    if any(kind in ("StaticEmbedding", "WordEmbeddings", "BoW") for kind in stored.modules):
+        merged = replace(merged, late=STATIC_LATE)
+    elif not merged.late:
+        merged = replace(merged, late={"cls": CLS_LATE, "last": LAST_LATE}.get(merged.pooling, ""))
+    merged = replace(merged, assumed=tuple(assumed))
+    if assumed and warn:
+        warnings.warn(
+            f"model {model!r} is in no family that situate knows, and its folder does not say everything; assumed: "
+            f"{'; '.join(assumed)}. Give query_instruction=, document_instruction= or pooling= if its card says "
+            "otherwise (Embedder.describe() prints what is sent)",
+            FallbackWarning,
+            stacklevel=2,
+        )
+    return merged
+
+
+def _with_task(record: Family, task: str, stored: StoredConventions, model: str) -> Family:
+    if "{task}" in record.query:
+        return replace(record, task=task)
+    if task in stored.prompts:
+        return replace(record, query=stored.prompts[task])
+    names = f" or one of its prompts by name ({', '.join(sorted(stored.prompts))})" if stored.prompts else ""
+    raise ConventionError(
+        f"task {task!r} was given, but the query instruction of model {model!r} ({record.query!r}) has no place for "
+        f"one: give query_instruction= with the whole text{names}"
+    )
+
+
+def _pooling(values: Mapping[str, Any], folder: Path) -> Pooling:
+    mode = values.get("pooling_mode")
+    modes = [mode] if isinstance(mode, str) else list(mode or ())
+    if not modes:
+        modes = [name for key, name in _LEGACY_POOLINGS.items() if values.get(key)] or ["mean"]
+    if len(modes) != 1 or modes[0] not in _POOLINGS:
+        raise ConventionError(
+            f"the model in {folder} pools by {' + '.join(map(str, modes))}; situate pools by one of "
+            f"{', '.join(sorted(_POOLINGS))}. Give pooling= to choose one"
+        )
+    return _POOLINGS[modes[0]]
+
+
+def check_dimensions(dimensions: int | None, full: int) -> None:
+    """Raise where a vector cannot be cut to ``dimensions``.
+
+    Raises:
+        InputError: It is not between 1 and ``full``.
+    """
+    if dimensions is not None and not 1 <= dimensions <= full:
+        raise InputError(f"dimensions is {dimensions}, but the model's vectors have {full}: ask for 1 to {full}")

@@ -1,0 +1,495 @@
+"""Embedder: queries, documents and chunks -> vectors, each written as its model was trained to read it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from situate.chunkers.errors import ConventionError, InputError, SituateWarning
+from situate.chunkers.types import Chunk, Document
+from situate.embedders._conventions import check_dimensions, conventions
+from situate.embedders._schemes import Plan, check_finite, check_scheme, finish, plan, unit
+from situate.embedders.families import Family, Similarity
+from situate.embedders.models import DEFAULT_MODEL, ResolvedModel, resolve_model
+from situate.embedders.types import (
+    ChunkScheme,
+    ChunkVectors,
+    Encoded,
+    OnOverflow,
+    Pooling,
+    SpanEncoder,
+    SpanText,
+    Vectors,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Role = Literal["query", "document"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Item = tuple[Document, Sequence[Chunk]]
+
+
+class Embedder:
+    """Embeds queries, documents and chunks with one model, over any `SpanEncoder`.
+
+    A query and a document are never embedded by the same call, because their instructions differ. The instructions,
+    the pooling and the lengths come from the model's own sentence-transformers files, else from the registry of
+    families, and whatever is given here rules over both. `describe` prints what the model will read.
+
+    Cheap to construct; pickles as its configuration. The model is looked up by the first property that needs its
+    files and loaded by the first text. Embedders of one process with the same model and settings share one loaded
+    `Encoder`. May be used by many threads and event loops at once.
+
+    An empty or white-space text is embedded like any other: it gets the vector of the model's special tokens (and
+    the instruction), or a zero vector where the model has none. Nothing fails, and nothing is skipped.
+
+    Args:
+        model: A model folder or hub id. With ``encoder``, the name whose conventions hold for what it serves.
+        query_instruction: What stands before a query; "" for nothing, None for what the model says.
+        document_instruction: What stands before a document, likewise. ``{title}`` in it is replaced by the title.
+        task: The task that the query instruction names, for models that take one (E5-instruct, Qwen3, ...); or the
+            name of one of the prompts in the model's folder.
+        scheme: How chunks become vectors.
+        dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
+        pooling: How token vectors become one; None for what the model says.
+        family: A record of one's own in the registry's place.
+        device: "auto", or a torch device.
+        dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
+        max_tokens: Tokens that a text is cut to, special tokens included; None for what the model says.
+        on_overflow: What a longer text gets: cut with a warning, an error, or read in windows.
+        revision: A branch, tag or commit of the hub's repository.
+        trust_remote_code: Run the Python files of the model's repository.
+        allow_pickle: Read pickled weights, which can run any code.
+        encoder: What turns texts into vectors, in place of the model's own `Encoder` (a server, say).
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        query_instruction: str | None = None,
+        document_instruction: str | None = None,
+        task: str | None = None,
+        scheme: ChunkScheme | None = None,
+        dimensions: int | None = None,
+        pooling: Pooling | None = None,
+        family: Family | None = None,
+        device: str = "auto",
+        dtype: DType = "auto",
+        max_tokens: int | None = None,
+        on_overflow: OnOverflow = "warn",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        encoder: SpanEncoder | None = None,
+    ) -> None:
+        if dimensions is not None and dimensions < 1:
+            raise InputError(f"dimensions is {dimensions}: ask for 1 or more, or None for whole vectors")
+        self.model = os.fspath(model)
+        self.scheme = ChunkScheme() if scheme is None else scheme
+        self._query_instruction = query_instruction
+        self._document_instruction = document_instruction
+        self._task = task
+        self._dimensions = dimensions
+        self._pooling = pooling
+        self._given_family = family
+        self._device = device
+        self._dtype: DType = dtype
+        self._max_tokens = max_tokens
+        self._on_overflow: OnOverflow = on_overflow
+        self._revision = revision
+        self._trust_remote_code = trust_remote_code
+        self._allow_pickle = allow_pickle
+        self._given_encoder = encoder
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._resolved_: ResolvedModel | None = None
+        self._family_: Family | None = None
+        self._encoder_: SpanEncoder | None = None
+        self._warned_of_window = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        handles = ("_lock", "_resolved_", "_family_", "_encoder_", "_warned_of_window")
+        return {name: value for name, value in self.__dict__.items() if name not in handles}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        engine = "" if self._given_encoder is None else f", encoder={self._given_encoder!r}"
+        return f"Embedder({self.model!r}, scheme={self.scheme!r}{engine})"
+
+    @property
+    def family(self) -> Family:
+        """The conventions that hold: the registry's, the model folder's and the user's, merged.
+
+        Raises:
+            ModelNotFoundError: The model's files cannot be found.
+            ConventionError: A convention is one that situate cannot follow.
+        """
+        with self._lock:
+            if self._family_ is None:
+                self._family_ = conventions(
+                    self.model,
+                    self._resolved,
+                    family=self._given_family,
+                    query_instruction=self._query_instruction,
+                    document_instruction=self._document_instruction,
+                    task=self._task,
+                    pooling=self._pooling,
+                )
+            return self._family_
+
+    @property
+    def encoder(self) -> SpanEncoder:
+        """What turns texts into vectors. Loads no weights."""
+        with self._lock:
+            if self._encoder_ is None:
+                encoder = self._given_encoder if self._given_encoder is not None else self._own_encoder()
+                check_dimensions(self._dimensions, encoder.dimension)
+                self._encoder_ = encoder
+            return self._encoder_
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.encoder.dimension if self._dimensions is None else self._dimensions
+
+    @property
+    def similarity(self) -> Similarity:
+        """How two vectors are compared: "cosine" (vectors have norm 1), or "dot" for the models trained so."""
+        return self.family.similarity
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that a text is cut to (or a window holds), special tokens included.
+
+        Raises:
+            ConventionError: Neither the encoder nor the model's family says.
+        """
+        return self._length(self._max_tokens, getattr(self.encoder, "max_tokens", None), self.family.max_tokens)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the model was trained to read at once: the window of late chunking.
+
+        Raises:
+            ConventionError: Neither the encoder nor the model's family says.
+        """
+        trained = self._length(
+            self.family.trained_tokens,
+            getattr(self.encoder, "trained_tokens", None),
+            self._max_tokens,
+            self.family.max_tokens,
+        )
+        return min(trained, getattr(self.encoder, "position_limit", trained))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer without truncation and padding. Needs no torch.
+
+        Raises:
+            ModelNotFoundError: The encoder has none of its own, and the model's files are not to be found.
+            ModelError: The model has a tokenizer in plain Python only.
+        """
+        own = getattr(self.encoder, "tokenizer", None)
+        if own is None:
+            from situate.embedders.encoder import Encoder
+
+            own = Encoder(self.model, revision=self._revision).tokenizer
+        tokenizer: Tokenizer = own
+        return tokenizer
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a stored vector, as JSON values: two embedders with the same fingerprint can share an index.
+
+        The query's instruction is not part of it, since one index may be asked in many ways (see
+        `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of 0.9999.
+        """
+        family = self.family
+        resolved = self._resolved
+        return {
+            "model": self.model if resolved is None else resolved.id,
+            "revision": self._revision,
+            "weights": None if resolved is None else resolved.digest,
+            "document_instruction": family.document,
+            "document_suffix": family.document_suffix,
+            "pooling": family.pooling,
+            "pool_instruction": family.pool_instruction,
+            "normalize": family.normalize,
+            "dimensions": self.dimension,
+            "max_tokens": self._max_tokens,
+            "on_overflow": "window" if self._on_overflow == "window" else "cut",
+            "scheme": {name: list(v) if isinstance(v, tuple) else v for name, v in _fields(self.scheme).items()},
+        }
+
+    @property
+    def query_fingerprint(self) -> dict[str, Any]:
+        """`fingerprint` and what decides a query's vector, for a cache of queries."""
+        family = self.family
+        return {
+            **self.fingerprint,
+            "query_instruction": family.query_instruction(),
+            "query_suffix": family.query_suffix,
+        }
+
+    def describe(self) -> str:
+        """What the model is sent for a query and for a document, and where that is known from. For people."""
+        from situate.embedders._describe import described
+
+        return described(self, self._resolved)
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``, each text written as a query.
+
+        Raises:
+            InputError: ``texts`` is one string, or holds something that is none.
+            OverflowLimitError: A text is too long and ``on_overflow="raise"``.
+            NonFiniteVectorError: The model computed NaN or infinity.
+            ModelError: The model cannot be used.
+        """
+        return self._rows(self._encode(self._written(texts, "query"), "query"))
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        """`embed_queries` without blocking the event loop."""
+        await self._aready()
+        return self._rows(await self._aencode(self._written(texts, "query"), "query"))
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``, each text written as a document. Errors as in `embed_queries`."""
+        return self._rows(self._encode(self._written(texts, "document"), "document"))
+
+    async def aembed_documents(self, texts: Sequence[str]) -> Vectors:
+        """`embed_documents` without blocking the event loop."""
+        await self._aready()
+        return self._rows(await self._aencode(self._written(texts, "document"), "document"))
+
+    def embed_chunks(self, document: Document, chunks: Sequence[Chunk]) -> Vectors:
+        """float32 ``[chunks, dimension]``, by the embedder's scheme. Errors as in `encode_chunks`."""
+        return self.encode_chunks([(document, chunks)])[0].dense
+
+    async def aembed_chunks(self, document: Document, chunks: Sequence[Chunk]) -> Vectors:
+        """`embed_chunks` without blocking the event loop."""
+        return (await self.aencode_chunks([(document, chunks)]))[0].dense
+
+    def encode_chunks(
+        self, items: Sequence[Item], scheme: ChunkScheme | None = None, token_vectors: bool = False
+    ) -> list[ChunkVectors]:
+        """The vectors of many documents' chunks, encoded together so that the encoder's batches are full.
+
+        Hand over all chunks of a document: late chunking reads the document once for all of them, and neighbours are
+        mixed only with what is there. Chunks may come in any order and overlap.
+
+        Args:
+            items: Documents and their chunks.
+            scheme: How they become vectors; None for the embedder's own.
+            token_vectors: Also return each chunk's token vectors: late ones where the scheme is late. Special tokens
+                and instructions have none, context has where ``pool_context`` says so.
+
+        Raises:
+            SpanError: A chunk is not the span of its document that it says it is; the first such one is named.
+            InputError: The scheme contradicts itself.
+            ConventionError: The model is not suited to the scheme.
+            NonFiniteVectorError: The model computed NaN or infinity.
+            ModelError: The model cannot be used.
+        """
+        plans = self._plans(items, scheme, token_vectors)
+        requests = [each.request() for each in plans]
+        plain = self._encode([text for request in requests for text in request.plain], "document")
+        tokens = self._encode([text for request in requests for text in request.tokens], "document", tokens=True)
+        return self._finished(plans, plain, tokens)
+
+    async def aencode_chunks(
+        self, items: Sequence[Item], scheme: ChunkScheme | None = None, token_vectors: bool = False
+    ) -> list[ChunkVectors]:
+        """`encode_chunks` without blocking the event loop."""
+        await self._aready()
+        plans = await asyncio.to_thread(self._plans, items, scheme, token_vectors)
+        requests = [each.request() for each in plans]
+        plain = await self._aencode([text for request in requests for text in request.plain], "document")
+        tokens = await self._aencode([text for request in requests for text in request.tokens], "document", tokens=True)
+        return await asyncio.to_thread(self._finished, plans, plain, tokens)
+
+    def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+        """Per query, float32 ``[tokens, dimension]``, rows L2-normalised, for late interaction (MaxSim).
+
+        Special tokens and the instruction are read but have no vectors of their own; an empty text has none at all.
+        """
+        return self._matrices(self._encode(self._spanned(texts, "query"), "query", tokens=True), texts)
+
+    async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+        """`embed_query_tokens` without blocking the event loop."""
+        await self._aready()
+        return self._matrices(await self._aencode(self._spanned(texts, "query"), "query", tokens=True), texts)
+
+    def embed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+        """`embed_query_tokens` for texts written as documents."""
+        return self._matrices(self._encode(self._spanned(texts, "document"), "document", tokens=True), texts)
+
+    async def aembed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
+        """`embed_document_tokens` without blocking the event loop."""
+        await self._aready()
+        return self._matrices(await self._aencode(self._spanned(texts, "document"), "document", tokens=True), texts)
+
+    @property
+    def _resolved(self) -> ResolvedModel | None:
+        """The model's files; None where another encoder stands for them."""
+        if self._given_encoder is not None:
+            return None
+        with self._lock:
+            if self._resolved_ is None:
+                self._resolved_ = resolve_model(
+                    self.model,
+                    self._revision,
+                    trust_remote_code=self._trust_remote_code,
+                    allow_pickle=self._allow_pickle,
+                )
+            return self._resolved_
+
+    def _own_encoder(self) -> SpanEncoder:
+        from situate.embedders._folder import ModelFolder
+        from situate.embedders._shared import shared_encoder
+
+        resolved = self._resolved
+        assert resolved is not None  # only another encoder leaves it out
+        max_tokens = self._max_tokens
+        if max_tokens is None and self.family.max_tokens is not None:
+            max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
+        return shared_encoder(
+            (str(resolved.path), resolved.digest),
+            model=self.model,
+            pooling=self.family.pooling,
+            normalize=self.family.normalize,
+            pool_prefix=self.family.pool_instruction,
+            device=self._device,
+            dtype=self._dtype,
+            on_overflow=self._on_overflow,
+            max_tokens=max_tokens,
+            revision=self._revision,
+            trust_remote_code=self._trust_remote_code,
+            allow_pickle=self._allow_pickle,
+        )
+
+    def _length(self, *candidates: int | None) -> int:
+        for value in candidates:
+            if value is not None:
+                return value
+        raise ConventionError(
+            f"how many tokens model {self.model!r} reads is not known: give max_tokens=, or family= with a record of it"
+        )
+
+    async def _aready(self) -> None:
+        """Look the model up in a thread: it reads files, once."""
+        if self._encoder_ is None or self._family_ is None:
+            await asyncio.to_thread(lambda: (self.encoder, self.family))
+
+    def _written(self, texts: Sequence[str], role: Role) -> list[SpanText]:
+        write = self.family.query_text if role == "query" else self.family.document_text
+        return [write(text) for text in _checked(texts)]
+
+    def _spanned(self, texts: Sequence[str], role: Role) -> list[SpanText]:
+        """One span per text, around its own words; texts that have none are left out."""
+        inputs = []
+        for written, text in zip(self._written(texts, role), texts, strict=True):
+            if text.strip():
+                end = written.prefix + len(text)
+                inputs.append(dataclasses.replace(written, spans=((written.prefix, end),)))
+        return inputs
+
+    def _plans(self, items: Sequence[Item], scheme: ChunkScheme | None, token_vectors: bool) -> list[Plan]:
+        chosen = self.scheme if scheme is None else scheme
+        check_scheme(chosen, self.family)
+        trained = self.trained_tokens if chosen.late else None
+        if chosen.late and trained is not None and (chosen.window or 0) > trained and not self._warned_of_window:
+            self._warned_of_window = True
+            warnings.warn(
+                f"late chunking reads windows of {chosen.window} tokens, but {self.model!r} was trained on "
+                f"{trained}: its vectors get worse beyond (measured for all-MiniLM-L6-v2); window=None stays within",
+                SituateWarning,
+                stacklevel=3,
+            )
+        return [
+            plan(document, chunks, chosen, self.family, trained_tokens=trained, token_vectors=token_vectors)
+            for document, chunks in items
+        ]
+
+    def _finished(
+        self, plans: Sequence[Plan], plain: Sequence[Encoded], tokens: Sequence[Encoded]
+    ) -> list[ChunkVectors]:
+        results: list[ChunkVectors] = []
+        first = first_token = 0
+        for each in plans:
+            request = each.request()
+            last, last_token = first + len(request.plain), first_token + len(request.tokens)
+            results.append(finish(each, plain[first:last], tokens[first_token:last_token], self.dimension))
+            first, first_token = last, last_token
+        return results
+
+    def _encode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
+        if not inputs:
+            return []
+        return [self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._priority(role))]
+
+    async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
+        if not inputs:
+            return []
+        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._priority(role))
+        return [self._cut(item) for item in done]
+
+    def _priority(self, role: Role) -> dict[str, Any]:
+        """`Encoder` lets queries go before documents; other encoders need not know of it."""
+        return {"priority": role} if self._given_encoder is None else {}
+
+    def _cut(self, encoded: Encoded) -> Encoded:
+        if self._dimensions is None:
+            return encoded
+        tokens = None if encoded.tokens is None else tuple(self._shortened(matrix, True) for matrix in encoded.tokens)
+        vectors = self._shortened(encoded.vectors, self.family.normalize)
+        return Encoded(vectors, tokens, encoded.lost_tokens)
+
+    def _shortened(self, vectors: Vectors, normalize: bool) -> Vectors:
+        if self.family.layer_norm and vectors.size:
+            # Layer norm without weights; its division is undone by the norm that follows.
+            vectors = vectors - vectors.mean(axis=-1, keepdims=True)
+        vectors = vectors[:, : self._dimensions]
+        return unit(vectors) if normalize else np.ascontiguousarray(vectors)
+
+    def _rows(self, encoded: Sequence[Encoded]) -> Vectors:
+        if not encoded:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        vectors = np.concatenate([item.vectors for item in encoded])
+        check_finite(vectors, f"model {self.model!r}")
+        return vectors
+
+    def _matrices(self, encoded: Sequence[Encoded], texts: Sequence[str]) -> list[Vectors]:
+        done = iter(encoded)
+        empty = np.zeros((0, self.dimension), dtype=np.float32)
+        matrices = [(next(done).tokens or (empty,))[0] if text.strip() else empty for text in texts]
+        for matrix in matrices:
+            check_finite(matrix, f"model {self.model!r}")
+        return matrices
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    if isinstance(texts, str):
+        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
+    return texts
+
+
+def _fields(scheme: ChunkScheme) -> dict[str, Any]:
+    return dataclasses.asdict(scheme)

@@ -1,0 +1,149 @@
+"""Model families: how each writes queries and documents, pools and normalises, and what it was trained for.
+
+A wrong instruction or pooling costs more points than most techniques win, and nothing fails when it happens. So what
+is known of a model comes from three places, later ones ruling over earlier ones: the family's record in the registry,
+the sentence-transformers files in the model's own folder, and what the user says.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from situate.embedders.types import Pooling, Span, SpanText
+
+Similarity = Literal["cosine", "dot"]
+
+CLS_LATE = (
+    "its vector is that of the first token: the other tokens were never trained to stand for their text, so pooling "
+    "a chunk's tokens gives vectors that its queries do not match"
+)
+LAST_LATE = (
+    "its vector is that of the last token: the other tokens were never trained to stand for their text, so pooling "
+    "a chunk's tokens gives vectors that its queries do not match"
+)
+STATIC_LATE = "its token vectors do not depend on the words around them, so a pass over the document adds nothing"
+
+
+@dataclass(frozen=True)
+class Family:
+    """The conventions of a family of models.
+
+    Attributes:
+        name: What the family is called.
+        source: The model card or paper that these conventions were read from.
+        models: Patterns (`fnmatch`, lower case) of the hub ids that belong to it.
+        query: What stands before a query; ``{task}`` in it is replaced by the task.
+        document: What stands before a document; ``{title}`` in it is replaced by the document's title.
+        task: The task where the user names none.
+        no_title: What stands for ``{title}`` where a document has none.
+        query_suffix: What stands after a query.
+        document_suffix: What stands after a document.
+        pooling: How token vectors become one.
+        pool_instruction: Whether the instruction's tokens are pooled with the text's.
+        normalize: Whether vectors are L2-normalised.
+        similarity: How two vectors are compared.
+        max_tokens: Tokens that a text is cut to, special tokens included; None: what the model's folder says.
+        trained_tokens: Length it was trained on, which late chunking's windows should not exceed; None: ``max_tokens``.
+        dimensions: Lengths that its vectors may be cut to (Matryoshka); () where cutting was not trained.
+        layer_norm: Whether a vector is layer-normalised before it is cut.
+        late: Why it is not suited to late chunking and situated windows; "" where it is suited, or where its
+            pooling says it (pooling by the first or the last token is not suited).
+        remote_code: Whether its repository's own Python files are needed.
+        note: What else a user should know.
+        assumed: What was not known of the model and is a guess.
+    """
+
+    name: str
+    source: str
+    models: tuple[str, ...] = ()
+    query: str = ""
+    document: str = ""
+    task: str = ""
+    no_title: str = "none"
+    query_suffix: str = ""
+    document_suffix: str = ""
+    pooling: Pooling = "mean"
+    pool_instruction: bool = True
+    normalize: bool = True
+    similarity: Similarity = "cosine"
+    max_tokens: int | None = None
+    trained_tokens: int | None = None
+    dimensions: tuple[int, ...] = ()
+    layer_norm: bool = False
+    late: str = ""
+    remote_code: bool = False
+    note: str = ""
+    assumed: tuple[str, ...] = ()
+
+    def query_instruction(self, task: str | None = None) -> str:
+        """What stands before a query, for ``task`` or the family's own."""
+        return self.query.replace("{task}", task if task is not None else self.task)
+
+    def document_instruction(self, title: str | None = None) -> str:
+        """What stands before a document."""
+        return self.document.replace("{title}", title or self.no_title)
+
+    def query_text(self, text: str, task: str | None = None) -> SpanText:
+        """The text that the model reads for a query.
+
+        A family whose texts are more than prefix + text + suffix overrides this and its siblings.
+        """
+        prefix = self.query_instruction(task)
+        return SpanText(f"{prefix}{text}{self.query_suffix}", prefix=len(prefix))
+
+    def document_text(self, text: str, title: str | None = None) -> SpanText:
+        """The text that the model reads for a document or a chunk alone."""
+        prefix = self.document_instruction(title)
+        return SpanText(f"{prefix}{text}{self.document_suffix}", prefix=len(prefix))
+
+    def spans_text(
+        self,
+        text: str,
+        spans: Iterable[Span],
+        *,
+        lead: str = "",
+        title: str | None = None,
+        window: int | None = None,
+        overlap: int = 64,
+    ) -> SpanText:
+        """The text that the model reads to pool ``spans`` of ``text`` (late chunking, situated windows).
+
+        Args:
+            text: A document, or a stretch of it.
+            spans: Character offsets into ``text``.
+            lead: What stands between instruction and text and leads every window; never pooled.
+            title: The document's title, for instructions that name it.
+            window: Tokens read at once; None: what the model reads.
+            overlap: Tokens that two windows share.
+        """
+        prefix = self.document_instruction(title) + lead
+        return SpanText(
+            prefix + text,
+            tuple((start + len(prefix), end + len(prefix)) for start, end in spans),
+            prefix=len(prefix),
+            window=window,
+            overlap=overlap,
+        )
+
+
+def family_of(*names: str) -> Family | None:
+    """The family in the registry that one of ``names`` belongs to; the first name that fits decides.
+
+    Args:
+        names: Hub ids, or folder names (the part after the owner is what is compared then).
+    """
+    from situate.embedders._registry import FAMILIES
+
+    for name in names:
+        wanted = name.lower().rstrip("/")
+        for family in FAMILIES:
+            if any(fnmatch.fnmatchcase(wanted, pattern) for pattern in family.models):
+                return family
+        base = wanted.rsplit("/", 1)[-1]
+        for family in FAMILIES:
+            if any(fnmatch.fnmatchcase(base, pattern.rsplit("/", 1)[-1]) for pattern in family.models):
+                return family
+    return None
