@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -118,7 +119,8 @@ def _geo_line(line: models.GeoLineString) -> list[edge.GeoPoint]:
 
 
 _MATCHES: dict[type, Callable[[Any], Any]] = {
-    models.MatchValue: lambda m: edge.MatchValue(m.value),
+    # The binding takes a Python bool for the integer that it also is; numpy's it reads as a truth value.
+    models.MatchValue: lambda m: edge.MatchValue(np.bool_(m.value) if isinstance(m.value, bool) else m.value),
     models.MatchText: lambda m: edge.MatchText(m.text),
     models.MatchTextAny: lambda m: edge.MatchTextAny(m.text_any),
     models.MatchPhrase: lambda m: edge.MatchPhrase(m.phrase),
