@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from situate.chunkers.types import Chunk, stable_id
-from situate.retrievers.payload import STATE, to_chunk
+from situate.embedders.types import Vectors
+from situate.retrievers.payload import DENSE, STATE, to_chunk
+from situate.retrievers.search import FilterLike, to_filter
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -66,6 +70,26 @@ def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
         if operations:
             index.client.batch_update_points(index.collection, operations, wait=True)
     return len(doomed)
+
+
+def nearest_with_vectors(
+    index: Index, vector: Vectors, k: int, filter: FilterLike | None = None
+) -> list[tuple[Chunk, Vectors]]:
+    """The ``k`` chunks nearest to a dense vector, nearest first, each with its own (float32 ``[dimension]``)."""
+    points = index.client.query_points(
+        index.collection,
+        query=vector.tolist(),
+        using=DENSE,
+        query_filter=to_filter(filter),
+        limit=k,
+        with_payload=True,
+        with_vectors=[DENSE],
+    ).points
+    return [
+        (to_chunk(point.payload or {}), np.asarray(point.vector[DENSE], dtype=np.float32))
+        for point in points
+        if isinstance(point.vector, dict)
+    ]
 
 
 def _where(key: str, values: Sequence[str]) -> models.Filter:
