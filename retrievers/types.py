@@ -75,8 +75,9 @@ class QueryText:
 
     Attributes:
         text: The text.
-        role: "query" (query instruction) or "document" (a hypothetical document, document instruction).
-        weight: Its share in the mean vector.
+        role: "query" (query instruction), "document" (a hypothetical document, document instruction), or "lexical"
+            (its terms are added to the BM25 query; it has no vector).
+        weight: Its share in the mean vector; of a lexical text, the weight of its terms.
     """
 
     text: str
