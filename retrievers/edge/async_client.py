@@ -17,7 +17,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend import EdgeBackend
 from situate.retrievers.edge.client import EdgeClient
-from situate.retrievers.edge.store import MEMORY, open_store
+from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
 
 #: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.
 _THREADS = 4
@@ -84,6 +84,7 @@ class AsyncEdgeClient(AsyncQdrantClient):
     Args:
         path: As for `EdgeClient`.
         client: A client whose store to share, instead of a path: the way to serve ":memory:" both ways.
+        options: ``auto_optimize``, ``sync_writes`` and ``read_only``, as for `EdgeClient`.
 
     Raises:
         StoreLockedError: Another process has the store open.
@@ -92,11 +93,16 @@ class AsyncEdgeClient(AsyncQdrantClient):
 
     _client: AsyncEdgeBackend
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, *, client: EdgeClient | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, client: EdgeClient | None = None, **options: bool
+    ) -> None:
         if path is not None and client is not None:
             raise InputError("AsyncEdgeClient takes a path or a client whose store it shares, not both")
         super().__init__(location=MEMORY)
-        store = open_store(MEMORY if path is None else path) if client is None else client._client.store.share()
+        if client is None:
+            store = open_store(MEMORY if path is None else path, StoreOptions(**options))
+        else:
+            store = client._client.store.share()
         self._init_options = {"path": str(store.folder)}
         backend = EdgeBackend(store)
         self._client = AsyncEdgeBackend(backend)
@@ -112,6 +118,11 @@ class AsyncEdgeClient(AsyncQdrantClient):
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._client.backend.closed
+
+    async def optimize(self, collection_name: str | None = None) -> bool:
+        """`EdgeClient.optimize` without blocking the event loop."""
+        changed: bool = await self._client.run(self._client.backend.optimize, collection_name)
+        return changed
 
     async def __aenter__(self) -> AsyncEdgeClient:
         return self

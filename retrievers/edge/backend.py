@@ -11,6 +11,7 @@ from qdrant_client.conversions import common_types as types
 from situate.retrievers.edge.backend_collections import CollectionsBackend
 from situate.retrievers.edge.backend_points import PointsBackend
 from situate.retrievers.edge.backend_search import SearchBackend
+from situate.retrievers.edge.backend_snapshots import SnapshotsBackend
 from situate.retrievers.edge.errors import ClusterOnlyError
 from situate.retrievers.edge.store import Store
 
@@ -24,7 +25,7 @@ def _cluster_only(operation: str) -> Any:
     return refuse
 
 
-class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend):
+class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBackend):
     """Everything that a Qdrant server does in one node, in this process.
 
     Args:

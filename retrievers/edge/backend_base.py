@@ -30,5 +30,7 @@ class BackendBase(QdrantBase):
         self, collection_name: str, operations: Sequence[edge.UpdateOperation], points: int
     ) -> types.UpdateResult:
         """Applies ``operations``, which change about ``points`` points."""
+        if self._store.options.read_only:
+            self._store.check_writable()
         self._store.collection(collection_name).update(operations, points)
         return models.UpdateResult.model_construct(operation_id=0, status=COMPLETED)

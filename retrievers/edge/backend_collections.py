@@ -14,6 +14,7 @@ from qdrant_client.local.payload_value_setter import merge_payload
 
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
+from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import CollectionExistsError, CollectionNotFoundError
 from situate.retrievers.edge.translate_config import (
     DISTANCES,
@@ -131,8 +132,10 @@ class CollectionsBackend(BackendBase):
                 config.optimizers_config.model_dump(exclude_none=True, exclude={"max_optimization_threads"})
             )
         return models.CollectionInfo(
-            status=models.CollectionStatus.GREEN,
-            optimizer_status=models.OptimizersStatusOneOf.OK,
+            status=_status(collection),
+            optimizer_status=models.OptimizersStatusOneOf.OK
+            if collection.error is None
+            else models.OptimizersStatusOneOf1(error=collection.error),
             indexed_vectors_count=info.indexed_vectors_count,
             points_count=info.points_count,
             segments_count=info.segments_count,
@@ -290,7 +293,11 @@ class CollectionsBackend(BackendBase):
                 pick(MODIFIERS, sparse.modifier, "modifier"),
                 pick(STORAGE_DATATYPES, sparse.datatype, "datatype"),
             )
-            index = None if sparse.datatype is None else models.SparseIndexParams(datatype=sparse.datatype.value)
+            index = (
+                None
+                if sparse.datatype is None
+                else models.SparseIndexParams(datatype=models.Datatype(sparse.datatype.value))
+            )
             config.sparse_vectors = {
                 **(config.sparse_vectors or {}),
                 vector_name: models.SparseVectorParams(modifier=sparse.modifier, index=index),
@@ -311,6 +318,13 @@ class CollectionsBackend(BackendBase):
         result = self._update(collection_name, [edge.UpdateOperation.delete_vector_name(vector_name)], 0)
         self._store.reconfigure(collection, config)
         return result
+
+
+def _status(collection: Collection) -> models.CollectionStatus:
+    """Yellow while it is being optimised, grey while that is due but not begun."""
+    if collection.optimizing is not None:
+        return models.CollectionStatus.YELLOW
+    return models.CollectionStatus.GREY if collection.optimization_due else models.CollectionStatus.GREEN
 
 
 def _aliases(aliases: Mapping[str, str]) -> types.CollectionsAliasesResponse:

@@ -328,7 +328,7 @@ def _check_there(collection: Collection, ids: Sequence[Any]) -> None:
     """Raises where a point is missing, as a server does, before anything is written."""
     wanted = {edge_point_id(i) for i in ids}
     with engine_errors(f"collection {collection.name!r}"):
-        found = {_id(r.id) for r in collection.shard.retrieve(list(wanted), False, False)}
+        found = {_id(r.id) for r in collection.shard.retrieve([*wanted], False, False)}
     missing = sorted(wanted - found, key=str)
     if missing:
         raise InputError(f"Not found: No point with id {missing[0]} found in collection {collection.name}")

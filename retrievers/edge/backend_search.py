@@ -14,7 +14,7 @@ from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import CollectionError, engine_errors
-from situate.retrievers.edge.translate_points import scored_point
+from situate.retrievers.edge.translate_points import model_id, scored_point
 from situate.retrievers.edge.translate_queries import QueryTranslator, without_points
 
 
@@ -207,7 +207,7 @@ class SearchBackend(BackendBase):
             raise InputError(f"sample value {sample} is invalid. Must be 2 or larger.")
         name = using or ""
         has_vector = models.HasVectorCondition(has_vector=name)
-        must = [has_vector] if query_filter is None else [has_vector, query_filter]
+        must: list[Any] = [has_vector] if query_filter is None else [has_vector, query_filter]
         sampled = self.query_points(
             collection_name,
             query=models.SampleQuery(sample=models.Sample.RANDOM),
@@ -225,7 +225,7 @@ class SearchBackend(BackendBase):
             models.QueryRequest.model_construct(
                 query=models.NearestQuery.model_construct(nearest=vectors[i], mmr=None),
                 using=using,
-                filter=without_points(within, {i}),
+                filter=without_points(within, {model_id(i)}),
                 limit=limit,
             )
             for i in ids
@@ -241,7 +241,7 @@ class SearchBackend(BackendBase):
             name = name if lookup_from is None or lookup_from.vector is None else lookup_from.vector
             with engine_errors(f"looking up a vector in collection {source.name!r}"):
                 found = source.shard.retrieve([point_id], False, [name])
-            vector = found[0].vector if found else None
+            vector: Any = found[0].vector if found else None
             if isinstance(vector, dict):
                 vector = vector.get(name)
             if vector is None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
+from typing import Any
 
 from qdrant_client import QdrantClient
 
 from situate.retrievers.edge.backend import EdgeBackend
-from situate.retrievers.edge.store import MEMORY, open_store
+from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
+
+
+def _client_of(path: str, options: dict[str, bool]) -> EdgeClient:
+    return EdgeClient(path, **options)
 
 
 class EdgeClient(QdrantClient):
@@ -20,6 +25,14 @@ class EdgeClient(QdrantClient):
     Args:
         path: The store's folder, made where it is missing; ":memory:" for a temporary store of this client's own,
             removed when the last client of it is closed.
+        auto_optimize: Build HNSW graphs and remove deleted points in the background, once enough has changed and
+            nobody has written for a second. Without it, only `optimize` does.
+        sync_writes: Flush every write to disk before it is acknowledged, so that it survives a power failure, too.
+            Without it an acknowledged write survives the death of the process, and a power failure after five seconds.
+        read_only: Open a snapshot file, or the newest full snapshot in a store's folder, beside the store's writer. It
+            is unpacked into a temporary folder and cannot be changed.
+
+    A store that is open in this process already keeps the options that it was opened with.
 
     Raises:
         StoreLockedError: Another process has the store open.
@@ -36,12 +49,20 @@ class EdgeClient(QdrantClient):
 
     _client: EdgeBackend
 
-    def __init__(self, path: str | os.PathLike[str] = MEMORY) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = MEMORY,
+        *,
+        auto_optimize: bool = True,
+        sync_writes: bool = False,
+        read_only: bool = False,
+    ) -> None:
         # The base class wires up inference of Document models and the like; its in-memory backend costs nothing and
         # is replaced.
         super().__init__(location=MEMORY)
-        self._init_options = {"path": str(path)}
-        self._client = EdgeBackend(open_store(path))
+        self._options = {"auto_optimize": auto_optimize, "sync_writes": sync_writes, "read_only": read_only}
+        self._init_options = {"path": str(path), **self._options}
+        self._client = EdgeBackend(open_store(path, StoreOptions(**self._options)))
 
     @property
     def path(self) -> str:
@@ -52,6 +73,25 @@ class EdgeClient(QdrantClient):
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._client.closed
+
+    def optimize(self, collection_name: str | None = None) -> bool:
+        """Builds HNSW graphs and removes deleted points now, and waits for it. Reads and writes go on meanwhile.
+
+        Args:
+            collection_name: The collection; all where None.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            StorageError: It failed; the collection is as it was.
+        """
+        return self._client.optimize(collection_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As its configuration: a copy of the same path in this process shares the store. A temporary store is nobody
+        # else's, so its copy is a new, empty one.
+        return _client_of, (self._init_options["path"], self._options)
 
     def __enter__(self) -> EdgeClient:
         return self

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import os
 import shutil
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from qdrant_client import models
 
-from situate.chunkers.errors import StorageError
+from situate.chunkers.errors import InputError, StorageError
+from situate.retrievers.edge import snapshots
 from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import (
     CollectionExistsError,
@@ -21,6 +24,7 @@ from situate.retrievers.edge.errors import (
     StoreClosedError,
 )
 from situate.retrievers.edge.lock import FolderLock
+from situate.retrievers.edge.maintenance import Maintenance
 from situate.retrievers.edge.manifest import CollectionEntry, Manifest
 
 MEMORY = ":memory:"
@@ -32,16 +36,36 @@ _open_stores: dict[str, Store] = {}
 _registry_lock = threading.Lock()
 
 
+@dataclass(frozen=True)
+class StoreOptions:
+    """How an embedded store is run.
+
+    Attributes:
+        auto_optimize: Build HNSW graphs and remove deleted points in the background. Without it only `optimize` does.
+        sync_writes: Flush every write to disk before it is acknowledged, so that it survives a power failure, too.
+            Without it an acknowledged write survives the death of the process, and a power failure after five seconds.
+        read_only: Refuse to change anything.
+    """
+
+    auto_optimize: bool = True
+    sync_writes: bool = False
+    read_only: bool = False
+
+
 class Store:
     """A folder of shards with one lock, one manifest and many users. Get one with `open_store`."""
 
-    def __init__(self, folder: Path, *, temporary: bool) -> None:
+    def __init__(self, folder: Path, options: StoreOptions, *, temporary: bool) -> None:
         self.folder = folder
+        self.options = options
         self.temporary = temporary
         self._pid = os.getpid()
         self._users = 0
         self._closed = False
         self._changing = threading.RLock()
+        self._maintenance = Maintenance(
+            lambda: list(self._collections.values()), self.optimize, auto_optimize=options.auto_optimize
+        )
         self._lock = FolderLock(folder)
         self._lock.acquire()
         try:
@@ -54,7 +78,15 @@ class Store:
 
     def _collection(self, name: str, entry: CollectionEntry) -> Collection:
         config = models.CreateCollection(**entry.config)
-        return Collection(name, self.folder / COLLECTIONS / entry.folder, config, entry.created_at)
+        return Collection(
+            name,
+            self.folder / COLLECTIONS / entry.folder,
+            config,
+            entry.created_at,
+            durable=not self.temporary,
+            sync_writes=self.options.sync_writes,
+            on_write=self._maintenance.notify,
+        )
 
     def _sweep(self) -> None:
         """Removes folders that no collection owns: what a crash left of a deletion or a half-made collection."""
@@ -72,6 +104,12 @@ class Store:
                 f"the store {self.folder} was opened by process {self._pid} and this is its fork {os.getpid()}: "
                 "an embedded store serves one process. Open a Qdrant server for several (open_client(url))"
             )
+
+    def check_writable(self) -> None:
+        """Raises where the store is closed, or open for reading only."""
+        self._check()
+        if self.options.read_only:
+            raise StorageError(f"the store {self.folder} is open for reading only (read_only=True)")
 
     # -- collections
 
@@ -108,7 +146,7 @@ class Store:
             CollectionExistsError: A collection or an alias has that name.
         """
         with self._changing:
-            self._check()
+            self.check_writable()
             if name in self._collections:
                 raise CollectionExistsError(f"Collection {name} already exists")
             if name in self._manifest.aliases:
@@ -133,7 +171,7 @@ class Store:
     def delete(self, name: str) -> bool:
         """Removes a collection and its aliases; False where there is none."""
         with self._changing:
-            self._check()
+            self.check_writable()
             if name not in self._collections:
                 return False
             self._save(
@@ -148,16 +186,72 @@ class Store:
     def reconfigure(self, collection: Collection, config: models.CreateCollection, *, reload: bool = False) -> None:
         """Gives a collection another configuration."""
         with self._changing, collection.lock:
-            self._check()
+            self.check_writable()
             collection.reconfigure(config, reload=reload)
             entry = self._manifest.collections[collection.name]
             changed = CollectionEntry(entry.folder, config.model_dump(mode="json", exclude_none=True), entry.created_at)
             self._save(collections={**self._manifest.collections, collection.name: changed})
 
+    def optimize(self, collection: Collection) -> bool:
+        """Optimises a collection beside its running shard; False where nothing was to do."""
+
+        return collection.optimize(lambda folder: self._move(collection.name, folder), self._changing)
+
+    def _move(self, name: str, folder: Path, config: dict[str, Any] | None = None) -> None:
+        """Makes the manifest name another folder for a collection."""
+        entry = self._manifest.collections[name]
+        moved = CollectionEntry(folder.name, entry.config if config is None else config, entry.created_at)
+        self._save(collections={**self._manifest.collections, name: moved})
+
+    def pack(self, target: Path, names: list[str]) -> None:
+        """Writes a snapshot of the named collections and their aliases."""
+        self._check()
+        chosen = {name: (self._collections[name], self._manifest.collections[name]) for name in names}
+        aliases = {alias: name for alias, name in self._manifest.aliases.items() if name in chosen}
+        snapshots.pack(target, chosen, aliases)
+
+    def recover(self, name: str, snapshot: Path) -> None:
+        """Replaces a collection by the only one in a snapshot, or makes it.
+
+        Raises:
+            StoreCorruptError: The snapshot is damaged; the collection is as it was.
+        """
+        with self._changing:
+            self.check_writable()
+            scratch = self.folder / COLLECTIONS / f"{uuid4().hex}.unpacked"
+            scratch.mkdir(parents=True)
+            try:
+                entries = snapshots.unpack(snapshot, scratch).collections
+                if len(entries) != 1:
+                    raise InputError(
+                        f"{snapshot} holds {len(entries)} collections ({', '.join(entries)}): a snapshot of a whole "
+                        "store is opened as a store (EdgeClient(snapshot, read_only=True))"
+                    )
+                entry = next(iter(entries.values()))
+                entry = CollectionEntry(uuid4().hex, entry.config, entry.created_at)
+                (scratch / COLLECTIONS / next(iter(entries.values())).folder).rename(
+                    self.folder / COLLECTIONS / entry.folder
+                )
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+            recovered = self._collection(name, entry)
+            try:
+                recovered.info()
+                self._save(collections={**self._manifest.collections, name: entry})
+            except BaseException:
+                recovered.close()
+                shutil.rmtree(recovered.folder, ignore_errors=True)
+                raise
+            replaced = self._collections.get(name)
+            self._collections[name] = recovered
+            if replaced is not None:
+                replaced.close()
+                shutil.rmtree(replaced.folder, ignore_errors=True)
+
     def change_aliases(self, aliases: dict[str, str]) -> None:
         """Replaces all aliases."""
         with self._changing:
-            self._check()
+            self.check_writable()
             self._save(aliases=aliases)
 
     def _save(
@@ -177,19 +271,31 @@ class Store:
         """One user less; the last one closes the store."""
         with _registry_lock:
             self._users -= 1
-            if self._users > 0 or self._closed:
-                return
-            self._closed = True
-            _open_stores.pop(str(self.folder), None)
-            if os.getpid() != self._pid:
-                return  # a fork: files and lock belong to the parent
-            try:
-                for collection in self._collections.values():
-                    collection.close()
-            finally:
-                self._lock.release()
-                if self.temporary:
-                    shutil.rmtree(self.folder, ignore_errors=True)
+            if self._users == 0:
+                self._close()
+
+    def close(self) -> None:
+        """Closes the store, whoever still uses it."""
+        with _registry_lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        _open_stores.pop(str(self.folder), None)
+        if os.getpid() != self._pid:
+            return  # a fork: files and lock belong to the parent
+        try:
+            for collection in self._collections.values():
+                collection.stop_optimizing()
+            self._maintenance.stop()
+            for collection in self._collections.values():
+                collection.close()
+        finally:
+            self._lock.release()
+            if self.temporary:
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _retain(self) -> Store:
         self._users += 1
@@ -202,23 +308,24 @@ class Store:
             return self._retain()
 
 
-def open_store(path: str | os.PathLike[str] = MEMORY, **options: Any) -> Store:
+def open_store(path: str | os.PathLike[str] = MEMORY, options: StoreOptions | None = None) -> Store:
     """The store at ``path``, shared with whoever has it open in this process. `Store.release` gives it back.
 
     Args:
         path: A folder, made where it is missing; ":memory:" for a temporary one of one's own, in RAM where the system
             offers that.
+        options: How to run it; the defaults where None. A store that is open already keeps the options it has.
 
     Raises:
         StoreLockedError: Another process has it open.
         StorageError: The folder cannot be written.
     """
+    options = StoreOptions() if options is None else options
     with _registry_lock:
         if str(path) == MEMORY:
-            folder = Path(tempfile.mkdtemp(prefix="situate-", dir=_memory_folder())).resolve()
-            store = Store(folder, temporary=True)
-            _open_stores[str(folder)] = store
-            return store._retain()
+            return _open_temporary(options, None)
+        if options.read_only:
+            return _open_temporary(options, _snapshot_to_read(Path(path).expanduser()))
         folder = Path(path).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -228,11 +335,44 @@ def open_store(path: str | os.PathLike[str] = MEMORY, **options: Any) -> Store:
         found = _open_stores.get(str(folder))
         if found is not None and found._pid == os.getpid():
             return found._retain()
-        store = Store(folder, temporary=False)
+        store = Store(folder, options, temporary=False)
         _open_stores[str(folder)] = store
         return store._retain()
+
+
+def _open_temporary(options: StoreOptions, snapshot: Path | None) -> Store:
+    folder = Path(tempfile.mkdtemp(prefix="situate-", dir=_memory_folder() if snapshot is None else None)).resolve()
+    try:
+        if snapshot is not None:
+            snapshots.unpack(snapshot, folder)
+        store = Store(folder, options, temporary=True)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _open_stores[str(folder)] = store
+    return store._retain()
+
+
+def _snapshot_to_read(path: Path) -> Path:
+    """The snapshot file that ``path`` is, or the newest full one in the store that it is."""
+    if path.is_file():
+        return path
+    found = snapshots.listed(path / snapshots.SNAPSHOTS)
+    if not found:
+        raise StorageError(
+            f"{path} has no snapshot to read: a store can be read beside its writer as of a snapshot only, which the "
+            "writer makes with create_full_snapshot()"
+        )
+    return found[-1]
 
 
 def _memory_folder() -> str | None:
     shared = "/dev/shm"  # noqa: S108 - the RAM disk itself; mkdtemp makes a private folder in it
     return shared if os.path.isdir(shared) and os.access(shared, os.W_OK) else None
+
+
+@atexit.register
+def _close_all() -> None:
+    """Closes what was left open, so that nothing is left to recover and temporary folders are gone."""
+    for store in list(_open_stores.values()):
+        store.close()

@@ -191,8 +191,13 @@ def named_vectors(vectors: Any) -> dict[str, models.VectorParams]:
     return dict(vectors)
 
 
-def edge_config(config: models.CreateCollection) -> edge.EdgeConfig:
-    """The engine's configuration of a shard that holds the whole collection."""
+def edge_config(config: models.CreateCollection, *, wal: bool | None = None) -> edge.EdgeConfig:
+    """The engine's configuration of a shard that holds the whole collection.
+
+    Args:
+        config: The collection's configuration.
+        wal: Whether there is a write-ahead log. Fixed when a shard is made; None leaves it as it is.
+    """
     return edge.EdgeConfig(
         vectors={n: edge_vector_params(p, config.hnsw_config) for n, p in named_vectors(config.vectors).items()},
         sparse_vectors={n: edge_sparse_params(p) for n, p in (config.sparse_vectors or {}).items()},
@@ -202,4 +207,5 @@ def edge_config(config: models.CreateCollection) -> edge.EdgeConfig:
         optimizers=edge_optimizers(config.optimizers_config),
         payload_memory=None if config.payload is None else pick(MEMORY, config.payload.memory, "memory"),
         id_tracker_memory=None if config.id_tracker is None else pick(MEMORY, config.id_tracker.memory, "memory"),
+        wal_enabled=wal,
     )

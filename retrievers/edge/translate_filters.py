@@ -120,7 +120,9 @@ def _geo_line(line: models.GeoLineString) -> list[edge.GeoPoint]:
 
 _MATCHES: dict[type, Callable[[Any], Any]] = {
     # The binding takes a Python bool for the integer that it also is; numpy's it reads as a truth value.
-    models.MatchValue: lambda m: edge.MatchValue(np.bool_(m.value) if isinstance(m.value, bool) else m.value),
+    models.MatchValue: lambda m: edge.MatchValue(
+        cast(bool, np.bool_(m.value)) if isinstance(m.value, bool) else m.value
+    ),
     models.MatchText: lambda m: edge.MatchText(m.text),
     models.MatchTextAny: lambda m: edge.MatchTextAny(m.text_any),
     models.MatchPhrase: lambda m: edge.MatchPhrase(m.phrase),
@@ -149,7 +151,9 @@ _CONDITIONS: dict[type, Callable[[Any], Any]] = {
     models.IsNullCondition: lambda c: edge.IsNullCondition(c.is_null.key),
     models.HasIdCondition: lambda c: edge.HasIdCondition({edge_point_id(i) for i in c.has_id}),
     models.HasVectorCondition: lambda c: edge.HasVectorCondition(c.has_vector),
-    models.SliceCondition: lambda c: edge.SliceCondition(c.slice.total, c.slice.index),
+    models.SliceCondition: lambda c: edge.SliceCondition(  # type: ignore[attr-defined]  # its stub is missing
+        c.slice.total, c.slice.index
+    ),
     models.NestedCondition: lambda c: edge.NestedCondition(c.nested.key, _filter(c.nested.filter)),
     models.Filter: _filter,
 }

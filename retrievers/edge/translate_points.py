@@ -216,7 +216,7 @@ def batch_points(batch: models.Batch) -> list[models.PointStruct]:
         vectors = vectors or [{} for _ in batch.ids]
     else:
         vectors = batch.vectors
-    payloads = batch.payloads or [None] * len(batch.ids)
+    payloads: Sequence[Any] = batch.payloads or [None] * len(batch.ids)
     if not len(batch.ids) == len(vectors) == len(payloads):
         raise InputError(
             f"a batch needs as many ids as vectors and payloads, got {len(batch.ids)}, {len(vectors)}, {len(payloads)}"

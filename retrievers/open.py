@@ -1,0 +1,118 @@
+"""`open_client`: one call for every place that Qdrant runs in."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from situate.chunkers.errors import InputError, ServerError
+
+if TYPE_CHECKING:
+    from qdrant_client import AsyncQdrantClient, QdrantClient
+
+MEMORY = ":memory:"
+_URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+
+
+def open_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **options: Any) -> QdrantClient:
+    """The client for ``target``; all of them are used in the same way.
+
+    Args:
+        target: A folder (an embedded store, see `situate.retrievers.edge.EdgeClient`); ":memory:"; the URL of a
+            server; or the URLs of a cluster's nodes, of which the first that answers is taken: every node of a
+            cluster serves the whole of it.
+        options: Passed to `EdgeClient`, or to `QdrantClient` (``api_key``, ``timeout``, ``prefer_grpc``, ...).
+
+    Raises:
+        StoreLockedError: Another process has the embedded store open.
+        ServerError: No server answered. The message names the URL and never the API key.
+        InputError: The target is none of these.
+    """
+    urls = server_urls(target)
+    if urls is None:
+        from situate.retrievers.edge import EdgeClient
+
+        return EdgeClient(cast("str | os.PathLike[str]", target), **options)
+    from qdrant_client import QdrantClient
+
+    failures = []
+    for url in urls:
+        client = QdrantClient(url=url, **{"check_compatibility": False, **options})
+        try:
+            client.info()
+        except Exception as error:  # noqa: BLE001 - every transport and status has errors of its own
+            client.close()
+            failures.append(f"{shown(url)}: {_reason(error, options)}")
+        else:
+            return client
+    raise ServerError(
+        f"no Qdrant server answered ({'; '.join(failures)}): check that it runs, the URL and the API key, "
+        "or open a folder for an embedded store"
+    )
+
+
+def open_async_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **options: Any) -> AsyncQdrantClient:
+    """The asynchronous client for ``target``; of a cluster the first node. Servers are not asked before the first call.
+
+    Args:
+        target: As for `open_client`.
+        options: As for `open_client`.
+
+    Raises:
+        StoreLockedError: Another process has the embedded store open.
+        InputError: The target is none that is known.
+    """
+    urls = server_urls(target)
+    if urls is None:
+        from situate.retrievers.edge import AsyncEdgeClient
+
+        return AsyncEdgeClient(cast("str | os.PathLike[str]", target), **options)
+    from qdrant_client import AsyncQdrantClient
+
+    return AsyncQdrantClient(url=urls[0], **{"check_compatibility": False, **options})
+
+
+def server_urls(target: str | os.PathLike[str] | Sequence[str]) -> list[str] | None:
+    """The servers that ``target`` names; None where it is an embedded store.
+
+    Raises:
+        InputError: A URL is no http(s) one, or a list of nodes is empty or holds something else.
+    """
+    if isinstance(target, str):
+        if not _URL.match(target):
+            if not target:
+                raise InputError('a store needs a folder, ":memory:" or a URL, got an empty string')
+            return None
+        return [_checked(target)]
+    if isinstance(target, os.PathLike):
+        return None
+    if not isinstance(target, Sequence) or not target or not all(isinstance(node, str) for node in target):
+        raise InputError(f'a store is a folder, ":memory:", a URL or a list of URLs, not {target!r}')
+    return [_checked(node) for node in target]
+
+
+def shown(url: str) -> str:
+    """``url`` without user, password and query, which may hold keys."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, "", ""))
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url) if _URL.match(url) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError(
+            f"{shown(url) if parts else Path(url).name!r} is no http:// or https:// URL of a Qdrant server"
+        )
+    return url
+
+
+def _reason(error: Exception, options: dict[str, Any]) -> str:
+    """What went wrong, without the API key, should a library have put it there."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    key = options.get("api_key")
+    return reason.replace(key, "***") if isinstance(key, str) and key else reason
