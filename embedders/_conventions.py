@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from situate.chunkers.errors import ConventionError, FallbackWarning, InputError
+from situate.chunkers.errors import ConventionError, FallbackWarning, InputError, SituateWarning
 from situate.embedders.families import CLS_LATE, LAST_LATE, STATIC_LATE, Family, Similarity, family_of
 from situate.embedders.models import ResolvedModel, read_json
 from situate.embedders.types import Pooling
@@ -218,11 +218,21 @@ def _pooling(values: Mapping[str, Any], folder: Path) -> Pooling:
     return _POOLINGS[modes[0]]
 
 
-def check_dimensions(dimensions: int | None, full: int) -> None:
-    """Raise where a vector cannot be cut to ``dimensions``.
+def check_dimensions(dimensions: int | None, full: int, family: Family) -> None:
+    """Raise where a vector cannot be cut to ``dimensions``, and warn where the model was not trained for it.
 
     Raises:
         InputError: It is not between 1 and ``full``.
     """
-    if dimensions is not None and not 1 <= dimensions <= full:
+    if dimensions is None:
+        return
+    if not 1 <= dimensions <= full:
         raise InputError(f"dimensions is {dimensions}, but the model's vectors have {full}: ask for 1 to {full}")
+    if dimensions < full and family.source and dimensions not in family.dimensions:
+        trained = ", ".join(map(str, family.dimensions)) or "whole vectors only"
+        warnings.warn(
+            f"models of the family {family.name!r} were trained for {trained}, not to be cut to {dimensions} numbers: "
+            "expect to find less",
+            SituateWarning,
+            stacklevel=3,
+        )

@@ -78,7 +78,7 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
         raise InputError(
             f"context names {unknown[0]!r}, which is no field of Context: {', '.join(Context.__dataclass_fields__)}"
         )
-    if (scheme.late or scheme.situated) and family.late and scheme.residual < 1:
+    if _unsuited(scheme, family) and scheme.residual < 1:
         asked = "late chunking" if scheme.late else "situated windows"
         raise ConventionError(
             f"{asked} with a model of the family {family.name!r} (pooling {family.pooling!r}): {family.late}. "
@@ -139,7 +139,7 @@ def plan(
         return Plan(document, chosen, scheme, token_vectors=token_vectors)
     situating = scheme.late or scheme.situated > 0
     # With weight 1 on the chunk alone the late pass decides nothing, but its token vectors may still be wanted.
-    wants_late = situating and (scheme.residual < 1 or token_vectors) and not family.late
+    wants_late = situating and (scheme.residual < 1 or token_vectors) and not _unsuited(scheme, family)
     wants_alone = not situating or scheme.residual > 0
     late: tuple[SpanText, ...] = ()
     if wants_late and scheme.late:
@@ -237,6 +237,11 @@ def check_finite(vectors: Vectors, what: str) -> None:
         )
 
 
+def _unsuited(scheme: ChunkScheme, family: Family) -> bool:
+    """Whether the scheme pools tokens that the model never trained to be pooled."""
+    return bool(family.late) and (scheme.late or (scheme.situated > 0 and not family.situates))
+
+
 def _alone_text(chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:
     lead = _lead(chunk.context.render(scheme.context))
     title = chunk.context.title
@@ -292,9 +297,10 @@ def _situated_text(document: Document, chunk: Chunk, scheme: ChunkScheme, family
         start += 1
     while chunk.end < end < len(text) and not text[end].isspace():
         end -= 1
-    return family.spans_text(
-        text[start:end],
-        [(chunk.start - start, chunk.end - start)],
+    return family.situated_text(
+        chunk.text,
+        text[start : chunk.start],
+        text[chunk.end : end],
         lead=_lead(chunk.context.render(scheme.context)),
         title=chunk.context.title,
         overlap=scheme.overlap,

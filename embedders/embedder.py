@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from situate.chunkers.errors import ConventionError, InputError, SituateWarning
+from situate.chunkers.errors import ConventionError, InputError, SituateWarning, UnsafeModelError
 from situate.chunkers.types import Chunk, Document
 from situate.embedders._conventions import check_dimensions, conventions
 from situate.embedders._schemes import Plan, check_finite, check_scheme, finish, plan, unit
@@ -157,7 +157,7 @@ class Embedder:
         with self._lock:
             if self._encoder_ is None:
                 encoder = self._given_encoder if self._given_encoder is not None else self._own_encoder()
-                check_dimensions(self._dimensions, encoder.dimension)
+                check_dimensions(self._dimensions, encoder.dimension, self.family)
                 self._encoder_ = encoder
             return self._encoder_
 
@@ -364,6 +364,7 @@ class Embedder:
 
         resolved = self._resolved
         assert resolved is not None  # only another encoder leaves it out
+        self._check_loadable(resolved)
         max_tokens = self._max_tokens
         if max_tokens is None and self.family.max_tokens is not None:
             max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
@@ -381,6 +382,20 @@ class Embedder:
             trust_remote_code=self._trust_remote_code,
             allow_pickle=self._allow_pickle,
         )
+
+    def _check_loadable(self, resolved: ResolvedModel) -> None:
+        """Refuse a model whose vectors would come out wrong without a word."""
+        family = self.family
+        if family.blocked:
+            raise ConventionError(
+                f"model {self.model!r} (family {family.name!r}) cannot be run here: {family.blocked}. Serve it, and "
+                "pass encoder=OpenAIEncoder(...) or another SpanEncoder that asks the server"
+            )
+        if family.remote_code and "AutoModel" in resolved.config.get("auto_map", {}) and not self._trust_remote_code:
+            raise UnsafeModelError(
+                f"model {self.model!r} (family {family.name!r}) gives right vectors only through its repository's own "
+                "code: pass trust_remote_code=True if you have read it and trust its author"
+            )
 
     def _length(self, *candidates: int | None) -> int:
         for value in candidates:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from situate.embedders.types import Pooling, Span, SpanText
@@ -51,7 +51,8 @@ class Family:
         layer_norm: Whether a vector is layer-normalised before it is cut.
         late: Why it is not suited to late chunking and situated windows; "" where it is suited, or where its
             pooling says it (pooling by the first or the last token is not suited).
-        remote_code: Whether its repository's own Python files are needed.
+        remote_code: Whether its repository's own Python files are needed for right vectors.
+        blocked: Why one pass over a text cannot give its vectors, so that it has to be served; "" where it can.
         note: What else a user should know.
         assumed: What was not known of the model and is a guess.
     """
@@ -75,6 +76,7 @@ class Family:
     layer_norm: bool = False
     late: str = ""
     remote_code: bool = False
+    blocked: str = ""
     note: str = ""
     assumed: tuple[str, ...] = ()
 
@@ -127,6 +129,78 @@ class Family:
             window=window,
             overlap=overlap,
         )
+
+    def situated_text(
+        self, chunk: str, before: str, after: str, *, lead: str = "", title: str | None = None, overlap: int = 64
+    ) -> SpanText:
+        """The text that the model reads for a chunk in its neighbourhood: the chunk is pooled, the rest only read.
+
+        Args:
+            chunk: The chunk's own words.
+            before: What stands before it in the document.
+            after: What follows it.
+            lead: Context that leads the text; never pooled.
+            title: The document's title, for instructions that name it.
+            overlap: Tokens that two windows share, where the text is longer than the model reads.
+        """
+        span = (len(before), len(before) + len(chunk))
+        return self.spans_text(before + chunk + after, [span], lead=lead, title=title, overlap=overlap)
+
+    @property
+    def situates(self) -> bool:
+        """Whether it was trained on a way of its own to read a chunk in its neighbourhood (`situated_text`)."""
+        return False
+
+
+@dataclass(frozen=True)
+class FewShotFamily(Family):
+    """A family that reads examples of the task before the query (BGE-ICL).
+
+    Attributes:
+        examples: Queries and their answers.
+    """
+
+    examples: tuple[tuple[str, str], ...] = ()
+
+    def with_examples(self, examples: Iterable[tuple[str, str]]) -> FewShotFamily:
+        """The same family with these pairs of a query and its answer; few and short ones, they are read each time."""
+        return replace(self, examples=tuple(examples))
+
+    def query_instruction(self, task: str | None = None) -> str:
+        """The examples, written like queries with their answers, then what stands before the query itself."""
+        own = super().query_instruction(task)
+        shown = "".join(f"{own}{query}{self.query_suffix}{answer}\n\n" for query, answer in self.examples)
+        return shown + own
+
+
+@dataclass(frozen=True)
+class SitEmbFamily(Family):
+    """SitEmb-v1.5 (Wu et al. 2025): the chunk, its end token, a sentence, the context; pooled at the last token.
+
+    The model is causal, so the first part is the chunk alone: `ChunkScheme.residual` mixes the two as in the paper.
+
+    Attributes:
+        separator: What stands between the chunk and its context.
+    """
+
+    separator: str = (
+        "<|endoftext|>The context in which the chunk is situated is given below. "
+        "Please encode the chunk by being aware of the context. Context: "
+    )
+
+    def situated_text(
+        self, chunk: str, before: str, after: str, *, lead: str = "", title: str | None = None, overlap: int = 64
+    ) -> SpanText:
+        """The chunk followed by its neighbourhood (itself included), pooled as a whole text is."""
+        prefix = self.document_instruction(title)
+        return SpanText(
+            f"{prefix}{chunk}{self.separator}{lead}{before}{chunk}{after}", prefix=len(prefix), overlap=overlap
+        )
+
+    @property
+    def situates(self) -> bool:
+        """True: it was trained on this."""
+        return True
 
 
 def family_of(*names: str) -> Family | None:
