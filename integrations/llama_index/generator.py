@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,7 +118,10 @@ def _gates() -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Sem
 def _blocks(llm: LLM) -> bool:
     """Whether the model's async method is the one that CustomLLM offers: the synchronous one, on the event loop."""
     name = "achat" if llm.metadata.is_chat_model else "acomplete"
-    return isinstance(llm, CustomLLM) and getattr(type(llm), name) is getattr(CustomLLM, name)
+    # Unwrapped, because LlamaIndex wraps the methods of each subclass anew.
+    return isinstance(llm, CustomLLM) and (
+        inspect.unwrap(getattr(type(llm), name)) is inspect.unwrap(getattr(CustomLLM, name))
+    )
 
 
 def _messages(prompt: Prompt) -> list[ChatMessage]:

@@ -126,7 +126,7 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
                     cut.chunks = chunks
             items = [(cut.document, cut.chunks) for cut in cuts]
             vectors = await self.embed_model.embedder.aencode_chunks(items, scheme=self.scheme)
-            parsed += self._finished(cuts, vectors)
+            parsed += await asyncio.to_thread(self._finished, cuts, vectors)
         return parsed
 
     def _postprocess_parsed_nodes(
@@ -171,7 +171,8 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
     def _default_splitter(self) -> Chunker:
         from situate.chunkers import AutoChunker
 
-        return AutoChunker(size=self.chunk_size, tokenizer=self.embed_model.embedder.tokenizer)
+        chunker: Chunker = AutoChunker(size=self.chunk_size, tokenizer=self.embed_model.embedder.tokenizer)
+        return chunker
 
     def _cut_by_chunker(self, chunker: Chunker, source: BaseNode) -> _Cut:
         document = to_document(source)

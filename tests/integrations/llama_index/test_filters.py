@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import (
@@ -35,9 +35,7 @@ TAGS = ["red", "blue", "Blue", "green", "none"]
 @pytest.fixture(scope="module")
 def store() -> SituateVectorStore:
     store = SituateVectorStore()
-    store.add(
-        [TextNode(id_=str(i), text="t", embedding=[1.0, 0.0], metadata=m) for i, m in enumerate(METADATA)]
-    )
+    store.add([TextNode(id_=str(i), text="t", embedding=[1.0, 0.0], metadata=m) for i, m in enumerate(METADATA)])
     return store
 
 
@@ -81,7 +79,9 @@ O = FilterOperator  # noqa: E741 - fourteen of them are named below
 numbers = st.sampled_from([2020, 2021, -3, 1.5, 2.0, 2, 0.0, 0, 5])
 leaves = st.one_of(
     st.builds(one, st.just("name"), st.sampled_from([O.EQ, O.NE]), st.sampled_from(NAMES)),
-    st.builds(one, st.sampled_from(["year", "score"]), st.sampled_from([O.EQ, O.NE, O.GT, O.GTE, O.LT, O.LTE]), numbers),
+    st.builds(
+        one, st.sampled_from(["year", "score"]), st.sampled_from([O.EQ, O.NE, O.GT, O.GTE, O.LT, O.LTE]), numbers
+    ),
     st.builds(one, st.just("name"), st.sampled_from([O.IN, O.NIN]), st.lists(st.sampled_from(NAMES), max_size=3)),
     st.builds(
         one,
@@ -93,9 +93,7 @@ leaves = st.one_of(
         one, st.just("tags"), st.sampled_from([O.ANY, O.ALL]), st.lists(st.sampled_from(TAGS), min_size=1, max_size=3)
     ),
     st.builds(one, st.just("tags"), st.just(O.CONTAINS), st.sampled_from(TAGS)),
-    st.builds(
-        one, st.just("name"), st.sampled_from([O.TEXT_MATCH, O.TEXT_MATCH_INSENSITIVE]), st.sampled_from(NAMES)
-    ),
+    st.builds(one, st.just("name"), st.sampled_from([O.TEXT_MATCH, O.TEXT_MATCH_INSENSITIVE]), st.sampled_from(NAMES)),
     st.builds(
         one,
         st.sampled_from(["name", "tags", "year", "missing", "a b", "ümlaut"]),
@@ -113,7 +111,7 @@ groups = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None)
 @given(filters=groups)
 def test_selects_what_llama_index_selects(store: SituateVectorStore, filters: MetadataFilters) -> None:
     assert selected(store, filters) == expected(filters)
@@ -154,4 +152,6 @@ def test_values_that_do_not_fit_are_refused_by_name() -> None:
 def test_nothing_selects_everything() -> None:
     assert to_qdrant_filter(None) is None
     assert to_qdrant_filter(MetadataFilters(filters=[])) is None
-    assert to_qdrant_filter(MetadataFilters(filters=[MetadataFilters(filters=[])], condition=FilterCondition.OR)) is None
+    assert (
+        to_qdrant_filter(MetadataFilters(filters=[MetadataFilters(filters=[])], condition=FilterCondition.OR)) is None
+    )
