@@ -185,7 +185,7 @@ class Collection:
         from qdrant_client import models
 
         first = models.FieldCondition(key="index", range=models.Range(gte=0, lte=0))
-        where = models.Filter(must=[*(in_documents(document_ids).must or ()), first])  # type: ignore[misc]
+        where = models.Filter(must=[in_documents(document_ids), first])
         known: dict[str, set[str]] = {}
         for payload in self._scroll(where, ["document_id", "document_hash", STATE]):
             if payload.get(STATE) is None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 from situate.chunkers.errors import InputError
 from situate.embedders.types import ChunkScheme
 
-Fusion: TypeAlias = Literal["dbsf", "rrf"]
+Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
 TokenStorage: TypeAlias = Literal["float32", "float16", "uint8"]
 
 
@@ -23,16 +23,16 @@ class LexicalScheme:
             sparse vectors, so this equals mixing the scores, exactly, at no cost per query.
         k: Saturation of term frequency.
         b: Length normalisation, 0 to 1.
-        average_length: The number of terms that counts as an average text.
+        average_length: The number of terms that counts as an average text; 200 tokens of English have about 128.
         language: Stop words and stemmer, by English name; "none" for neither.
         split_identifiers: Also index the words inside camelCase and snake_case identifiers.
     """
 
     context: tuple[str, ...] = ("title", "headings", "sentence", "questions")
-    neighbours: float = 0.35
+    neighbours: float = 0.1
     k: float = 1.2
     b: float = 0.75
-    average_length: float = 256.0
+    average_length: float = 128.0
     language: str = "english"
     split_identifiers: bool = True
 
@@ -57,24 +57,28 @@ class PipelineConfig:
     Attributes:
         dense: How chunks become dense vectors.
         lexical: How they become BM25 vectors; None for dense search alone.
-        fusion: "dbsf" (distribution-based score fusion) or "rrf" (reciprocal rank fusion, Cormack et al. 2009).
+        fusion: "minmax" (the mean of both scores, each brought to [0, 1] over its candidates), "dbsf"
+            (distribution-based score fusion) or "rrf" (reciprocal rank fusion, Cormack et al. 2009). The last two are
+            done by Qdrant within one query.
         rrf_k: The constant of RRF; 60 in the paper.
         prefetch: Candidates taken from each of dense and BM25.
         feedback: Pseudo-relevance feedback, or None.
         token_vectors: Also store one vector per token, in this datatype, for the MaxSim stage (Khattab and Zaharia
             2020); None for not storing them.
         maxsim_depth: Candidates that the MaxSim stage scores.
+        maxsim_weight: Its share in the final score, with "minmax"; Qdrant's own fusion takes one half.
         keys: Metadata keys that filters use; each gets a payload index.
     """
 
     dense: ChunkScheme = field(default_factory=ChunkScheme)
     lexical: LexicalScheme | None = field(default_factory=LexicalScheme)
-    fusion: Fusion = "dbsf"
+    fusion: Fusion = "minmax"
     rrf_k: int = 60
     prefetch: int = 100
     feedback: Feedback | None = None
     token_vectors: TokenStorage | None = None
     maxsim_depth: int = 50
+    maxsim_weight: float = 0.3
     keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -82,6 +86,10 @@ class PipelineConfig:
             raise InputError(
                 f"prefetch={self.prefetch}, maxsim_depth={self.maxsim_depth} and rrf_k={self.rrf_k} must be at least 1"
             )
+        if self.fusion not in ("minmax", "dbsf", "rrf"):
+            raise InputError(f"fusion={self.fusion!r} is not one of 'minmax', 'dbsf', 'rrf'")
+        if not 0 <= self.maxsim_weight <= 1:
+            raise InputError(f"maxsim_weight={self.maxsim_weight} is a share: it must lie between 0 and 1")
 
     @classmethod
     def plain(cls) -> PipelineConfig:
@@ -95,7 +103,7 @@ class PipelineConfig:
 
     @classmethod
     def fast(cls) -> PipelineConfig:
-        """No further pass of the model and no token vectors: neighbour mixing, situated BM25, DBSF."""
+        """No further pass of the model and no token vectors: neighbour mixing, situated BM25."""
         return cls(dense=ChunkScheme(neighbours=0.35))
 
     @classmethod

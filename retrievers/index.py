@@ -405,9 +405,9 @@ def _mean(texts: Sequence[QueryText], by_role: Mapping[str, Vectors]) -> Vectors
     """The weighted mean of the texts' vectors, L2-normalised."""
     rows = {role: iter(vectors) for role, vectors in by_role.items()}
     total = np.sum([text.weight * next(rows[text.role]) for text in texts], axis=0)
-    norm = np.linalg.norm(total)
+    norm = float(np.linalg.norm(total))
     # Texts that cancel each other out leave no direction to search in; the zero vector then finds nothing special.
-    return (total / norm if norm else total).astype(np.float32)
+    return np.asarray(total / norm if norm else total, dtype=np.float32)
 
 
 def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -424,8 +424,8 @@ def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
 
 def _fingerprint(part: object) -> str:
     """What a chunker or situator does, as text that is the same in every process."""
-    if (given := getattr(part, "fingerprint", None)) is not None:
-        return json.dumps(given, sort_keys=True, default=str)
+    if callable(fingerprint := getattr(part, "fingerprint", None)):
+        return json.dumps(fingerprint(), sort_keys=True, default=str)
     return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
 
 

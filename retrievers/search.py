@@ -1,4 +1,4 @@
-"""Hybrid search as one Qdrant query: prefetch dense and BM25, fuse, MaxSim."""
+"""Hybrid search: dense and BM25 candidates, fused, fed back, scored by MaxSim."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
 FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
+#: Point id -> score.
+_Scores: TypeAlias = dict[str, float]
+#: Payload, final score, the score of each stage.
+_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,10 @@ def to_filter(conditions: FilterLike | None) -> models.Filter | None:
 class HybridSearch:
     """Searches one collection by a `PipelineConfig`.
 
-    Everything is one Qdrant query: dense and BM25 candidates are fused, and where token vectors are stored the best
-    are scored by MaxSim and fused with what they had. Feedback costs a second query, because it needs the vectors
-    that the first one found.
+    With "dbsf" or "rrf" everything is one Qdrant query: dense and BM25 candidates are fused, and where token vectors
+    are stored the best of them are scored by MaxSim and fused with what they had. With "minmax", which Qdrant does
+    not offer, both candidate lists come back from one request and are fused here; each hit then tells the score that
+    every stage gave it. Feedback costs a second search either way, because it needs the vectors that the first found.
 
     Args:
         client: Any Qdrant client.
@@ -102,23 +107,95 @@ class HybridSearch:
         """The best ``k`` chunks, best first; ties are broken by document and place.
 
         Raises:
-            InputError: ``k`` is less than 1, or the filter cannot be read.
+            InputError: The filter cannot be read.
         """
         where = to_filter(conditions)
+        if self.config.lexical is None or (vectors.lexical is not None and not len(vectors.lexical.indices)):
+            vectors = replace(vectors, lexical=None)
+        if self.config.token_vectors is None:
+            vectors = replace(vectors, tokens=None)
+        ranked = self._fused_here if self.config.fusion == "minmax" else self._fused_by_qdrant
+        return _newest(ranked(vectors, k, where))[:k]
+
+    # -- fused here ---------------------------------------------------------------------------------------------
+
+    def _fused_here(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
+        stages = self._candidates(vectors, k, where)
+        fused = _fused(stages)
+        feedback = self.config.feedback
+        if feedback is not None and fused:
+            vectors = self._moved(vectors, feedback, self._vectors_of(_best(fused, feedback.top)))
+            stages[DENSE] = self._candidates(replace(vectors, lexical=None), k, where)[DENSE]
+            fused = _fused(stages)
+        final = fused
+        if len(stages) > 1:
+            stages["fused"] = fused
+        if vectors.tokens is not None and fused:
+            candidates = _best(fused, max(k, self.config.maxsim_depth))
+            stages["maxsim"] = self._maxsim(vectors.tokens, candidates)
+            share = self.config.maxsim_weight
+            kept = {point: fused[point] for point in candidates}
+            final = _mean([kept, stages["maxsim"]], [1 - share, share])
+        chosen = _best(final, k)
+        records = {
+            str(record.id): record.payload or {}
+            for record in self.client.retrieve(self.collection, chosen, with_payload=True, with_vectors=False)
+        }
+        return [
+            # A point that was deleted since it was found has no record.
+            (records[point], final[point], {name: scores[point] for name, scores in stages.items() if point in scores})
+            for point in chosen
+            if point in records
+        ]
+
+    def _candidates(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> dict[str, _Scores]:
+        """The best of dense and of BM25, in one request."""
+        from qdrant_client import models
+
+        limit = max(k, self.config.prefetch)
+        queries: dict[str, Any] = {DENSE: vectors.dense.tolist()}
+        if vectors.lexical is not None:
+            queries[BM25] = _sparse(vectors.lexical)
+        requests = [
+            models.QueryRequest(query=query, using=name, filter=where, limit=limit, with_payload=False)
+            for name, query in queries.items()
+        ]
+        answers = self.client.query_batch_points(self.collection, requests)
+        return {
+            name: {str(point.id): float(point.score) for point in answer.points}
+            for name, answer in zip(queries, answers, strict=True)
+        }
+
+    def _maxsim(self, tokens: Vectors, candidates: Sequence[str]) -> _Scores:
+        from qdrant_client import models
+
+        found = self.client.query_points(
+            self.collection,
+            query=tokens.tolist(),
+            using=TOKENS,
+            query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(candidates))]),
+            limit=len(candidates),
+            with_payload=False,
+        )
+        return {str(point.id): float(point.score) for point in found.points}
+
+    def _vectors_of(self, points: Sequence[str]) -> Vectors:
+        records = self.client.retrieve(self.collection, points, with_payload=False, with_vectors=[DENSE])
+        return np.asarray(
+            [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
+        )
+
+    # -- fused by Qdrant ----------------------------------------------------------------------------------------
+
+    def _fused_by_qdrant(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
         feedback = self.config.feedback
         if feedback is not None:
-            vectors = self._moved(vectors, feedback, where)
+            first = self._points(self._query(vectors, k), feedback.top, where, with_vectors=True)
+            dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
+            vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         points = self._points(self._query(vectors, k, final=True), k, where)
-        return _newest(points)[:k]
-
-    def _moved(self, vectors: QueryVectors, feedback: Feedback, where: models.Filter | None) -> QueryVectors:
-        """The query's dense vector moved towards what the fused ranking found first (Rocchio)."""
-        found = self._points(self._query(vectors, feedback.top), feedback.top, where, with_vectors=True)
-        dense = [point.vector[DENSE] for point in found if isinstance(point.vector, dict)]
-        if not dense:
-            return vectors
-        moved = vectors.dense + feedback.beta * np.mean(np.asarray(dense, dtype=np.float32), axis=0)
-        return replace(vectors, dense=(moved / np.linalg.norm(moved)).astype(np.float32))
+        stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
+        return [(point.payload or {}, float(point.score), {stage: float(point.score)}) for point in points]
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
         """The arguments of one Qdrant query that can return ``k`` hits."""
@@ -126,33 +203,25 @@ class HybridSearch:
 
         prefetch = max(k, self.config.prefetch)
         dense = vectors.dense.tolist()
-        if vectors.lexical is None or self.config.lexical is None or not len(vectors.lexical.indices):
+        if vectors.lexical is None:
             fused: dict[str, Any] = {"query": dense, "using": DENSE}
         else:
-            lexical = models.SparseVector(
-                indices=vectors.lexical.indices.tolist(), values=vectors.lexical.values.tolist()
-            )
             fused = {
                 "prefetch": [
                     models.Prefetch(query=dense, using=DENSE, limit=prefetch),
-                    models.Prefetch(query=lexical, using=BM25, limit=prefetch),
+                    models.Prefetch(query=_sparse(vectors.lexical), using=BM25, limit=prefetch),
                 ],
-                "query": self._fusion(),
+                "query": models.RrfQuery(rrf=models.Rrf(k=self.config.rrf_k))
+                if self.config.fusion == "rrf"
+                else models.FusionQuery(fusion=models.Fusion.DBSF),
             }
-        if not final or vectors.tokens is None or self.config.token_vectors is None:
+        if not final or vectors.tokens is None:
             return fused
         # MaxSim orders the best of the fused ranking; its scores and theirs are then fused half and half.
         depth = max(k, self.config.maxsim_depth)
         first = models.Prefetch(**fused, limit=depth)
         second = models.Prefetch(prefetch=first, query=vectors.tokens.tolist(), using=TOKENS, limit=depth)
         return {"prefetch": [first, second], "query": models.FusionQuery(fusion=models.Fusion.DBSF)}
-
-    def _fusion(self) -> models.FusionQuery | models.RrfQuery:
-        from qdrant_client import models
-
-        if self.config.fusion == "rrf":
-            return models.RrfQuery(rrf=models.Rrf(k=self.config.rrf_k))
-        return models.FusionQuery(fusion=models.Fusion.DBSF)
 
     def _points(
         self, query: dict[str, Any], limit: int, where: models.Filter | None, with_vectors: bool = False
@@ -164,6 +233,49 @@ class HybridSearch:
             with_payload=True,
             with_vectors=[DENSE] if with_vectors else False,
         ).points
+
+    @staticmethod
+    def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> QueryVectors:
+        """The query's dense vector moved towards what the fused ranking found first (Rocchio)."""
+        if not len(relevant):
+            return vectors
+        moved = vectors.dense + feedback.beta * relevant.mean(axis=0)
+        return replace(vectors, dense=(moved / np.linalg.norm(moved)).astype(np.float32))
+
+
+def _sparse(vector: SparseVector) -> models.SparseVector:
+    from qdrant_client import models
+
+    return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+
+
+def _fused(stages: Mapping[str, _Scores]) -> _Scores:
+    """One stage alone keeps its own scores (a cosine says more than its place between least and greatest)."""
+    several = list(stages.values())
+    return several[0] if len(several) == 1 else _mean(several)
+
+
+def _mean(stages: Sequence[_Scores], weights: Sequence[float] | None = None) -> _Scores:
+    """The weighted mean of scores, each stage's brought to [0, 1] by its least and its greatest (min-max).
+
+    What a stage did not find counts as its least.
+    """
+    total: _Scores = {}
+    shares = weights if weights is not None else [1 / len(stages)] * len(stages)
+    for scores, share in zip(stages, shares, strict=True):
+        if not scores:
+            continue
+        least, greatest = min(scores.values()), max(scores.values())
+        for point, score in scores.items():
+            # One score, or all the same: nothing tells them apart, and all of them were found.
+            part = (score - least) / (greatest - least) if greatest > least else 1.0
+            total[point] = total.get(point, 0.0) + share * part
+    return total
+
+
+def _best(scores: _Scores, k: int) -> list[str]:
+    """The ``k`` points with the highest scores; ties by id, so that the same search finds the same."""
+    return sorted(scores, key=lambda point: (-scores[point], point))[:k]
 
 
 def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, Any]:
@@ -183,16 +295,15 @@ def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, A
     return {**query, "query_filter": where}
 
 
-def _newest(points: Sequence[models.ScoredPoint]) -> list[Hit]:
-    """Hits of the points, each document in one version: the newest that is complete."""
-    payloads = [point.payload or {} for point in points]
+def _newest(found: Sequence[_Found]) -> list[Hit]:
+    """Hits, each document in one version: the newest that is complete."""
     chosen: dict[str, tuple[bool, int]] = {}
-    for payload in payloads:
+    for payload, _, _ in found:
         name = payload["document_id"]
         chosen[name] = max(chosen.get(name, (False, 0)), _standing(payload))
     hits = [
-        Hit(to_chunk(payload), float(point.score), {"search": float(point.score)})
-        for point, payload in zip(points, payloads, strict=True)
+        Hit(to_chunk(payload), score, stages)
+        for payload, score, stages in found
         if _standing(payload) == chosen[payload["document_id"]]
     ]
     return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.document_id, hit.chunk.index))

@@ -1,0 +1,37 @@
+"""How good is retrieval on a set of judged queries, and is one configuration really better than another?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from situate.chunkers._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from situate.retrievers.evaluation.comparison import Comparison, Interval, compare
+    from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
+    from situate.retrievers.evaluation.measures import evaluate
+
+__all__ = [
+    "Comparison",
+    "EvaluationSet",
+    "Interval",
+    "Judgement",
+    "compare",
+    "evaluate",
+    "load_beir",
+    "load_jsonl",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Comparison": "comparison",
+        "Interval": "comparison",
+        "compare": "comparison",
+        "EvaluationSet": "judgements",
+        "Judgement": "judgements",
+        "load_beir": "judgements",
+        "load_jsonl": "judgements",
+        "evaluate": "measures",
+    },
+)

@@ -1,0 +1,131 @@
+"""Measures of a ranking: nDCG, recall and MRR through ir-measures; recall, precision and IoU of judged excerpts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from situate.chunkers.errors import InputError, MissingExtraError
+from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
+from situate.retrievers.types import Hit
+
+_SPAN_MEASURE = re.compile(r"(?P<what>char_recall|char_precision|char_iou)@(?P<k>\d+)(?P<unit>tokens)?$")
+
+Scores = Mapping[str, NDArray[np.float64]]
+
+
+def evaluate(
+    data: EvaluationSet,
+    search: Callable[[str], Iterable[Hit]],
+    measures: Sequence[str],
+    *,
+    binary: bool = True,
+    count_tokens: Callable[[str], int] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Run every judged query and measure its hits.
+
+    Args:
+        data: Documents are not indexed here; ``search`` is expected to know them.
+        search: Query text -> hits, best first. For measures over documents a document stands where its best chunk does.
+        measures: ir-measures' names over documents ("nDCG@10", "R@100", "RR@10"), and over the characters of judged
+            excerpts (Smith and Troynikov 2024) "char_recall@5", "char_precision@5", "char_iou@5": the union of the
+            first 5 chunks against the union of the excerpts. "char_recall@800tokens" takes as many whole chunks as
+            fit into 800 tokens.
+        binary: Count any grade above 0 as 1.
+        count_tokens: Tokens of a text; needed for a token budget.
+
+    Returns:
+        Measure -> float64 ``[queries]``, in the order of the judged queries.
+
+    Raises:
+        InputError: A measure is unknown or does not fit the judgements.
+    """
+    judged: dict[str, list[Judgement]] = {}
+    for judgement in data.judgements:
+        if judgement.query_id in data.queries and judgement.grade > 0:
+            judged.setdefault(judgement.query_id, []).append(judgement)
+    runs = {query_id: list(search(data.queries[query_id])) for query_id in judged}
+    over_spans = [name for name in measures if _SPAN_MEASURE.match(name)]
+    if over_spans and not data.has_spans:
+        raise InputError(f"{over_spans[0]!r} needs judged excerpts, and {data.name!r} judges whole documents")
+    scores = _over_documents([name for name in measures if name not in over_spans], judged, runs, binary)
+    for name in over_spans:
+        scores[name] = np.array(
+            [_span_score(name, judged[query_id], runs[query_id], count_tokens) for query_id in judged]
+        )
+    return scores
+
+
+def _over_documents(
+    names: Sequence[str], judged: Mapping[str, list[Judgement]], runs: Mapping[str, list[Hit]], binary: bool
+) -> dict[str, NDArray[np.float64]]:
+    if not names:
+        return {}
+    try:
+        import ir_measures
+    except ImportError as error:
+        raise MissingExtraError.of("ir-measures", "evaluation", "measuring rankings") from error
+    try:
+        measures = {name: ir_measures.parse_measure(name) for name in names}
+    except (NameError, ValueError) as error:
+        raise InputError(f"one of {list(names)} is not a measure that ir-measures knows: {error}") from error
+    qrels = [
+        ir_measures.Qrel(query_id, j.document_id, 1 if binary else round(j.grade))
+        for query_id, judgements in judged.items()
+        for j in judgements
+    ]
+    ranked = [
+        # Ranks, not scores: ties must count as the caller saw them.
+        ir_measures.ScoredDoc(query_id, document_id, 1.0 / place)
+        for query_id, hits in runs.items()
+        for place, document_id in enumerate(dict.fromkeys(hit.chunk.document_id for hit in hits), start=1)
+    ]
+    place = {query_id: i for i, query_id in enumerate(judged)}
+    scores = {name: np.zeros(len(judged)) for name in names}
+    name_of = {str(measure): name for name, measure in measures.items()}
+    for metric in ir_measures.iter_calc(list(measures.values()), qrels, ranked):
+        scores[name_of[str(metric.measure)]][place[metric.query_id]] = metric.value
+    return scores
+
+
+def _span_score(
+    name: str, judgements: Sequence[Judgement], hits: Sequence[Hit], count_tokens: Callable[[str], int] | None
+) -> float:
+    match = _SPAN_MEASURE.match(name)
+    if match is None:  # the caller only hands over names that match
+        raise InputError(f"unknown measure {name!r}")
+    limit = int(match["k"])
+    if match["unit"]:
+        if count_tokens is None:
+            raise InputError(f"{name!r} needs count_tokens=, to know how many chunks fit into its budget")
+        taken: list[Hit] = []
+        for hit in hits:
+            limit -= count_tokens(hit.chunk.text)
+            if limit < 0:
+                break
+            taken.append(hit)
+    else:
+        taken = list(hits[:limit])
+    relevant = _characters((j.document_id, span) for j in judgements for span in j.spans or ())
+    retrieved = _characters((hit.chunk.document_id, (hit.chunk.start, hit.chunk.end)) for hit in taken)
+    common = sum(len(relevant[d] & retrieved.get(d, set())) for d in relevant)
+    wanted = sum(map(len, relevant.values()))
+    got = sum(map(len, retrieved.values()))
+    match match["what"]:
+        case "char_recall":
+            return common / wanted if wanted else 0.0
+        case "char_precision":
+            return common / got if got else 0.0
+        case _:
+            return common / (wanted + got - common) if wanted + got else 0.0
+
+
+def _characters(spans: Iterable[tuple[str, tuple[int, int]]]) -> dict[str, set[int]]:
+    """Document -> the characters that the spans cover, each once."""
+    covered: dict[str, set[int]] = {}
+    for document_id, (start, end) in spans:
+        covered.setdefault(document_id, set()).update(range(start, end))
+    return covered
