@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import threading
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from situate.chunkers.errors import ConventionError, InputError, SituateWarning, UnsafeModelError
+from situate.chunkers.errors import InputError, SituateWarning
 from situate.chunkers.types import Chunk, Document
-from situate.embedders._conventions import check_dimensions, conventions
+from situate.embedders._profile import DType, ModelProfile, ModelSettings
 from situate.embedders._schemes import Plan, check_finite, check_scheme, finish, plan, unit
 from situate.embedders.families import Family, Similarity
-from situate.embedders.models import DEFAULT_MODEL, ResolvedModel, resolve_model
+from situate.embedders.models import DEFAULT_MODEL
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Role = Literal["query", "document"]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 Item = tuple[Document, Sequence[Chunk]]
 
 
@@ -93,42 +91,49 @@ class Embedder:
     ) -> None:
         if dimensions is not None and dimensions < 1:
             raise InputError(f"dimensions is {dimensions}: ask for 1 or more, or None for whole vectors")
-        self.model = os.fspath(model)
-        self.scheme = ChunkScheme() if scheme is None else scheme
-        self._query_instruction = query_instruction
-        self._document_instruction = document_instruction
-        self._task = task
-        self._dimensions = dimensions
-        self._pooling = pooling
-        self._given_family = family
-        self._device = device
-        self._dtype: DType = dtype
-        self._max_tokens = max_tokens
-        self._on_overflow: OnOverflow = on_overflow
-        self._revision = revision
-        self._trust_remote_code = trust_remote_code
-        self._allow_pickle = allow_pickle
-        self._given_encoder = encoder
-        self._forget()
-
-    def _forget(self) -> None:
-        self._lock = threading.RLock()
-        self._resolved_: ResolvedModel | None = None
-        self._family_: Family | None = None
-        self._encoder_: SpanEncoder | None = None
+        self._settings = ModelSettings(
+            model=os.fspath(model),
+            query_instruction=query_instruction,
+            document_instruction=document_instruction,
+            task=task,
+            dimensions=dimensions,
+            pooling=pooling,
+            family=family,
+            device=device,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            on_overflow=on_overflow,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            encoder=encoder,
+        )
+        self._scheme = ChunkScheme() if scheme is None else scheme
+        self._profile = ModelProfile(self._settings)
         self._warned_of_window = False
 
     def __getstate__(self) -> dict[str, Any]:
-        handles = ("_lock", "_resolved_", "_family_", "_encoder_", "_warned_of_window")
-        return {name: value for name, value in self.__dict__.items() if name not in handles}
+        return {"settings": self._settings, "scheme": self._scheme}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        self._settings = state["settings"]
+        self._scheme = state["scheme"]
+        self._profile = ModelProfile(self._settings)
+        self._warned_of_window = False
 
     def __repr__(self) -> str:
-        engine = "" if self._given_encoder is None else f", encoder={self._given_encoder!r}"
-        return f"Embedder({self.model!r}, scheme={self.scheme!r}{engine})"
+        engine = "" if self._settings.encoder is None else f", encoder={self._settings.encoder!r}"
+        return f"Embedder({self.model!r}, scheme={self._scheme!r}{engine})"
+
+    @property
+    def model(self) -> str:
+        """The folder or hub id that was given."""
+        return self._settings.model
+
+    @property
+    def scheme(self) -> ChunkScheme:
+        """How chunks become vectors."""
+        return self._scheme
 
     @property
     def family(self) -> Family:
@@ -138,33 +143,23 @@ class Embedder:
             ModelNotFoundError: The model's files cannot be found.
             ConventionError: A convention is one that situate cannot follow.
         """
-        with self._lock:
-            if self._family_ is None:
-                self._family_ = conventions(
-                    self.model,
-                    self._resolved,
-                    family=self._given_family,
-                    query_instruction=self._query_instruction,
-                    document_instruction=self._document_instruction,
-                    task=self._task,
-                    pooling=self._pooling,
-                )
-            return self._family_
+        return self._profile.family
 
     @property
     def encoder(self) -> SpanEncoder:
-        """What turns texts into vectors. Loads no weights."""
-        with self._lock:
-            if self._encoder_ is None:
-                encoder = self._given_encoder if self._given_encoder is not None else self._own_encoder()
-                check_dimensions(self._dimensions, encoder.dimension, self.family)
-                self._encoder_ = encoder
-            return self._encoder_
+        """What turns texts into vectors. Loads no weights.
+
+        Raises:
+            ModelError: The model cannot be used.
+            InputError: ``dimensions`` is more than the model has.
+        """
+        return self._profile.encoder
 
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        return self.encoder.dimension if self._dimensions is None else self._dimensions
+        cut = self._settings.dimensions
+        return self.encoder.dimension if cut is None else cut
 
     @property
     def similarity(self) -> Similarity:
@@ -178,7 +173,7 @@ class Embedder:
         Raises:
             ConventionError: Neither the encoder nor the model's family says.
         """
-        return self._length(self._max_tokens, getattr(self.encoder, "max_tokens", None), self.family.max_tokens)
+        return self._profile.max_tokens
 
     @property
     def trained_tokens(self) -> int:
@@ -187,13 +182,7 @@ class Embedder:
         Raises:
             ConventionError: Neither the encoder nor the model's family says.
         """
-        trained = self._length(
-            self.family.trained_tokens,
-            getattr(self.encoder, "trained_tokens", None),
-            self._max_tokens,
-            self.family.max_tokens,
-        )
-        return min(trained, getattr(self.encoder, "position_limit", trained))
+        return self._profile.trained_tokens
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -203,13 +192,7 @@ class Embedder:
             ModelNotFoundError: The encoder has none of its own, and the model's files are not to be found.
             ModelError: The model has a tokenizer in plain Python only.
         """
-        own = getattr(self.encoder, "tokenizer", None)
-        if own is None:
-            from situate.embedders.encoder import Encoder
-
-            own = Encoder(self.model, revision=self._revision).tokenizer
-        tokenizer: Tokenizer = own
-        return tokenizer
+        return self._profile.tokenizer
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -218,21 +201,10 @@ class Embedder:
         The query's instruction is not part of it, since one index may be asked in many ways (see
         `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of 0.9999.
         """
-        family = self.family
-        resolved = self._resolved
+        scheme = dataclasses.asdict(self._scheme)
         return {
-            "model": self.model if resolved is None else resolved.id,
-            "revision": self._revision,
-            "weights": None if resolved is None else resolved.digest,
-            "document_instruction": family.document,
-            "document_suffix": family.document_suffix,
-            "pooling": family.pooling,
-            "pool_instruction": family.pool_instruction,
-            "normalize": family.normalize,
-            "dimensions": self.dimension,
-            "max_tokens": self._max_tokens,
-            "on_overflow": "window" if self._on_overflow == "window" else "cut",
-            "scheme": {name: list(v) if isinstance(v, tuple) else v for name, v in _fields(self.scheme).items()},
+            **self._profile.fingerprint(),
+            "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
         }
 
     @property
@@ -249,7 +221,7 @@ class Embedder:
         """What the model is sent for a query and for a document, and where that is known from. For people."""
         from situate.embedders._describe import described
 
-        return described(self, self._resolved)
+        return described(self, self._profile.resolved)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """float32 ``[texts, dimension]``, each text written as a query.
@@ -343,71 +315,9 @@ class Embedder:
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "document"), "document", tokens=True), texts)
 
-    @property
-    def _resolved(self) -> ResolvedModel | None:
-        """The model's files; None where another encoder stands for them."""
-        if self._given_encoder is not None:
-            return None
-        with self._lock:
-            if self._resolved_ is None:
-                self._resolved_ = resolve_model(
-                    self.model,
-                    self._revision,
-                    trust_remote_code=self._trust_remote_code,
-                    allow_pickle=self._allow_pickle,
-                )
-            return self._resolved_
-
-    def _own_encoder(self) -> SpanEncoder:
-        from situate.embedders._folder import ModelFolder
-        from situate.embedders._shared import shared_encoder
-
-        resolved = self._resolved
-        assert resolved is not None  # only another encoder leaves it out
-        self._check_loadable(resolved)
-        max_tokens = self._max_tokens
-        if max_tokens is None and self.family.max_tokens is not None:
-            max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
-        return shared_encoder(
-            (str(resolved.path), resolved.digest),
-            model=self.model,
-            pooling=self.family.pooling,
-            normalize=self.family.normalize,
-            pool_prefix=self.family.pool_instruction,
-            device=self._device,
-            dtype=self._dtype,
-            on_overflow=self._on_overflow,
-            max_tokens=max_tokens,
-            revision=self._revision,
-            trust_remote_code=self._trust_remote_code,
-            allow_pickle=self._allow_pickle,
-        )
-
-    def _check_loadable(self, resolved: ResolvedModel) -> None:
-        """Refuse a model whose vectors would come out wrong without a word."""
-        family = self.family
-        if family.blocked:
-            raise ConventionError(
-                f"model {self.model!r} (family {family.name!r}) cannot be run here: {family.blocked}. Serve it, and "
-                "pass encoder=OpenAIEncoder(...) or another SpanEncoder that asks the server"
-            )
-        if family.remote_code and "AutoModel" in resolved.config.get("auto_map", {}) and not self._trust_remote_code:
-            raise UnsafeModelError(
-                f"model {self.model!r} (family {family.name!r}) gives right vectors only through its repository's own "
-                "code: pass trust_remote_code=True if you have read it and trust its author"
-            )
-
-    def _length(self, *candidates: int | None) -> int:
-        for value in candidates:
-            if value is not None:
-                return value
-        raise ConventionError(
-            f"how many tokens model {self.model!r} reads is not known: give max_tokens=, or family= with a record of it"
-        )
-
     async def _aready(self) -> None:
         """Look the model up in a thread: it reads files, once."""
-        if self._encoder_ is None or self._family_ is None:
+        if not self._profile.ready:
             await asyncio.to_thread(lambda: (self.encoder, self.family))
 
     def _written(self, texts: Sequence[str], role: Role) -> list[SpanText]:
@@ -424,7 +334,7 @@ class Embedder:
         return inputs
 
     def _plans(self, items: Sequence[Item], scheme: ChunkScheme | None, token_vectors: bool) -> list[Plan]:
-        chosen = self.scheme if scheme is None else scheme
+        chosen = self._scheme if scheme is None else scheme
         check_scheme(chosen, self.family)
         trained = self.trained_tokens if chosen.late else None
         if chosen.late and trained is not None and (chosen.window or 0) > trained and not self._warned_of_window:
@@ -465,10 +375,10 @@ class Embedder:
 
     def _priority(self, role: Role) -> dict[str, Any]:
         """`Encoder` lets queries go before documents; other encoders need not know of it."""
-        return {"priority": role} if self._given_encoder is None else {}
+        return {"priority": role} if self._settings.encoder is None else {}
 
     def _cut(self, encoded: Encoded) -> Encoded:
-        if self._dimensions is None:
+        if self._settings.dimensions is None:
             return encoded
         tokens = None if encoded.tokens is None else tuple(self._shortened(matrix, True) for matrix in encoded.tokens)
         vectors = self._shortened(encoded.vectors, self.family.normalize)
@@ -478,7 +388,7 @@ class Embedder:
         if self.family.layer_norm and vectors.size:
             # Layer norm without weights; its division is undone by the norm that follows.
             vectors = vectors - vectors.mean(axis=-1, keepdims=True)
-        vectors = vectors[:, : self._dimensions]
+        vectors = vectors[:, : self._settings.dimensions]
         return unit(vectors) if normalize else np.ascontiguousarray(vectors)
 
     def _rows(self, encoded: Sequence[Encoded]) -> Vectors:
@@ -504,7 +414,3 @@ def _checked(texts: Sequence[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
     return texts
-
-
-def _fields(scheme: ChunkScheme) -> dict[str, Any]:
-    return dataclasses.asdict(scheme)

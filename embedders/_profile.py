@@ -1,0 +1,197 @@
+"""What an embedder knows of its model: its settings, files, conventions and encoder, each looked up when needed."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from situate.chunkers.errors import ConventionError, UnsafeModelError
+from situate.embedders._conventions import check_dimensions, conventions
+from situate.embedders.families import Family
+from situate.embedders.models import ResolvedModel, resolve_model
+from situate.embedders.types import OnOverflow, Pooling, SpanEncoder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the user says of the model; `Embedder` documents each."""
+
+    model: str
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+    task: str | None = None
+    dimensions: int | None = None
+    pooling: Pooling | None = None
+    family: Family | None = None
+    device: str = "auto"
+    dtype: DType = "auto"
+    max_tokens: int | None = None
+    on_overflow: OnOverflow = "warn"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    encoder: SpanEncoder | None = None
+
+
+class ModelProfile:
+    """A model, looked up piece by piece: naming it costs nothing, its conventions cost reading a few small files.
+
+    Args:
+        settings: What the user says of it.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._resolved: ResolvedModel | None = None
+        self._family: Family | None = None
+        self._encoder: SpanEncoder | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything has been looked up already, so that asking costs nothing."""
+        return self._encoder is not None and self._family is not None
+
+    @property
+    def resolved(self) -> ResolvedModel | None:
+        """The model's files; None where another encoder stands for them."""
+        if self.settings.encoder is not None:
+            return None
+        with self._lock:
+            if self._resolved is None:
+                self._resolved = resolve_model(
+                    self.settings.model,
+                    self.settings.revision,
+                    trust_remote_code=self.settings.trust_remote_code,
+                    allow_pickle=self.settings.allow_pickle,
+                )
+            return self._resolved
+
+    @property
+    def family(self) -> Family:
+        """The conventions that hold, merged."""
+        with self._lock:
+            if self._family is None:
+                said = self.settings
+                self._family = conventions(
+                    said.model,
+                    self.resolved,
+                    family=said.family,
+                    query_instruction=said.query_instruction,
+                    document_instruction=said.document_instruction,
+                    task=said.task,
+                    pooling=said.pooling,
+                )
+            return self._family
+
+    @property
+    def encoder(self) -> SpanEncoder:
+        """What turns texts into vectors. Loads no weights."""
+        with self._lock:
+            if self._encoder is None:
+                given = self.settings.encoder
+                encoder = given if given is not None else self._own_encoder()
+                check_dimensions(self.settings.dimensions, encoder.dimension, self.family)
+                self._encoder = encoder
+            return self._encoder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, from its encoder or its files."""
+        own = getattr(self.encoder, "tokenizer", None)
+        if own is None:
+            from situate.embedders.encoder import Encoder
+
+            own = Encoder(self.settings.model, revision=self.settings.revision).tokenizer
+        tokenizer: Tokenizer = own
+        return tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that a text is cut to."""
+        return self._length(self.settings.max_tokens, getattr(self.encoder, "max_tokens", None), self.family.max_tokens)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the model was trained to read at once."""
+        encoder = self.encoder
+        trained = self._length(
+            self.family.trained_tokens,
+            getattr(encoder, "trained_tokens", None),
+            self.settings.max_tokens,
+            self.family.max_tokens,
+        )
+        return min(trained, getattr(encoder, "position_limit", trained))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of the model decides a document's vector, as JSON values."""
+        said, family, resolved = self.settings, self.family, self.resolved
+        return {
+            "model": said.model if resolved is None else resolved.id,
+            "revision": said.revision,
+            "weights": None if resolved is None else resolved.digest,
+            "document_instruction": family.document,
+            "document_suffix": family.document_suffix,
+            "pooling": family.pooling,
+            "pool_instruction": family.pool_instruction,
+            "normalize": family.normalize,
+            "dimensions": self.encoder.dimension if said.dimensions is None else said.dimensions,
+            "max_tokens": said.max_tokens,
+            "on_overflow": "window" if said.on_overflow == "window" else "cut",
+        }
+
+    def _own_encoder(self) -> SpanEncoder:
+        from situate.embedders._folder import ModelFolder
+        from situate.embedders._shared import shared_encoder
+
+        resolved = self.resolved
+        assert resolved is not None  # only another encoder leaves it out
+        self._check_loadable(resolved)
+        said = self.settings
+        max_tokens = said.max_tokens
+        if max_tokens is None and self.family.max_tokens is not None:
+            max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
+        return shared_encoder(
+            (str(resolved.path), resolved.digest),
+            model=said.model,
+            pooling=self.family.pooling,
+            normalize=self.family.normalize,
+            pool_prefix=self.family.pool_instruction,
+            device=said.device,
+            dtype=said.dtype,
+            on_overflow=said.on_overflow,
+            max_tokens=max_tokens,
+            revision=said.revision,
+            trust_remote_code=said.trust_remote_code,
+            allow_pickle=said.allow_pickle,
+        )
+
+    def _check_loadable(self, resolved: ResolvedModel) -> None:
+        """Refuse a model whose vectors would come out wrong without a word."""
+        family, model = self.family, self.settings.model
+        if family.blocked:
+            raise ConventionError(
+                f"model {model!r} (family {family.name!r}) cannot be run here: {family.blocked}. Serve it, and pass "
+                "encoder= with a SpanEncoder that asks the server (situate.embedders.OpenAIEncoder, say)"
+            )
+        remote = "AutoModel" in resolved.config.get("auto_map", {})
+        if family.remote_code and remote and not self.settings.trust_remote_code:
+            raise UnsafeModelError(
+                f"model {model!r} (family {family.name!r}) gives right vectors only through its repository's own "
+                "code: pass trust_remote_code=True if you have read it and trust its author"
+            )
+
+    def _length(self, *candidates: int | None) -> int:
+        for value in candidates:
+            if value is not None:
+                return value
+        raise ConventionError(
+            f"how many tokens model {self.settings.model!r} reads is not known: give max_tokens=, or family= with a "
+            "record of it"
+        )
