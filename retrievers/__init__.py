@@ -7,13 +7,47 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.retrievers.config import Feedback, LexicalScheme, PipelineConfig
+    from situate.retrievers.index import Index, IndexReport
     from situate.retrievers.open import open_async_client, open_client
+    from situate.retrievers.pipeline import Retriever
+    from situate.retrievers.search import QueryVectors
+    from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
 
-__all__ = ["open_async_client", "open_client"]
+__all__ = [
+    "Feedback",
+    "Hit",
+    "Index",
+    "IndexReport",
+    "LexicalScheme",
+    "PipelineConfig",
+    "QueryExpander",
+    "QueryText",
+    "QueryVectors",
+    "Reranker",
+    "Retriever",
+    "SearchResult",
+    "Step",
+    "open_async_client",
+    "open_client",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "Feedback": "config",
+        "Hit": "types",
+        "Index": "index",
+        "IndexReport": "index",
+        "LexicalScheme": "config",
+        "PipelineConfig": "config",
+        "QueryExpander": "types",
+        "QueryText": "types",
+        "QueryVectors": "search",
+        "Reranker": "types",
+        "Retriever": "pipeline",
+        "SearchResult": "types",
+        "Step": "types",
         "open_async_client": "open",
         "open_client": "open",
     },

@@ -20,6 +20,7 @@ from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
 from situate.retrievers.config import PipelineConfig
+from situate.retrievers.hyde import mean_vector
 from situate.retrievers.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.payload import STATE, to_chunk
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
@@ -328,17 +329,18 @@ class Index:
     def search_texts(
         self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
-        """`search` with the weighted mean vector of several texts, each embedded in its role (HyDE).
+        """`search` with several texts (HyDE, multi-query): the weighted mean of their vectors, each embedded in its role.
 
-        BM25 and MaxSim use ``query`` itself.
+        BM25 takes the terms of all texts with the roles "query" and "lexical", by their weights; MaxSim takes the
+        first "query" text.
         """
         _check(k, texts)
         if not query.strip():
             return SearchResult(query, ())
         started = time.perf_counter()
         by_role = {role: self._embed[role](written) for role, written in _by_role(texts).items()}
-        tokens = self.embedder.embed_query_tokens([query])[0] if self._uses_tokens else None
-        vectors = QueryVectors(_mean(texts, by_role), self._terms(query), tokens)
+        tokens = self.embedder.embed_query_tokens([asked(query, texts)])[0] if self._uses_tokens else None
+        vectors = QueryVectors(_mean(texts, by_role), self._terms(query, texts), tokens)
         return self._found(query, vectors, k, filter, Step("embed", time.perf_counter() - started))
 
     async def asearch_texts(
@@ -350,8 +352,8 @@ class Index:
             return SearchResult(query, ())
         started = time.perf_counter()
         by_role = {role: await self._aembed[role](written) for role, written in _by_role(texts).items()}
-        tokens = (await self.embedder.aembed_query_tokens([query]))[0] if self._uses_tokens else None
-        vectors = QueryVectors(_mean(texts, by_role), self._terms(query), tokens)
+        tokens = (await self.embedder.aembed_query_tokens([asked(query, texts)]))[0] if self._uses_tokens else None
+        vectors = QueryVectors(_mean(texts, by_role), self._terms(query, texts), tokens)
         embedded = Step("embed", time.perf_counter() - started)
         return await asyncio.to_thread(self._found, query, vectors, k, filter, embedded)
 
@@ -381,33 +383,42 @@ class Index:
     def _uses_tokens(self) -> bool:
         return self.config.token_vectors is not None
 
-    def _terms(self, query: str) -> SparseVector | None:
-        return self._lexical.encode_query(query) if self._lexical else None
+    def _terms(self, query: str, texts: Sequence[QueryText]) -> SparseVector | None:
+        if self._lexical is None:
+            return None
+        first = asked(query, texts)
+        more = [(t.weight, t.text) for t in texts if t.role != "document" and t.weight and t.text != first]
+        return self._lexical.encode_query(first, more)
+
+
+def asked(query: str, texts: Sequence[QueryText]) -> str:
+    """The question as it is put to BM25, MaxSim and rerankers: the first text in the role of a query."""
+    return next((text.text for text in texts if text.role == "query"), query)
 
 
 def _check(k: int, texts: Sequence[QueryText]) -> None:
     if k < 1:
         raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
-    if unknown := {text.role for text in texts} - {"query", "document"}:
-        raise InputError(f"unknown roles {sorted(unknown)}: a text is searched with as 'query' or as 'document'")
-    if not sum(text.weight for text in texts) > 0:
-        raise InputError("the weights of the texts to search with must add up to more than 0")
+    if unknown := {text.role for text in texts} - {"query", "document", "lexical"}:
+        raise InputError(
+            f"unknown roles {sorted(unknown)}: a text is searched with as 'query', as 'document' or as 'lexical'"
+        )
+    if not any(text.weight > 0 for text in texts if text.role != "lexical"):
+        raise InputError("the texts to search with need one query or document with a weight of more than 0")
 
 
 def _by_role(texts: Sequence[QueryText]) -> dict[str, list[str]]:
     written: dict[str, list[str]] = {}
     for text in texts:
-        written.setdefault(text.role, []).append(text.text)
+        if text.role != "lexical":
+            written.setdefault(text.role, []).append(text.text)
     return written
 
 
 def _mean(texts: Sequence[QueryText], by_role: Mapping[str, Vectors]) -> Vectors:
-    """The weighted mean of the texts' vectors, L2-normalised."""
     rows = {role: iter(vectors) for role, vectors in by_role.items()}
-    total = np.sum([text.weight * next(rows[text.role]) for text in texts], axis=0)
-    norm = float(np.linalg.norm(total))
-    # Texts that cancel each other out leave no direction to search in; the zero vector then finds nothing special.
-    return np.asarray(total / norm if norm else total, dtype=np.float32)
+    embedded = [text for text in texts if text.role != "lexical"]
+    return mean_vector(np.array([next(rows[text.role]) for text in embedded]), [text.weight for text in embedded])
 
 
 def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:

@@ -77,9 +77,18 @@ class LexicalEncoder:
     def __getstate__(self) -> dict[str, LexicalScheme]:
         return {"scheme": self.scheme}
 
-    def encode_query(self, text: str) -> SparseVector:
-        """Weight 1 for each distinct term of the query; no terms where all of them are stop words."""
-        return _from_edge(self._bm25.embed_query(self._prepared(text)))
+    def encode_query(self, text: str, more: Sequence[tuple[float, str]] = ()) -> SparseVector:
+        """Weight 1 for each distinct term of the query; no terms where all of them are stop words.
+
+        Args:
+            text: The query.
+            more: Weights and texts whose terms are added (a hypothetical document's, another wording's).
+        """
+        query = _from_edge(self._bm25.embed_query(self._prepared(text)))
+        if not more:
+            return query
+        others = [(weight, _from_edge(self._bm25.embed_query(self._prepared(other)))) for weight, other in more]
+        return _mixed([(1.0, query), *others])
 
     def encode_chunks(self, chunks: Sequence[Chunk]) -> list[SparseVector]:
         """One vector per chunk of one document, in the document's order, neighbours mixed in."""
