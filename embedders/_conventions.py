@@ -145,7 +145,7 @@ def conventions(
     if stored.pooling is not None:
         changes["pooling"] = stored.pooling
         changes["pool_instruction"] = stored.pool_instruction and (family or record).pool_instruction
-    elif known is None and pooling is None and resolved is not None:
+    elif known is None and pooling is None and resolved is not None and not stored.modules:
         assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
     if stored.similarity is not None:
         changes["similarity"] = stored.similarity

@@ -1,0 +1,357 @@
+"""Each family writes queries and documents as its card says, and the folder's and the user's word rule over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from situate.chunkers.errors import ConventionError, FallbackWarning, UnsafeModelError
+from situate.embedders import Embedder, Family, family_of
+from situate.embedders._conventions import StoredConventions, conventions
+from situate.embedders._registry import FAMILIES
+from situate.embedders.families import STATIC_LATE, FewShotFamily
+from situate.embedders.models import resolve_model
+from situate.embedders.types import SpanText
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "document"),
+    [
+        ("intfloat/e5-base-v2", "query: q", "passage: d"),
+        ("intfloat/multilingual-e5-small", "query: q", "passage: d"),
+        (
+            "intfloat/multilingual-e5-large-instruct",
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: q",
+            "d",
+        ),
+        ("BAAI/bge-small-en-v1.5", "Represent this sentence for searching relevant passages: q", "d"),
+        ("BAAI/bge-small-zh-v1.5", "为这个句子生成表示以用于检索相关文章：q", "d"),
+        ("BAAI/bge-m3", "q", "d"),
+        (
+            "BAAI/bge-en-icl",
+            "<instruct>Given a web search query, retrieve relevant passages that answer the query\n"
+            "<query>q\n<response>",
+            "d",
+        ),
+        ("thenlper/gte-small", "q", "d"),
+        ("Alibaba-NLP/gte-modernbert-base", "q", "d"),
+        ("nomic-ai/nomic-embed-text-v1.5", "search_query: q", "search_document: d"),
+        ("jinaai/jina-embeddings-v2-base-en", "q", "d"),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", "query: q", "d"),
+        ("ibm-granite/granite-embedding-125m-english", "q", "d"),
+        (
+            "Qwen/Qwen3-Embedding-0.6B",
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:q",
+            "d",
+        ),
+        ("google/embeddinggemma-300m", "task: search result | query: q", "title: none | text: d"),
+        ("mixedbread-ai/mxbai-embed-large-v1", "Represent this sentence for searching relevant passages: q", "d"),
+        (
+            "hkunlp/instructor-large",
+            "Represent the question for retrieving supporting documents: q",
+            "Represent the document for retrieval: d",
+        ),
+        ("Muennighoff/SGPT-125M-weightedmean-msmarco-specb-bitfit", "[q]", "{d}"),
+        ("sentence-transformers/gtr-t5-base", "q", "d"),
+        ("text-embedding-3-small", "q", "d"),
+    ],
+)
+def test_texts_are_written_as_the_card_says(model, query, document):
+    family = family_of(model)
+    assert family is not None
+    assert family.query_text("q").text == query
+    assert family.document_text("d").text == document
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "INSTRUCTOR", "E5 / multilingual-e5", "E5-instruct", "E5-mistral", "BGE English", "BGE Chinese", "BGE-M3",
+        "BGE-ICL", "GTE", "GTE-Qwen2", "gte-modernbert", "Nomic v1.5", "Jina v2", "Jina v3", "Jina v4",
+        "Arctic-Embed 2",
+        "Granite", "KaLM v1", "KaLM v2", "Qwen3-Embedding", "QZhou", "EmbeddingGemma", "mxbai", "NV-Embed",
+        "Llama-Embed-Nemotron", "LG-ANNA", "SGPT (asymmetric)", "Sentence-T5", "GTR", "SitEmb-v1.5", "SONAR",
+        "Contextual Document Embeddings (cde-small)",
+    ],
+)  # fmt: skip
+def test_the_registry_holds_the_family_with_its_source(wanted):
+    (family,) = [family for family in FAMILIES if family.name == wanted]
+    assert family.source.startswith("https://")
+    assert family.models
+
+
+def test_every_record_can_be_found_pickled_and_is_its_own():
+    names = [family.name for family in FAMILIES]
+    assert len(names) == len(set(names))
+    for family in FAMILIES:
+        assert pickle.loads(pickle.dumps(family)) == family
+        assert all(pattern == pattern.lower() for pattern in family.models)
+        plain = family.models[0].replace("*", "x")
+        assert family_of(plain) == family, f"{plain} is taken by an earlier family"
+        assert family.pooling in ("mean", "cls", "last", "weighted_mean")
+        assert tuple(sorted(family.dimensions)) == family.dimensions
+
+
+def test_a_folder_is_known_by_its_name_and_a_stranger_is_not():
+    known = family_of("models/e5-base-v2")
+    assert known is not None
+    assert known.name == "E5 / multilingual-e5"
+    assert family_of("somebody/something") is None
+    assert family_of("bert-base-uncased") is None
+    first = family_of("somebody/something", "BAAI/bge-m3")
+    assert first is not None
+    assert first.name == "BGE-M3"
+
+
+def test_braces_in_a_text_are_only_text():
+    family = Family(name="x", source="", query="{task}: ", document="{title}: ", task="find")
+    assert family.query_text("{task} {0} {").text == "find: {task} {0} {"
+    assert family.document_text("{title}", title="T").text == "T: {title}"
+    assert family.document_text("d").text == "none: d"
+
+
+def test_few_shot_examples_stand_before_the_query():
+    family = family_of("BAAI/bge-en-icl")
+    assert isinstance(family, FewShotFamily)
+    written = family.with_examples([("a", "b"), ("c", "d")]).query_text("q", task="T")
+    assert written.text == (
+        "<instruct>T\n<query>a\n<response>b\n\n<instruct>T\n<query>c\n<response>d\n\n<instruct>T\n<query>q\n<response>"
+    )
+    assert written.text[written.prefix :] == "q\n<response>"
+
+
+def test_spans_are_moved_behind_instruction_and_lead():
+    family = Family(name="x", source="", document="passage: ")
+    written = family.spans_text("abc def", [(4, 7), (0, 3)], lead="Title\n", window=9, overlap=2)
+    assert written == SpanText("passage: Title\nabc def", ((19, 22), (15, 18)), prefix=15, window=9, overlap=2)
+
+
+def test_sitemb_puts_the_neighbourhood_after_the_chunk():
+    family = family_of("SituatedEmbedding/SitEmb-v1.5-Qwen3")
+    assert family is not None
+    assert family.situates
+    text = family.situated_text("chunk", "before ", " after").text
+    assert text.startswith("chunk<|endoftext|>The context in which the chunk is situated is given below.")
+    assert text.endswith("Context: before chunk after")
+
+
+# What a folder says ------------------------------------------------------------------------------------------------
+
+
+def folder(tmp_path: Path, **files: object) -> Path:
+    """A model folder with only the files that conventions are read from."""
+    for name, value in {"config": {"model_type": "bert"}, **files}.items():
+        path = tmp_path / f"{name.replace('__', '/')}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    return tmp_path
+
+
+MODULES = [
+    {"path": "", "type": "sentence_transformers.models.Transformer"},
+    {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def merged(path: Path, **said: object) -> Family:
+    return conventions(str(path), resolve_model(path), **said)  # type: ignore[arg-type]
+
+
+def test_the_folders_own_files_rule_over_the_registry(tmp_path):
+    path = folder(
+        tmp_path / "bge-small-en-v1.5",
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode_mean_tokens": True, "include_prompt": False}},
+        config_sentence_transformers={"prompts": {"query": "Q> ", "document": ""}, "similarity_fn_name": "dot"},
+        sentence_bert_config={"max_seq_length": 77},
+    )
+    record = merged(path)
+    assert record.name == "BGE English"
+    assert record.query == "Q> "
+    assert (record.pooling, record.pool_instruction, record.max_tokens) == ("mean", False, 77)
+    assert (record.similarity, record.normalize) == ("dot", False)
+    assert record.late == ""
+
+
+def test_prompts_that_are_all_empty_say_nothing(tmp_path):
+    path = folder(
+        tmp_path / "e5-base",
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode": "mean"}},
+        config_sentence_transformers={"prompts": {"query": "", "document": ""}},
+    )
+    assert (merged(path).query, merged(path).document) == ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default", "query", "document"),
+    [
+        ({"query": "q: ", "passage": "p: "}, None, "q: ", "p: "),
+        ({"retrieval.query": "rq ", "retrieval.passage": "rp "}, None, "rq ", "rp "),
+        ({"s2p_query": "s2p: ", "s2s_query": "s2s: "}, None, "s2p: ", ""),
+        ({"query": "q: "}, None, "q: ", ""),
+        ({"both": "b: "}, "both", "b: ", "b: "),
+    ],
+)
+def test_stored_prompts_are_found_by_role(tmp_path, prompts, default, query, document):
+    path = folder(
+        tmp_path,
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode": "mean"}},
+        config_sentence_transformers={"prompts": prompts, "default_prompt_name": default},
+    )
+    assert (merged(path).query, merged(path).document) == (query, document)
+
+
+def test_the_user_rules_over_everything_and_an_empty_instruction_is_not_none(tmp_path):
+    path = folder(tmp_path / "e5-base", modules=MODULES, **{"1_Pooling__config": {"pooling_mode": "cls"}})
+    assert merged(path).query == "query: "
+    assert merged(path, query_instruction="").query == ""
+    assert merged(path, document_instruction="D ").document == "D "
+    assert merged(path).pooling == "cls"
+    assert merged(path, pooling="mean").pooling == "mean"
+    own = Family(name="mine", source="me", query="m ", max_tokens=9)
+    assert merged(path, family=own).query == "m "
+
+
+@pytest.mark.parametrize(
+    ("pooling", "reason"), [("cls", "first token"), ("lasttoken", "last token"), ("mean", ""), ("weightedmean", "")]
+)
+def test_what_is_suited_to_late_chunking_follows_the_pooling(tmp_path, pooling, reason):
+    path = folder(tmp_path, modules=MODULES, **{"1_Pooling__config": {"pooling_mode": pooling}})
+    late = merged(path).late
+    assert reason in late
+    assert bool(reason) == bool(late)
+
+
+def test_static_embeddings_gain_nothing_from_a_document(tmp_path):
+    modules = [{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}]
+    assert merged(folder(tmp_path, modules=modules)).late == STATIC_LATE
+
+
+def test_a_pooling_that_situate_cannot_do_is_an_error(tmp_path):
+    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    path = folder(tmp_path, modules=MODULES, **{"1_Pooling__config": both})
+    with pytest.raises(ConventionError, match=r"cls \+ mean"):
+        StoredConventions.read(path)
+
+
+def test_a_task_fills_the_template_or_names_a_stored_prompt(tmp_path):
+    qwen = folder(
+        tmp_path / "Qwen3-Embedding-0.6B",
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode": "lasttoken"}},
+        config_sentence_transformers={"prompts": {"query": "Instruct: stored\nQuery:", "document": ""}},
+    )
+    assert merged(qwen).query_text("q").text == "Instruct: stored\nQuery:q"
+    assert merged(qwen, task="Find laws").query_text("q").text == "Instruct: Find laws\nQuery:q"
+
+    named = folder(
+        tmp_path / "named",
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode": "mean"}},
+        config_sentence_transformers={"prompts": {"query": "q: ", "clustering": "cluster: "}},
+    )
+    assert merged(named, task="clustering").query == "cluster: "
+    with pytest.raises(ConventionError, match=r"no place for one.*clustering"):
+        merged(named, task="Find laws")
+
+
+def test_an_unknown_model_says_what_was_assumed(tmp_path):
+    path = folder(tmp_path / "mystery")
+    with pytest.warns(FallbackWarning, match=r"mean pooling.*no query and no document instruction"):
+        record = merged(path)
+    assert len(record.assumed) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert merged(path, query_instruction="", document_instruction="", pooling="mean").assumed == ()
+        # sentence-transformers' own files without prompts say that there are none.
+        complete = folder(tmp_path / "complete", modules=MODULES, **{"1_Pooling__config": {"pooling_mode": "mean"}})
+        assert merged(complete).assumed == ()
+
+
+def test_models_that_would_come_out_wrong_are_refused(tmp_path):
+    auto_map = {"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    gte = folder(tmp_path / "gte-Qwen2-1.5B-instruct", config=auto_map, modules=MODULES)
+    with pytest.raises(UnsafeModelError, match="gives right vectors only through its repository's own code"):
+        Embedder(gte).encoder  # noqa: B018
+    cde = folder(tmp_path / "cde-small-v2")
+    with pytest.raises(ConventionError, match="two stages"):
+        Embedder(cde, pooling="mean").encoder  # noqa: B018
+
+
+# Against sentence-transformers itself ---------------------------------------------------------------------------------
+
+VOCABULARY = """
+    [PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat query passage : represent for retrieval red blue house
+    is of city berlin capital it has people old river runs through . , ##s ##ing walk
+""".split()
+TEXTS = ["the cat sat on the mat", "berlin is the capital of a city . it has people", "red house", ""]
+
+
+def saved_model(path: Path, *, pooling: str, prompts: dict | None, include_prompt: bool, normalize: bool) -> Path:
+    """A tiny random BERT, saved by sentence-transformers with these conventions."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    base = path / "base"
+    base.mkdir(parents=True)
+    (base / "vocab.txt").write_text("\n".join(VOCABULARY))
+    BertTokenizerFast(str(base / "vocab.txt"), model_max_length=64).save_pretrained(base)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(base)
+    modules = [Transformer(str(base)), Pooling(32, pooling_mode=pooling, include_prompt=include_prompt)]
+    model = SentenceTransformer(modules=modules + ([Normalize()] if normalize else []), prompts=prompts, device="cpu")
+    model.save(str(path / "model"))
+    return path / "model"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "weightedmean", "max"])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_vectors_equal_sentence_transformers_with_its_prompts(tmp_path, pooling, include_prompt):
+    from sentence_transformers import SentenceTransformer
+
+    if pooling in ("cls", "lasttoken") and not include_prompt:
+        pytest.skip("one token is pooled, and it is no prompt's")
+    prompts = {"query": "query : ", "document": "represent the passage for retrieval : "}
+    path = saved_model(tmp_path, pooling=pooling, prompts=prompts, include_prompt=include_prompt, normalize=True)
+    reference = SentenceTransformer(str(path), device="cpu")
+    embedder = Embedder(path, dtype="float32", device="cpu")
+    np.testing.assert_allclose(embedder.embed_queries(TEXTS), reference.encode_query(TEXTS), atol=2e-6)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), reference.encode_document(TEXTS), atol=2e-6)
+    assert np.abs(embedder.embed_queries(TEXTS) - embedder.embed_documents(TEXTS)).max() > 1e-3 or pooling == "cls"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_without_normalize_and_compared_by_dot_keeps_its_lengths(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    path = saved_model(tmp_path, pooling="mean", prompts=None, include_prompt=True, normalize=False)
+    settings = json.loads((path / "config_sentence_transformers.json").read_text())
+    (path / "config_sentence_transformers.json").write_text(json.dumps({**settings, "similarity_fn_name": "dot"}))
+    embedder = Embedder(path, dtype="float32", device="cpu")
+    vectors = embedder.embed_documents(TEXTS)
+    np.testing.assert_allclose(vectors, SentenceTransformer(str(path), device="cpu").encode(TEXTS), atol=1e-5)
+    assert embedder.similarity == "dot"
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).min() > 0.1
+
+
+def test_records_are_values():
+    family = family_of("BAAI/bge-m3")
+    assert family is not None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        family.query = "x"  # type: ignore[misc]
