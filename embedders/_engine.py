@@ -1,62 +1,37 @@
-"""Token ids -> pooled token vectors, in torch."""
+"""Token ids -> pooled token vectors, in torch: batches, memory, reductions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from situate.embedders._tokens import Ids
+from situate.chunkers.errors import FallbackWarning
+from situate.embedders._forward import choose_forward
+from situate.embedders._packing import Packing
+from situate.embedders._scheduler import Job, Reduction
 from situate.embedders.types import Vectors
 
-Reduction = Literal["sum", "weighted", "max"]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What an engine is asked for.
-
-    Attributes:
-        sequences: Token ids of each pass.
-        segments: int64 ``[segments, 4]``: sequence, first token, one past the last token, weight of the first.
-        reduction: What becomes of a segment's token vectors: their sum, their sum weighted by position, their maximum.
-        kept: int64 ``[kept, 3]``: sequence, first token, one past the last token, of token vectors to hand back.
-    """
-
-    sequences: Sequence[Ids]
-    segments: NDArray[np.int64]
-    reduction: Reduction
-    kept: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What an engine hands back.
-
-    Attributes:
-        reduced: float32 ``[segments, hidden]``.
-        kept: Per row of ``Work.kept``, float32 ``[tokens, hidden]``.
-    """
-
-    reduced: Vectors
-    kept: list[Vectors]
+#: More spans than this in a batch are summed one by one instead of by a product with a matrix of weights.
+_PRODUCT_SEGMENTS = 128
 
 
 class Engine:
-    """A transformers model on one device. Not thread-safe: one thread owns it.
+    """A model on one device. Not thread-safe: its owner sees to it that one thread at a time is inside.
 
     Args:
         folder: The model's folder.
         device: Where it runs.
-        dtype: Format of its weights; pooling is float32 always.
+        dtype: Format to compute in; pooling is float32 always.
         trust_remote_code: Run the folder's own Python files.
         allow_pickle: Read pickled weights.
-        batch_tokens: Most tokens of one pass over the model, padding included.
+        batch_tokens: Most tokens of one pass over the model; None: what suits the device.
+        max_tokens: Longest sequence that will come.
     """
 
     def __init__(
@@ -67,106 +42,141 @@ class Engine:
         *,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
+        max_tokens: int = 512,
     ) -> None:
+        chosen = choose_forward(
+            folder,
+            device,
+            dtype,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            max_tokens=max_tokens,
+        )
+        if chosen.warning is not None:
+            warnings.warn(f"model {folder.name!r}: {chosen.warning}", FallbackWarning, stacklevel=2)
         self.device = device
-        self.batch_tokens = batch_tokens
-        self.model = load_model(folder, device, dtype, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-        self.hidden_size = int(self.model.config.get_text_config().hidden_size)
-        self._pad = int(getattr(self.model.config, "pad_token_id", None) or 0)
+        self.packed = chosen.packed
+        self.hidden_size = chosen.hidden_size
+        self.batch_tokens = batch_tokens or (_cpu_budget(chosen.hidden_size) if device.type == "cpu" else 32768)
+        self._forward = chosen.forward
+        self._after = chosen.after
+        self._unwritten: list[Callable[[], None]] = []
 
-    def run(self, work: Work) -> Done:
-        """Run every sequence once and reduce what was asked for."""
-        lengths = np.array([len(ids) for ids in work.sequences], dtype=np.int64)
-        reduced = np.zeros((len(work.segments), self.hidden_size), dtype=np.float32)
-        kept: list[Vectors] = [np.zeros((0, self.hidden_size), dtype=np.float32)] * len(work.kept)
+    def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+        """Run these sequences of these jobs in one pass, or in more where memory does not suffice."""
+        if len(parts) == 1:
+            job, taken = parts[0]
+            self._attempt([(job, int(i)) for i in taken])
+            return
+        rows = [(job, int(i)) for job, taken in parts for i in taken]
+        self._attempt(sorted(rows, key=lambda row: -row[0].lengths[row[1]]))
+
+    def settle(self) -> None:
+        """Return when the results of all passes so far have been written."""
+        for write in self._unwritten:
+            write()
+        self._unwritten.clear()
+
+    def _attempt(self, rows: list[tuple[Job, int]]) -> None:
+        try:
+            self._run(rows)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(rows) == 1:
+                raise
+            # Half a batch may fit; and what did not fit once will not fit the next time either.
+            self.batch_tokens = max(256, self.batch_tokens // 2)
+            self.settle()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            middle = len(rows) // 2
+            self._attempt(rows[:middle])
+            self._attempt(rows[middle:])
+
+    def _run(self, rows: list[tuple[Job, int]]) -> None:
+        """One pass over ``rows``, which are in order of length."""
+        sequences = [job.work.sequences[i] for job, i in rows]
+        packing = Packing.of([len(ids) for ids in sequences], self.device)
+        ids = torch.from_numpy(sequences[0] if len(rows) == 1 else np.concatenate(sequences))
         with torch.inference_mode():
-            for batch in batches(lengths, self.batch_tokens):
-                self._run_batch(work, batch, lengths, reduced, kept)
-        return Done(reduced, kept)
+            hidden = self._forward(ids.to(self.device, non_blocking=True), packing)
+            if self._after is not None:
+                self._after()
+            places: dict[int, tuple[Job, NDArray[np.int64]]] = {}
+            for (job, i), start in zip(rows, accumulate(packing.lengths, initial=0), strict=False):
+                if id(job) not in places:
+                    places[id(job)] = job, np.full(len(job.lengths), -1, dtype=np.int64)
+                places[id(job)][1][i] = start
+            self._reduce(hidden, list(places.values()))
 
-    def _run_batch(
-        self, work: Work, batch: NDArray[np.int64], lengths: NDArray[np.int64], reduced: Vectors, kept: list[Vectors]
-    ) -> None:
-        hidden = self._padded([work.sequences[i] for i in batch])
-        offsets = np.full(len(lengths), -1, dtype=np.int64)
-        offsets[batch] = np.cumsum(lengths[batch]) - lengths[batch]
-        rows = np.flatnonzero(offsets[work.segments[:, 0]] >= 0)
-        if len(rows):
-            chosen = work.segments[rows]
-            reduced[rows] = reduce_segments(hidden, chosen, offsets[chosen[:, 0]], work.reduction).cpu().numpy()
-        for row in np.flatnonzero(offsets[work.kept[:, 0]] >= 0) if len(work.kept) else ():
-            sequence, start, end = work.kept[row]
-            at = offsets[sequence]
-            kept[row] = hidden[at + start : at + end].float().cpu().numpy()
+    def _reduce(self, hidden: torch.Tensor, places: list[tuple[Job, NDArray[np.int64]]]) -> None:
+        """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""
+        found = []
+        for job, starts in places:
+            at = starts[job.work.segments[:, 0]]
+            rows = np.flatnonzero(at >= 0)
+            segments = job.work.segments[rows, 1:]
+            found.append(
+                (job, rows, np.column_stack([at[rows] + segments[:, 0], at[rows] + segments[:, 1], segments[:, 2]]))
+            )
+            if len(job.work.kept):
+                for row in np.flatnonzero(starts[job.work.kept[:, 0]] >= 0).tolist():
+                    sequence, first, last = job.work.kept[row].tolist()
+                    begin = int(starts[sequence])
+                    self._write_kept(job.result.kept, row, hidden[begin + first : begin + last])
+        segments = found[0][2] if len(found) == 1 else np.concatenate([f[2] for f in found])
+        if not len(segments):
+            return
+        reduced = reduce_segments(hidden, segments, places[0][0].work.reduction)
 
-    def _padded(self, sequences: Sequence[Ids]) -> torch.Tensor:
-        """Token vectors ``[all tokens, hidden]`` of the sequences, one behind the other."""
-        longest = max(len(ids) for ids in sequences)
-        ids = torch.full((len(sequences), longest), self._pad, dtype=torch.long)
-        mask = torch.zeros((len(sequences), longest), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.from_numpy(np.asarray(sequence))
-            mask[row, : len(sequence)] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        output: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return output[mask.bool()]
+        def write() -> None:
+            vectors = reduced.cpu().numpy()
+            start = 0
+            for job, rows, _ in found:
+                job.result.reduced[rows] = vectors[start : start + len(rows)]
+                start += len(rows)
+
+        # On a GPU the copy would wait for the pass, and the next one could not be prepared meanwhile.
+        self._unwritten.append(write) if self.device.type == "cuda" else write()
+
+    def _write_kept(self, kept: list[Vectors], row: int, tokens: torch.Tensor) -> None:
+        tokens = tokens.float()
+
+        def write() -> None:
+            # A copy: a view would keep the whole pass in memory for as long as one of its spans is held.
+            kept[row] = tokens.cpu().numpy().copy()
+
+        self._unwritten.append(write) if self.device.type == "cuda" else write()
 
 
-def batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
-    """Sequences in order of length, longest first, cut where a padded batch would hold more than ``budget`` tokens."""
-    order = np.argsort(-lengths, kind="stable")
-    found: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        found.append(order[start : start + size])
-        start += size
-    return found
-
-
-def reduce_segments(
-    hidden: torch.Tensor, segments: NDArray[np.int64], offsets: NDArray[np.int64], reduction: Reduction
-) -> torch.Tensor:
+def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction: Reduction) -> torch.Tensor:
     """float32 ``[segments, hidden]`` of packed token vectors, whatever their format.
 
     Args:
         hidden: ``[tokens, hidden]``.
-        segments: As in `Work`.
-        offsets: Where each segment's sequence begins in ``hidden``.
+        segments: int64 ``[segments, 3]``: first row of ``hidden``, one past the last, weight of the first.
+        reduction: As in `Work`.
     """
-    sizes = segments[:, 2] - segments[:, 1]
+    first, last = segments[:, 0], segments[:, 1]
+    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS:
+        weights = np.zeros((len(segments), len(hidden)), dtype=np.float32)
+        for row, (a, b, weight) in enumerate(segments.tolist()):
+            weights[row, a:b] = 1.0 if reduction == "sum" else np.arange(weight, weight + b - a)
+        return torch.from_numpy(weights).to(hidden.device) @ hidden.float()
+    sizes = last - first
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    source = torch.from_numpy(np.repeat(offsets + segments[:, 1], sizes) + within).to(hidden.device)
+    source = torch.from_numpy(np.repeat(first, sizes) + within).to(hidden.device)
     target = torch.from_numpy(np.repeat(np.arange(len(segments)), sizes)).to(hidden.device)
     tokens = hidden[source].float()
-    if reduction == "weighted":
-        weights = np.repeat(segments[:, 3], sizes) + within
-        tokens = tokens * torch.from_numpy(weights.astype(np.float32)).to(hidden.device)[:, None]
     if reduction == "max":
         out = tokens.new_full((len(segments), hidden.shape[1]), float("-inf"))
         return out.index_reduce_(0, target, tokens, "amax")
+    if reduction == "weighted":
+        weights = (np.repeat(segments[:, 2], sizes) + within).astype(np.float32)
+        tokens = tokens * torch.from_numpy(weights).to(hidden.device)[:, None]
     return tokens.new_zeros((len(segments), hidden.shape[1])).index_add_(0, target, tokens)
 
 
-def load_model(
-    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, allow_pickle: bool
-) -> Any:
-    """The transformers model of a folder, for inference; of an encoder-decoder only the encoder."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=trust_remote_code
-    )
-    classes = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
-    factory = getattr(transformers, classes.get(config.model_type, "AutoModel"))
-    extra = {} if config.model_type in classes else {"trust_remote_code": trust_remote_code}
-    model = factory.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=None if allow_pickle else True,
-        **extra,
-    )
-    return model.to(device).eval()
+def _cpu_budget(hidden_size: int) -> int:
+    """Tokens of a pass whose widest intermediate still fits the cache: 2,048 at a hidden size of 384."""
+    return int(np.clip(2048 * 384 // hidden_size, 1024, 4096))

@@ -10,7 +10,7 @@ from typing import Any
 from situate.chunkers.errors import ModelNotFoundError
 
 #: Position tables of these start after the padding id, so two of their rows are never used.
-_OFFSET_POSITIONS = frozenset(
+OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "xmod", "data2vec-text"}
 )
 _UNLIMITED = 1 << 30
@@ -68,7 +68,7 @@ class ModelFolder:
         limit = text_config.get("max_position_embeddings") or text_config.get("n_positions") or _UNLIMITED
         if model_type in ("t5", "mt5", "umt5"):
             limit = _UNLIMITED  # relative positions; n_positions is only what it was pre-trained at
-        if model_type in _OFFSET_POSITIONS:
+        if model_type in OFFSET_POSITIONS:
             limit -= int(config.get("pad_token_id") or 0) + 1
         trained = _dict(transformer / "sentence_bert_config.json").get("max_seq_length")
         if not trained:

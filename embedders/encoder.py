@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ import numpy as np
 from situate.chunkers.errors import InputError, NonFiniteVectorError, TruncationWarning
 from situate.embedders._folder import ModelFolder
 from situate.embedders._pooling import Part, Reading, ReadingRules, combined, normalised, pooled_parts, read
+from situate.embedders._scheduler import Done, Priority, Reduction, Scheduler, Work
 from situate.embedders._tokens import TextTokenizer
 from situate.embedders.models import resolve_model
 from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText, Vectors
@@ -22,11 +24,7 @@ from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText, Vect
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from situate.embedders._engine import Done, Reduction, Work
     from situate.embedders._heads import Heads
-    from situate.embedders._scheduler import Scheduler
-
-Priority = Literal["query", "document"]
 
 #: Texts that are tokenized and run together; what bounds the memory of a call with very many.
 _SLICE_TEXTS = 4096
@@ -234,10 +232,16 @@ class Encoder:
             ModelError: The model cannot be loaded.
         """
         results: list[Encoded] = []
+        scheduler = self._scheduler
         bar = _progress_bar(len(inputs)) if progress else None
         for start, part in _slices(inputs):
             readings = self._read(part, start)
-            done = self._scheduler.submit(self._work(readings, token_vectors), priority).result()
+            work = self._work(readings, token_vectors)
+            done = scheduler.run_now(work)
+            if done is None:
+                future = scheduler.submit(work, priority)
+                assert future is not None
+                done = future.result()
             results += self._finish(readings, done, token_vectors)
             if bar is not None:
                 bar.update(len(part))
@@ -251,13 +255,18 @@ class Encoder:
     ) -> list[Encoded]:
         """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
         results: list[Encoded] = []
-        if self._scheduler_ is None:
-            await asyncio.to_thread(lambda: self._scheduler)
+        scheduler = self._scheduler_
+        if scheduler is None:
+            scheduler = await asyncio.to_thread(lambda: self._scheduler)
         for start, part in _slices(inputs):
             # A query is tokenized faster than a thread is woken.
             small = sum(len(item.text) for item in part) < 2000
             readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
-            future = self._scheduler.submit(self._work(readings, token_vectors), priority)
+            work = self._work(readings, token_vectors)
+            future = scheduler.submit(work, priority, block=False)
+            if future is None:
+                future = await asyncio.to_thread(scheduler.submit, work, priority)
+                assert future is not None
             done = await asyncio.wrap_future(future)
             results += self._finish(readings, done, token_vectors)
         self._warn_of_loss(results)
@@ -298,7 +307,6 @@ class Encoder:
         from situate.embedders._devices import chosen_device, chosen_dtype
         from situate.embedders._engine import Engine
         from situate.embedders._heads import Heads
-        from situate.embedders._scheduler import Scheduler
 
         resolved = resolve_model(
             self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
@@ -311,10 +319,14 @@ class Encoder:
             chosen_dtype(self._dtype, device),
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
-            batch_tokens=self.batch_tokens or 4096,
+            batch_tokens=self.batch_tokens,
+            max_tokens=self.max_tokens,
         )
         self._heads_ = Heads.load(self.folder.heads, allow_pickle=self.allow_pickle)
-        return Scheduler(engine.run)
+        scheduler = Scheduler(engine)
+        # The thread must not outlive its encoder, nor the interpreter.
+        weakref.finalize(self, scheduler.close, drain=False)
+        return scheduler
 
     def _read(self, inputs: Sequence[SpanText], first: int) -> list[Reading]:
         rules = ReadingRules(
@@ -333,8 +345,6 @@ class Encoder:
         ]
 
     def _work(self, readings: Sequence[Reading], token_vectors: bool) -> Work:
-        from situate.embedders._engine import Work
-
         sequences = [ids for reading in readings for ids in reading.sequences]
         segments: list[tuple[int, int, int, int]] = []
         kept: list[tuple[int, int, int]] = []

@@ -1,0 +1,257 @@
+"""Attention over packed sequences: no token sees another sequence, and no padding is computed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from situate.embedders._packing import Packing, Run
+
+#: The name under which transformers' models find `transformers_attention`.
+NAME = "situate_packed"
+
+#: Scores held at once on CPU: about the size at which they still fit the cache.
+_CPU_SCORES = 1 << 20
+#: Sums of exponentials between these cannot have lost anything that matters to overflow or underflow.
+_SMALLEST_SUM, _LARGEST_SUM = 1e-18, 1e30
+
+
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    *,
+    scale: float,
+    causal: bool = False,
+    window: int | None = None,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Each sequence attends to itself.
+
+    Args:
+        query: ``[tokens, heads, head size]``, strided as it may be.
+        key: ``[tokens, key heads, head size]``; fewer heads than the query's are shared (grouped queries).
+        value: As ``key``.
+        packing: Where the sequences lie.
+        scale: Factor of the scores.
+        causal: A token sees none behind it.
+        window: A token sees another only if they are less than this apart.
+        bias: ``[heads, longest, longest]`` or larger, added to the scores; it depends on the distance alone.
+
+    Returns:
+        ``[tokens, heads * head size]``.
+    """
+    if window is not None and packing.longest <= window:
+        window = None
+    if query.device.type == "cuda" and bias is None and query.dtype in (torch.float16, torch.bfloat16):
+        kernel = _varlen_kernel()
+        if kernel is not None:
+            return kernel(query, key, value, packing, scale, causal, window).flatten(1)
+    plain = (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and not causal
+        and window is None
+        and bias is None
+        and query.shape[1] == key.shape[1]
+    )
+    if len(packing.runs) == 1:
+        return _run(query, key, value, packing.runs[0], packing, plain, scale, causal, window, bias)
+    out = query.new_empty((query.shape[0], query.shape[1] * query.shape[2]))
+    for run in packing.runs:
+        tokens = slice(run.start, run.start + run.count * run.length)
+        parts = query[tokens], key[tokens], value[tokens]
+        out[tokens] = _run(*parts, run, packing, plain, scale, causal, window, bias)
+    return out
+
+
+def transformers_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    position_bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """`packed_attention` as transformers' attention interface calls it, on ``[1, heads, tokens, head size]``.
+
+    Further keyword arguments are taken and left alone, as the interface asks: models hand over what concerns other
+    implementations.
+
+    Raises:
+        NotImplementedError: The model asks for something that packing does not do here, or hands no packing down.
+    """
+    if packing is None or softcap is not None or s_aux is not None or query.shape[0] != 1:
+        raise NotImplementedError("this model's attention cannot be packed")
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", True))
+    # Rotary embeddings in float32 lift queries and keys to float32; values keep the format to compute in.
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    bias = None if position_bias is None else position_bias[0, :, : packing.longest, : packing.longest]
+    out = packed_attention(
+        query,
+        key,
+        value,
+        packing,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        causal=is_causal,
+        window=sliding_window,
+        bias=bias,
+    )
+    return out.view(1, query.shape[0], query.shape[1], -1), None
+
+
+def register() -> None:
+    """Make `transformers_attention` known to transformers under `NAME`; again is harmless."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, transformers_attention)
+
+
+def _run(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    run: Run,
+    packing: Packing,
+    plain: bool,
+    scale: float,
+    causal: bool,
+    window: int | None,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of the sequences of one run, ``[count * length, heads * head size]``."""
+    q, k, v = (x.reshape(run.count, run.length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+    if plain:
+        return _matmul_attention(q, k, v, scale)
+    mask = None
+    if window is not None and run.length > window:
+        mask = packing.kept((run.length, causal, window), lambda: _window_mask(run.length, causal, window, q.device))
+        causal = False
+    if bias is not None:
+        cut = bias[:, : run.length, : run.length].to(q.dtype)
+        mask = cut if mask is None else cut.masked_fill(~mask, float("-inf"))
+    out = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2).reshape(run.count * run.length, -1)
+
+
+def _matmul_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    """Attention in bfloat16 on CPU by two batched products, in blocks that fit the cache.
+
+    Half the time of scaled_dot_product_attention, whose CPU kernel multiplies small tiles. A softmax is its
+    exponentials over their sum; subtracting the maximum first only guards against overflow, and costs as much as all
+    the rest. So it is left out, and a block whose sums came near the format's limits is computed again with it.
+    """
+    count, heads, length, size = q.shape
+    if scale != 1.0:
+        q = q * scale
+    keys = k.transpose(-1, -2)
+    out = q.new_empty((count, length, heads, size)).transpose(1, 2)
+    rows = min(length, max(32, _CPU_SCORES // (heads * length)))
+    step = max(1, _CPU_SCORES // (heads * length * rows))
+    for first in range(0, count, step):
+        block = slice(first, first + step)
+        for top in range(0, length, rows):
+            part = slice(top, top + rows)
+            scores = torch.matmul(q[block, :, part], keys[block])
+            weights = scores.exp_()
+            sums = weights.sum(-1, keepdim=True, dtype=torch.float32)
+            low, high = torch.aminmax(sums)
+            if low.item() < _SMALLEST_SUM or not high.item() < _LARGEST_SUM:
+                weights = torch.softmax(torch.matmul(q[block, :, part], keys[block]), -1)
+                out[block, :, part] = torch.matmul(weights, v[block])
+            else:
+                out[block, :, part] = torch.matmul(weights, v[block]) / sums
+    return out.transpose(1, 2).reshape(count * length, heads * size)
+
+
+def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
+    """bool ``[length, length]``: who sees whom."""
+    at = torch.arange(length, device=device)
+    distance = at[:, None] - at[None, :]
+    mask = distance.abs() < window if window is not None else torch.ones_like(distance, dtype=torch.bool)
+    return mask & (distance >= 0) if causal else mask
+
+
+_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float, bool, int | None], torch.Tensor]
+
+
+@lru_cache(maxsize=1)
+def _varlen_kernel() -> _Kernel | None:
+    """A CUDA kernel for sequences of unequal length: flash-attn's where it is installed, else torch's own."""
+    if importlib.util.find_spec("flash_attn") is not None:
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found, unused-ignore]
+
+        def flash(
+            q: torch.Tensor,
+            k: torch.Tensor,
+            v: torch.Tensor,
+            packing: Packing,
+            scale: float,
+            causal: bool,
+            window: int | None,
+        ) -> torch.Tensor:
+            side = -1 if window is None else window - 1
+            out: torch.Tensor = flash_attn_varlen_func(
+                q,
+                k,
+                v,
+                packing.bounds,
+                packing.bounds,
+                packing.longest,
+                packing.longest,
+                softmax_scale=scale,
+                causal=causal,
+                window_size=(side, 0 if causal else side),
+            )
+            return out
+
+        return flash
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+
+    def varlen(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        packing: Packing,
+        scale: float,
+        causal: bool,
+        window: int | None,
+    ) -> torch.Tensor:
+        side = -1 if window is None else window - 1
+        out = varlen_attn(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            packing.bounds,
+            packing.bounds,
+            packing.longest,
+            packing.longest,
+            scale=scale,
+            window_size=(side, 0 if causal else side),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        assert isinstance(out, torch.Tensor)
+        return out
+
+    return varlen

@@ -1,0 +1,142 @@
+"""Linear layers with weights laid out ahead for oneDNN: a fifth faster in bfloat16, nearly twice in float32.
+
+The operators are torch's own but private (torch.compile uses them). So everything here is behind `prepacking_works`,
+which compares them with the public operator once, and the layers fall back to that.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
+
+#: (attribute, scalars, algorithm) as torch.ops.mkldnn._linear_pointwise takes them.
+_FUSED: dict[Activation, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "gelu_tanh": ("gelu", [], "tanh"),
+    "relu": ("relu", [], ""),
+}
+_TYPICAL_TOKENS = 2048
+
+
+class Casts:
+    """Casts a tensor to one format, once for several layers that read the same tensor one after the other."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._source: torch.Tensor | None = None
+        self._cast: torch.Tensor | None = None
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == self.dtype:
+            return tensor
+        if tensor is not self._source or self._cast is None:
+            self._source, self._cast = tensor, tensor.to(self.dtype)
+        return self._cast
+
+    def forget(self) -> None:
+        """Let go of the last tensor."""
+        self._source = self._cast = None
+
+
+class Projection:
+    """``activation(x @ weight.T + bias)`` in one format, on prepacked weights where that works.
+
+    Args:
+        weight: ``[out, in]``, any format.
+        bias: ``[out]`` or None.
+        dtype: Format to compute in.
+        device: Where it runs.
+        activation: What is applied to the result.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        activation: Activation = "none",
+    ) -> None:
+        weight = weight.detach().to(device, dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
+        self.activation = activation
+        self.prepacked = device.type == "cpu" and prepacking_works(dtype)
+        if self.prepacked:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+        self.weight = weight
+        self._fused = _FUSED[activation]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""
+        if self.prepacked:
+            attribute, scalars, algorithm = self._fused
+            out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                x, self.weight, self.bias, attribute, scalars, algorithm
+            )
+            return out
+        return activated(functional.linear(x, self.weight, self.bias), self.activation)
+
+
+class PrepackedLinear(torch.nn.Module):
+    """Takes the place of a ``torch.nn.Linear`` in a transformers model."""
+
+    def __init__(self, linear: torch.nn.Linear, casts: Casts, device: torch.device) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.projection = Projection(linear.weight, linear.bias, casts.dtype, device)
+        self.casts = casts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.casts(x))
+
+
+def prepack(model: torch.nn.Module, dtype: torch.dtype) -> Casts | None:
+    """Replace the model's linear layers by prepacked ones that compute in ``dtype``; None where that does not work.
+
+    All else (embeddings, norms, the residual stream) keeps its format: with float32 there, bfloat16 products cost
+    next to nothing in accuracy.
+    """
+    if not prepacking_works(dtype):
+        return None
+    casts = Casts(dtype)
+    device = torch.device("cpu")
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(parent, name, PrepackedLinear(child, casts, device))
+    return casts
+
+
+def activated(x: torch.Tensor, activation: Activation) -> torch.Tensor:
+    """``activation(x)``."""
+    if activation == "gelu":
+        return functional.gelu(x)
+    if activation == "gelu_tanh":
+        return functional.gelu(x, approximate="tanh")
+    return functional.relu(x) if activation == "relu" else x
+
+
+@lru_cache(maxsize=8)
+def prepacking_works(dtype: torch.dtype) -> bool:
+    """Whether the private operators are there, take ``dtype``, and agree with the public one."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch._C._has_mkldnn:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*s, generator=generator).to(dtype) for s in ((7, 96), (64, 96), (64,)))
+    ops: Any = torch.ops.mkldnn
+    try:
+        packed = ops._reorder_linear_weight(weight, _TYPICAL_TOKENS)
+        for activation, (attribute, scalars, algorithm) in _FUSED.items():
+            got = ops._linear_pointwise(x, packed, bias, attribute, scalars, algorithm)
+            wanted = activated(functional.linear(x.float(), weight.float(), bias.float()), activation)
+            if not torch.allclose(got.float(), wanted, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=2e-2):
+                return False
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False  # another torch: the public operator does the same, slower
+    return True

@@ -1,0 +1,74 @@
+"""Sequences laid one behind the other, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """``count`` neighbouring sequences of ``length`` tokens each, the first of which begins at token ``start``."""
+
+    start: int
+    count: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where the sequences of a packed batch begin and end.
+
+    Attributes:
+        lengths: Tokens of each sequence.
+        runs: The same as runs of equal length.
+        position_ids: int64 ``[tokens]``, from 0 in every sequence.
+        bounds: int32 ``[sequences + 1]``: where each sequence begins, and the end.
+        longest: Tokens of the longest sequence.
+    """
+
+    lengths: tuple[int, ...]
+    runs: tuple[Run, ...]
+    position_ids: torch.Tensor
+    bounds: torch.Tensor
+    longest: int
+    _kept: dict[object, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
+        """The packing of sequences with these lengths, in this order."""
+        runs: list[Run] = []
+        start = 0
+        for length in lengths:
+            last = runs[-1] if runs else None
+            if last is not None and last.length == length:
+                runs[-1] = Run(last.start, last.count + 1, length)
+            else:
+                runs.append(Run(start, 1, length))
+            start += length
+        if len(lengths) == 1:
+            positions = torch.arange(start, device=device)
+            bounds = np.array([0, start], dtype=np.int32)
+        else:
+            sizes = np.asarray(lengths, dtype=np.int64)
+            ends = np.cumsum(sizes)
+            bounds = np.concatenate([[0], ends]).astype(np.int32)
+            within = np.arange(start, dtype=np.int64) - np.repeat(ends - sizes, sizes)
+            positions = torch.from_numpy(within).to(device, non_blocking=True)
+        return cls(
+            lengths=tuple(lengths),
+            runs=tuple(runs),
+            position_ids=positions,
+            bounds=torch.from_numpy(bounds).to(device, non_blocking=True),
+            longest=max(lengths, default=0),
+        )
+
+    def kept(self, key: object, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What ``make`` returns, made once per packing: masks are the same in every layer."""
+        found = self._kept.get(key)
+        if found is None:
+            found = self._kept[key] = make()
+        return found
