@@ -329,7 +329,7 @@ class Index:
     def search_texts(
         self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
-        """`search` with several texts (HyDE, multi-query): the weighted mean of their vectors, each embedded in its role.
+        """`search` with several texts (HyDE, multi-query): the weighted mean of their vectors, each in its role.
 
         BM25 takes the terms of all texts with the roles "query" and "lexical", by their weights; MaxSim takes the
         first "query" text.

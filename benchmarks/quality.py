@@ -1,0 +1,158 @@
+"""Retrieval quality of the presets, and of each part left out once.
+
+    python -m benchmarks.quality FOLDER [FOLDER ...]
+
+A folder holds JSON Lines (documents.jsonl, queries.jsonl, qrels.jsonl) or a BEIR set (corpus.jsonl, queries.jsonl,
+qrels/test.tsv). Prints a table per set with paired bootstrap intervals and writes PNG and JSON to
+benchmarks/results/. One setting for every set: nothing here is tuned to one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from situate.chunkers import AutoChunker, Document
+from situate.embedders import ChunkScheme, Embedder
+from situate.retrievers import Hit, Index, LexicalScheme, PipelineConfig
+from situate.retrievers.evaluation import EvaluationSet, compare, load_beir, load_jsonl
+from situate.retrievers.evaluation.cached_encoder import CachedEncoder
+
+RESULTS = Path(__file__).parent / "results"
+#: What everything is compared with.
+NAIVE, RRF = "naive: chunks alone, cosine", "hybrid: dense + BM25, RRF k=60"
+DOCUMENT_MEASURES = ("nDCG@10", "R@100", "RR@10")
+SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5", "char_recall@800tokens")
+
+
+def configurations() -> dict[str, PipelineConfig]:
+    """The baselines, the presets, and each preset with one part left out."""
+    fast, quality = PipelineConfig.fast(), PipelineConfig.quality()
+    assert fast.lexical is not None
+    assert quality.lexical is not None
+    return {
+        NAIVE: PipelineConfig.plain(),
+        "BM25 with context": fast,  # searched without the dense side, below
+        RRF: PipelineConfig.hybrid(),
+        "late chunking, pure": PipelineConfig(dense=ChunkScheme(late=True, residual=0.0), lexical=None),
+        "late chunking, residual": PipelineConfig(dense=ChunkScheme(late=True), lexical=None),
+        "situated window, residual": PipelineConfig(dense=ChunkScheme(situated=300), lexical=None),
+        "neighbours mixed": PipelineConfig(dense=ChunkScheme(neighbours=0.35), lexical=None),
+        "title and headings in front": PipelineConfig(dense=ChunkScheme(context=("title", "headings")), lexical=None),
+        "fast": fast,
+        "fast, DBSF": fast.with_(fusion="dbsf"),
+        "fast, RRF": fast.with_(fusion="rrf"),
+        "fast - dense neighbours": fast.with_(dense=ChunkScheme()),
+        "fast - BM25 neighbours": fast.with_(lexical=replace(fast.lexical, neighbours=0.0)),
+        "fast - BM25 context": fast.with_(lexical=replace(fast.lexical, context=())),
+        "quality": quality,
+        "quality, DBSF": quality.with_(fusion="dbsf"),
+        "quality - late chunking": quality.with_(dense=ChunkScheme(neighbours=0.35)),
+        "quality - residual": quality.with_(dense=replace(quality.dense, residual=0.0)),
+        "quality - dense neighbours": quality.with_(dense=replace(quality.dense, neighbours=0.0)),
+        "quality - BM25 neighbours": quality.with_(lexical=replace(quality.lexical, neighbours=0.0)),
+        "quality - BM25 context": quality.with_(lexical=replace(quality.lexical, context=())),
+        "quality - feedback": quality.with_(feedback=None),
+        "quality - MaxSim": quality.with_(token_vectors=None),
+    }
+
+
+def load(folder: Path) -> EvaluationSet:
+    """A set in either form; a title is part of what is searched, as BEIR does it."""
+    data = load_beir(folder) if (folder / "corpus.jsonl").exists() else load_jsonl(folder)
+    if data.has_spans:
+        return data  # offsets count from the text's first character
+    return replace(data, documents=[_titled(document) for document in data.documents])
+
+
+def _titled(document: Document) -> Document:
+    title = document.title
+    if title is None or document.text.lstrip().startswith(title):
+        return document
+    return replace(document, text=f"{title} {document.text}")
+
+
+def run(data: EvaluationSet, names: list[str] | None, model: str) -> None:
+    """Compare the configurations on one set, print the table, write the results."""
+    plain = Embedder(model)
+    embedder = Embedder(model, encoder=CachedEncoder(plain.encoder))
+    chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
+    chosen = {name: config for name, config in configurations().items() if names is None or name in names}
+    latencies: dict[str, float] = {}
+    with ExitStack() as stack:
+        searches: dict[str, Callable[[str], Iterator[Hit]]] = {}
+        for name, config in tqdm(chosen.items(), desc=f"indexing {data.name}", unit="configuration"):
+            index = stack.enter_context(Index(embedder, chunker=chunker, config=config))
+            index.add(document for document in data.documents if document.text.strip())
+            searches[name] = _search(name, index, latencies)
+        comparison = compare(
+            data,
+            searches,
+            SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES,
+            count_tokens=chunker.count,
+        )
+    baseline = RRF if RRF in chosen else next(iter(chosen))
+    print(f"\n{comparison.table(baseline)}\n\nDifferences: points over {baseline!r} [95 % paired bootstrap]\n")
+    print("\n".join(f"{name}: {1000 * seconds:.1f} ms a query (median)" for name, seconds in latencies.items()))
+    RESULTS.mkdir(exist_ok=True)
+    written = RESULTS / f"quality-{data.name}"
+    comparison.plot(written.with_suffix(".png"), (SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0], baseline)
+    about = {
+        "model": model,
+        "machine": platform.processor() or platform.machine(),
+        "versions": {name: version(name) for name in ("situate", "torch", "transformers", "qdrant-edge-py")},
+        "seconds_per_query": latencies,
+    }
+    results = json.loads(comparison.to_json(baseline)) | about
+    written.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _search(name: str, index: Index, latencies: dict[str, float]) -> Callable[[str], Iterator[Hit]]:
+    times: list[float] = []
+
+    def search(query: str) -> Iterator[Hit]:
+        started = time.perf_counter()
+        hits = _lexical_only(index, query) if name.startswith("BM25") else list(index.search(query, k=100))
+        times.append(time.perf_counter() - started)
+        latencies[name] = statistics.median(times)
+        return iter(hits)
+
+    return search
+
+
+def _lexical_only(index: Index, query: str) -> list[Hit]:
+    from situate.retrievers.lexical import LexicalEncoder
+    from situate.retrievers.payload import BM25, to_chunk
+
+    scheme = index.config.lexical or LexicalScheme()
+    terms = LexicalEncoder(scheme).encode_query(query)
+    from qdrant_client import models
+
+    vector = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
+    points = index.client.query_points(index.collection, query=vector, using=BM25, limit=100, with_payload=True).points
+    return [Hit(to_chunk(point.payload or {}), point.score) for point in points]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--only", action="append", help="a configuration's name; may be given several times")
+    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
+        run(load(folder), arguments.only, arguments.model)
+
+
+if __name__ == "__main__":
+    main()
