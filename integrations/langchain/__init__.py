@@ -8,18 +8,27 @@ from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.chunking import LangChainChunker
+    from situate.integrations.langchain.document_index import SituateDocumentIndex
     from situate.integrations.langchain.documents import chunk_context, situated_text
     from situate.integrations.langchain.embeddings import SituateEmbeddings
     from situate.integrations.langchain.generator import LangChainGenerator
+    from situate.integrations.langchain.hyde import HyDEEmbeddings, HyDERetriever
+    from situate.integrations.langchain.retriever import SituateRetriever
+    from situate.integrations.langchain.situated_context import SituatedContextTransformer
     from situate.integrations.langchain.splitter import SituateTextSplitter
     from situate.integrations.langchain.vectorstore import SituateVectorStore
 
 __all__ = [
+    "HyDEEmbeddings",
+    "HyDERetriever",
     "LangChainChunker",
     "LangChainGenerator",
+    "SituateDocumentIndex",
     "SituateEmbeddings",
+    "SituateRetriever",
     "SituateTextSplitter",
     "SituateVectorStore",
+    "SituatedContextTransformer",
     "chunk_context",
     "situated_text",
 ]
@@ -27,11 +36,16 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "HyDEEmbeddings": "hyde",
+        "HyDERetriever": "hyde",
         "LangChainChunker": "chunking",
         "LangChainGenerator": "generator",
+        "SituateDocumentIndex": "document_index",
         "SituateEmbeddings": "embeddings",
+        "SituateRetriever": "retriever",
         "SituateTextSplitter": "splitter",
         "SituateVectorStore": "vectorstore",
+        "SituatedContextTransformer": "situated_context",
         "chunk_context": "documents",
         "situated_text": "documents",
     },

@@ -8,8 +8,16 @@ from typing import Any, TypeAlias
 from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Document, stable_id
-from situate.integrations.langchain.documents import STAMP_KEY, Stamp, assemble, document_id, to_chunk, to_document
+from situate.chunkers.types import Chunk, Document
+from situate.integrations.langchain.documents import (
+    STAMP_KEY,
+    Stamp,
+    assemble,
+    document_id,
+    to_chunk,
+    to_document,
+    version_of,
+)
 
 Named: TypeAlias = list[tuple[str, LangChainDocument]]
 
@@ -72,22 +80,16 @@ def with_siblings(
     documents: dict[str, dict[tuple[int, int], Chunk]] = {}
     versions: dict[str, str] = {}
     for chunk in chunks:
-        version = _version(chunk)
+        version = version_of(chunk)
         if versions.get(chunk.document_id) != version:
             documents[chunk.document_id] = {}
         versions[chunk.document_id] = version
         documents[chunk.document_id][chunk.start, chunk.end] = chunk
     partial = [id for id, found in documents.items() if len(found) < _expected(found.values())]
     for sibling in stored(partial):
-        if _version(sibling) == versions[sibling.document_id]:
+        if version_of(sibling) == versions[sibling.document_id]:
             documents[sibling.document_id].setdefault((sibling.start, sibling.end), sibling)
     return [(assemble(found.values()), list(found.values())) for found in documents.values()]
-
-
-def _version(chunk: Chunk) -> str:
-    """Which version of its document a chunk belongs to."""
-    stamp = Stamp.of(chunk.metadata)
-    return stamp.document_hash if stamp is not None else stable_id(chunk.text)
 
 
 def _expected(chunks: Iterable[Chunk]) -> int:

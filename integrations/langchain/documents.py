@@ -43,6 +43,7 @@ class Stamp:
         end: One past the last character.
         before: The document's text between the chunks before and this one (usually white space).
         after: What follows the last chunk.
+        own: The document's own ``start_index`` in a list, where its metadata had one.
         context: What situates the chunk.
     """
 
@@ -54,6 +55,7 @@ class Stamp:
     end: int
     before: str = ""
     after: str = ""
+    own: Sequence[Any] = ()
     context: Context = field(default_factory=Context)
 
     def to_text(self) -> str:
@@ -131,6 +133,7 @@ def stamped(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
             end=chunk.end,
             before=before,
             after=document.text[chunk.end :] if last else "",
+            own=_own_start_index(document.metadata),
             context=chunk.context,
         )
         metadata = {**copy.deepcopy(dict(chunk.metadata)), START_INDEX: chunk.start, STAMP_KEY: stamp.to_text()}
@@ -187,12 +190,28 @@ def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
     )
 
 
+def from_situated(chunk: Chunk) -> LangChainDocument:
+    """`from_chunk`, with a stamp also where the chunk had none, so that its context is not lost."""
+    document = from_chunk(chunk)
+    if STAMP_KEY not in document.metadata:
+        whole = chunk.id == chunk.document_id
+        stamp = Stamp(
+            document_id=chunk.document_id,
+            document_hash=_digest(chunk.text) if whole else "",
+            index=chunk.index,
+            chunks=1 if whole else 0,
+            start=chunk.start,
+            end=chunk.end,
+            own=_own_start_index(document.metadata),
+            context=chunk.context,
+        )
+        document.metadata |= {START_INDEX: chunk.start, STAMP_KEY: stamp.to_text()}
+    return document
+
+
 def from_result(chunk: Chunk, score: float) -> LangChainDocument:
-    """A chunk that was found, with its score as ``relevance_score`` and its place stamped where it had no stamp."""
-    found = from_chunk(chunk)
-    if STAMP_KEY not in found.metadata:
-        stamp = Stamp(chunk.document_id, "", chunk.index, 0, chunk.start, chunk.end, context=chunk.context)
-        found.metadata |= {START_INDEX: chunk.start, STAMP_KEY: stamp.to_text()}
+    """A chunk that was found, stamped, with its score as ``relevance_score``."""
+    found = from_situated(chunk)
     found.metadata[RELEVANCE_SCORE] = score
     return found
 
@@ -214,6 +233,12 @@ def situated_text(document: LangChainDocument, fields: Sequence[str] = ("title",
     return f"{context}\n\n{document.page_content}" if context else document.page_content
 
 
+def version_of(chunk: Chunk) -> str:
+    """Which version of its document a chunk belongs to."""
+    stamp = Stamp.of(chunk.metadata)
+    return stamp.document_hash if stamp is not None else _digest(chunk.text)
+
+
 # -- back from chunks to their document -----------------------------------------------------------------------------
 
 
@@ -229,8 +254,7 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
     ordered = sorted(chunks, key=lambda chunk: (chunk.start, chunk.end))
     pieces: list[tuple[int, str]] = []
     for chunk in ordered:
-        stamp = Stamp.of(chunk.metadata)
-        if stamp is not None:
+        if (stamp := Stamp.of(chunk.metadata)) is not None:
             pieces += [(chunk.start - len(stamp.before), stamp.before), (chunk.end, stamp.after)]
         pieces.append((chunk.start, chunk.text))
     length = max((start + len(piece) for start, piece in pieces), default=0)
@@ -238,8 +262,17 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
     for start, piece in pieces:
         text[start : start + len(piece)] = piece
     first = ordered[0]
-    metadata = {key: value for key, value in first.metadata.items() if key not in (STAMP_KEY, START_INDEX)}
+    metadata = dict(first.metadata)
+    if (stamp := Stamp.of(metadata)) is not None:
+        del metadata[STAMP_KEY]
+        metadata.pop(START_INDEX, None)
+        if stamp.own:
+            metadata[START_INDEX] = stamp.own[0]
     return Document(first.document_id, "".join(text), metadata)
+
+
+def _own_start_index(metadata: Mapping[str, Any]) -> list[Any]:
+    return [metadata[START_INDEX]] if START_INDEX in metadata else []
 
 
 def _digest(text: str) -> str:

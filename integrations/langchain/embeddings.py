@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
+    from situate.embedders.types import Vectors
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -41,7 +42,7 @@ class SituateEmbeddings(BaseModel, Embeddings):
     document_instruction: str | None = None
     dimensions: int | None = Field(default=None, gt=0)
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     on_overflow: Literal["warn", "raise", "window"] = "warn"
     revision: str | None = None
     trust_remote_code: bool = False
@@ -81,19 +82,19 @@ class SituateEmbeddings(BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per text, each read as a document of its own. Python floats, L2-normalised."""
-        return self.embedder.embed_documents(texts).tolist()
+        return _floats(self.embedder.embed_documents(texts))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of a query. Python floats, L2-normalised."""
-        return self.embedder.embed_queries([text]).tolist()[0]
+        return _floats(self.embedder.embed_queries([text]))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` without blocking the event loop."""
-        return (await self.embedder.aembed_documents(texts)).tolist()
+        return _floats(await self.embedder.aembed_documents(texts))
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query` without blocking the event loop."""
-        return (await self.embedder.aembed_queries([text])).tolist()[0]
+        return _floats(await self.embedder.aembed_queries([text]))[0]
 
     def __getstate__(self) -> dict[Any, Any]:
         # A lock cannot be pickled, and a loaded model should not be: only an embedder that was handed in travels,
@@ -105,3 +106,8 @@ class SituateEmbeddings(BaseModel, Embeddings):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self._lock = threading.Lock()
+
+
+def _floats(vectors: Vectors) -> list[list[float]]:
+    rows: list[list[float]] = vectors.tolist()
+    return rows

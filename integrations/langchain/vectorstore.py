@@ -82,7 +82,6 @@ class SituateVectorStore(VectorStore):
             )
         self._embedding = embedding
         self._splits = splitter is not None
-        self._mode: Mode = _checked_mode(mode)
         self.index = Index(
             embedding.embedder,
             client=client,
@@ -92,6 +91,8 @@ class SituateVectorStore(VectorStore):
             situators=situators,
             config=config,
         )
+        self._mode: Mode = mode
+        self._checked(mode)
 
     @property
     def embeddings(self) -> Embeddings:
@@ -224,7 +225,7 @@ class SituateVectorStore(VectorStore):
         """`similarity_search` without blocking the event loop."""
         return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **kwargs)]
 
-    def similarity_search_with_score(  # type: ignore[override]  # the base takes anything, and so names nothing
+    def similarity_search_with_score(
         self,
         query: str,
         k: int = 4,
@@ -242,13 +243,13 @@ class SituateVectorStore(VectorStore):
             mode: "dense": scores are cosines. "hybrid": they are fused, and relative to the query's candidates.
             score_threshold: Leave out what scores lower.
         """
-        if _checked_mode(mode or self._mode) == "dense":
+        if self._checked(mode) == "dense":
             vector = self.index.embedder.embed_queries([query])[0]
             return _above(self._by_vector(vector, k, filter), score_threshold)
         hits = self.index.search(query, k, filter).hits
         return _above([(from_chunk(hit.chunk), hit.score) for hit in hits], score_threshold)
 
-    async def asimilarity_search_with_score(  # type: ignore[override]
+    async def asimilarity_search_with_score(
         self,
         query: str,
         k: int = 4,
@@ -258,7 +259,7 @@ class SituateVectorStore(VectorStore):
         score_threshold: float | None = None,
     ) -> list[_Scored]:
         """`similarity_search_with_score` without blocking the event loop."""
-        if _checked_mode(mode or self._mode) == "dense":
+        if self._checked(mode) == "dense":
             vector = (await self.index.embedder.aembed_queries([query]))[0]
             return _above(await asyncio.to_thread(self._by_vector, vector, k, filter), score_threshold)
         hits = (await self.index.asearch(query, k, filter)).hits
@@ -324,7 +325,7 @@ class SituateVectorStore(VectorStore):
         """`max_marginal_relevance_search` around a vector."""
         refuse_unknown("max_marginal_relevance_search", kwargs)
         found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
-        vectors = [vector for _, vector in found]
+        vectors: list[list[float]] = [vector.tolist() for _, vector in found]
         chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
         return [from_chunk(found[place][0]) for place in chosen]
 
@@ -343,31 +344,42 @@ class SituateVectorStore(VectorStore):
         )
 
     def _by_vector(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[_Scored]:
-        config = self.index.config.with_(lexical=None, feedback=None)
+        # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
+        config = self.index.config.with_(lexical=None, feedback=None, token_vectors=None, fusion="rrf")
         hits = HybridSearch(self.index.client, self.index.collection, config).search(QueryVectors(vector), k, filter)
         return [(from_chunk(hit.chunk), hit.score) for hit in hits]
 
+    def _checked(self, mode: Mode | None) -> Mode:
+        """The mode of one search: dense also where the collection holds nothing else."""
+        mode = mode if mode is not None else self._mode
+        if mode not in ("hybrid", "dense"):
+            raise InputError(f'mode={mode!r}: "hybrid" (all that the config says) or "dense" (dense vectors alone)')
+        config = self.index.config
+        return mode if config.lexical or config.token_vectors or config.feedback else "dense"
+
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return self._relevance(self._mode)
+        return self._relevance(self._checked(None))
 
     def _relevance(self, mode: Mode) -> Callable[[float], float]:
         """Maps a score to [0, 1]."""
         config = self.index.config
-        if mode == "dense" or (config.lexical is None and config.token_vectors is None):
-            return lambda cosine: min(1.0, max(0.0, (1.0 + cosine) / 2.0))
+        if mode == "dense":
+            return lambda cosine: _clamped((1.0 + cosine) / 2.0)
+        if config.fusion == "minmax":
+            return _clamped
         if config.fusion == "rrf" and config.token_vectors is None:
             # The best that reciprocal ranks can add up to is being first in both lists.
-            return lambda score: min(1.0, max(0.0, score * config.rrf_k / 2.0))
-        return lambda score: min(1.0, max(0.0, score / 2.0))  # DBSF adds two scores of about [0, 1]
+            return lambda score: _clamped(score * config.rrf_k / 2.0)
+        return lambda score: _clamped(score / 2.0)  # DBSF adds two scores of about [0, 1]
 
     def _similarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
-        relevance = self._relevance(kwargs.get("mode") or self._mode)
+        relevance = self._relevance(self._checked(kwargs.get("mode")))
         return [
             (document, relevance(score)) for document, score in self.similarity_search_with_score(query, k, **kwargs)
         ]
 
     async def _asimilarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
-        relevance = self._relevance(kwargs.get("mode") or self._mode)
+        relevance = self._relevance(self._checked(kwargs.get("mode")))
         found = await self.asimilarity_search_with_score(query, k, **kwargs)
         return [(document, relevance(score)) for document, score in found]
 
@@ -442,7 +454,5 @@ def _above(found: list[_Scored], threshold: float | None) -> list[_Scored]:
     return found if threshold is None else [pair for pair in found if pair[1] >= threshold]
 
 
-def _checked_mode(mode: Mode) -> Mode:
-    if mode not in ("hybrid", "dense"):
-        raise InputError(f'mode={mode!r}: "hybrid" (all that the config says) or "dense" (dense vectors alone)')
-    return mode
+def _clamped(relevance: float) -> float:
+    return min(1.0, max(0.0, relevance))

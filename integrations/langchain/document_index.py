@@ -1,0 +1,145 @@
+"""`SituateDocumentIndex`: an `Index` as LangChain's index of whole documents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.indexing import DocumentIndex, UpsertResponse
+from langchain_core.indexing.base import DeleteResponse
+from pydantic import ConfigDict, SkipValidation
+
+from situate.chunkers.errors import InputError
+from situate.chunkers.types import Chunk, Document, Situator
+from situate.integrations.langchain._arguments import refuse_unknown
+from situate.integrations.langchain.chunking import StampingChunker, as_chunker
+from situate.integrations.langchain.documents import STAMP_KEY, assemble, from_document, to_document
+from situate.integrations.langchain.embeddings import SituateEmbeddings
+from situate.integrations.langchain.retriever import IndexRetriever
+from situate.integrations.langchain.splitter import SituateTextSplitter
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index import Index, IndexReport
+
+
+class SituateDocumentIndex(IndexRetriever, DocumentIndex):
+    """Whole documents in and out by their ids, passages out of searches.
+
+    A document is cut, situated, embedded with all of its text in view, and replaced as a whole; an unchanged one costs
+    a look-up. LangChain's abstraction is in beta.
+
+    Attributes:
+        embeddings: Makes the vectors.
+        splitter: A `SituateTextSplitter`, any LangChain text splitter, or a situate chunker; None: Markdown by
+            structure, other text recursively, 200 tokens of the model.
+        situators: Write context into chunks, in this order.
+        client: Any Qdrant client; None opens an embedded store at ``path``.
+        path: Folder of the embedded store, or ":memory:".
+        collection: The collection's name.
+        config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    embeddings: SituateEmbeddings
+    splitter: SkipValidation[Any] = None
+    situators: SkipValidation[Sequence[Situator]] = ()
+    client: SkipValidation[Any] = None
+    path: str | Path = ":memory:"
+    collection: str = "langchain"
+    config: PipelineConfig | None = None
+
+    @cached_property
+    def index(self) -> Index:
+        """The index underneath."""
+        splitter = self.splitter if self.splitter is not None else SituateTextSplitter(self.embeddings)
+        return Index(
+            self.embeddings.embedder,
+            client=self.client,
+            path=self.path,
+            collection=self.collection,
+            chunker=StampingChunker(as_chunker(splitter)),
+            situators=self.situators,
+            config=self.config,
+        )
+
+    def _searched(self) -> Index:
+        return self.index
+
+    def close(self) -> None:
+        """Close the store that was opened at ``path``. A client that was handed in stays open."""
+        self.index.close()
+
+    def upsert(self, items: Sequence[LangChainDocument], /, **kwargs: Any) -> UpsertResponse:
+        """Add documents, or replace those with the same ids.
+
+        Args:
+            items: Whole documents; one without an id gets one made of its text and metadata.
+            kwargs: None.
+
+        Returns:
+            The ids, in order; those of documents without any text under "failed".
+
+        Raises:
+            InputError: An item was already split.
+        """
+        refuse_unknown("upsert", kwargs)
+        documents = _whole(items)
+        return _response(documents, self.index.add(documents))
+
+    async def aupsert(self, items: Sequence[LangChainDocument], /, **kwargs: Any) -> UpsertResponse:
+        """`upsert` without blocking the event loop."""
+        refuse_unknown("aupsert", kwargs)
+        documents = _whole(items)
+        return _response(documents, await self.index.aadd(documents))
+
+    def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
+        """The documents with these ids, whole, in this order; ids that are not there are passed over."""
+        refuse_unknown("get", kwargs)
+        chunks: dict[str, list[Chunk]] = {}
+        for chunk in self.index.get_chunks(dict.fromkeys(ids)):
+            chunks.setdefault(chunk.document_id, []).append(chunk)
+        return [from_document(assemble(found)) for found in chunks.values()]
+
+    async def aget(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
+        """`get` without blocking the event loop."""
+        return await asyncio.to_thread(self.get, ids, **kwargs)
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
+        """Delete documents with all their chunks; ids that are not there are passed over.
+
+        Raises:
+            InputError: No ids were given.
+        """
+        refuse_unknown("delete", kwargs)
+        if ids is None:
+            raise InputError("delete() needs ids: an index is never emptied by accident")
+        there = {chunk.document_id for chunk in self.index.get_chunks(dict.fromkeys(ids))}
+        self.index.delete(ids)
+        deleted = [id for id in dict.fromkeys(ids) if id in there]
+        return DeleteResponse(succeeded=deleted, num_deleted=len(deleted), failed=[], num_failed=0)
+
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
+        """`delete` without blocking the event loop."""
+        return await asyncio.to_thread(self.delete, ids, **kwargs)
+
+
+def _whole(items: Sequence[LangChainDocument]) -> list[Document]:
+    for item in items:
+        if STAMP_KEY in item.metadata:
+            raise InputError(
+                f"document {item.id!r} was already split: hand whole documents to SituateDocumentIndex, or chunks to "
+                "SituateVectorStore"
+            )
+    return [to_document(item) for item in items]
+
+
+def _response(documents: Sequence[Document], report: IndexReport) -> UpsertResponse:
+    skipped = set(report.skipped)
+    return UpsertResponse(
+        succeeded=[document.id for document in documents if document.id not in skipped],
+        failed=[document.id for document in documents if document.id in skipped],
+    )

@@ -1,0 +1,98 @@
+"""`SituatedContextTransformer`: situators as a LangChain document transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from langchain_core.documents import BaseDocumentTransformer
+from langchain_core.documents import Document as LangChainDocument
+
+from situate.chunkers.errors import InputError
+from situate.chunkers.types import Chunk, Document, Situator
+from situate.integrations.langchain._arguments import refuse_unknown
+from situate.integrations.langchain.documents import (
+    STAMP_KEY,
+    START_INDEX,
+    assemble,
+    from_situated,
+    situated_text,
+    to_chunk,
+    version_of,
+)
+
+Into: TypeAlias = Literal["metadata", "text"]
+
+
+class SituatedContextTransformer(BaseDocumentTransformer):
+    """Writes what situates each chunk in its document.
+
+    Chunks that `SituateTextSplitter` cut are grouped by their document, whose text the situators see; a document that
+    was not split counts as its own only chunk. All chunks of a document belong in one call.
+
+    Args:
+        situators: Run in this order.
+        into: "metadata" leaves the text alone and notes the context in the chunk's stamp, where `SituateVectorStore`,
+            `chunk_context` and `situated_text` find it. "text" writes the context in front of the text and drops the
+            stamp, for stores and embeddings that know nothing of situate.
+        fields: `Context` fields that are written into the text.
+
+    Raises:
+        InputError: ``into`` is neither.
+    """
+
+    def __init__(
+        self,
+        situators: Sequence[Situator],
+        *,
+        into: Into = "metadata",
+        fields: Sequence[str] = ("title", "headings", "sentence"),
+    ) -> None:
+        if into not in ("metadata", "text"):
+            raise InputError(f'into={into!r}: "metadata" or "text"')
+        self.situators = tuple(situators)
+        self.into = into
+        self.fields = tuple(fields)
+
+    def transform_documents(self, documents: Sequence[LangChainDocument], **kwargs: Any) -> Sequence[LangChainDocument]:
+        """The documents in their order, situated. Those handed in are left as they are."""
+        refuse_unknown("transform_documents", kwargs)
+        situated: dict[int, Chunk] = {}
+        for document, members in _by_document(documents):
+            chunks = [chunk for _, chunk in members]
+            for situator in self.situators:
+                chunks = situator.situate(document, chunks)
+            situated.update(zip([place for place, _ in members], chunks, strict=True))
+        return [self._written(situated[place]) for place in range(len(documents))]
+
+    async def atransform_documents(
+        self, documents: Sequence[LangChainDocument], **kwargs: Any
+    ) -> Sequence[LangChainDocument]:
+        """`transform_documents` without blocking the event loop."""
+        refuse_unknown("atransform_documents", kwargs)
+        situated: dict[int, Chunk] = {}
+        for document, members in _by_document(documents):
+            chunks = [chunk for _, chunk in members]
+            for situator in self.situators:
+                chunks = await situator.asituate(document, chunks)
+            situated.update(zip([place for place, _ in members], chunks, strict=True))
+        return [self._written(situated[place]) for place in range(len(documents))]
+
+    def _written(self, chunk: Chunk) -> LangChainDocument:
+        written = from_situated(chunk)
+        if self.into == "text":
+            written.page_content = situated_text(written, self.fields)
+            for key in (STAMP_KEY, START_INDEX):
+                written.metadata.pop(key, None)
+        return written
+
+
+def _by_document(documents: Sequence[LangChainDocument]) -> list[tuple[Document, list[tuple[int, Chunk]]]]:
+    """Each document with its chunks, in the order of the text, and their places in the call."""
+    groups: dict[tuple[str, str], list[tuple[int, Chunk]]] = {}
+    for place, given in enumerate(documents):
+        chunk = to_chunk(given)
+        groups.setdefault((chunk.document_id, version_of(chunk)), []).append((place, chunk))
+    for members in groups.values():
+        members.sort(key=lambda member: (member[1].start, member[1].end))
+    return [(assemble(chunk for _, chunk in members), members) for members in groups.values()]
