@@ -13,7 +13,6 @@ from qdrant_client.conversions import common_types as types
 
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
-from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import engine_errors
 from situate.retrievers.edge.translate_filters import edge_filter, edge_point_id
 from situate.retrievers.edge.translate_points import checked_vectors, edge_points, json_payload, record
@@ -108,7 +107,6 @@ class PointsBackend(BackendBase):
             edge.PointVectors(edge_point_id(p.id), checked_vectors(p.vector, collection.schema, f"point {p.id}"))
             for p in points
         ]
-        _check_there(collection, [p.id for p in points])
         return self._update(
             collection_name, [_U.update_vectors(checked, condition=edge_filter(update_filter))], len(checked)
         )
@@ -145,7 +143,6 @@ class PointsBackend(BackendBase):
             points,
             lambda ids: _U.set_payload(ids, values, key),
             lambda filter_: _U.set_payload_by_filter(filter_, values, key),
-            must_exist=True,
         )
 
     def overwrite_payload(
@@ -157,7 +154,6 @@ class PointsBackend(BackendBase):
             points,
             lambda ids: _U.overwrite_payload(ids, values),
             lambda filter_: _U.overwrite_payload_by_filter(filter_, values),
-            must_exist=True,
         )
 
     def delete_payload(
@@ -182,15 +178,10 @@ class PointsBackend(BackendBase):
         selector: Any,
         by_ids: Callable[[list[Any]], edge.UpdateOperation],
         by_filter: Callable[[edge.Filter], edge.UpdateOperation],
-        *,
-        must_exist: bool = False,
     ) -> types.UpdateResult:
-        collection = self._store.collection(collection_name)
         ids, filter_ = selected(selector)
         if filter_ is not None:
             return self._update(collection_name, [by_filter(edge_filter(filter_))], 1)  # type: ignore[arg-type]
-        if must_exist:
-            _check_there(collection, ids)
         points = [edge_point_id(i) for i in ids]
         return (
             self._update(collection_name, [by_ids(points)], len(points))
@@ -322,13 +313,3 @@ def selected(selector: Any) -> tuple[list[Any], Any]:
     if isinstance(selector, list | tuple):
         return list(selector), None
     return [selector], None
-
-
-def _check_there(collection: Collection, ids: Sequence[Any]) -> None:
-    """Raises where a point is missing, as a server does, before anything is written."""
-    wanted = {edge_point_id(i) for i in ids}
-    with engine_errors(f"collection {collection.name!r}"):
-        found = {_id(r.id) for r in collection.shard.retrieve([*wanted], False, False)}
-    missing = sorted(wanted - found, key=str)
-    if missing:
-        raise InputError(f"Not found: No point with id {missing[0]} found in collection {collection.name}")

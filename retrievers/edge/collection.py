@@ -15,9 +15,9 @@ from uuid import uuid4
 import qdrant_edge as edge
 from qdrant_client import models
 
-from situate.chunkers.errors import StorageError, StoreCorruptError
+from situate.chunkers.errors import InputError, StorageError, StoreCorruptError
 from situate.retrievers.edge import seal
-from situate.retrievers.edge.errors import StoreClosedError, engine_errors
+from situate.retrievers.edge.errors import StoreClosedError, engine_error, engine_errors
 from situate.retrievers.edge.optimizer import (
     INDEXING_THRESHOLD_KB,
     OperationLog,
@@ -140,10 +140,11 @@ class Collection:
         with self.lock, engine_errors(f"collection {self.name!r}"):
             shard = self.shard
             self.dirty = True
+            if self._log is not None:
+                # Noted first: an operation that fails may have changed a part of its points.
+                self._log.add(operations, points)
             for operation in operations:
                 shard.update(operation)
-            if self._log is not None:
-                self._log.add(operations, points)
             if self._sync_writes:
                 self.flush()
             self.changes += points
@@ -316,5 +317,10 @@ def _replay(shard: edge.EdgeShard, log: OperationLog, start: int) -> int:
     """Applies the log from ``start`` on; returns up to where."""
     end = len(log.operations)
     for operation in log.operations[start:end]:
-        shard.update(operation)
+        try:
+            shard.update(operation)
+        except Exception as error:
+            # What the caller was told when it was first applied ("no point with id 7") holds again, and is no failure.
+            if not isinstance(engine_error(error, "replaying"), InputError):
+                raise
     return end

@@ -269,6 +269,8 @@ class Store:
 
     def release(self) -> None:
         """One user less; the last one closes the store."""
+        if self._closed:
+            return  # at exit this module's globals may be gone already
         with _registry_lock:
             self._users -= 1
             if self._users == 0:

@@ -61,7 +61,7 @@ class QueryTranslator:
     ) -> edge.QueryRequest:
         """The engine's form of one request to `query_points`."""
         _check_stage(query, using, prefetch, score_threshold)
-        translated, named = self.query(query, using, lookup_from, limit + (offset or 0))
+        translated, named = self.query(query, using, lookup_from, limit)
         return edge.QueryRequest(
             limit=limit,
             offset=offset,
