@@ -288,10 +288,10 @@ def test_models_that_would_come_out_wrong_are_refused(tmp_path):
 
 # Against sentence-transformers itself ---------------------------------------------------------------------------------
 
-VOCABULARY = """
-    [PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat query passage : represent for retrieval red blue house
-    is of city berlin capital it has people old river runs through . , ##s ##ing walk
-""".split()
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat query passage : represent for retrieval red blue house "
+    "is of city berlin capital it has people old river runs through . , ##s ##ing walk"
+)
 TEXTS = ["the cat sat on the mat", "berlin is the capital of a city . it has people", "red house", ""]
 
 
@@ -305,12 +305,12 @@ def saved_model(path: Path, *, pooling: str, prompts: dict | None, include_promp
 
     base = path / "base"
     base.mkdir(parents=True)
-    (base / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (base / "vocab.txt").write_text(WORDS.replace(" ", "\n"))
     BertTokenizerFast(str(base / "vocab.txt"), model_max_length=64).save_pretrained(base)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-        max_position_embeddings=64,
+        vocab_size=WORDS.count(" ") + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=64,
     )  # fmt: skip
     BertModel(config).save_pretrained(base)
     modules = [Transformer(str(base)), Pooling(32, pooling_mode=pooling, include_prompt=include_prompt)]
