@@ -1,0 +1,221 @@
+"""A query's whole way, and what happens when an optional step fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from situate.chunkers import Document, Prompt
+from situate.chunkers.errors import GenerationError, InputError, StepError
+from situate.embedders import Embedder
+from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
+from situate.retrievers.hyde import Hyde, hyde_vector
+from situate.retrievers.steps import StepPolicy
+
+DOCUMENTS = [
+    Document("cats", "Cats sleep for most of the day. They hunt at night."),
+    Document("dogs", "Dogs were the first animals that people tamed."),
+    Document("bridges", "A suspension bridge hangs its deck from cables."),
+    Document("bread", "Sourdough rises slowly, because wild yeast is slow."),
+]
+
+
+class Generator:
+    """A language model that answers what it was told to, or fails."""
+
+    def __init__(self, *answers: str, error: Exception | None = None) -> None:
+        self.answers = answers
+        self.error = error
+        self.asked: list[Prompt] = []
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        self.asked += prompts
+        if self.error is not None:
+            raise self.error
+        return [self.answers[i % len(self.answers)] for i in range(len(prompts))]
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        await asyncio.sleep(0)
+        return self.generate(prompts)
+
+
+class Alphabetical:
+    """A reranker by the documents' names."""
+
+    name = "alphabetical"
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        ordered = sorted(hits, key=lambda hit: hit.chunk.document_id)
+        return [hit.rescored(self.name, 1 - place / 10) for place, hit in enumerate(ordered)]
+
+    async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        return self.rerank(query, hits)
+
+
+class Failing(Alphabetical):
+    """A reranker that is out of order."""
+
+    name = "failing"
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        raise RuntimeError("out of order")
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder()
+
+
+@pytest.fixture(scope="module")
+def index(embedder: Embedder) -> Iterator[Index]:
+    with Index(embedder, config=PipelineConfig.plain()) as index:
+        index.add(DOCUMENTS)
+        yield index
+
+
+FAST_FAIL = StepPolicy(retries=0)
+
+
+async def both(retriever: Retriever, query: str, **arguments: object) -> list[tuple[str, float]]:
+    """What `retrieve` finds, after asserting that `aretrieve` finds the same by the same steps."""
+    result = retriever.retrieve(query, **arguments)  # type: ignore[arg-type]
+    again = await retriever.aretrieve(query, **arguments)  # type: ignore[arg-type]
+    assert [hit.chunk for hit in again] == [hit.chunk for hit in result]
+    assert [(step.name, step.error) for step in again.steps] == [(step.name, step.error) for step in result.steps]
+    assert again.degraded == result.degraded
+    return [(hit.chunk.document_id, hit.score) for hit in result]
+
+
+async def test_without_options_it_is_the_search(index: Index) -> None:
+    found = await both(Retriever(index, k=2), "when do cats sleep")
+    assert found[0][0] == "cats"
+    assert len(found) == 2
+
+
+async def test_hyde_searches_with_the_mean_vector(index: Index, embedder: Embedder) -> None:
+    drafts = ["Wild yeast makes sourdough rise.", "Bread dough ferments overnight."]
+    retriever = Retriever(index, expander=Hyde(Generator(*drafts), drafts=2))
+    found = await both(retriever, "why does it take so long?")
+    vector = hyde_vector(embedder, "why does it take so long?", drafts)
+    expected = {d.id: float(embedder.embed_documents([d.text])[0] @ vector) for d in DOCUMENTS}
+    assert found[0][0] == "bread"
+    assert [score for _, score in found] == pytest.approx([expected[name] for name, _ in found], abs=2e-3)
+    steps = {step.name: step for step in retriever.retrieve("why does it take so long?").steps}
+    assert list(steps["hyde"].details["drafts"]) == drafts
+    assert list(steps) == ["hyde", "embed", "search"]
+
+
+async def test_rerankers_run_in_order_over_the_candidates(index: Index) -> None:
+    retriever = Retriever(index, rerankers=[Alphabetical()], k=1, candidates=4)
+    assert await both(retriever, "when do cats sleep") == [("bread", 1.0)]
+    assert retriever.retrieve("when do cats sleep").steps[-1].name == "rerank:alphabetical"
+
+
+@pytest.mark.parametrize(
+    "error", [GenerationError("refused"), TimeoutError("slow"), RuntimeError("surprise"), MemoryError()]
+)
+async def test_a_failing_expander_leaves_the_plain_search(
+    index: Index, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = await both(Retriever(index), "cats")
+    retriever = Retriever(index, expander=Hyde(Generator(error=error)), policy=FAST_FAIL)
+    with caplog.at_level(logging.WARNING):
+        assert await both(retriever, "cats") == plain
+        assert retriever.retrieve("dogs").degraded == ("hyde",)
+    assert sum("was skipped" in record.message for record in caplog.records) == 1
+
+
+async def test_a_failing_reranker_keeps_the_order_before(index: Index) -> None:
+    plain = await both(Retriever(index), "cats")
+    retriever = Retriever(index, rerankers=[Failing()], policy=FAST_FAIL)
+    assert await both(retriever, "cats") == plain
+    assert retriever.retrieve("cats").degraded == ("rerank:failing",)
+
+
+async def test_on_error_raise(index: Index) -> None:
+    retriever = Retriever(index, rerankers=[Failing()], policy=StepPolicy(retries=0, on_error="raise"))
+    with pytest.raises(StepError, match="out of order"):
+        retriever.retrieve("cats")
+    with pytest.raises(StepError, match="out of order"):
+        await retriever.aretrieve("cats")
+
+
+async def test_a_threshold_may_leave_nothing(index: Index) -> None:
+    retriever = Retriever(index, threshold=0.35)
+    assert [name for name, _ in await both(retriever, "when do cats sleep")] == ["cats"]
+    assert await both(retriever, "the price of copper in Chile") == []
+
+
+async def test_a_threshold_is_not_held_against_scores_of_another_kind(index: Index) -> None:
+    retriever = Retriever(index, rerankers=[Failing()], threshold=5.0, policy=FAST_FAIL)
+    assert len(await both(retriever, "cats")) == 4
+
+
+@pytest.mark.parametrize("query", ["", " \n"])
+async def test_an_empty_query_asks_no_model(index: Index, query: str) -> None:
+    generator = Generator("draft")
+    retriever = Retriever(index, expander=Hyde(generator), rerankers=[Failing()])
+    assert await both(retriever, query) == []
+    assert not generator.asked
+
+
+async def test_a_long_query_is_answered(index: Index) -> None:
+    with pytest.warns(UserWarning, match="lost"):
+        found = Retriever(index).retrieve("cats sleep " * 9_000)
+    assert found[0].chunk.document_id == "cats"
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_k_must_be_positive(index: Index, k: int) -> None:
+    with pytest.raises(InputError, match=f"k={k}"):
+        Retriever(index).retrieve("cats", k=k)
+    with pytest.raises(InputError, match=f"k={k}"):
+        Retriever(index, k=k)
+
+
+async def test_lexical_texts_reach_bm25(embedder: Embedder) -> None:
+    class Terms:
+        name = "terms"
+
+        def expand(self, query: str) -> list[QueryText]:
+            return [QueryText(query), QueryText("sourdough yeast", role="lexical", weight=5.0)]
+
+        async def aexpand(self, query: str) -> list[QueryText]:
+            return self.expand(query)
+
+    with Index(embedder, config=PipelineConfig.hybrid().with_(fusion="minmax")) as index:
+        index.add(DOCUMENTS)
+        hits = Retriever(index, expander=Terms()).retrieve("cats").hits
+    scores = {hit.chunk.document_id: hit.scores.get("bm25", 0.0) for hit in hits}
+    assert scores["bread"] > scores["cats"] > 0
+    assert np.isfinite(list(scores.values())).all()
+
+
+async def test_cancelling_cancels_the_work(index: Index) -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        name = "slow"
+
+        def expand(self, query: str) -> list[QueryText]:
+            raise AssertionError("only the asynchronous way is used here")
+
+        async def aexpand(self, query: str) -> list[QueryText]:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+            return []
+
+    task = asyncio.create_task(Retriever(index, expander=Slow()).aretrieve("cats"))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled.is_set()
