@@ -11,7 +11,7 @@ from typing import Any
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.indexing import DocumentIndex, UpsertResponse
 from langchain_core.indexing.base import DeleteResponse
-from pydantic import ConfigDict, SkipValidation
+from pydantic import SkipValidation
 
 from situate.chunkers.errors import InputError
 from situate.chunkers.types import Chunk, Document, Situator
@@ -41,8 +41,6 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
         collection: The collection's name.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
     """
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     embeddings: SituateEmbeddings
     splitter: SkipValidation[Any] = None

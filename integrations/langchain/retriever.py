@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
-from pydantic import Field, SkipValidation
+from pydantic import ConfigDict, Field, SkipValidation
 
 from situate.chunkers.types import Chunker, Situator
 from situate.integrations.langchain._events import areport_steps, report_steps
@@ -19,7 +19,7 @@ from situate.integrations.langchain.documents import from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index import Index
-from situate.retrievers.steps import OnError
+from situate.retrievers.steps import OnError, StepPolicy
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 
 if TYPE_CHECKING:
@@ -37,16 +37,24 @@ class IndexRetriever(BaseRetriever):
         rerankers: Order the hits anew, one after the other.
         threshold: Leave out what scores lower after the last step.
         k: How many passages, at most.
+        candidates: How many are searched for where there is something to rerank.
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
         on_error: What the failure of an optional step does: "degrade" goes on without it, "raise" raises.
+        policy: Timeouts and retries of the optional steps, in place of ``on_error``.
+        policies: The same for single steps, by name ("hyde") or kind ("rerank").
     """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     expander: SkipValidation[QueryExpander | None] = None
     rerankers: SkipValidation[Sequence[Reranker]] = ()
     threshold: float | None = None
     k: int = Field(default=10, ge=1)
+    candidates: int = Field(default=50, ge=1)
     filter: SkipValidation[Any] = None
     on_error: OnError = "degrade"
+    policy: StepPolicy | None = None
+    policies: Mapping[str, StepPolicy] | None = None
 
     @abstractmethod
     def _searched(self) -> Index:
@@ -62,7 +70,10 @@ class IndexRetriever(BaseRetriever):
             rerankers=self.rerankers,
             threshold=self.threshold,
             k=self.k,
+            candidates=self.candidates,
             on_error=self.on_error,
+            policy=self.policy,
+            policies=self.policies,
         )
 
     def _get_relevant_documents(
@@ -107,7 +118,7 @@ class SituateRetriever(IndexRetriever):
         index: What is searched; `SituateVectorStore` has one as ``index``.
     """
 
-    index: SkipValidation[Index]
+    index: Index
 
     def _searched(self) -> Index:
         return self.index
