@@ -32,7 +32,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@rm -rf build/lib $(LINT_TREE)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LINT_TREE) .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --target $(LINT_TREE) .
 	MYPYPATH=$(LINT_TREE) $(BIN)/mypy -p situate
 	PYTHONPATH=$(LINT_TREE) $(BIN)/lint-imports
 

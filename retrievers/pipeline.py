@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from situate.chunkers.errors import InputError
@@ -77,9 +78,8 @@ class Retriever:
         found = self.index.search_texts(query, texts, self._depth(k), filter)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            hits = trace.run(
-                f"rerank:{reranker.name}", lambda r=reranker, h=hits: r.rerank(asked(query, texts), h), hits
-            )
+            work = partial(reranker.rerank, asked(query, texts), hits)
+            hits = trace.run(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
 
     async def aretrieve(self, query: str, k: int | None = None, filter: FilterLike | None = None) -> SearchResult:
@@ -95,9 +95,8 @@ class Retriever:
         found = await self.index.asearch_texts(query, texts, self._depth(k), filter)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            hits = await trace.arun(
-                f"rerank:{reranker.name}", lambda r=reranker, h=hits: r.arerank(asked(query, texts), h), hits
-            )
+            work = partial(reranker.arerank, asked(query, texts), hits)
+            hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
 
     def _checked(self, k: int | None) -> int:
