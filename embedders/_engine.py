@@ -170,7 +170,7 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
     tokens = hidden[source].float()
     if reduction == "max":
         out = tokens.new_full((len(segments), hidden.shape[1]), float("-inf"))
-        return out.index_reduce_(0, target, tokens, "amax")
+        return out.scatter_reduce_(0, target[:, None].expand_as(tokens), tokens, "amax")
     if reduction == "weighted":
         weights = (np.repeat(segments[:, 2], sizes) + within).astype(np.float32)
         tokens = tokens * torch.from_numpy(weights).to(hidden.device)[:, None]
