@@ -103,7 +103,7 @@ def recover_spans(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
             have been stripped, and white space inside may have been rewritten.
 
     Returns:
-        One ``(start, end)`` per piece with strictly increasing starts. ``text[start:end]`` is the piece, except for
+        One ``(start, end)`` per piece, in strictly increasing order. ``text[start:end]`` is the piece, except for
         white space that the splitter changed.
 
     Raises:
@@ -135,14 +135,15 @@ def recover_spans(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 def _places_after(text: str, piece: str, states: Sequence[_Place]) -> list[_Place]:
     """The best places of ``piece`` that come after one of ``states``."""
-    low = min(state.start for state in states) + 1
+    low = max(0, min(state.start for state in states))
     high = max(_next_word(text, state.end) for state in states)
     found: list[_Place] = []
     gaps: dict[tuple[int, int], int] = {}
     for start, end in _occurrences(text, piece, low, high, states):
         best: _Place | None = None
         for state in states:
-            if state.start >= start:
+            # A piece may begin where the one before it does and go on: overlap can take up a whole short piece.
+            if (start, end) <= (state.start, state.end):
                 continue
             key = (state.end, start)
             if key not in gaps:
