@@ -9,14 +9,20 @@ from situate.chunkers._lazy import lazy_exports
 if TYPE_CHECKING:
     from situate.integrations.llama_index.embedding import SituateEmbedding
     from situate.integrations.llama_index.generator import LlamaIndexGenerator
+    from situate.integrations.llama_index.hyde import HyDEDraftsEvent, HyDEQueryTransform, HyDERetriever
     from situate.integrations.llama_index.node_parser import LateChunkingNodeParser
+    from situate.integrations.llama_index.retriever import SituateRetriever
     from situate.integrations.llama_index.situated_context import SituatedContext
     from situate.integrations.llama_index.vector_store import SituateVectorStore
 
 __all__ = [
+    "HyDEDraftsEvent",
+    "HyDEQueryTransform",
+    "HyDERetriever",
     "LateChunkingNodeParser",
     "LlamaIndexGenerator",
     "SituateEmbedding",
+    "SituateRetriever",
     "SituateVectorStore",
     "SituatedContext",
 ]
@@ -24,9 +30,13 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "HyDEDraftsEvent": "hyde",
+        "HyDEQueryTransform": "hyde",
+        "HyDERetriever": "hyde",
         "LateChunkingNodeParser": "node_parser",
         "LlamaIndexGenerator": "generator",
         "SituateEmbedding": "embedding",
+        "SituateRetriever": "retriever",
         "SituateVectorStore": "vector_store",
         "SituatedContext": "situated_context",
     },

@@ -184,7 +184,7 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
         model: str | None = None
         for node in nodes:
             stamp = Stamp.read(node)
-            if stamp is not None and stamp.model and node.embedding is not None:
+            if stamp is not None and stamp.model:
                 model = model if model is not None else model_key(self.embedder)
                 if stamp.holds_for(node, model):
                     continue

@@ -78,7 +78,8 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
     @field_validator("splitter")
     @classmethod
     def _check_splitter(cls, value: Any) -> Any:
-        if value is None or isinstance(value, NodeParser | Chunker):
+        known = value is None or isinstance(value, NodeParser | Chunker)
+        if known and type(value) is not str:  # str has a method of the same name
             return value
         raise InputError(
             f"splitter={value!r} is neither a LlamaIndex node parser nor a situate chunker with split(document)"

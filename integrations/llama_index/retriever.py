@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -17,26 +18,28 @@ from situate.embedders.types import Vectors
 from situate.integrations.llama_index._convert import to_document, to_scored_node
 from situate.integrations.llama_index._filters import to_qdrant_filter
 from situate.integrations.llama_index.embedding import SituateEmbedding
+from situate.retrievers.hyde import mean_vector
+from situate.retrievers.index import Index
 from situate.retrievers.lexical import LexicalEncoder
+from situate.retrievers.pipeline import Retriever
 from situate.retrievers.search import QueryVectors
-from situate.retrievers.types import QueryText, SearchResult
+from situate.retrievers.types import QueryExpander, QueryText, Reranker, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from situate.retrievers.index import Index
-
 
 class SituateRetriever(BaseRetriever):
-    """Retrieves from a situate `Index`.
+    """Retrieves with a situate `Retriever` (expansion, hybrid search, rerankers, threshold) or from a bare `Index`.
 
-    Of a query bundle its ``embedding`` counts first, then its ``custom_embedding_strs``, then its ``query_str``; BM25
-    and late interaction always use ``query_str``. The bundle is not changed.
+    Of a query bundle its ``embedding`` counts first, then its ``custom_embedding_strs``, then its ``query_str``. Only
+    the last is expanded; BM25, late interaction and rerankers use ``query_str`` in every case. The bundle is not
+    changed.
 
     Args:
-        index: The index.
-        similarity_top_k: How many nodes to return, at most.
-        filters: Which documents' metadata qualify.
+        source: The retriever, or the index.
+        similarity_top_k: How many nodes to return, at most; None: what the retriever is set to.
+        filters: What the documents' metadata have to satisfy.
         context_key: The metadata key that shows what situates a node.
         context_fields: The `Context` fields shown there; () for none.
         callback_manager: LlamaIndex's.
@@ -44,22 +47,27 @@ class SituateRetriever(BaseRetriever):
 
     def __init__(
         self,
-        index: Index,
+        source: Retriever | Index,
         *,
-        similarity_top_k: int = 10,
+        similarity_top_k: int | None = None,
         filters: MetadataFilters | None = None,
         context_key: str = "context",
         context_fields: Sequence[str] = ("headings", "sentence"),
         callback_manager: CallbackManager | None = None,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
-        if similarity_top_k < 1:
+        if similarity_top_k is not None and similarity_top_k < 1:
             raise InputError(f"similarity_top_k={similarity_top_k}: at least one node, so give 1 or more")
-        self.index = index
+        self.retriever = source if isinstance(source, Retriever) else Retriever(source)
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self._context_key = context_key
         self._context_fields = tuple(context_fields)
+
+    @property
+    def index(self) -> Index:
+        """The index underneath."""
+        return self.retriever.index
 
     @classmethod
     def from_documents(
@@ -69,6 +77,8 @@ class SituateRetriever(BaseRetriever):
         embed_model: SituateEmbedding | None = None,
         similarity_top_k: int = 10,
         filters: MetadataFilters | None = None,
+        expander: QueryExpander | None = None,
+        rerankers: Sequence[Reranker] = (),
         callback_manager: CallbackManager | None = None,
         show_progress: bool = False,
         **settings: Any,
@@ -80,17 +90,22 @@ class SituateRetriever(BaseRetriever):
         Args:
             documents: LlamaIndex documents.
             embed_model: The model.
-            similarity_top_k: As in the class.
-            filters: As in the class.
-            callback_manager: As in the class.
+            similarity_top_k: How many nodes to return, at most.
+            filters: What the documents' metadata have to satisfy.
+            expander: Writes further texts to search with (`situate.retrievers.Hyde`, ...).
+            rerankers: Order what is found anew.
+            callback_manager: LlamaIndex's.
             show_progress: Show a progress bar.
             settings: What `Index` takes: ``path``, ``client``, ``collection``, ``chunker``, ``situators``, ``config``.
         """
-        from situate.retrievers.index import Index
-
         model = embed_model if embed_model is not None else SituateEmbedding()
         index = Index(model.embedder, progress=show_progress, **settings)
-        made = cls(index, similarity_top_k=similarity_top_k, filters=filters, callback_manager=callback_manager)
+        made = cls(
+            Retriever(index, expander=expander, rerankers=rerankers),
+            similarity_top_k=similarity_top_k,
+            filters=filters,
+            callback_manager=callback_manager,
+        )
         made.add_documents(documents)
         return made
 
@@ -103,44 +118,62 @@ class SituateRetriever(BaseRetriever):
         await self.index.aadd(to_document(document, keep_view=True) for document in documents)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query, where = query_bundle.query_str, self._where()
-        if query_bundle.embedding is not None:
-            vectors = self._vectors(query_bundle, self._tokens(query) if self._uses_tokens else None)
-            return self._nodes(self.index.search_vectors(query, vectors, self.similarity_top_k, where))
-        return self._nodes(self.index.search_texts(query, _texts(query_bundle), self.similarity_top_k, where))
+        dense = query_bundle.embedding
+        if dense is None and query_bundle.custom_embedding_strs:
+            dense = _mean(self.index.embedder.embed_queries(query_bundle.custom_embedding_strs))
+        retriever = self.retriever if dense is None else self._with_vector(dense)
+        return self._nodes(retriever.retrieve(query_bundle.query_str, self.similarity_top_k, self._where()))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query, where = query_bundle.query_str, self._where()
-        if query_bundle.embedding is not None:
-            tokens = (await self.index.embedder.aembed_query_tokens([query]))[0] if self._uses_tokens else None
-            vectors = self._vectors(query_bundle, tokens)
-            found = await asyncio.to_thread(self.index.search_vectors, query, vectors, self.similarity_top_k, where)
-        else:
-            found = await self.index.asearch_texts(query, _texts(query_bundle), self.similarity_top_k, where)
-        return self._nodes(found)
+        dense = query_bundle.embedding
+        if dense is None and query_bundle.custom_embedding_strs:
+            dense = _mean(await self.index.embedder.aembed_queries(query_bundle.custom_embedding_strs))
+        retriever = self.retriever if dense is None else self._with_vector(dense)
+        return self._nodes(await retriever.aretrieve(query_bundle.query_str, self.similarity_top_k, self._where()))
+
+    def _with_vector(self, dense: Sequence[float]) -> Retriever:
+        """The retriever, searching with a vector that is given instead of one that it makes."""
+        given = copy(self.retriever)
+        given.expander = None
+        given.index = cast("Index", _GivenVector(self.index, np.asarray(dense, dtype=np.float32)))
+        return given
 
     def _where(self) -> models.Filter | None:
         return to_qdrant_filter(self.filters, prefix="metadata.")
-
-    @property
-    def _uses_tokens(self) -> bool:
-        return self.index.config.token_vectors is not None
-
-    def _tokens(self, query: str) -> Vectors:
-        return self.index.embedder.embed_query_tokens([query])[0]
-
-    def _vectors(self, bundle: QueryBundle, tokens: Vectors | None) -> QueryVectors:
-        lexical = self.index.config.lexical
-        dense = np.asarray(bundle.embedding, dtype=np.float32)
-        return QueryVectors(
-            dense / (np.linalg.norm(dense) or 1.0),
-            LexicalEncoder(lexical).encode_query(bundle.query_str) if lexical is not None else None,
-            tokens if tokens is not None and len(tokens) else None,
-        )
 
     def _nodes(self, found: SearchResult) -> list[NodeWithScore]:
         return [to_scored_node(hit, key=self._context_key, fields=self._context_fields) for hit in found]
 
 
-def _texts(bundle: QueryBundle) -> list[QueryText]:
-    return [QueryText(text) for text in bundle.embedding_strs]
+class _GivenVector:
+    """As much of an `Index` as a `Retriever` searches through, with the query's dense vector given."""
+
+    def __init__(self, index: Index, dense: Vectors) -> None:
+        self._index = index
+        self._dense = dense / (np.linalg.norm(dense) or 1.0)
+
+    def search_texts(
+        self, query: str, texts: Sequence[QueryText], k: int, filter: models.Filter | None
+    ) -> SearchResult:
+        tokens = self._index.embedder.embed_query_tokens([query])[0] if self._wants_tokens else None
+        return self._index.search_vectors(query, self._vectors(query, tokens), k, filter)
+
+    async def asearch_texts(
+        self, query: str, texts: Sequence[QueryText], k: int, filter: models.Filter | None
+    ) -> SearchResult:
+        tokens = (await self._index.embedder.aembed_query_tokens([query]))[0] if self._wants_tokens else None
+        return await asyncio.to_thread(self._index.search_vectors, query, self._vectors(query, tokens), k, filter)
+
+    @property
+    def _wants_tokens(self) -> bool:
+        return self._index.config.token_vectors is not None
+
+    def _vectors(self, query: str, tokens: Vectors | None) -> QueryVectors:
+        lexical = self._index.config.lexical
+        terms = LexicalEncoder(lexical).encode_query(query) if lexical is not None else None
+        return QueryVectors(self._dense, terms, tokens)
+
+
+def _mean(vectors: Vectors) -> list[float]:
+    mean: list[float] = mean_vector(vectors, [1.0] * len(vectors)).tolist()
+    return mean
