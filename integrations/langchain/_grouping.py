@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from langchain_core.documents import Document as LangChainDocument
@@ -66,33 +66,53 @@ def whole_and_cut(documents: Named, *, splits: bool) -> tuple[list[Document], li
     return whole, chunks
 
 
-def with_siblings(
-    chunks: Sequence[Chunk], stored: Callable[[Sequence[str]], Iterable[Chunk]]
-) -> list[tuple[Document, list[Chunk]]]:
-    """The chunks by document, where some are missing with those that are stored already.
-
-    A chunk replaces the stored one at the same place. Of two versions of a document in one call the later one counts.
+def by_document(chunks: Sequence[Chunk]) -> list[Siblings]:
+    """The chunks of each document; of two versions of a document in one call the later one counts.
 
     Args:
-        chunks: In the caller's order.
-        stored: Looks up the stored chunks of documents.
+        chunks: In the caller's order. Of two chunks at the same place the later one counts.
     """
-    documents: dict[str, dict[tuple[int, int], Chunk]] = {}
-    versions: dict[str, str] = {}
+    documents: dict[str, Siblings] = {}
     for chunk in chunks:
-        version = version_of(chunk)
-        if versions.get(chunk.document_id) != version:
-            documents[chunk.document_id] = {}
-        versions[chunk.document_id] = version
-        documents[chunk.document_id][chunk.start, chunk.end] = chunk
-    partial = [id for id, found in documents.items() if len(found) < _expected(found.values())]
-    for sibling in stored(partial):
-        if version_of(sibling) == versions[sibling.document_id]:
-            documents[sibling.document_id].setdefault((sibling.start, sibling.end), sibling)
-    return [(assemble(found.values()), list(found.values())) for found in documents.values()]
+        siblings = documents.get(chunk.document_id)
+        if siblings is None or siblings.version != version_of(chunk):
+            siblings = documents[chunk.document_id] = Siblings(chunk.document_id, version_of(chunk))
+        siblings.add(chunk)
+    return list(documents.values())
 
 
-def _expected(chunks: Iterable[Chunk]) -> int:
-    """How many chunks their document has."""
-    stamps = [Stamp.of(chunk.metadata) for chunk in chunks]
-    return max((stamp.chunks for stamp in stamps if stamp is not None), default=1)
+class Siblings:
+    """Chunks of one version of one document.
+
+    Args:
+        document_id: The document.
+        version: The version, as `version_of` a chunk says it.
+    """
+
+    def __init__(self, document_id: str, version: str) -> None:
+        self.document_id = document_id
+        self.version = version
+        self._chunks: dict[tuple[int, int], Chunk] = {}
+        self._expected = 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all chunks of the document are here."""
+        return len(self._chunks) >= self._expected
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk in, in place of one with the same span."""
+        stamp = Stamp.of(chunk.metadata)
+        self._expected = max(self._expected, stamp.chunks if stamp is not None else 1)
+        self._chunks[chunk.start, chunk.end] = chunk
+
+    def join(self, stored: Iterable[Chunk]) -> None:
+        """Take in stored chunks of the same version where there is none yet."""
+        for chunk in stored:
+            if version_of(chunk) == self.version:
+                self._chunks.setdefault((chunk.start, chunk.end), chunk)
+
+    def item(self) -> tuple[Document, list[Chunk]]:
+        """The document, as far as its chunks know it, with the chunks in the order of the text."""
+        chunks = [self._chunks[span] for span in sorted(self._chunks)]
+        return assemble(chunks), chunks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def test_chunks_find_their_document_in_whatever_batches_they_come(
     for start in range(0, len(chunks), size):
         batch = chunks[start : start + size]
         assert store.add_documents(batch) == [chunk.id for chunk in batch]
+    expected, got = stored_vectors(whole), stored_vectors(store)
+    assert got.keys() == expected.keys()
+    for id, vector in expected.items():
+        np.testing.assert_allclose(got[id], vector, atol=1e-5)
+    store.close()
+
+
+async def test_parts_of_a_document_added_at_once_all_stay(
+    whole: SituateVectorStore, embeddings: SituateEmbeddings, splitter: SituateTextSplitter, handbook: list[Document]
+) -> None:
+    store = SituateVectorStore(embeddings, config=LATE)
+    chunks = splitter.split_documents(handbook)
+    await asyncio.gather(*(store.aadd_documents([chunk]) for chunk in chunks))
     expected, got = stored_vectors(whole), stored_vectors(store)
     assert got.keys() == expected.keys()
     for id, vector in expected.items():
@@ -341,6 +355,22 @@ def test_a_store_on_disk_is_there_again(
     with pytest.raises(IncompatibleIndexError):
         other.similarity_search("hotel")
     other.close()
+
+
+def test_pickles_as_its_configuration(
+    embeddings: SituateEmbeddings, splitter: SituateTextSplitter, handbook: list[Document], tmp_path: Path
+) -> None:
+    store = SituateVectorStore(embeddings, path=tmp_path / "store", splitter=splitter)
+    store.add_documents(handbook)
+    store.close()
+    data = pickle.dumps(store)
+    assert b"model.safetensors" not in data
+    assert len(data) < 1_000_000  # the tokenizer's vocabulary at most, never weights or points
+    again = pickle.loads(data)
+    assert again.get_by_ids(["leave", "travel"]) == handbook
+    again.close()
+    with pytest.raises(InputError, match="in memory cannot be pickled"):
+        pickle.dumps(SituateVectorStore(embeddings))
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
