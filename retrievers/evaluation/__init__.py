@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from situate.retrievers.evaluation.comparison import Comparison, Interval, compare
     from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
     from situate.retrievers.evaluation.measures import evaluate
+    from situate.retrievers.evaluation.synthetic import write_questions
 
 __all__ = [
     "Comparison",
@@ -20,6 +21,7 @@ __all__ = [
     "evaluate",
     "load_beir",
     "load_jsonl",
+    "write_questions",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -33,5 +35,6 @@ __getattr__, __dir__ = lazy_exports(
         "load_beir": "judgements",
         "load_jsonl": "judgements",
         "evaluate": "measures",
+        "write_questions": "synthetic",
     },
 )

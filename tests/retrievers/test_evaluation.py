@@ -9,9 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from situate.chunkers import Chunk, Document
+from situate.chunkers import Chunk, Document, Prompt, TextChunker
 from situate.chunkers.errors import InputError
-from situate.retrievers.evaluation import Comparison, EvaluationSet, Judgement, compare, evaluate, load_beir, load_jsonl
+from situate.retrievers.evaluation import (
+    Comparison,
+    EvaluationSet,
+    Judgement,
+    compare,
+    evaluate,
+    load_beir,
+    load_jsonl,
+    write_questions,
+)
 from situate.retrievers.types import Hit
 
 A, B, C = (Document(name, name * 100) for name in "abc")
@@ -109,3 +118,21 @@ def test_sets_are_read(tmp_path: Path) -> None:
     assert not data.has_spans
     with pytest.raises(InputError, match=r"dev\.tsv is missing"):
         load_beir(tmp_path, "dev")
+
+
+def test_questions_are_written_from_passages() -> None:
+    class Model:
+        def generate(self, prompts: list[Prompt]) -> list[str]:
+            return ["" if "bread" in p.text else f"What of {p.text.split()[1]}?\nIgnored line" for p in prompts]
+
+        async def agenerate(self, prompts: list[Prompt]) -> list[str]:
+            return self.generate(prompts)
+
+    documents = [Document("cats", "Cats sleep all day long."), Document("bread", "There is bread, and only bread.")]
+    data = write_questions(documents, TextChunker(size=100), Model(), questions=5)
+    assert len(data.queries) == 1
+    (judgement,) = data.judgements
+    assert judgement.document_id == "cats"
+    assert judgement.spans == ((0, len(documents[0].text)),)
+    with pytest.raises(InputError, match="0 passages"):
+        write_questions([Document("empty", "")], TextChunker(), Model())
