@@ -1,0 +1,110 @@
+"""Token ids of pairs -> logits, in the batches of a `Scheduler`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from situate.chunkers.errors import ModelError
+from situate.embedders._engine import Engine
+from situate.embedders._packing import Packing
+from situate.embedders._pair_forward import PairForward, choose_pair_forward
+from situate.embedders._scheduler import Job, Work
+from situate.embedders.types import Vectors
+
+
+class PairEngine(Engine):
+    """A cross-encoder on one device; batches, halving on out-of-memory and results are `Engine`'s.
+
+    A pair is a sequence with one segment, which is its second text; its result is one logit, or the hidden state
+    that the logit is made of.
+
+    Args:
+        model: The transformers model.
+        device: Where it runs.
+        dtype: Format to compute in; the head is float32 always.
+        answers: Of a decoder, the token ids of yes and no.
+        max_tokens: Longest sequence that will come.
+        batch_tokens: Most tokens of one pass; None: what suits the device.
+        representation: Hand back hidden states instead of logits.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        answers: tuple[int, int | None] | None,
+        max_tokens: int,
+        batch_tokens: int | None,
+        representation: bool,
+    ) -> None:
+        self.device = device
+        self.pair: PairForward = choose_pair_forward(model, device, dtype, answers, max_tokens)
+        self.packed = self.pair.packed
+        self._representation = representation and self.pair.representation
+        self.hidden_size = self.pair.size if self._representation else 1
+        # On CPU a batch's activations should stay in the cache; a GPU wants to be full.
+        self.batch_tokens = batch_tokens or (4096 if device.type == "cpu" else 32768)
+        self._unwritten = []
+
+    def logits(self, representations: Vectors) -> Vectors:
+        """float32 ``[pairs, hidden]`` -> float32 ``[pairs]``."""
+        with torch.inference_mode():
+            out: Vectors = self.pair.head(torch.from_numpy(representations).to(self.device)).cpu().numpy()
+        return out
+
+    def _run(self, rows: list[tuple[Job, int]]) -> None:
+        sequences = [job.work.sequences[i] for job, i in rows]
+        second = [int(job.work.segments[i, 1]) for job, i in rows]
+        packing = Packing.of([len(ids) for ids in sequences], self.device)
+        ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
+        starts = torch.tensor(second, device=self.device).repeat_interleave(packing.bounds.diff().long())
+        types = (packing.position_ids >= starts).long()
+        with torch.inference_mode():
+            features = self.pair.features(ids, packing, types).float()
+            if not self._representation:
+                features = self.pair.head(features)[:, None]
+            if self.pair.after is not None:
+                self.pair.after()
+        values = features.cpu().numpy()
+        for (job, i), value in zip(rows, values, strict=True):
+            job.result.reduced[i] = value
+
+
+def pair_work(sequences: Sequence[NDArray[np.int64]], second: NDArray[np.int64]) -> Work:
+    """What a `Scheduler` is handed for these pairs; their second texts begin at ``second``."""
+    ends = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+    at = np.arange(len(sequences), dtype=np.int64)
+    segments = np.column_stack([at, second, ends, np.zeros_like(at)])
+    return Work(sequences=sequences, segments=segments, reduction="sum", kept=np.zeros((0, 3), dtype=np.int64))
+
+
+def load_cross_encoder(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, allow_pickle: bool
+) -> Any:
+    """sentence-transformers' `CrossEncoder` of a local folder.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    from sentence_transformers import CrossEncoder
+
+    # On CPU everything starts from float32, so that what surrounds bfloat16 products can stay float32.
+    base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
+    try:
+        return CrossEncoder(
+            str(folder),
+            device=str(device),
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": base, **({} if allow_pickle else {"use_safetensors": True})},
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{str(folder)!r} cannot be loaded as a cross-encoder: {error}") from error
