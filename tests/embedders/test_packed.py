@@ -263,10 +263,10 @@ def test_packed_attention_equals_its_definition(
 @pytest.mark.parametrize("size", [60.0, -60.0, 400.0])
 def test_attention_survives_scores_beyond_the_range_of_exponentials(size: float) -> None:
     torch.manual_seed(4)
-    q = torch.full((20, 2, 8), abs(size) ** 0.5).bfloat16()
-    k = (torch.randn(20, 2, 8) * 0.1 + 1).bfloat16() * (size / abs(size) ** 0.5)
-    v = torch.randn(20, 2, 8).bfloat16()
-    got = packed_attention(q, k, v, Packing.of([20], torch.device("cpu")), scale=1.0)
+    q = torch.full((40, 2, 8), abs(size) ** 0.5).bfloat16()
+    k = (torch.randn(40, 2, 8) * 0.1 + 1).bfloat16() * (size / abs(size) ** 0.5)
+    v = torch.randn(40, 2, 8).bfloat16()
+    got = packed_attention(q, k, v, Packing.of([40], torch.device("cpu")), scale=1.0)
     assert torch.isfinite(got).all()
     # Scores this large are rounded to whole numbers in bfloat16; the reference has to round alike.
     scores = torch.matmul(q.transpose(0, 1), k.permute(1, 2, 0)).float()
