@@ -9,13 +9,17 @@ from situate.chunkers._lazy import lazy_exports
 if TYPE_CHECKING:
     from situate.retrievers.edge.async_client import AsyncEdgeClient
     from situate.retrievers.edge.client import EdgeClient
+    from situate.retrievers.edge.tenant import AsyncTenantClient, TenantClient, bind_tenant
 
-__all__ = ["AsyncEdgeClient", "EdgeClient"]
+__all__ = ["AsyncEdgeClient", "AsyncTenantClient", "EdgeClient", "TenantClient", "bind_tenant"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "AsyncEdgeClient": "async_client",
+        "AsyncTenantClient": "tenant",
         "EdgeClient": "client",
+        "TenantClient": "tenant",
+        "bind_tenant": "tenant",
     },
 )

@@ -17,6 +17,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend import EdgeBackend
 from situate.retrievers.edge.client import EdgeClient
+from situate.retrievers.edge.inference import PlainVectorInspector
 from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
 
 #: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.
@@ -27,13 +28,13 @@ _SYNC = ("upload_points", "upload_collection", "migrate")
 
 
 class AsyncEdgeBackend(AsyncQdrantBase):
-    """`EdgeBackend` with every call made in a thread.
+    """A backend with every call made in a thread.
 
     Args:
-        backend: The backend that does the work.
+        backend: The `EdgeBackend` (or a tenant's) that does the work.
     """
 
-    def __init__(self, backend: EdgeBackend) -> None:
+    def __init__(self, backend: Any) -> None:
         super().__init__()
         self.backend = backend
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="situate-edge")
@@ -99,6 +100,7 @@ class AsyncEdgeClient(AsyncQdrantClient):
         if path is not None and client is not None:
             raise InputError("AsyncEdgeClient takes a path or a client whose store it shares, not both")
         super().__init__(location=MEMORY)
+        self._inference_inspector = PlainVectorInspector(self._inference_inspector.parser)
         if client is None:
             store = open_store(MEMORY if path is None else path, StoreOptions(**options))
         else:
@@ -117,7 +119,7 @@ class AsyncEdgeClient(AsyncQdrantClient):
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._client.backend.closed
+        return bool(self._client.backend.closed)
 
     async def optimize(self, collection_name: str | None = None) -> bool:
         """`EdgeClient.optimize` without blocking the event loop."""

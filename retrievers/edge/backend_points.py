@@ -7,15 +7,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.errors import engine_errors
 from situate.retrievers.edge.translate_filters import edge_filter, edge_point_id
-from situate.retrievers.edge.translate_points import checked_vectors, edge_points, json_payload, record
+from situate.retrievers.edge.translate_points import (
+    PAYLOAD,
+    checked_vectors,
+    edge_point,
+    edge_points,
+    json_payload,
+    record,
+)
 from situate.retrievers.edge.translate_queries import edge_order_by, edge_payload_selector
 
 _UPDATE_MODES = {
@@ -68,10 +77,15 @@ class PointsBackend(BackendBase):
         update_mode: types.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
-        collection = self._store.collection(collection_name)
-        batches = iter(points)
-        while batch := list(itertools.islice(batches, max(batch_size, BATCH))):
-            self._upsert(collection_name, edge_points(batch, collection.schema), update_filter, update_mode)
+        rows = ((point.id, point.vector, point.payload) for point in points)
+        self._upload(collection_name, rows, batch_size, update_filter, update_mode)
+
+    def _upload(
+        self, collection_name: str, rows: Iterable[tuple[Any, Any, Any]], batch_size: int, condition: Any, mode: Any
+    ) -> None:
+        schema = self._store.collection(collection_name).schema
+        while batch := [edge_point(*row, schema) for row in itertools.islice(rows, max(batch_size, BATCH))]:
+            self._upsert(collection_name, batch, condition, mode)
 
     def upload_collection(
         self,
@@ -79,21 +93,22 @@ class PointsBackend(BackendBase):
         vectors: dict[str, types.NumpyArray] | types.NumpyArray | Iterable[types.VectorStruct],
         payload: Iterable[dict[Any, Any]] | None = None,
         ids: Iterable[types.PointId] | None = None,
+        batch_size: int = 64,
+        update_filter: types.Filter | None = None,
+        update_mode: types.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
-        rows: Iterable[Any] = vectors
+        rows: Iterable[Any] = _rows(vectors)
         if isinstance(vectors, dict):
             lengths = {name: len(column) for name, column in vectors.items()}
             if len(set(lengths.values())) > 1:
                 raise InputError(f"each named vector needs as many rows as the others, got {lengths}")
-            rows = (dict(zip(vectors, row, strict=True)) for row in zip(*vectors.values(), strict=True))
+            columns = [_rows(column) for column in vectors.values()]
+            rows = (dict(zip(vectors, row, strict=True)) for row in zip(*columns, strict=True))
         given_ids = (str(uuid4()) for _ in itertools.count()) if ids is None else ids
         payloads = itertools.repeat(None) if payload is None else payload
-        points = (
-            models.PointStruct.model_construct(id=i, vector=v, payload=p)
-            for i, v, p in zip(given_ids, rows, payloads, strict=False)
-        )
-        self.upload_points(collection_name, points, **kwargs)
+        points = zip(given_ids, rows, payloads, strict=False)
+        self._upload(collection_name, points, batch_size, update_filter, update_mode)
 
     def update_vectors(
         self,
@@ -104,8 +119,7 @@ class PointsBackend(BackendBase):
     ) -> types.UpdateResult:
         collection = self._store.collection(collection_name)
         checked = [
-            edge.PointVectors(edge_point_id(p.id), checked_vectors(p.vector, collection.schema, f"point {p.id}"))
-            for p in points
+            edge.PointVectors(edge_point_id(p.id), checked_vectors(p.vector, collection.schema, p.id)) for p in points
         ]
         return self._update(
             collection_name, [_U.update_vectors(checked, condition=edge_filter(update_filter))], len(checked)
@@ -137,7 +151,7 @@ class PointsBackend(BackendBase):
         key: str | None = None,
         **kwargs: Any,
     ) -> types.UpdateResult:
-        values = json_payload(payload, "set_payload")
+        values = json_payload(payload, PAYLOAD)
         return self._select(
             collection_name,
             points,
@@ -148,7 +162,7 @@ class PointsBackend(BackendBase):
     def overwrite_payload(
         self, collection_name: str, payload: types.Payload, points: types.PointsSelector, **kwargs: Any
     ) -> types.UpdateResult:
-        values = json_payload(payload, "overwrite_payload")
+        values = json_payload(payload, PAYLOAD)
         return self._select(
             collection_name,
             points,
@@ -192,31 +206,7 @@ class PointsBackend(BackendBase):
     def batch_update_points(
         self, collection_name: str, update_operations: Sequence[types.UpdateOperation], **kwargs: Any
     ) -> list[types.UpdateResult]:
-        return [self._apply(collection_name, operation) for operation in update_operations]
-
-    def _apply(self, name: str, operation: Any) -> types.UpdateResult:
-        if isinstance(operation, models.UpsertOperation):
-            upsert = operation.upsert
-            points = upsert.batch if isinstance(upsert, models.PointsBatch) else upsert.points
-            return self.upsert(name, points, update_filter=upsert.update_filter, update_mode=upsert.update_mode)
-        if isinstance(operation, models.DeleteOperation):
-            return self.delete(name, operation.delete)
-        if isinstance(operation, models.SetPayloadOperation):
-            change = operation.set_payload
-            return self.set_payload(name, change.payload, _either(change), key=change.key)
-        if isinstance(operation, models.OverwritePayloadOperation):
-            change = operation.overwrite_payload
-            return self.overwrite_payload(name, change.payload, _either(change))
-        if isinstance(operation, models.DeletePayloadOperation):
-            return self.delete_payload(name, operation.delete_payload.keys, _either(operation.delete_payload))
-        if isinstance(operation, models.ClearPayloadOperation):
-            return self.clear_payload(name, operation.clear_payload)
-        if isinstance(operation, models.UpdateVectorsOperation):
-            update = operation.update_vectors
-            return self.update_vectors(name, update.points, update_filter=update.update_filter)
-        if isinstance(operation, models.DeleteVectorsOperation):
-            return self.delete_vectors(name, operation.delete_vectors.vector, _either(operation.delete_vectors))
-        raise InputError(f"Unknown update operation: {type(operation).__name__}")
+        return [apply_operation(self, collection_name, operation) for operation in update_operations]
 
     # -- reading
 
@@ -229,7 +219,7 @@ class PointsBackend(BackendBase):
         **kwargs: Any,
     ) -> list[types.Record]:
         collection = self._store.collection(collection_name)
-        points = [edge_point_id(i) for i in ids]
+        points: list[Any] = [edge_point_id(i) for i in ids]
         with engine_errors(f"retrieving from collection {collection_name!r}"):
             found = collection.shard.retrieve(points, edge_payload_selector(with_payload), with_vectors)
         return [record(point) for point in found]
@@ -287,6 +277,41 @@ class PointsBackend(BackendBase):
                 edge.FacetRequest(key, limit=limit, exact=exact, filter=edge_filter(facet_filter))
             )
         return models.FacetResponse(hits=[models.FacetValueHit(value=h.value, count=h.count) for h in response.hits])
+
+
+def apply_operation(backend: QdrantBase, name: str, operation: Any) -> types.UpdateResult:
+    """Applies one operation of a batch by the backend's own method for it."""
+    if isinstance(operation, models.UpsertOperation):
+        upsert = operation.upsert
+        points = upsert.batch if isinstance(upsert, models.PointsBatch) else upsert.points
+        return backend.upsert(name, points, update_filter=upsert.update_filter, update_mode=upsert.update_mode)
+    if isinstance(operation, models.DeleteOperation):
+        return backend.delete(name, operation.delete)
+    if isinstance(operation, models.SetPayloadOperation):
+        change = operation.set_payload
+        return backend.set_payload(name, change.payload, _either(change), key=change.key)
+    if isinstance(operation, models.OverwritePayloadOperation):
+        change = operation.overwrite_payload
+        return backend.overwrite_payload(name, change.payload, _either(change))
+    if isinstance(operation, models.DeletePayloadOperation):
+        return backend.delete_payload(name, operation.delete_payload.keys, _either(operation.delete_payload))
+    if isinstance(operation, models.ClearPayloadOperation):
+        return backend.clear_payload(name, operation.clear_payload)
+    if isinstance(operation, models.UpdateVectorsOperation):
+        update = operation.update_vectors
+        return backend.update_vectors(name, update.points, update_filter=update.update_filter)
+    if isinstance(operation, models.DeleteVectorsOperation):
+        return backend.delete_vectors(name, operation.delete_vectors.vector, _either(operation.delete_vectors))
+    raise InputError(f"Unknown update operation: {type(operation).__name__}")
+
+
+def _rows(column: Any) -> Iterable[Any]:
+    """The rows as lists; those of an array some at a time, since it may be mapped from a file larger than RAM."""
+    if not isinstance(column, np.ndarray):
+        rows: Iterable[Any] = iter(column)
+        return rows
+    batches: Iterable[list[Any]] = (column[i : i + BATCH].tolist() for i in range(0, len(column), BATCH))
+    return itertools.chain.from_iterable(batches)
 
 
 def _id(value: Any) -> int | str:

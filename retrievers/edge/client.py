@@ -9,6 +9,7 @@ from typing import Any
 from qdrant_client import QdrantClient
 
 from situate.retrievers.edge.backend import EdgeBackend
+from situate.retrievers.edge.inference import PlainVectorInspector
 from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
 
 
@@ -60,6 +61,7 @@ class EdgeClient(QdrantClient):
         # The base class wires up inference of Document models and the like; its in-memory backend costs nothing and
         # is replaced.
         super().__init__(location=MEMORY)
+        self._inference_inspector = PlainVectorInspector(self._inference_inspector.parser)
         self._options = {"auto_optimize": auto_optimize, "sync_writes": sync_writes, "read_only": read_only}
         self._init_options = {"path": str(path), **self._options}
         self._client = EdgeBackend(open_store(path, StoreOptions(**self._options)))

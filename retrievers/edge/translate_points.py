@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,10 @@ from situate.retrievers.edge.translate_filters import edge_point_id
 
 #: Largest magnitude of a float32: what is larger becomes infinite in the store.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+#: Owners, for messages, that are no point: a vector that is searched with, a payload that several points are given.
+QUERY = object()
+PAYLOAD = object()
 
 
 @dataclass(frozen=True)
@@ -45,20 +50,31 @@ class VectorSchema:
             sparse=frozenset(config.sparse_vectors or {}),
         )
 
+    @cached_property
+    def plain(self) -> int | None:
+        """The size of the unnamed vector, where it is a single one."""
+        return None if "" in self.multi else self.sizes.get("")
+
     @property
     def names(self) -> list[str]:
         """All vector names."""
         return [*self.sizes, *self.sparse]
 
 
-def checked_vector(vector: Any, name: str, schema: VectorSchema, owner: str) -> Any:
+def _who(owner: Any) -> str:
+    if owner is QUERY:
+        return "query"
+    return "the payload to set" if owner is PAYLOAD else f"point {owner}"
+
+
+def checked_vector(vector: Any, name: str, schema: VectorSchema, owner: Any) -> Any:
     """``vector`` in the engine's form.
 
     Args:
         vector: Numbers, rows of numbers, a sparse vector, or an array of either shape.
         name: Which of the collection's vectors it is for.
         schema: The collection's vectors.
-        owner: Whose vector it is, for messages ("point 7", "query").
+        owner: Whose vector it is, for messages: a point's id, or `QUERY`.
 
     Raises:
         NonFiniteVectorError: A value is NaN, infinite, or beyond float32.
@@ -69,63 +85,67 @@ def checked_vector(vector: Any, name: str, schema: VectorSchema, owner: str) -> 
     size = schema.sizes.get(name)
     if size is None:
         raise InputError(
-            f"{owner}: the collection has no vector named {name!r}, only {', '.join(map(repr, schema.names)) or 'none'}"
+            f"{_who(owner)}: the collection has no vector named {name!r}, "
+            f"only {', '.join(map(repr, schema.names)) or 'none'}"
         )
     if isinstance(vector, np.ndarray):
         vector = vector.tolist()
     elif isinstance(vector, tuple):
         vector = list(vector)
     if not isinstance(vector, list):
-        raise InputError(f"{owner}: vector {name!r} must be a list of {size} numbers, not {type(vector).__name__}")
+        raise InputError(
+            f"{_who(owner)}: vector {name!r} must be a list of {size} numbers, not {type(vector).__name__}"
+        )
     if name in schema.multi:
         rows = vector if vector and isinstance(vector[0], list | tuple | np.ndarray) else [vector]
         return [_dense(row.tolist() if isinstance(row, np.ndarray) else row, name, size, owner) for row in rows]
     return _dense(vector, name, size, owner)
 
 
-def _dense(vector: list[float], name: str, size: int, owner: str) -> list[float]:
+def _dense(vector: list[float], name: str, size: int, owner: Any) -> list[float]:
     if len(vector) != size:
         raise InputError(
-            f"{owner}: vector {name!r} has {len(vector)} values, but the collection holds vectors of {size}: "
+            f"{_who(owner)}: vector {name!r} has {len(vector)} values, but the collection holds vectors of {size}: "
             "it was built for another model, or the vector was cut"
         )
     try:
         # One pass in C: the length is at least every magnitude, so it alone tells whether all fit into float32.
         length = math.hypot(*vector)
     except TypeError as error:
-        raise InputError(f"{owner}: vector {name!r} must hold numbers only: {error}") from error
+        raise InputError(f"{_who(owner)}: vector {name!r} must hold numbers only: {error}") from error
     if not length <= _FLOAT32_MAX and not all(abs(value) <= _FLOAT32_MAX for value in vector):
         place, value = next((i, v) for i, v in enumerate(vector) if not abs(v) <= _FLOAT32_MAX)
         raise NonFiniteVectorError(
-            f"{owner}: vector {name!r} holds {value} at place {place}; vectors must be finite float32 numbers. "
+            f"{_who(owner)}: vector {name!r} holds {value} at place {place}; vectors must be finite float32 numbers. "
             "Nothing was written"
         )
     return vector
 
 
-def _sparse(vector: Any, name: str, owner: str) -> edge.SparseVector:
+def _sparse(vector: Any, name: str, owner: Any) -> edge.SparseVector:
     if isinstance(vector, Mapping):
         vector = models.SparseVector(**vector)
     if not isinstance(vector, models.SparseVector):
-        raise InputError(f"{owner}: vector {name!r} is sparse and must be a SparseVector, not {type(vector).__name__}")
+        raise InputError(
+            f"{_who(owner)}: vector {name!r} is sparse and must be a SparseVector, not {type(vector).__name__}"
+        )
     indices, values = vector.indices, vector.values
     if len(indices) != len(values):
-        raise InputError(f"{owner}: sparse vector {name!r} has {len(indices)} indices but {len(values)} values")
+        raise InputError(f"{_who(owner)}: sparse vector {name!r} has {len(indices)} indices but {len(values)} values")
     if len(set(indices)) != len(indices):
-        raise InputError(f"{owner}: sparse vector {name!r} names an index twice; indices must be unique")
-    if any(not 0 <= index < 1 << 32 for index in indices):
-        raise InputError(f"{owner}: sparse vector {name!r} has an index outside of 0..2^32-1")
-    if not all(abs(value) <= _FLOAT32_MAX for value in values):
+        raise InputError(f"{_who(owner)}: sparse vector {name!r} names an index twice; indices must be unique")
+    if not math.hypot(*values) <= _FLOAT32_MAX:
         raise NonFiniteVectorError(
-            f"{owner}: sparse vector {name!r} holds a value that is no finite float32 number. Nothing was written"
+            f"{_who(owner)}: sparse vector {name!r} holds a value that is no finite float32 number. Nothing was written"
         )
-    return edge.SparseVector(indices, values)
+    try:
+        return edge.SparseVector(indices, values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{_who(owner)}: sparse vector {name!r} has an index outside of 0..2^32-1: {error}") from error
 
 
-def checked_vectors(vector: Any, schema: VectorSchema, owner: str) -> Any:
+def checked_vectors(vector: Any, schema: VectorSchema, owner: Any) -> Any:
     """A point's vector or named vectors in the engine's form."""
-    if type(vector) is list and not schema.multi and "" in schema.sizes:
-        return _dense(vector, "", schema.sizes[""], owner)
     if isinstance(vector, Mapping):
         return {name: checked_vector(value, name, schema, owner) for name, value in vector.items()}
     if vector is None:
@@ -133,21 +153,23 @@ def checked_vectors(vector: Any, schema: VectorSchema, owner: str) -> Any:
     return {"": checked_vector(vector, "", schema, owner)}
 
 
-def json_payload(payload: Any, owner: str) -> dict[str, Any]:
+def json_payload(payload: Any, owner: Any) -> dict[str, Any]:
     """``payload`` as JSON values: dates and UUIDs become text, as on their way to a server.
 
     Raises:
         InputError: It is no mapping, or holds what JSON cannot.
     """
+    if payload is None:
+        return {}
     if not isinstance(payload, Mapping):
-        raise InputError(f"{owner}: a payload must be a mapping, not {type(payload).__name__}")
+        raise InputError(f"{_who(owner)}: a payload must be a mapping, not {type(payload).__name__}")
     try:
         values = to_jsonable_python(payload)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
-        raise InputError(f"{owner}: payload {_culprit(payload)} is not JSON: {error}") from error
+        raise InputError(f"{_who(owner)}: payload {_culprit(payload)} is not JSON: {error}") from error
     place = _not_json(values, "")
     if place is not None:
-        raise InputError(f"{owner}: payload field {place} is not JSON (NaN, infinity or a lone surrogate)")
+        raise InputError(f"{_who(owner)}: payload field {place} is not JSON (NaN, infinity or a lone surrogate)")
     return dict(values)
 
 
@@ -181,16 +203,24 @@ def _not_json(value: Any, place: str) -> str | None:
 
 def edge_point(id_: Any, vector: Any, payload: Any, schema: VectorSchema) -> edge.Point:
     """One point in the engine's form, checked."""
-    point_id = edge_point_id(id_)
-    vectors = checked_vectors(vector, schema, f"point {id_}")
+    size = schema.plain
+    if size is None or type(vector) is not list or not _is_plain(vector, size):
+        vector = checked_vectors(vector, schema, id_)
     try:
-        return edge.Point(point_id, vectors, payload)
-    except (TypeError, ValueError):
-        # Rare: the payload holds what the engine does not take as it is. Paid for only then.
-        return edge.Point(point_id, vectors, json_payload(payload, f"point {id_}"))
+        return edge.Point(id_, vector, payload)
+    except (TypeError, ValueError, OverflowError):
+        # Rare: the engine does not take the id or the payload as it is. The reason is looked for only then.
+        return edge.Point(edge_point_id(id_), vector, json_payload(payload, id_))
 
 
-def edge_points(points: models.Batch | Sequence[Any], schema: VectorSchema) -> list[edge.Point]:
+def _is_plain(vector: list[Any], size: int) -> bool:
+    try:
+        return len(vector) == size and math.hypot(*vector) <= _FLOAT32_MAX
+    except TypeError:
+        return False
+
+
+def edge_points(points: Any, schema: VectorSchema) -> list[edge.Point]:
     """Points in the engine's form; nothing of a batch is returned where one of them is wrong.
 
     Raises:

@@ -16,7 +16,7 @@ from qdrant_client import models
 
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.translate_filters import as_list, edge_condition, edge_datetime, edge_filter, edge_point_id
-from situate.retrievers.edge.translate_points import VectorSchema, checked_vector
+from situate.retrievers.edge.translate_points import QUERY, VectorSchema, checked_vector
 
 #: What a server takes where the caller does not say.
 DEFAULT_LIMIT = 10
@@ -135,7 +135,7 @@ class _Inputs:
             raise InputError(
                 f"a {type(given).__name__} cannot be searched with as it is: embed it first, or install fastembed"
             )
-        return checked_vector(given, self.using, self._schema, "query")
+        return checked_vector(given, self.using, self._schema, QUERY)
 
     def pairs(self, context: Any) -> list[edge.ContextPair]:
         """Context pairs in the engine's form."""

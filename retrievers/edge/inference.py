@@ -1,0 +1,32 @@
+"""What needs no inference is told apart quickly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qdrant_client import models
+from qdrant_client.embed.type_inspector import Inspector
+
+_PLAIN = (list, models.SparseVector)
+
+
+class PlainVectorInspector(Inspector):
+    """qdrant-client's search for texts that fastembed should embed, with a short cut for points of plain vectors.
+
+    The original looks through the schema of every point, which costs a third of what storing it does.
+    """
+
+    def inspect(self, points: Any) -> bool:
+        """Whether anything in ``points`` needs inference."""
+        if type(points) is list and all(map(_is_plain, points)):
+            return False
+        return super().inspect(points)
+
+
+def _is_plain(point: Any) -> bool:
+    if type(point) is not models.PointStruct and type(point) is not models.PointVectors:
+        return False
+    vector = point.vector
+    if type(vector) is dict:
+        return all(type(value) in _PLAIN for value in vector.values())
+    return type(vector) is list
