@@ -45,6 +45,7 @@ class Collection:
         optimizing: When the optimisation under way began.
         optimized: When optimisations ended, and how long they took (seconds).
         error: What the last optimisation failed of.
+        started: Set once an optimisation has begun.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class Collection:
         self._log: OperationLog | None = None
         self._worker: OptimizerProcess | None = None
         self._one_optimizer = threading.Lock()
+        self._optimizations = threading.Condition()
+        self.started = threading.Event()
 
     # -- opening
 
@@ -255,6 +258,15 @@ class Collection:
                 return changed
             finally:
                 self.optimizing = None
+                with self._optimizations:
+                    self._optimizations.notify_all()
+
+    def wait_optimized(self, timeout: float) -> bool:
+        """Waits until an optimisation has ended and none is due; False where that took longer than ``timeout`` (s)."""
+        with self._optimizations:
+            return self._optimizations.wait_for(
+                lambda: bool(self.optimized) and self.optimizing is None and not self.optimization_due, timeout
+            )
 
     def _optimize_here(self) -> bool:
         with self.lock, engine_errors(f"optimising collection {self.name!r}"):
@@ -271,6 +283,7 @@ class Collection:
             log = self._log = OperationLog()
             worker = self._worker = OptimizerProcess()
             seen, self.changes = self.changes, 0
+        self.started.set()
         try:
             changed = worker.run(target)
             if changed:
