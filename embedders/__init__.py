@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from situate.embedders.encoder import Encoder
     from situate.embedders.families import Family, family_of
     from situate.embedders.models import ResolvedModel, resolve_model
+    from situate.embedders.remote import OpenAIEncoder, TEIEncoder
     from situate.embedders.types import (
         ChunkScheme,
         ChunkVectors,
@@ -26,9 +27,11 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Family",
+    "OpenAIEncoder",
     "ResolvedModel",
     "SpanEncoder",
     "SpanText",
+    "TEIEncoder",
     "family_of",
     "resolve_model",
 ]
@@ -42,10 +45,12 @@ __getattr__, __dir__ = lazy_exports(
         "Embedder": "embedder",
         "Encoder": "encoder",
         "Family": "families",
+        "OpenAIEncoder": "remote",
         "ResolvedModel": "models",
         "family_of": "families",
         "resolve_model": "models",
         "SpanEncoder": "types",
         "SpanText": "types",
+        "TEIEncoder": "remote",
     },
 )
