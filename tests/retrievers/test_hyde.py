@@ -26,7 +26,7 @@ def embedder(minilm_path):
     from situate.embedders.embedder import Embedder
 
     # different instructions, so that a draft embedded as a query would show
-    return Embedder(minilm_path, query_instruction="Question: ", document_instruction="Passage: ")
+    return Embedder(minilm_path, query_instruction="Question: ", document_instruction="Passage: ", dtype="float32")
 
 
 @both
@@ -42,17 +42,13 @@ def test_vector_is_the_formula(embedder):
     drafts = ["Parents may take twelve weeks.", "Leave for parents lasts a year."]
     vector = hyde_vector(embedder, QUERY, drafts)
 
-    plain = type(embedder)(embedder_path(embedder), query_instruction="", document_instruction="")
+    plain = type(embedder)(embedder.model, query_instruction="", document_instruction="", dtype="float32")
     rows = plain.embed_documents([f"Question: {QUERY}", *(f"Passage: {d}" for d in drafts)])
     expected = rows.astype(np.float64).mean(0)
     expected /= np.linalg.norm(expected)
     np.testing.assert_allclose(vector, expected, atol=1e-5)
     assert vector.dtype == np.float32
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
-
-
-def embedder_path(embedder):
-    return embedder.model
 
 
 def test_no_draft_gives_the_querys_own_vector(embedder):
