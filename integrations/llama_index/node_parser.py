@@ -15,7 +15,7 @@ from llama_index.core.schema import BaseNode, NodeRelationship, TextNode
 from llama_index.core.schema import Document as LlamaDocument
 from llama_index.core.utils import get_tqdm_iterable
 
-from situate.chunkers.errors import InputError
+from situate.chunkers.errors import InputError, SpanError
 from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.chunkers.types import Chunk, Chunker, Document, Situator
 from situate.embedders.types import ChunkScheme, ChunkVectors
@@ -188,7 +188,12 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
             for node in parser.get_nodes_from_documents([source], **kwargs)  # type: ignore[list-item]
             if isinstance(node, TextNode) and node.text.strip()
         ]
-        spans = recover_spans(document.text, [node.text for node in nodes])
+        try:
+            spans = recover_spans(document.text, [node.text for node in nodes])
+        except SpanError:
+            # Overlap and stripped white space can make one piece of the text twice; one of the two is enough.
+            nodes = [node for i, node in enumerate(nodes) if i == 0 or node.text != nodes[i - 1].text]
+            spans = recover_spans(document.text, [node.text for node in nodes])
         chunks = chunks_from_spans(document, spans)
         for node, chunk in zip(nodes, chunks, strict=True):
             if node.text != chunk.text:  # the splitter rewrote white space; offsets and text have to agree

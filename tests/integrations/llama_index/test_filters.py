@@ -16,6 +16,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
+
 from situate.chunkers.errors import InputError
 from situate.integrations.llama_index import SituateVectorStore
 from situate.integrations.llama_index._filters import to_qdrant_filter

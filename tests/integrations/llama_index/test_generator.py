@@ -13,6 +13,7 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 from llama_index.core.bridge.pydantic import PrivateAttr
 from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.settings import Settings
+
 from situate.chunkers import Prompt, TextGenerator
 from situate.chunkers.errors import GenerationError, InputError
 from situate.integrations.llama_index import LlamaIndexGenerator
@@ -23,6 +24,7 @@ class GatedLLM(CustomLLM):
 
     api_key: str = "sk-very-secret"
     _gate: Any = PrivateAttr(default_factory=asyncio.Event)
+    _started: Any = PrivateAttr(default_factory=lambda: asyncio.Semaphore(0))
     _under_way: int = PrivateAttr(default=0)
     _most: int = PrivateAttr(default=0)
     _cancelled: int = PrivateAttr(default=0)
@@ -40,6 +42,7 @@ class GatedLLM(CustomLLM):
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         self._under_way += 1
         self._most = max(self._most, self._under_way)
+        self._started.release()
         try:
             await self._gate.wait()
         except asyncio.CancelledError:
@@ -104,8 +107,8 @@ async def test_requests_are_limited_over_all_calls() -> None:
     model = GatedLLM()
     generator = LlamaIndexGenerator(model, concurrency=3)
     calls = [asyncio.create_task(generator.agenerate([Prompt(f"{i}{j}") for j in range(4)])) for i in range(2)]
-    while model._under_way < 3:
-        await asyncio.sleep(0)
+    for _ in range(3):
+        await model._started.acquire()
     model._gate.set()
     assert await asyncio.gather(*calls) == [[f"{i}{j}" for j in range(4)] for i in range(2)]
     assert model._most == 3
@@ -114,8 +117,8 @@ async def test_requests_are_limited_over_all_calls() -> None:
 async def test_cancelling_cancels_the_requests() -> None:
     model = GatedLLM()
     task = asyncio.create_task(LlamaIndexGenerator(model, concurrency=2).agenerate([Prompt("a"), Prompt("b")]))
-    while model._under_way < 2:
-        await asyncio.sleep(0)
+    for _ in range(2):
+        await model._started.acquire()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -64,7 +64,9 @@ def symmetric() -> SituateEmbedding:
 
 def formula(model: SituateEmbedding, weight: float = 1.0, query: str = QUERY) -> Any:
     """Gao et al. 2022, equation 8, with the query's weight: the mean of the query and its drafts, normalised."""
-    mean = weight * np.array(model.get_query_embedding(query)) + np.sum(model.get_text_embedding_batch(list(DRAFTS)), axis=0)
+    mean = weight * np.array(model.get_query_embedding(query)) + np.sum(
+        model.get_text_embedding_batch(list(DRAFTS)), axis=0
+    )
     return mean / np.linalg.norm(mean)
 
 

@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbe
 from situate.retrievers.index import EmptyDocumentWarning
 
 HANDBOOK = (
-    "# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros a night. Above that the head signs.\n\n"
+    "# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros a night. Then the head signs.\n\n"
     "## Trains\n\nIt pays second class. It pays up to 180 euros a night.\n\n# Leave\n\nIt is 30 days.\n"
 )
 REPEATED = "ha ha. " * 40 + "the end. " + "ha ha. " * 40
@@ -167,7 +168,7 @@ def test_relationships(embed_model: SituateEmbedding, splitter: Any) -> None:
     for document in documents:
         own = [node for node in nodes if node.ref_doc_id == document.id_]
         assert len(own) > 2
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in pairwise(own):
             assert after.prev_node is not None
             assert after.prev_node.node_id == before.node_id
             assert before.next_node is not None

@@ -27,7 +27,7 @@ from situate.retrievers.types import Hit
 DOCUMENTS = [
     Document(
         id_="travel",
-        text="# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros a night. Above that the head signs.",
+        text="# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros. Then the head signs.",
         metadata={"title": "Handbook", "year": 2024, "file_path": "handbook/travel.md"},
         excluded_llm_metadata_keys=["file_path"],
     ),

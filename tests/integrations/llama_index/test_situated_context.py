@@ -20,7 +20,10 @@ from situate.chunkers import Document as SituateDocument
 from situate.integrations.llama_index import SituatedContext
 from situate.integrations.llama_index._convert import to_chunk, to_node
 
-TEXT = "# Travel\n\nBook with the desk.\n\n## Costs\n\nIt pays 180 euros.\n\nThe head signs above that.\n\n# Leave\n\n30 days.\n"
+TEXT = (
+    "# Travel\n\nBook with the desk.\n\n## Costs\n\nIt pays 180 euros.\n\nThe head signs above that.\n\n"
+    "# Leave\n\n30 days.\n"
+)
 
 
 class Recorder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
 )
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+
 from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
 from situate.integrations.llama_index import SituateVectorStore
 from situate.retrievers.edge import EdgeClient
@@ -223,13 +224,16 @@ async def test_async_work_is_done_off_the_event_loop(monkeypatch: pytest.MonkeyP
     client = EdgeClient(":memory:")
     store = SituateVectorStore(client=client)
     threads: list[int] = []
-    for name in ("upsert", "query_points", "scroll", "delete", "delete_collection"):
 
-        def noted(*args: Any, original: Any = getattr(client, name), **kwargs: Any) -> Any:
+    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
             threads.append(threading.get_ident())
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(client, name, noted)
+        return noted
+
+    for name in ("upsert", "query_points", "scroll", "delete", "delete_collection"):
+        monkeypatch.setattr(client, name, noting(getattr(client, name)))
     await store.async_add(nodes())
     await asyncio.gather(*(store.aquery(query("hybrid")) for _ in range(4)))
     await store.aget_nodes()
