@@ -355,3 +355,14 @@ def test_records_are_values():
     assert family is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         family.query = "x"  # type: ignore[misc]
+
+
+def test_the_page_about_models_lists_every_family_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| [{family.name}]({family.source}) |")]
+        assert family.query.replace("\n", "⏎").replace("|", "\\|") in row
+        assert family.document.replace("|", "\\|") in row
+        assert f"| {family.pooling} |" in row
+        suited = not family.late and family.pooling not in ("cls", "last")
+        assert ("| no |" in row) is not suited
