@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from langchain_core.documents import Document as LangChainDocument
@@ -19,19 +20,56 @@ from situate.integrations.langchain.documents import (
     version_of,
 )
 
-Named: TypeAlias = list[tuple[str, LangChainDocument]]
+#: A document with its chunks.
+Item: TypeAlias = tuple[Document, list[Chunk]]
 
 
-def named(documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None) -> Named:
-    """The documents with the ids that they are stored under.
+@dataclass(frozen=True)
+class Work:
+    """What one call adds.
+
+    Attributes:
+        ids: The ids that the caller's documents are stored under, in order.
+        whole: Documents that are still to be cut.
+        cut: Documents all of whose chunks are here.
+        partial: Documents some of whose chunks are here.
+    """
+
+    ids: list[str]
+    whole: list[Document]
+    cut: list[Item]
+    partial: list[Siblings]
+
+
+def prepared(documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Work:
+    """What a call is about.
+
+    Args:
+        documents: The caller's; left as they are.
+        ids: Their ids, before those that they carry.
+        splits: Whether documents without a stamp are cut by the store.
 
     Raises:
-        InputError: There are not as many ids as documents.
+        InputError: There are not as many ids as documents, or a chunk was changed after splitting.
     """
     if ids is not None and len(ids) != len(documents):
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
     given = ids if ids is not None else [None] * len(documents)
-    return [(id or document_id(document), document) for id, document in zip(given, documents, strict=True)]
+    names = [id or document_id(document) for id, document in zip(given, documents, strict=True)]
+    whole: list[Document] = []
+    chunks: list[Chunk] = []
+    for name, document in zip(names, documents, strict=True):
+        if splits and STAMP_KEY not in document.metadata:
+            whole.append(to_document(document, name))
+        else:
+            chunks.append(to_chunk(document, name))
+    together = _by_document(chunks)
+    return Work(
+        ids=names,
+        whole=whole,
+        cut=[siblings.item() for siblings in together if siblings.complete],
+        partial=[siblings for siblings in together if not siblings.complete],
+    )
 
 
 def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[LangChainDocument]:
@@ -49,24 +87,7 @@ def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None)
     ]
 
 
-def whole_and_cut(documents: Named, *, splits: bool) -> tuple[list[Document], list[Chunk]]:
-    """What is still to be cut, and what is stored as it was cut.
-
-    Args:
-        documents: With their ids.
-        splits: Whether documents without a stamp are cut here.
-    """
-    whole: list[Document] = []
-    chunks: list[Chunk] = []
-    for name, document in documents:
-        if splits and STAMP_KEY not in document.metadata:
-            whole.append(to_document(document, name))
-        else:
-            chunks.append(to_chunk(document, name))
-    return whole, chunks
-
-
-def by_document(chunks: Sequence[Chunk]) -> list[Siblings]:
+def _by_document(chunks: Sequence[Chunk]) -> list[Siblings]:
     """The chunks of each document; of two versions of a document in one call the later one counts.
 
     Args:
@@ -112,7 +133,7 @@ class Siblings:
             if version_of(chunk) == self.version:
                 self._chunks.setdefault((chunk.start, chunk.end), chunk)
 
-    def item(self) -> tuple[Document, list[Chunk]]:
+    def item(self) -> Item:
         """The document, as far as its chunks know it, with the chunks in the order of the text."""
         chunks = [self._chunks[span] for span in sorted(self._chunks)]
         return assemble(chunks), chunks

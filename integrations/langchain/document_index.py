@@ -91,7 +91,7 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
     async def aupsert(self, items: Sequence[LangChainDocument], /, **kwargs: Any) -> UpsertResponse:
         """`upsert` without blocking the event loop."""
         refuse_unknown("aupsert", kwargs)
-        documents = _whole(items)
+        documents = await asyncio.to_thread(_whole, items)
         return _response(documents, await self.index.aadd(documents))
 
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -90,7 +91,9 @@ class SituateEmbeddings(BaseModel, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` without blocking the event loop."""
-        return _floats(await self.embedder.aembed_documents(texts))
+        vectors = await self.embedder.aembed_documents(texts)
+        # A million floats take a while to become Python's.
+        return await asyncio.to_thread(_floats, vectors) if len(texts) > 64 else _floats(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query` without blocking the event loop."""
@@ -109,5 +112,5 @@ class SituateEmbeddings(BaseModel, Embeddings):
 
 
 def _floats(vectors: Vectors) -> list[list[float]]:
-    rows: list[list[float]] = vectors.tolist()
-    return rows
+    # Row by row, so that other threads get their turn in between.
+    return [row.tolist() for row in vectors]

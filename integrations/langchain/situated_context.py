@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -71,7 +72,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
         """`transform_documents` without blocking the event loop."""
         refuse_unknown("atransform_documents", kwargs)
         situated: dict[int, Chunk] = {}
-        for document, members in _by_document(documents):
+        for document, members in await asyncio.to_thread(_by_document, documents):
             chunks = [chunk for _, chunk in members]
             for situator in self.situators:
                 chunks = await situator.asituate(document, chunks)

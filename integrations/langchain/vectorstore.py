@@ -12,9 +12,9 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 
 from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Chunker, Document, Situator
+from situate.chunkers.types import Chunk, Chunker, Situator
 from situate.integrations.langchain._arguments import refuse_unknown
-from situate.integrations.langchain._grouping import Siblings, by_document, from_texts, named, whole_and_cut
+from situate.integrations.langchain._grouping import Item, Siblings, from_texts, prepared
 from situate.integrations.langchain._searching import Mode, SearchingStore
 from situate.integrations.langchain.chunking import StampingChunker, as_chunker
 from situate.integrations.langchain.documents import assemble, from_chunk, from_document
@@ -129,16 +129,14 @@ class SituateVectorStore(SearchingStore):
             InputError: A chunk's text was changed after splitting, or metadata cannot be stored as JSON.
         """
         refuse_unknown("add_documents", kwargs)
-        under_ids = named(documents, ids)
-        whole, chunks = whole_and_cut(under_ids, splits=self._splits)
-        if whole:
-            self.index.add(whole)
-        complete, partial = _complete_and_partial(chunks)
-        if complete:
-            self.index.add_chunks(self._situated(complete))
-        if partial:
-            self._add_partial(partial)
-        return [id for id, _ in under_ids]
+        work = prepared(documents, ids, splits=self._splits)
+        if work.whole:
+            self.index.add(work.whole)
+        if work.cut:
+            self.index.add_chunks(self._situated(work.cut))
+        if work.partial:
+            self._add_partial(work.partial)
+        return work.ids
 
     async def aadd_documents(
         self,
@@ -150,16 +148,14 @@ class SituateVectorStore(SearchingStore):
     ) -> list[str]:
         """`add_documents` without blocking the event loop."""
         refuse_unknown("aadd_documents", kwargs)
-        under_ids = named(documents, ids)
-        whole, chunks = whole_and_cut(under_ids, splits=self._splits)
-        if whole:
-            await self.index.aadd(whole)
-        complete, partial = _complete_and_partial(chunks)
-        if complete:
-            await self.index.aadd_chunks(await self._asituated(complete))
-        if partial:
-            await asyncio.to_thread(self._add_partial, partial)
-        return [id for id, _ in under_ids]
+        work = await asyncio.to_thread(prepared, documents, ids, splits=self._splits)
+        if work.whole:
+            await self.index.aadd(work.whole)
+        if work.cut:
+            await self.index.aadd_chunks(await self._asituated(work.cut))
+        if work.partial:
+            await asyncio.to_thread(self._add_partial, work.partial)
+        return work.ids
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The chunks and the whole documents with these ids; ids that are not there are passed over."""
@@ -199,25 +195,23 @@ class SituateVectorStore(SearchingStore):
         with self._partial:
             for siblings in documents:
                 siblings.join(self.index.get_chunks([siblings.document_id]))
-            self.index.add_chunks(self._situated(documents))
+            self.index.add_chunks(self._situated([siblings.item() for siblings in documents]))
 
-    def _situated(self, documents: Sequence[Siblings]) -> list[tuple[Document, list[Chunk]]]:
-        items: list[tuple[Document, list[Chunk]]] = []
-        for siblings in documents:
-            document, chunks = siblings.item()
+    def _situated(self, items: Sequence[Item]) -> list[Item]:
+        situated: list[Item] = []
+        for document, chunks in items:
             for situator in self.index.situators:
                 chunks = situator.situate(document, chunks)
-            items.append((document, chunks))
-        return items
+            situated.append((document, chunks))
+        return situated
 
-    async def _asituated(self, documents: Sequence[Siblings]) -> list[tuple[Document, list[Chunk]]]:
-        items: list[tuple[Document, list[Chunk]]] = []
-        for siblings in documents:
-            document, chunks = siblings.item()
+    async def _asituated(self, items: Sequence[Item]) -> list[Item]:
+        situated: list[Item] = []
+        for document, chunks in items:
             for situator in self.index.situators:
                 chunks = await situator.asituate(document, chunks)
-            items.append((document, chunks))
-        return items
+            situated.append((document, chunks))
+        return situated
 
     # -- from texts ---------------------------------------------------------------------------------------------
 
@@ -284,8 +278,3 @@ class SituateVectorStore(SearchingStore):
         store = cls(embedding, **kwargs)  # type: ignore[arg-type]
         await store.aadd_texts(texts, metadatas, ids=ids)
         return store
-
-
-def _complete_and_partial(chunks: Sequence[Chunk]) -> tuple[list[Siblings], list[Siblings]]:
-    documents = by_document(chunks)
-    return [d for d in documents if d.complete], [d for d in documents if not d.complete]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,4 +130,13 @@ def test_a_store_on_disk_is_there_again(
     first.close()
     again = SituateDocumentIndex(embeddings=embeddings, path=tmp_path / "store")
     assert again.get(["leave", "travel"]) == handbook
+    again.close()
+
+
+def test_pickles_as_its_configuration(embeddings: SituateEmbeddings, handbook: list[Document], tmp_path: Path) -> None:
+    opened = SituateDocumentIndex(embeddings=embeddings, path=tmp_path / "store")
+    opened.upsert(handbook)
+    opened.close()
+    again = pickle.loads(pickle.dumps(opened))
+    assert again.get(["leave"]) == handbook[:1]
     again.close()

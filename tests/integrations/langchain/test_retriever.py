@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,12 @@ def test_bad_settings(index: Index) -> None:
         SituateRetriever(index=index, k=0)
     with pytest.raises(ValidationError, match="top_k"):
         SituateRetriever(index=index, top_k=3)  # type: ignore[call-arg]
+
+
+def test_pickles_as_its_configuration(embeddings: SituateEmbeddings, handbook: list[Document], tmp_path: Path) -> None:
+    retriever = SituateRetriever.from_documents(handbook, embeddings, path=tmp_path / "store", settings={"k": 2})
+    found = retriever.invoke(QUERY)
+    retriever.index.close()
+    again = pickle.loads(pickle.dumps(retriever))
+    assert again.invoke(QUERY) == found
+    again.index.close()
