@@ -8,21 +8,19 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
 
 from situate.chunkers.errors import InputError, SpanError
 from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.hyde import mean_vector
-from situate.retrievers.lexical import LexicalEncoder, SparseVector
+from situate.retrievers.lexical import LexicalEncoder
 from situate.retrievers.payload import STATE, to_chunk
+from situate.retrievers.query_encoder import QueryEncoder
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
 from situate.retrievers.types import QueryText, SearchResult, Step
 
@@ -112,6 +110,7 @@ class Index:
         self._given_client = client
         self._chunker = chunker
         self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
+        self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
         self._lock = threading.Lock()
 
@@ -327,33 +326,43 @@ class Index:
         return await self.asearch_texts(query, [QueryText(query)], k, filter)
 
     def search_texts(
-        self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
+        self,
+        query: str,
+        texts: Sequence[QueryText],
+        k: int = 10,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
     ) -> SearchResult:
-        """`search` with several texts (HyDE, multi-query): the weighted mean of their vectors, each in its role.
+        """`search` with several texts (HyDE, multi-query), each in its role; see `QueryEncoder`.
 
-        BM25 takes the terms of all texts with the roles "query" and "lexical", by their weights; MaxSim takes the
-        first "query" text.
+        Args:
+            query: What was asked.
+            texts: What to search with.
+            k: As in `search`.
+            filter: As in `search`.
+            dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
         """
-        _check(k, texts)
+        _check(k)
         if not query.strip():
             return SearchResult(query, ())
         started = time.perf_counter()
-        by_role = {role: self._embed[role](written) for role, written in _by_role(texts).items()}
-        tokens = self.embedder.embed_query_tokens([asked(query, texts)])[0] if self._uses_tokens else None
-        vectors = QueryVectors(_mean(texts, by_role), self._terms(query, texts), tokens)
+        vectors = self._query_encoder.encode(query, texts, dense)
         return self._found(query, vectors, k, filter, Step("embed", time.perf_counter() - started))
 
     async def asearch_texts(
-        self, query: str, texts: Sequence[QueryText], k: int = 10, filter: FilterLike | None = None
+        self,
+        query: str,
+        texts: Sequence[QueryText],
+        k: int = 10,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
     ) -> SearchResult:
         """`search_texts` without blocking the event loop."""
-        _check(k, texts)
+        _check(k)
         if not query.strip():
             return SearchResult(query, ())
         started = time.perf_counter()
-        by_role = {role: await self._aembed[role](written) for role, written in _by_role(texts).items()}
-        tokens = (await self.embedder.aembed_query_tokens([asked(query, texts)]))[0] if self._uses_tokens else None
-        vectors = QueryVectors(_mean(texts, by_role), self._terms(query, texts), tokens)
+        vectors = await self._query_encoder.aencode(query, texts, dense)
         embedded = Step("embed", time.perf_counter() - started)
         return await asyncio.to_thread(self._found, query, vectors, k, filter, embedded)
 
@@ -361,6 +370,7 @@ class Index:
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
         """`search` with vectors that the caller made; ``query`` is only carried along."""
+        _check(k)
         return self._found(query, vectors, k, filter)
 
     def _found(
@@ -371,54 +381,10 @@ class Index:
         searched = Step("search", time.perf_counter() - started, {"hits": len(hits)})
         return SearchResult(query, tuple(hits), (*before, searched))
 
-    @property
-    def _embed(self) -> Mapping[str, Callable[[Sequence[str]], Vectors]]:
-        return {"query": self.embedder.embed_queries, "document": self.embedder.embed_documents}
 
-    @property
-    def _aembed(self) -> Mapping[str, Callable[[Sequence[str]], Awaitable[Vectors]]]:
-        return {"query": self.embedder.aembed_queries, "document": self.embedder.aembed_documents}
-
-    @property
-    def _uses_tokens(self) -> bool:
-        return self.config.token_vectors is not None
-
-    def _terms(self, query: str, texts: Sequence[QueryText]) -> SparseVector | None:
-        if self._lexical is None:
-            return None
-        first = asked(query, texts)
-        more = [(t.weight, t.text) for t in texts if t.role != "document" and t.weight and t.text != first]
-        return self._lexical.encode_query(first, more)
-
-
-def asked(query: str, texts: Sequence[QueryText]) -> str:
-    """The question as it is put to BM25, MaxSim and rerankers: the first text in the role of a query."""
-    return next((text.text for text in texts if text.role == "query"), query)
-
-
-def _check(k: int, texts: Sequence[QueryText]) -> None:
+def _check(k: int) -> None:
     if k < 1:
         raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
-    if unknown := {text.role for text in texts} - {"query", "document", "lexical"}:
-        raise InputError(
-            f"unknown roles {sorted(unknown)}: a text is searched with as 'query', as 'document' or as 'lexical'"
-        )
-    if not any(text.weight > 0 for text in texts if text.role != "lexical"):
-        raise InputError("the texts to search with need one query or document with a weight of more than 0")
-
-
-def _by_role(texts: Sequence[QueryText]) -> dict[str, list[str]]:
-    written: dict[str, list[str]] = {}
-    for text in texts:
-        if text.role != "lexical":
-            written.setdefault(text.role, []).append(text.text)
-    return written
-
-
-def _mean(texts: Sequence[QueryText], by_role: Mapping[str, Vectors]) -> Vectors:
-    rows = {role: iter(vectors) for role, vectors in by_role.items()}
-    embedded = [text for text in texts if text.role != "lexical"]
-    return mean_vector(np.array([next(rows[text.role]) for text in embedded]), [text.weight for text in embedded])
 
 
 def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:

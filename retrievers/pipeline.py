@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from situate.chunkers.errors import InputError
-from situate.retrievers.index import asked
+from situate.embedders.types import Vectors
+from situate.retrievers.query_encoder import asked
 from situate.retrievers.search import FilterLike
 from situate.retrievers.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult
@@ -60,8 +61,16 @@ class Retriever:
         self.threshold = threshold
         self.runner = StepRunner(policy if policy is not None else StepPolicy(on_error=on_error), policies)
 
-    def retrieve(self, query: str, k: int | None = None, filter: FilterLike | None = None) -> SearchResult:
+    def retrieve(
+        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+    ) -> SearchResult:
         """The passages for a query, best first.
+
+        Args:
+            query: What is looked for. A query without any text finds nothing.
+            k: How many hits, at most, where not the retriever's own number.
+            filter: As in `Index.search`.
+            dense: float32 ``[dimension]``: a dense vector that the caller made. Nothing is expanded then.
 
         Raises:
             InputError: ``k`` is less than 1, or the filter cannot be read.
@@ -72,27 +81,29 @@ class Retriever:
             return SearchResult(query, ())
         trace = self.runner.trace()
         texts = [QueryText(query)]
-        if (expander := self.expander) is not None:
+        if (expander := self.expander) is not None and dense is None:
             texts = trace.run(expander.name, lambda: expander.expand(query), texts)
         expanded = len(trace.steps)
-        found = self.index.search_texts(query, texts, self._depth(k), filter)
+        found = self.index.search_texts(query, texts, self._depth(k), filter, dense)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.rerank, asked(query, texts), hits)
             hits = trace.run(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
 
-    async def aretrieve(self, query: str, k: int | None = None, filter: FilterLike | None = None) -> SearchResult:
+    async def aretrieve(
+        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+    ) -> SearchResult:
         """`retrieve` without blocking the event loop; cancelling it cancels the step that is running."""
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())
         trace = self.runner.trace()
         texts = [QueryText(query)]
-        if (expander := self.expander) is not None:
+        if (expander := self.expander) is not None and dense is None:
             texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
         expanded = len(trace.steps)
-        found = await self.index.asearch_texts(query, texts, self._depth(k), filter)
+        found = await self.index.asearch_texts(query, texts, self._depth(k), filter, dense)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.arerank, asked(query, texts), hits)

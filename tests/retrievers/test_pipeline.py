@@ -219,3 +219,12 @@ async def test_cancelling_cancels_the_work(index: Index) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert cancelled.is_set()
+
+
+async def test_a_given_dense_vector_takes_the_place_of_the_texts(index: Index, embedder: Embedder) -> None:
+    dense = embedder.embed_documents(["wild yeast and bread"])[0]
+    generator = Generator("never asked")
+    found = await both(Retriever(index, expander=Hyde(generator)), "cats", dense=3 * dense)
+    assert found[0][0] == "bread"
+    assert found[0][1] == pytest.approx(float(embedder.embed_documents([DOCUMENTS[3].text])[0] @ dense), abs=2e-3)
+    assert not generator.asked
