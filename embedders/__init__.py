@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from situate.embedders.encoder import Encoder
     from situate.embedders.families import Family, family_of
     from situate.embedders.models import ResolvedModel, resolve_model
+    from situate.embedders.multivector import MultiVectorEmbedder
     from situate.embedders.remote import OpenAIEncoder, TEIEncoder
+    from situate.embedders.sparse import SparseEmbedder, SparseVector
     from situate.embedders.types import (
         ChunkScheme,
         ChunkVectors,
@@ -27,10 +29,13 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Family",
+    "MultiVectorEmbedder",
     "OpenAIEncoder",
     "ResolvedModel",
     "SpanEncoder",
     "SpanText",
+    "SparseEmbedder",
+    "SparseVector",
     "TEIEncoder",
     "family_of",
     "resolve_model",
@@ -45,12 +50,15 @@ __getattr__, __dir__ = lazy_exports(
         "Embedder": "embedder",
         "Encoder": "encoder",
         "Family": "families",
+        "MultiVectorEmbedder": "multivector",
         "OpenAIEncoder": "remote",
         "ResolvedModel": "models",
         "family_of": "families",
         "resolve_model": "models",
         "SpanEncoder": "types",
         "SpanText": "types",
+        "SparseEmbedder": "sparse",
+        "SparseVector": "sparse",
         "TEIEncoder": "remote",
     },
 )

@@ -101,9 +101,9 @@ class ResolvedModel:
         if trust_remote_code:
             return
         modules = read_json(self.path / "modules.json", default=[])
-        foreign = [
-            m.get("type", "") for m in modules if not str(m.get("type", "")).startswith("sentence_transformers.")
-        ]
+        # sentence-transformers reads PyLate's modules with classes of its own.
+        types = [str(module.get("type", "")) for module in modules]
+        foreign = [name for name in types if not name.startswith(("sentence_transformers.", "pylate.models."))]
         if foreign:
             raise UnsafeModelError(
                 f"model {self.id!r} is built from its repository's own code ({', '.join(foreign)}): "
