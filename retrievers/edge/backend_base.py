@@ -27,10 +27,10 @@ class BackendBase(QdrantBase):
         return self._store
 
     def _update(
-        self, collection_name: str, operations: Sequence[edge.UpdateOperation], points: int
+        self, collection_name: str, operations: Sequence[edge.UpdateOperation], points: int, *, grows: bool = True
     ) -> types.UpdateResult:
         """Applies ``operations``, which change about ``points`` points."""
         if self._store.options.read_only:
             self._store.check_writable()
-        self._store.collection(collection_name).update(operations, points)
+        self._store.collection(collection_name).update(operations, points, grows=grows)
         return models.UpdateResult.model_construct(operation_id=0, status=COMPLETED)

@@ -141,7 +141,7 @@ class PointsBackend(BackendBase):
         )
 
     def delete(self, collection_name: str, points_selector: types.PointsSelector, **kwargs: Any) -> types.UpdateResult:
-        return self._select(collection_name, points_selector, _U.delete_points, _U.delete_points_by_filter)
+        return self._select(collection_name, points_selector, _U.delete_points, _U.delete_points_by_filter, grows=False)
 
     def set_payload(
         self,
@@ -192,16 +192,15 @@ class PointsBackend(BackendBase):
         selector: Any,
         by_ids: Callable[[list[Any]], edge.UpdateOperation],
         by_filter: Callable[[edge.Filter], edge.UpdateOperation],
+        *,
+        grows: bool = True,
     ) -> types.UpdateResult:
         ids, filter_ = selected(selector)
-        if filter_ is not None:
-            return self._update(collection_name, [by_filter(edge_filter(filter_))], 1)  # type: ignore[arg-type]
-        points = [edge_point_id(i) for i in ids]
-        return (
-            self._update(collection_name, [by_ids(points)], len(points))
-            if points
-            else self._update(collection_name, [], 0)
-        )
+        condition = edge_filter(filter_)
+        if condition is not None:
+            return self._update(collection_name, [by_filter(condition)], 1, grows=grows)
+        points: list[Any] = [edge_point_id(i) for i in ids]
+        return self._update(collection_name, [by_ids(points)] if points else [], len(points), grows=grows)
 
     def batch_update_points(
         self, collection_name: str, update_operations: Sequence[types.UpdateOperation], **kwargs: Any

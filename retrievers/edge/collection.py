@@ -26,6 +26,7 @@ from situate.retrievers.edge.optimizer import (
     can_run_beside,
     copy_shard,
 )
+from situate.retrievers.edge.space import check_space
 from situate.retrievers.edge.translate_config import edge_config
 from situate.retrievers.edge.translate_points import VectorSchema
 
@@ -79,6 +80,7 @@ class Collection:
         self._log: OperationLog | None = None
         self._worker: OptimizerProcess | None = None
         self._one_optimizer = threading.Lock()
+        self._bytes_per_point = bytes_per_point(config.vectors)
         self._optimizations = threading.Condition()
         self.started = threading.Event()
 
@@ -133,13 +135,18 @@ class Collection:
 
     # -- writing
 
-    def update(self, operations: Sequence[edge.UpdateOperation], points: int = 1) -> None:
+    def update(self, operations: Sequence[edge.UpdateOperation], points: int = 1, *, grows: bool = True) -> None:
         """Applies operations in order.
 
         Args:
             operations: The operations.
             points: About how many points they change; a hint for the optimiser.
+            grows: Whether they make the collection larger.
+
+        Raises:
+            StorageError: The disk is full, or fails.
         """
+        check_space(self.folder, points * self._bytes_per_point * 3 if grows else 0, grows=grows)
         with self.lock, engine_errors(f"collection {self.name!r}"):
             shard = self.shard
             self.dirty = True
@@ -169,6 +176,7 @@ class Collection:
                 self.dirty = True
             self.config = config
             self.schema = VectorSchema.of(config)
+            self._bytes_per_point = bytes_per_point(config.vectors)
 
     def flush(self) -> None:
         """Writes to disk what is in the page cache only: from here on it survives a power failure, too."""

@@ -21,6 +21,7 @@ import qdrant_edge as edge
 
 from situate.chunkers.errors import StorageError
 from situate.retrievers.edge.seal import SEAL_FILE
+from situate.retrievers.edge.space import check_copy
 from situate.retrievers.edge.translate_config import named_vectors
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def copy_shard(source: Path, target: Path) -> None:
     def left_out(folder: str, names: list[str]) -> list[str]:
         return ["wal", SEAL_FILE] if Path(folder) == source else []
 
+    check_copy(source)
     try:
         shutil.copytree(source, target, ignore=left_out)
     except OSError as error:

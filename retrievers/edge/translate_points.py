@@ -206,6 +206,8 @@ def edge_point(id_: Any, vector: Any, payload: Any, schema: VectorSchema) -> edg
     size = schema.plain
     if size is None or type(vector) is not list or not _is_plain(vector, size):
         vector = checked_vectors(vector, schema, id_)
+    if id_ is True or id_ is False:  # numbers to the engine
+        edge_point_id(id_)
     try:
         return edge.Point(id_, vector, payload)
     except (TypeError, ValueError, OverflowError):
