@@ -8,23 +8,29 @@ from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.chunking import LangChainChunker
+    from situate.integrations.langchain.cross_encoder import SituateCrossEncoder
     from situate.integrations.langchain.document_index import SituateDocumentIndex
     from situate.integrations.langchain.documents import chunk_context, situated_text
     from situate.integrations.langchain.embeddings import SituateEmbeddings
     from situate.integrations.langchain.generator import LangChainGenerator
     from situate.integrations.langchain.hyde import HyDEEmbeddings, HyDERetriever
+    from situate.integrations.langchain.rerankers import CrossEncoderReranker, LateInteractionReranker, SituateReranker
     from situate.integrations.langchain.retriever import SituateRetriever
     from situate.integrations.langchain.situated_context import SituatedContextTransformer
     from situate.integrations.langchain.splitter import SituateTextSplitter
     from situate.integrations.langchain.vectorstore import SituateVectorStore
 
 __all__ = [
+    "CrossEncoderReranker",
     "HyDEEmbeddings",
     "HyDERetriever",
     "LangChainChunker",
     "LangChainGenerator",
+    "LateInteractionReranker",
+    "SituateCrossEncoder",
     "SituateDocumentIndex",
     "SituateEmbeddings",
+    "SituateReranker",
     "SituateRetriever",
     "SituateTextSplitter",
     "SituateVectorStore",
@@ -36,12 +42,16 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "CrossEncoderReranker": "rerankers",
         "HyDEEmbeddings": "hyde",
         "HyDERetriever": "hyde",
         "LangChainChunker": "chunking",
         "LangChainGenerator": "generator",
+        "LateInteractionReranker": "rerankers",
+        "SituateCrossEncoder": "cross_encoder",
         "SituateDocumentIndex": "document_index",
         "SituateEmbeddings": "embeddings",
+        "SituateReranker": "rerankers",
         "SituateRetriever": "retriever",
         "SituateTextSplitter": "splitter",
         "SituateVectorStore": "vectorstore",

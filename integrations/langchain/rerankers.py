@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import Document as LangChainDocument
@@ -11,7 +14,12 @@ from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ConfigDict, Field, SkipValidation
 
 from situate.chunkers.types import Chunk
+from situate.embedders.cross_encoder import DEFAULT_CROSS_ENCODER
+from situate.integrations.langchain.cross_encoder import SituateCrossEncoder
 from situate.integrations.langchain.documents import RELEVANCE_SCORE, Stamp, chunk_context, document_id
+from situate.integrations.langchain.embeddings import SituateEmbeddings
+from situate.retrievers import rerank
+from situate.retrievers.rerank.late_interaction import TokenSource
 from situate.retrievers.types import Hit, Reranker
 
 
@@ -30,9 +38,14 @@ class RerankerCompressor(BaseDocumentCompressor):
     top_n: int | None = Field(default=None, ge=1)
     threshold: float | None = None
 
+    @abstractmethod
     def _ranks(self) -> Reranker:
         """What orders the hits."""
-        raise NotImplementedError
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # What was made for the first call (models, token vectors) is made again.
+        state = super().__getstate__()
+        return {**state, "__dict__": {k: v for k, v in state["__dict__"].items() if k != "_ranker"}}
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
@@ -64,7 +77,7 @@ class RerankerCompressor(BaseDocumentCompressor):
 
 
 class SituateReranker(RerankerCompressor):
-    """Around a reranker that exists already (an LLM's, say, or a pipeline of several).
+    """Around a reranker that exists already (an LLM's, say, or stages of several).
 
     Attributes:
         reranker: Orders hits.
@@ -74,6 +87,53 @@ class SituateReranker(RerankerCompressor):
 
     def _ranks(self) -> Reranker:
         return self.reranker
+
+
+class CrossEncoderReranker(RerankerCompressor):
+    """Orders documents by a model that reads query and passage together (Nogueira and Cho 2019).
+
+    Attributes:
+        model: Hub id or folder, or a `SituateCrossEncoder` with settings of one's own. ``relevance_score`` is in
+            [0, 1] unless such a one says otherwise.
+        context: `Context` fields that are read in front of the passage ("title", "headings", ...).
+    """
+
+    model: str | SituateCrossEncoder = DEFAULT_CROSS_ENCODER
+    context: tuple[str, ...] = ()
+
+    @cached_property
+    def _ranker(self) -> Reranker:
+        cross_encoder = SituateCrossEncoder(model=self.model) if isinstance(self.model, str) else self.model
+        return rerank.CrossEncoderReranker(cross_encoder.scorer, context=self.context)
+
+    def _ranks(self) -> Reranker:
+        return self._ranker
+
+
+class LateInteractionReranker(RerankerCompressor):
+    """Orders documents by MaxSim over token vectors (Khattab and Zaharia 2020); needs no weights but the embeddings'.
+
+    Attributes:
+        embeddings: Give the token vectors. ``relevance_score`` is the mean of their best cosines, in [-1, 1].
+        stored: Where token vectors may be stored already: `situate.retrievers.rerank.StoredTokens` over the collection
+            of a store that was made with ``PipelineConfig.quality()``.
+        prior: Share of the ``relevance_score`` that the documents came with, in [0, 1].
+        context: `Context` fields that are read in front of the passage ("title", "headings", ...).
+    """
+
+    embeddings: SituateEmbeddings
+    stored: SkipValidation[TokenSource | None] = None
+    prior: float = Field(default=0.0, ge=0.0, le=1.0)
+    context: tuple[str, ...] = ()
+
+    @cached_property
+    def _ranker(self) -> Reranker:
+        return rerank.LateInteractionReranker(
+            self.embeddings.embedder, stored=self.stored, prior=self.prior, context=self.context
+        )
+
+    def _ranks(self) -> Reranker:
+        return self._ranker
 
 
 def _hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, LangChainDocument]]:

@@ -177,11 +177,12 @@ class SituateVectorStore(SearchingStore):
         Ids that are not there are passed over. The chunks that are left of a document stay as they were embedded.
         """
         refuse_unknown("delete", kwargs)
-        if ids is None:
-            self.index.delete(self.index.document_ids())
-        else:
-            self.index.delete(ids)
-            delete_chunks(self.index, ids)
+        with self._partial:  # or a part of the same document that is being added would bring them back
+            if ids is None:
+                self.index.delete(self.index.document_ids())
+            else:
+                self.index.delete(ids)
+                delete_chunks(self.index, ids)
         return True
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:

@@ -22,6 +22,7 @@ from qdrant_client import models
 from situate.integrations.langchain import (
     HyDERetriever,
     LangChainGenerator,
+    LateInteractionReranker,
     SituateEmbeddings,
     SituateRetriever,
     SituateTextSplitter,
@@ -31,6 +32,7 @@ from situate.integrations.langchain import (
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.edge import EdgeClient
 from situate.retrievers.hyde import Hyde
+from situate.retrievers.rerank import LateInteractionReranker as Reranker
 
 DOCS = Path(__file__).parents[2] / "docs" / "langchain.md"
 
@@ -138,6 +140,24 @@ async def test_indexing_searching_and_answering_on_disk(
     chain = chain_of(by_hyde, FakeListChatModel(responses=["100 euros."]))
     assert await chain.ainvoke(QUESTION) == "100 euros."
     store.close()
+
+
+async def test_reranked_in_the_retriever_and_after_it(
+    embeddings: SituateEmbeddings, splitter: SituateTextSplitter
+) -> None:
+    index = SituateRetriever.from_documents(HANDBOOK, embeddings, splitter=splitter).index
+    inside = SituateRetriever(index=index, rerankers=[Reranker(embeddings.embedder)], candidates=10, k=1)
+    compressor = LateInteractionReranker(embeddings=embeddings, top_n=1)
+    wide = SituateRetriever(index=index, k=10)
+    after = RunnablePassthrough.assign(passages=lambda given: wide.invoke(given["question"])) | RunnableLambda(
+        lambda given: compressor.compress_documents(given["passages"], given["question"]),
+        afunc=lambda given: compressor.acompress_documents(given["passages"], given["question"]),
+    )
+    (one,), (other,) = inside.invoke(QUESTION), await after.ainvoke({"question": QUESTION})
+    assert one.id == other.id
+    assert "100 euros" in one.page_content
+    assert abs(one.metadata["relevance_score"] - other.metadata["relevance_score"]) < 1e-3
+    index.close()
 
 
 async def test_events_of_a_stream_show_the_steps(embeddings: SituateEmbeddings) -> None:
