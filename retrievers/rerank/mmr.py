@@ -1,0 +1,136 @@
+"""Maximal marginal relevance: what answers the query and has not been said yet (Carbonell and Goldstein 1998)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from situate.chunkers.errors import InputError, NonFiniteVectorError
+from situate.embedders.types import Vectors
+from situate.retrievers.rerank._ranking import distinct, has_text, passage
+from situate.retrievers.types import Hit
+
+
+class DenseEmbedder(Protocol):
+    """The part of an `Embedder` that gives a vector per text."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``."""
+        ...
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        """`embed_queries` without blocking the event loop."""
+        ...
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``."""
+        ...
+
+    async def aembed_documents(self, texts: Sequence[str]) -> Vectors:
+        """`embed_documents` without blocking the event loop."""
+        ...
+
+
+class Mmr:
+    """Orders hits by relevance minus likeness to those before.
+
+    Args:
+        embedder: Its cosines say what is relevant and what is alike.
+        balance: The paper's lambda: 1 is relevance alone, 0 diversity alone.
+        keep: How many hits to choose; None for all.
+        context: `Context` fields that are read in front of the passage.
+        name: The step's name, under which the value at which a hit was chosen is noted.
+    """
+
+    def __init__(
+        self,
+        embedder: DenseEmbedder,
+        *,
+        balance: float = 0.7,
+        keep: int | None = None,
+        context: Sequence[str] = (),
+        name: str = "mmr",
+    ) -> None:
+        if not 0 <= balance <= 1:
+            raise InputError(f"balance={balance} must lie between 0 and 1")
+        if keep is not None and keep < 1:
+            raise InputError(f"keep={keep} must be 1 or more, or None for all")
+        self.embedder = embedder
+        self.balance = balance
+        self.keep = keep
+        self.context = tuple(context)
+        self.name = name
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """New hits in the order in which they were chosen. An empty query orders nothing.
+
+        Raises:
+            NonFiniteVectorError: A vector holds NaN or infinity.
+        """
+        found, texts = self._texts(query, hits)
+        if not texts:
+            return found
+        return self._ranked(found, self.embedder.embed_queries([query])[0], self.embedder.embed_documents(texts))
+
+    async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """`rerank` without blocking the event loop."""
+        found, texts = self._texts(query, hits)
+        if not texts:
+            return found
+        vector = (await self.embedder.aembed_queries([query]))[0]
+        vectors = await self.embedder.aembed_documents(texts)
+        return await asyncio.to_thread(self._ranked, found, vector, vectors)
+
+    def _texts(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[str]]:
+        found = distinct(hits)
+        if not query.strip():
+            return found, []
+        return found, [passage(hit, self.context) for hit in found if has_text(hit)]
+
+    def _ranked(self, hits: list[Hit], query: Vectors, vectors: Vectors) -> list[Hit]:
+        order, values = mmr(query, vectors, self.balance, self.keep)
+        judged = [hit for hit in hits if has_text(hit)]
+        # a value may rise where cosines are negative; the score must not, because hits are ordered by it
+        scores = np.minimum.accumulate(values).tolist()
+        ranked = [judged[i].rescored(self.name, score) for i, score in zip(order, scores, strict=True)]
+        without_text = [replace(hit, score=scores[-1]) for hit in hits if not has_text(hit)]
+        return ranked if self.keep is not None else ranked + without_text
+
+
+def mmr(
+    query: Vectors, passages: Vectors, balance: float = 0.7, keep: int | None = None
+) -> tuple[list[int], list[float]]:
+    """The greedy choice of the passage with the largest ``b * cos(query, p) - (1 - b) * max cos(chosen, p)``.
+
+    Args:
+        query: float32 ``[dimension]``, L2-normalised.
+        passages: float32 ``[passages, dimension]``, L2-normalised.
+        balance: ``b``, the paper's lambda.
+        keep: How many to choose; None for all.
+
+    Returns:
+        Places in ``passages`` in the order of the choice, and the value of each when it was chosen. Ties go to the
+        earlier passage.
+
+    Raises:
+        NonFiniteVectorError: A vector holds NaN or infinity.
+    """
+    if not np.isfinite(passages).all() or not np.isfinite(query).all():
+        raise NonFiniteVectorError("a vector holds NaN or infinity: look at the model's dtype")
+    relevance = balance * (passages @ query).astype(np.float64)
+    alike = np.full(len(passages), -1.0)
+    open_ = np.ones(len(passages), dtype=bool)
+    order: list[int] = []
+    values: list[float] = []
+    for _ in range(len(passages) if keep is None else min(keep, len(passages))):
+        value = np.where(open_, relevance - (1 - balance) * (alike if order else 0.0), -np.inf)
+        best = int(np.argmax(value))
+        order.append(best)
+        values.append(float(value[best]))
+        open_[best] = False
+        alike = np.maximum(alike, passages @ passages[best])
+    return order, values

@@ -1,0 +1,64 @@
+"""Rerankers one after the other, cheap ones first, each with its own cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from situate.chunkers.errors import InputError
+from situate.retrievers.steps import note
+from situate.retrievers.types import Hit, Reranker
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One reranker of several.
+
+    Attributes:
+        reranker: It.
+        keep: How many of its best hits go on; None for all.
+        depth: How many hits it is given; None for all. Those behind are dropped, because what one stage scored cannot
+            be compared with what another did.
+    """
+
+    reranker: Reranker
+    keep: int | None = None
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("keep", self.keep), ("depth", self.depth)):
+            if value is not None and value < 1:
+                raise InputError(f"a stage's {name}={value} must be 1 or more, or None for all")
+
+
+class Stages:
+    """Runs stages in order, as one reranker.
+
+    If a stage fails, all of it fails: hand the rerankers to a `Retriever` one by one instead to degrade one by one.
+
+    Args:
+        stages: First to last; a bare reranker keeps everything.
+        name: The step's name.
+    """
+
+    def __init__(self, *stages: Stage | Reranker, name: str = "stages") -> None:
+        if not stages:
+            raise InputError("a pipeline of stages needs at least one")
+        self.stages = tuple(stage if isinstance(stage, Stage) else Stage(stage) for stage in stages)
+        self.name = name
+
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """What is left after the last stage, best first."""
+        found = list(hits)
+        for stage in self.stages:
+            found = stage.reranker.rerank(query, found[: stage.depth])[: stage.keep]
+            note(**{f"after_{stage.reranker.name}": len(found)})
+        return found
+
+    async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """`rerank` without blocking the event loop."""
+        found = list(hits)
+        for stage in self.stages:
+            found = (await stage.reranker.arerank(query, found[: stage.depth]))[: stage.keep]
+            note(**{f"after_{stage.reranker.name}": len(found)})
+        return found
