@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from situate.retrievers.evaluation.comparison import Comparison, Interval, compare
     from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
     from situate.retrievers.evaluation.measures import evaluate
+    from situate.retrievers.evaluation.mteb_models import MtebEncoder, MtebSearch
     from situate.retrievers.evaluation.synthetic import write_questions
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "EvaluationSet",
     "Interval",
     "Judgement",
+    "MtebEncoder",
+    "MtebSearch",
     "compare",
     "evaluate",
     "load_beir",
@@ -35,6 +38,8 @@ __getattr__, __dir__ = lazy_exports(
         "load_beir": "judgements",
         "load_jsonl": "judgements",
         "evaluate": "measures",
+        "MtebEncoder": "mteb_models",
+        "MtebSearch": "mteb_models",
         "write_questions": "synthetic",
     },
 )
