@@ -1,0 +1,102 @@
+"""Language models for the examples: answers from a file, or any server with an OpenAI-compatible interface."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from situate.chunkers import Prompt
+from situate.chunkers.errors import GenerationError
+
+
+class CannedAnswers:
+    """A `TextGenerator` that reads its answers from a file: they were written beforehand, by people.
+
+    It stands in for a language model where none is configured, for the questions that the file knows.
+
+    Args:
+        answers: Question -> hypothetical answers.
+    """
+
+    def __init__(self, answers: Mapping[str, Sequence[str]]) -> None:
+        self.answers = answers
+
+    @classmethod
+    def load(cls, file: Path) -> CannedAnswers:
+        """From a JSON object of lists."""
+        return cls(json.loads(file.read_text(encoding="utf-8")))
+
+    def knows(self, question: str) -> bool:
+        """Whether there is an answer."""
+        return question in self.answers
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One answer per prompt, in order."""
+        return [self._answer(prompt, number) for number, prompt in enumerate(prompts)]
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The same; nothing here blocks."""
+        return self.generate(prompts)
+
+    def _answer(self, prompt: Prompt, number: int) -> str:
+        for question, answers in self.answers.items():
+            if question in prompt.text:
+                return answers[number % len(answers)]
+        raise GenerationError("no answer was written for this question: configure a language model")
+
+
+class ChatEndpoint:
+    """A `TextGenerator` over ``POST {url}/chat/completions`` (OpenAI, vLLM, llama.cpp, Ollama, ...).
+
+    Args:
+        url: The server's base, such as ``http://localhost:11434/v1``.
+        model: The model's name there.
+        key: The API key, if any; it is in no repr and no error.
+        temperature: 0.7 as in HyDE's paper, so that drafts differ.
+        timeout: Seconds for one answer.
+    """
+
+    def __init__(self, url: str, model: str, key: str = "", *, temperature: float = 0.7, timeout: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self.model = model
+        self.temperature = temperature
+        self.timeout = timeout
+        self._key = key
+
+    @classmethod
+    def from_environment(cls) -> ChatEndpoint | None:
+        """The server of SITUATE_LLM_URL, SITUATE_LLM_MODEL and SITUATE_LLM_KEY; None without the first two."""
+        url, model = os.environ.get("SITUATE_LLM_URL"), os.environ.get("SITUATE_LLM_MODEL")
+        return cls(url, model, os.environ.get("SITUATE_LLM_KEY", "")) if url and model else None
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One answer per prompt, in order.
+
+        Raises:
+            GenerationError: The server refused, timed out or answered nothing that can be read.
+        """
+        return asyncio.run(self.agenerate(prompts))
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """`generate` without blocking the event loop."""
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        async with httpx.AsyncClient(timeout=self.timeout, headers=headers) as client:
+            return list(await asyncio.gather(*(self._ask(client, prompt) for prompt in prompts)))
+
+    async def _ask(self, client: httpx.AsyncClient, prompt: Prompt) -> str:
+        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        messages.append({"role": "user", "content": prompt.prefix + prompt.text})
+        body = {"model": self.model, "messages": messages, "temperature": self.temperature, "max_tokens": 300}
+        try:
+            response = await client.post(f"{self.url}/chat/completions", json=body)
+            response.raise_for_status()
+            values: Any = response.json()
+            return str(values["choices"][0]["message"]["content"] or "")
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            raise GenerationError(f"the language model at {self.url} failed: {type(error).__name__}") from error
