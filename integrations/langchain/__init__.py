@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from situate.chunkers._lazy import lazy_exports
+from situate.chunkers.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.chunking import LangChainChunker
@@ -39,7 +40,7 @@ __all__ = [
     "situated_text",
 ]
 
-__getattr__, __dir__ = lazy_exports(
+_exported, __dir__ = lazy_exports(
     __name__,
     {
         "CrossEncoderReranker": "rerankers",
@@ -60,3 +61,13 @@ __getattr__, __dir__ = lazy_exports(
         "situated_text": "documents",
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        return _exported(name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in ("langchain_core", "langchain_text_splitters"):
+            raise
+        raise MissingExtraError.of(package.replace("_", "-"), "langchain", f"{__name__}.{name}") from error

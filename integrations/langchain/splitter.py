@@ -15,8 +15,6 @@ from situate.integrations.langchain._arguments import refuse_unknown
 from situate.integrations.langchain.documents import from_chunk, stamped, to_document
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from situate.integrations.langchain.embeddings import SituateEmbeddings
 
 
@@ -80,11 +78,11 @@ class SituateTextSplitter(TextSplitter):
         return cls(chunker=chunker)
 
     @classmethod
-    def from_huggingface_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> Self:
+    def from_huggingface_tokenizer(cls, tokenizer: Any, **kwargs: Any) -> Self:
         """Sizes in the tokens of a fast tokenizer of transformers.
 
         Args:
-            tokenizer: Has a ``backend_tokenizer``.
+            tokenizer: A ``PreTrainedTokenizerFast``: it has a ``backend_tokenizer``.
             kwargs: ``chunk_size``, ``chunk_overlap``.
 
         Raises:

@@ -75,7 +75,6 @@ def splitter(embeddings: SituateEmbeddings) -> SituateTextSplitter:
     return SituateTextSplitter(embeddings, chunk_size=32)
 
 
-@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 def test_the_documentation_runs_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

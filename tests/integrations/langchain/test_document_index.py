@@ -17,8 +17,6 @@ from situate.chunkers.errors import InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateTextSplitter
 from situate.retrievers.index import EmptyDocumentWarning
 
-pytestmark = pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-
 
 class TestStandard(DocumentIndexerTestSuite):
     @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import situate.integrations.langchain as langchain
 
 _HEAVY = {"torch", "transformers", "sentence_transformers", "qdrant_client", "qdrant_edge", "llama_index"}
@@ -31,3 +33,17 @@ def test_all_names_are_exported() -> None:
     assert sorted(langchain.__all__) == langchain.__all__ == dir(langchain)
     for name in langchain.__all__:
         assert getattr(langchain, name).__doc__
+
+
+@pytest.mark.parametrize("package", ["langchain-core", "langchain-text-splitters"])
+def test_a_missing_extra_is_named(package: str) -> None:
+    module = package.replace("-", "_")
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; from situate.integrations.langchain import SituateVectorStore"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"MissingExtraError: situate.integrations.langchain.SituateVectorStore needs the package '{package}'" in (
+        done.stderr
+    )
+    assert "pip install 'situate[langchain]'" in done.stderr

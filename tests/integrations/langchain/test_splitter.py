@@ -5,8 +5,11 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from langchain_core.documents import Document
 from langchain_text_splitters import TextSplitter
+from pydantic import ValidationError
 
 from situate.chunkers import TextChunker
 from situate.chunkers.errors import InputError
@@ -40,6 +43,30 @@ def test_headings_and_title_situate_chunks(splitter: SituateTextSplitter, handbo
 def test_chunks_hold_the_whole_document(splitter: SituateTextSplitter, handbook: list[Document]) -> None:
     chunks = [to_chunk(chunk) for chunk in splitter.split_documents(handbook[:1])]
     assert assemble(chunks).text == handbook[0].page_content
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(
+            ["# A\n", "## B\n", "word ", "aX ", "\n\n", "\r\n", "\x00", "🙂", "é", "東京", "|a|b|\n", "- x\n", " \t"]
+        )
+        | st.text(max_size=8),
+        max_size=40,
+    ).map("".join)
+)
+def test_any_text_can_be_put_together_again(splitter: SituateTextSplitter, text: str) -> None:
+    try:
+        document = Document(id="x", page_content=text)
+    except ValidationError:  # LangChain itself takes no lone surrogates
+        return
+    chunks = splitter.split_documents([document])
+    assert bool(chunks) == bool(text.strip())
+    for chunk in chunks:
+        start = chunk.metadata["start_index"]
+        assert text[start : start + len(chunk.page_content)] == chunk.page_content
+    if chunks:
+        assert assemble([to_chunk(chunk) for chunk in chunks]).text == text
 
 
 def test_ids_are_stable_and_differ(splitter: SituateTextSplitter, handbook: list[Document]) -> None:
