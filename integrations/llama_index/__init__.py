@@ -11,17 +11,27 @@ if TYPE_CHECKING:
     from situate.integrations.llama_index.generator import LlamaIndexGenerator
     from situate.integrations.llama_index.hyde import HyDEDraftsEvent, HyDEQueryTransform, HyDERetriever
     from situate.integrations.llama_index.node_parser import LateChunkingNodeParser
+    from situate.integrations.llama_index.rerank import (
+        CrossEncoderRerank,
+        LateInteractionRerank,
+        SituateLLMRerank,
+        SituateRerank,
+    )
     from situate.integrations.llama_index.retriever import SituateRetriever
     from situate.integrations.llama_index.situated_context import SituatedContext
     from situate.integrations.llama_index.vector_store import SituateVectorStore
 
 __all__ = [
+    "CrossEncoderRerank",
     "HyDEDraftsEvent",
     "HyDEQueryTransform",
     "HyDERetriever",
     "LateChunkingNodeParser",
+    "LateInteractionRerank",
     "LlamaIndexGenerator",
     "SituateEmbedding",
+    "SituateLLMRerank",
+    "SituateRerank",
     "SituateRetriever",
     "SituateVectorStore",
     "SituatedContext",
@@ -30,12 +40,16 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "CrossEncoderRerank": "rerank",
         "HyDEDraftsEvent": "hyde",
         "HyDEQueryTransform": "hyde",
         "HyDERetriever": "hyde",
         "LateChunkingNodeParser": "node_parser",
+        "LateInteractionRerank": "rerank",
         "LlamaIndexGenerator": "generator",
         "SituateEmbedding": "embedding",
+        "SituateLLMRerank": "rerank",
+        "SituateRerank": "rerank",
         "SituateRetriever": "retriever",
         "SituateVectorStore": "vector_store",
         "SituatedContext": "situated_context",

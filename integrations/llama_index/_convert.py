@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any
 
 from llama_index.core.schema import (
     BaseNode,
@@ -84,24 +85,39 @@ def to_node(chunk: Chunk) -> TextNode:
 
 
 def write_context(
-    node: BaseNode, context: Context, *, key: str, fields: Sequence[str], embed: bool = True, llm: bool = True
+    node: BaseNode,
+    chunk: Chunk,
+    *,
+    key: str,
+    fields: Sequence[str],
+    embed: bool = True,
+    llm: bool = True,
+    known: Mapping[str, Any] | None = None,
 ) -> None:
     """Put what situates a node into its metadata: rendered under ``key``, and whole into the stamp.
 
     Args:
         node: Changed in place.
-        context: What situates it.
+        chunk: The node, situated.
         key: The metadata key of the rendered context.
         fields: The `Context` fields that are rendered.
         embed: Whether embedding models read the rendered context.
         llm: Whether language models read it.
+        known: The metadata that the chunk had before it was situated: what situators added to it (a mark that a
+            language model failed, say) is taken over, hidden from models.
     """
-    rendered = context.render(fields)
+    if known is not None:
+        added = {name: value for name, value in chunk.metadata.items() if name not in known}
+        node.metadata = {**node.metadata, **added}
+        for name in added:
+            node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, name, True)
+            node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, name, True)
+    rendered = chunk.context.render(fields)
     if rendered:
         node.metadata = {**node.metadata, key: rendered}
         node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, key, not embed)
         node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, key, not llm)
-    replace(Stamp.read(node) or Stamp(), context=context).write(node)
+    replace(Stamp.read(node) or Stamp(), context=chunk.context).write(node)
 
 
 def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = MetadataMode.NONE) -> Hit:
@@ -115,8 +131,16 @@ def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = Metadat
 def to_scored_node(hit: Hit, *, key: str, fields: Sequence[str]) -> NodeWithScore:
     """A hit as a node with its score; the chunk's context is written as `write_context` does."""
     node = to_node(hit.chunk)
-    write_context(node, hit.chunk.context, key=key, fields=fields)
+    write_context(node, hit.chunk, key=key, fields=fields)
     return NodeWithScore(node=node, score=float(hit.score))
+
+
+def configuration(part: object) -> Any:
+    """What a chunker or situator does, as JSON values: what LlamaIndex's caches tell two of them apart by."""
+    name = f"{type(part).__module__}.{type(part).__qualname__}"
+    if callable(fingerprint := getattr(part, "fingerprint", None)):
+        return {"class": name, "configuration": fingerprint()}
+    return repr(part) if is_dataclass(part) else name
 
 
 def _span(node: BaseNode) -> tuple[int, int]:

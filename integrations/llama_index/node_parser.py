@@ -19,7 +19,7 @@ from situate.chunkers.errors import InputError, SpanError
 from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.chunkers.types import Chunk, Chunker, Document, Situator
 from situate.embedders.types import ChunkScheme, ChunkVectors
-from situate.integrations.llama_index._convert import to_document, write_context
+from situate.integrations.llama_index._convert import configuration, to_document, write_context
 from situate.integrations.llama_index._pickling import PicklesAsConfig
 from situate.integrations.llama_index._stamp import Stamp, model_key, scheme_key, text_digest
 from situate.integrations.llama_index.embedding import SituateEmbedding
@@ -96,11 +96,13 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
     # What the ingestion cache goes by: two parsers that cut differently must never look alike.
     @field_serializer("splitter")
     def _write_splitter(self, value: Any) -> Any:
-        return value.to_dict() if isinstance(value, NodeParser) else value if value is None else repr(value)
+        if value is None:
+            return None
+        return value.to_dict() if isinstance(value, NodeParser) else configuration(value)
 
     @field_serializer("situators")
-    def _write_situators(self, value: list[Any]) -> list[str]:
-        return [repr(situator) for situator in value]
+    def _write_situators(self, value: list[Any]) -> list[Any]:
+        return [configuration(situator) for situator in value]
 
     # -- NodeParser ---------------------------------------------------------------------------------------------
 
@@ -233,7 +235,8 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
                     text=text_digest(chunk.text),
                 )
                 stamp.write(node)
-                write_context(node, chunk.context, key=self.context_key, fields=self.context_fields)
+                known = cut.document.metadata
+                write_context(node, chunk, key=self.context_key, fields=self.context_fields, known=known)
                 finished.append(node)
         return finished
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from copy import copy
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -20,10 +18,8 @@ from situate.integrations.llama_index._filters import to_qdrant_filter
 from situate.integrations.llama_index.embedding import SituateEmbedding
 from situate.retrievers.hyde import mean_vector
 from situate.retrievers.index import Index
-from situate.retrievers.lexical import LexicalEncoder
 from situate.retrievers.pipeline import Retriever
-from situate.retrievers.search import QueryVectors
-from situate.retrievers.types import QueryExpander, QueryText, Reranker, SearchResult
+from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -118,25 +114,17 @@ class SituateRetriever(BaseRetriever):
         await self.index.aadd(to_document(document, keep_view=True) for document in documents)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        dense = query_bundle.embedding
+        dense = _given(query_bundle)
         if dense is None and query_bundle.custom_embedding_strs:
             dense = _mean(self.index.embedder.embed_queries(query_bundle.custom_embedding_strs))
-        retriever = self.retriever if dense is None else self._with_vector(dense)
-        return self._nodes(retriever.retrieve(query_bundle.query_str, self.similarity_top_k, self._where()))
+        return self._nodes(self.retriever.retrieve(query_bundle.query_str, self.similarity_top_k, self._where(), dense))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        dense = query_bundle.embedding
+        dense = _given(query_bundle)
         if dense is None and query_bundle.custom_embedding_strs:
             dense = _mean(await self.index.embedder.aembed_queries(query_bundle.custom_embedding_strs))
-        retriever = self.retriever if dense is None else self._with_vector(dense)
-        return self._nodes(await retriever.aretrieve(query_bundle.query_str, self.similarity_top_k, self._where()))
-
-    def _with_vector(self, dense: Sequence[float]) -> Retriever:
-        """The retriever, searching with a vector that is given instead of one that it makes."""
-        given = copy(self.retriever)
-        given.expander = None
-        given.index = cast("Index", _GivenVector(self.index, np.asarray(dense, dtype=np.float32)))
-        return given
+        found = await self.retriever.aretrieve(query_bundle.query_str, self.similarity_top_k, self._where(), dense)
+        return self._nodes(found)
 
     def _where(self) -> models.Filter | None:
         return to_qdrant_filter(self.filters, prefix="metadata.")
@@ -145,35 +133,9 @@ class SituateRetriever(BaseRetriever):
         return [to_scored_node(hit, key=self._context_key, fields=self._context_fields) for hit in found]
 
 
-class _GivenVector:
-    """As much of an `Index` as a `Retriever` searches through, with the query's dense vector given."""
-
-    def __init__(self, index: Index, dense: Vectors) -> None:
-        self._index = index
-        self._dense = dense / (np.linalg.norm(dense) or 1.0)
-
-    def search_texts(
-        self, query: str, texts: Sequence[QueryText], k: int, filter: models.Filter | None
-    ) -> SearchResult:
-        tokens = self._index.embedder.embed_query_tokens([query])[0] if self._wants_tokens else None
-        return self._index.search_vectors(query, self._vectors(query, tokens), k, filter)
-
-    async def asearch_texts(
-        self, query: str, texts: Sequence[QueryText], k: int, filter: models.Filter | None
-    ) -> SearchResult:
-        tokens = (await self._index.embedder.aembed_query_tokens([query]))[0] if self._wants_tokens else None
-        return await asyncio.to_thread(self._index.search_vectors, query, self._vectors(query, tokens), k, filter)
-
-    @property
-    def _wants_tokens(self) -> bool:
-        return self._index.config.token_vectors is not None
-
-    def _vectors(self, query: str, tokens: Vectors | None) -> QueryVectors:
-        lexical = self._index.config.lexical
-        terms = LexicalEncoder(lexical).encode_query(query) if lexical is not None else None
-        return QueryVectors(self._dense, terms, tokens)
+def _given(bundle: QueryBundle) -> Vectors | None:
+    return None if bundle.embedding is None else np.asarray(bundle.embedding, dtype=np.float32)
 
 
-def _mean(vectors: Vectors) -> list[float]:
-    mean: list[float] = mean_vector(vectors, [1.0] * len(vectors)).tolist()
-    return mean
+def _mean(vectors: Vectors) -> Vectors:
+    return mean_vector(vectors, [1.0] * len(vectors))

@@ -13,7 +13,7 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 
 from situate.chunkers.errors import InputError
 from situate.chunkers.types import Chunk, Document, Situator
-from situate.integrations.llama_index._convert import to_chunk, to_document, write_context
+from situate.integrations.llama_index._convert import configuration, to_chunk, to_document, write_context
 from situate.integrations.llama_index._pickling import PicklesAsConfig
 
 _GAP = "\n"
@@ -70,8 +70,8 @@ class SituatedContext(PicklesAsConfig, TransformComponent):
         return value
 
     @field_serializer("situators")
-    def _write_situators(self, value: list[Any]) -> list[str]:
-        return [repr(situator) for situator in value]
+    def _write_situators(self, value: list[Any]) -> list[Any]:
+        return [configuration(situator) for situator in value]
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The same nodes, changed in place."""
@@ -97,7 +97,13 @@ class SituatedContext(PicklesAsConfig, TransformComponent):
     def _write(self, group: _Group) -> None:
         for node, chunk in zip(group.nodes, group.chunks, strict=True):
             write_context(
-                node, chunk.context, key=self.context_key, fields=self.context_fields, embed=self.embed, llm=self.llm
+                node,
+                chunk,
+                key=self.context_key,
+                fields=self.context_fields,
+                embed=self.embed,
+                llm=self.llm,
+                known=node.metadata,
             )
 
     def _groups(self, nodes: Sequence[BaseNode]) -> list[_Group]:

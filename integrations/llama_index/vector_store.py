@@ -174,14 +174,19 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
             if self._exists():
                 return
             sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
-            self.client.create_collection(
-                self.collection_name,
-                vectors_config={
-                    self.dense_vector_name: models.VectorParams(size=dimension, distance=models.Distance.COSINE)
-                },
-                sparse_vectors_config={self.sparse_vector_name: sparse} if self.lexical is not None else None,
-                metadata={_OURS: _fingerprint(self._embedder)} if self._embedder is not None else None,
-            )
+            try:
+                self.client.create_collection(
+                    self.collection_name,
+                    vectors_config={
+                        self.dense_vector_name: models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+                    },
+                    sparse_vectors_config={self.sparse_vector_name: sparse} if self.lexical is not None else None,
+                    metadata={_OURS: _fingerprint(self._embedder)} if self._embedder is not None else None,
+                )
+            except Exception:
+                # Another process may have made it at the same moment; each transport has an error of its own for that.
+                if not self._exists():
+                    raise
             for key in (DOC_ID, *self.metadata_keys):
                 self.client.create_payload_index(self.collection_name, key, models.PayloadSchemaType.KEYWORD)
             self._ready = True

@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from llama_index.core import Document
@@ -17,7 +18,9 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from situate.chunkers import Chunk, HeadingSituator
 from situate.chunkers import Document as SituateDocument
-from situate.integrations.llama_index import SituatedContext
+from situate.chunkers.generating import SituatingWarning
+from situate.chunkers.llm import LLMSituator
+from situate.integrations.llama_index import LlamaIndexGenerator, SituatedContext
 from situate.integrations.llama_index._convert import to_chunk, to_node
 
 TEXT = (
@@ -115,6 +118,31 @@ def test_situators_build_on_each_other_and_a_second_run_keeps_what_is_there() ->
     assert costs.metadata["context"].startswith("Travel > Costs\nd ")
     SituatedContext(situators=[Recorder()])([costs])
     assert costs.metadata["context"] == "Travel > Costs\nd 0 of 1"
+
+
+async def test_a_language_model_situates(scripted: Any) -> None:
+    llm = scripted(lambda prompt: "It speaks of travel costs." if "passage" in prompt else "?")
+    transform = SituatedContext(situators=[LLMSituator(LlamaIndexGenerator(llm), backoff=0.0)])
+    nodes = cut(Document(text=TEXT, id_="d"))
+    await transform.acall(nodes)
+    assert {node.metadata["context"] for node in nodes} == {"It speaks of travel costs."}
+    assert len(llm.prompts) == len(nodes)
+    assert threading.get_ident() not in llm.threads
+    assert "LLMSituator" in str(transform.to_dict())
+
+
+def test_a_language_model_that_fails_is_said(scripted: Any) -> None:
+    def away(prompt: str) -> str:
+        raise ConnectionError
+
+    situator = LLMSituator(LlamaIndexGenerator(scripted(away)), backoff=0.0, attempts=1)
+    nodes = cut(Document(text=TEXT, id_="d"))
+    with pytest.warns(SituatingWarning):
+        SituatedContext(situators=[situator])(nodes)
+    for node in nodes:
+        assert "context" not in node.metadata
+        assert "situating_failed" in node.metadata
+        assert "situating_failed" not in node.get_content(metadata_mode=MetadataMode.LLM)
 
 
 def test_node_text_and_ids_are_left_alone() -> None:
