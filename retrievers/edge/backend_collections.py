@@ -15,7 +15,7 @@ from qdrant_client.local.payload_value_setter import merge_payload
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.collection import Collection
-from situate.retrievers.edge.errors import CollectionExistsError, CollectionNotFoundError
+from situate.retrievers.edge.errors import CollectionExistsError, CollectionNotFoundError, engine_errors
 from situate.retrievers.edge.translate_config import (
     DISTANCES,
     HNSW_DEFAULTS,
@@ -253,7 +253,8 @@ class CollectionsBackend(BackendBase):
         schema = field_schema if field_schema is not None else field_type
         if schema is None:
             raise InputError(f"an index on {field_name!r} needs a field_schema (PayloadSchemaType or index parameters)")
-        operation = edge.UpdateOperation.create_field_index(field_name, edge_index(schema, field_name))
+        with engine_errors(f"an index on {field_name!r}"):
+            operation = edge.UpdateOperation.create_field_index(field_name, edge_index(schema, field_name))
         return self._update(collection_name, [operation], 0)
 
     def delete_payload_index(self, collection_name: str, field_name: str, **kwargs: Any) -> types.UpdateResult:

@@ -239,15 +239,15 @@ class PointsBackend(BackendBase):
         if order_by is not None and offset is not None:
             raise InputError("Offset is not supported in conjunction with `order_by` scroll parameter")
         collection = self._store.collection(collection_name)
-        request = edge.ScrollRequest(
-            offset=None if offset is None else edge_point_id(offset),
-            limit=limit,
-            filter=edge_filter(scroll_filter),
-            with_payload=edge_payload_selector(with_payload),
-            with_vector=with_vectors,
-            order_by=None if order_by is None else edge_order_by(order_by),
-        )
         with engine_errors(f"scrolling collection {collection_name!r}"):
+            request = edge.ScrollRequest(
+                offset=None if offset is None else edge_point_id(offset),
+                limit=limit,
+                filter=edge_filter(scroll_filter),
+                with_payload=edge_payload_selector(with_payload),
+                with_vector=with_vectors,
+                order_by=None if order_by is None else edge_order_by(order_by),
+            )
             points, following = collection.shard.scroll(request)
         return [record(point) for point in points], None if following is None else _id(following)
 

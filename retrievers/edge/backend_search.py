@@ -39,20 +39,20 @@ class SearchBackend(BackendBase):
     ) -> types.QueryResponse:
         _check_window(limit, offset)
         collection = self._store.collection(collection_name)
-        request = self._translator(collection).request(
-            query=query,
-            using=using,
-            prefetch=prefetch,
-            query_filter=query_filter,
-            params=search_params,
-            limit=limit,
-            offset=offset,
-            with_payload=with_payload,
-            with_vectors=with_vectors,
-            score_threshold=score_threshold,
-            lookup_from=lookup_from,
-        )
         with engine_errors(f"searching collection {collection_name!r}"):
+            request = self._translator(collection).request(
+                query=query,
+                using=using,
+                prefetch=prefetch,
+                query_filter=query_filter,
+                params=search_params,
+                limit=limit,
+                offset=offset,
+                with_payload=with_payload,
+                with_vectors=with_vectors,
+                score_threshold=score_threshold,
+                lookup_from=lookup_from,
+            )
             found = collection.shard.query(request)
         return _response(found, with_vectors)
 

@@ -24,7 +24,12 @@ def edge_filter(filter_: models.Filter | Mapping[str, Any] | None) -> edge.Filte
         filter_ = models.Filter(**filter_)
     if not isinstance(filter_, models.Filter):
         raise InputError(f"a filter must be a qdrant_client.models.Filter, not {type(filter_).__name__}")
-    return _filter(filter_)
+    try:
+        return _filter(filter_)
+    except InputError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the filter cannot be used: {error}") from error
 
 
 def edge_point_id(value: Any) -> int | str:
