@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,12 +16,14 @@ from situate.embedders._packing import Packing, Run
 #: The name under which transformers' models find `transformers_attention`.
 NAME = "situate_packed"
 
+#: The scale at which scores are logarithms to base 2 already: fold ``1 / (BASE_2 * sqrt(head size))`` into the query.
+BASE_2 = math.log(2)
 #: Scores held at once on CPU: 8 MB in bfloat16.
 _CPU_SCORES = 1 << 22
 #: Up to this length one sequence alone is faster through scaled_dot_product_attention, which is a single call.
 _SHORT = 32
 #: Sums of exponentials between these cannot have lost anything that matters to overflow or underflow.
-_SMALLEST_SUM, _LARGEST_SUM = 1e-18, 1e30
+_SMALLEST_SUM, _LARGEST_SUM = 1e-32, 1e35
 
 
 def packed_attention(
@@ -141,7 +144,7 @@ def _run(
     """Attention of the sequences of one run, ``[count * length, heads * head size]``."""
     q, k, v = (x.reshape(run.count, run.length, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
     if plain:
-        return _matmul_attention(q, k, v, scale)
+        return _matmul_attention(q, k, v, scale, packing)
     mask = None
     if window is not None and run.length > window:
         mask = packing.kept((run.length, causal, window), lambda: _window_mask(run.length, causal, window, q.device))
@@ -155,37 +158,54 @@ def _run(
     return out.transpose(1, 2).reshape(run.count * run.length, -1)
 
 
-def _matmul_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-    """Attention in bfloat16 on CPU by two batched products, in blocks that fit the cache.
+def _matmul_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, packing: Packing
+) -> torch.Tensor:
+    """Attention in bfloat16 on CPU by two batched products, in blocks.
 
     Half the time of scaled_dot_product_attention, whose CPU kernel multiplies small tiles. A softmax is its
     exponentials over their sum; subtracting the maximum first only guards against overflow, and costs as much as all
     the rest. So it is left out, and a block whose sums came near the format's limits is computed again with it.
+    Powers of 2 are a quarter cheaper than those of e. Fresh memory costs as much as a product, so all blocks of all
+    layers write their scores to the same place.
     """
     count, heads, length, size = q.shape
-    if scale != 1.0:
-        q = q * scale
-    rows = min(length, max(32, _CPU_SCORES // (heads * length)))
-    step = max(1, _CPU_SCORES // (heads * length * rows))
-    if step >= count and rows == length:
-        return _exponential_attention(q, k, v).transpose(1, 2).reshape(count * length, heads * size)
+    if scale != BASE_2:
+        q = q * (scale / BASE_2)
+    rows, step = _block(heads, length)
+    step = min(step, count)
+    room = max(
+        heads * run.length * min(run.count, _block(heads, run.length)[1]) * _block(heads, run.length)[0]
+        for run in packing.runs
+    )
+    scores = packing.kept("scores", lambda: q.new_empty(room))
+    if step == count and rows == length:
+        out = _exponential_attention(q, k, v, scores)
+        return out.transpose(1, 2).reshape(count * length, heads * size)
     out = q.new_empty((count, length, heads, size)).transpose(1, 2)
     for first in range(0, count, step):
         block = slice(first, first + step)
         for top in range(0, length, rows):
             part = slice(top, top + rows)
-            out[block, :, part] = _exponential_attention(q[block, :, part], k[block], v[block])
+            out[block, :, part] = _exponential_attention(q[block, :, part], k[block], v[block], scores)
     return out.transpose(1, 2).reshape(count * length, heads * size)
 
 
-def _exponential_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """One block of `_matmul_attention`."""
+def _block(heads: int, length: int) -> tuple[int, int]:
+    """Query rows and sequences whose scores are held at once."""
+    rows = min(length, max(32, _CPU_SCORES // (heads * length)))
+    return rows, max(1, _CPU_SCORES // (heads * length * rows))
+
+
+def _exponential_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """One block of `_matmul_attention`; the query is scaled to base 2."""
     keys = k.transpose(-1, -2)
-    weights = torch.matmul(q, keys).exp_()
+    shape = (*q.shape[:3], k.shape[2])
+    weights = torch.matmul(q, keys, out=scores[: math.prod(shape)].view(shape)).exp2_()
     sums = weights.sum(-1, keepdim=True)
     low, high = torch.aminmax(sums)
     if low.item() < _SMALLEST_SUM or not high.item() < _LARGEST_SUM:
-        return torch.matmul(torch.softmax(torch.matmul(q, keys), -1), v)
+        return torch.matmul(torch.softmax(torch.matmul(q, keys) * BASE_2, -1), v)
     return torch.matmul(weights, v).div_(sums)
 
 

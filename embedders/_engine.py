@@ -178,5 +178,5 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
 
 
 def _cpu_budget(hidden_size: int) -> int:
-    """Tokens of a pass whose widest intermediate still fits the cache: 2,048 at a hidden size of 384."""
-    return int(np.clip(2048 * 384 // hidden_size, 1024, 4096))
+    """Tokens of a pass whose widest intermediate still fits the cache: 3,072 at a hidden size of 384."""
+    return int(np.clip(3072 * 384 // hidden_size, 1024, 4096))

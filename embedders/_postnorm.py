@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders._attention import packed_attention
+from situate.embedders._attention import BASE_2, packed_attention
 from situate.embedders._linears import Activation, Projection
 from situate.embedders._packing import Packing
 
@@ -154,7 +154,7 @@ class PostNormForward:
         self._layers: list[_Layer] = []
         for layer in attrgetter(layout.layers)(model):
             q, k, v = (attrgetter(name)(layer) for name in (layout.query, layout.key, layout.value))
-            scale = (q.out_features // self._heads) ** -0.5
+            scale = (q.out_features // self._heads) ** -0.5 / BASE_2
             self._layers.append(
                 _Layer(
                     inputs=Projection(
@@ -193,7 +193,7 @@ class PostNormForward:
         bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
         for layer in self._layers:
             q, k, v = layer.inputs(x.to(dtype)).view(len(ids), 3, heads, -1).unbind(1)
-            seen = packed_attention(q, k, v, packing, scale=1.0, bias=bias)
+            seen = packed_attention(q, k, v, packing, scale=BASE_2, bias=bias)
             x = layer.output_norm(x + layer.output(seen))
             x = layer.down_norm(x + layer.down(layer.up(x.to(dtype))))
         return x
