@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,12 +15,11 @@ from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
     VectorStoreQuery,
-    VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
+from situate.chunkers.errors import IncompatibleIndexError, InputError
 from situate.chunkers.types import Chunk
 from situate.integrations.llama_index._filters import all_of, to_qdrant_filter
 from situate.integrations.llama_index._pickling import PicklesAsConfig
@@ -35,6 +33,7 @@ from situate.integrations.llama_index._points import (
     sparse_vector,
     with_ids,
 )
+from situate.integrations.llama_index._queries import QueryWriter
 from situate.retrievers.config import LexicalScheme
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ _OURS = "_situate"
 _LOWERED = f"{_OURS}.lowered."
 #: Points in one upsert, and in one page of a scroll.
 _PAGE = 256
-#: Candidates that hybrid search and MMR take from each side, at least.
-_CANDIDATES = 100
 
 
 class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
@@ -65,8 +62,8 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
     dense alone) and MMR (Qdrant's own; ``mmr_threshold`` 1 for relevance alone). Others are refused.
 
     Args:
-        client: Any Qdrant client; None opens an embedded store at ``path``. A client that is handed in is yours to
-            close, and a store on one cannot be pickled.
+        client: Any (synchronous) Qdrant client; None opens an embedded store at ``path``. A client that is handed in
+            is yours to close, and a store on one cannot be pickled.
         embedder: Makes the store remember which encoder its vectors come from, and refuse another one.
         settings: The attributes.
 
@@ -336,7 +333,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
             InputError: The mode is not one of those listed above, or lacks what it needs.
         """
         request = self._request(query, **kwargs)
-        if not self._exists():
+        if request is None or not self._exists():
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         points = self.client.query_points(self.collection_name, with_payload=True, **request).points
         nodes = [metadata_dict_to_node(point.payload or {}) for point in points]
@@ -371,72 +368,16 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         search_params: models.SearchParams | None = None,
         mmr_threshold: float | None = None,
         **others: Any,
-    ) -> dict[str, Any]:
-        """The arguments of one Qdrant query."""
-        from qdrant_client import models
-
+    ) -> dict[str, Any] | None:
+        """The arguments of one Qdrant query; None where nothing can be found."""
         _no_more(others)
-        mode = query.mode
         # `VectorStoreIndex.as_retriever` passes the empty list for "all nodes".
         where = self._where(
             node_ids=query.node_ids or None, doc_ids=query.doc_ids, filters=query.filters, further=qdrant_filters
         )
-        common: dict[str, Any] = {"query_filter": where, "search_params": search_params}
-        if mode == VectorStoreQueryMode.HYBRID and query.alpha in (0, 1):
-            limit = query.hybrid_top_k or query.similarity_top_k
-            return {**common, **(self._dense(query) if query.alpha else self._terms(query)), "limit": limit}
-        if mode == VectorStoreQueryMode.DEFAULT:
-            return {**common, **self._dense(query), "limit": query.similarity_top_k}
-        if mode in (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH):
-            return {**common, **self._terms(query), "limit": query.sparse_top_k or query.similarity_top_k}
-        if mode == VectorStoreQueryMode.MMR:
-            given = (mmr_threshold, query.mmr_threshold, 0.5)
-            threshold = next(value for value in given if value is not None)
-            if not 0 <= threshold <= 1:
-                raise InputError(f"mmr_threshold={threshold}: from 0 (diversity alone) to 1 (relevance alone)")
-            limit = query.similarity_top_k
-            mmr = models.Mmr(diversity=1.0 - threshold, candidates_limit=max(_CANDIDATES, limit))
-            dense = self._dense(query)
-            return {**common, **dense, "query": models.NearestQuery(nearest=dense["query"], mmr=mmr), "limit": limit}
-        if mode == VectorStoreQueryMode.HYBRID:
-            limit = query.hybrid_top_k or query.similarity_top_k
-            wide = max(_CANDIDATES, limit, query.similarity_top_k)
-            sides = [
-                models.Prefetch(**self._dense(query), limit=wide, filter=where, params=search_params),
-                models.Prefetch(**self._terms(query), limit=query.sparse_top_k or wide, filter=where),
-            ]
-            return {"prefetch": sides, "query": _fusion(query.alpha), "limit": limit}
-        raise InputError(
-            f"query mode {mode.value!r} is not offered: use 'default', 'sparse', 'text_search', 'hybrid' or 'mmr'"
-        )
-
-    def _dense(self, query: VectorStoreQuery) -> dict[str, Any]:
-        embedding = query.query_embedding
-        if embedding is None:
-            raise InputError(f"query mode {query.mode.value!r} needs query_embedding")
-        if not all(map(math.isfinite, embedding)):
-            raise NonFiniteVectorError("the query's embedding holds NaN or infinity: look at the model's dtype")
-        return {"query": list(embedding), "using": self.dense_vector_name}
-
-    def _terms(self, query: VectorStoreQuery) -> dict[str, Any]:
-        if self.lexical is None:
-            raise InputError(f"query mode {query.mode.value!r} needs BM25 vectors, and this store has lexical=None")
-        if not query.query_str:
-            raise InputError(f"query mode {query.mode.value!r} needs query_str")
-        return {
-            "query": sparse_vector(self._lexical_encoder.encode_query(query.query_str)),
-            "using": self.sparse_vector_name,
-        }
-
-
-def _fusion(alpha: float | None) -> models.FusionQuery | models.RrfQuery:
-    from qdrant_client import models
-
-    if alpha is None:
-        return models.FusionQuery(fusion=models.Fusion.DBSF)
-    if not 0 <= alpha <= 1:
-        raise InputError(f"alpha={alpha}: from 0 (BM25 alone) to 1 (dense alone)")
-    return models.RrfQuery(rrf=models.Rrf(k=60, weights=[alpha, 1.0 - alpha]))
+        lexical = self._lexical_encoder if self.lexical is not None else None
+        writer = QueryWriter(self.dense_vector_name, self.sparse_vector_name, lexical)
+        return writer.write(query, where, search_params, mmr_threshold)
 
 
 def _fingerprint(embedder: Embedder) -> dict[str, Any]:

@@ -142,6 +142,13 @@ def test_limits(store: SituateVectorStore) -> None:
     assert len(store.query(query("hybrid", k=1, hybrid_top_k=3)).ids or []) == 3
 
 
+def test_stop_words_alone(store: SituateVectorStore) -> None:
+    store.add(nodes())
+    for mode, wanted in {"sparse": set[str](), "hybrid": set(TEXTS)}.items():
+        nothing = VectorStoreQuery([1.0, 0.0, 0.5], 10, query_str="the of and", mode=VectorStoreQueryMode(mode))
+        assert set(store.query(nothing).ids or []) == wanted
+
+
 def test_mmr_prefers_what_is_different(store: SituateVectorStore) -> None:
     vectors = {"a": [1.0, 0.0, 0.0], "a2": [0.999, 0.02, 0.0], "b": [0.8, 0.0, 0.6]}
     store.add([TextNode(id_=name, text=name, embedding=vector) for name, vector in vectors.items()])
