@@ -1,0 +1,366 @@
+"""Semantic cache: an answer is used again for a question that means the same, as surely as was asked for.
+
+A fixed similarity threshold is wrong for most entries: "capital of France" and "capital of Spain" are close, while two
+wordings of a long question may be far apart. So each entry learns its own, as in VectorQ and vCache (Schroeder et al.
+2025): now and then the answer is computed although an entry is near, and the comparison tells the entry how far it
+reaches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from situate.chunkers.errors import IncompatibleIndexError, InputError
+from situate.chunkers.types import stable_id
+from situate.embedders.types import Vectors
+from situate.retrievers.cache_codecs import Codec
+from situate.retrievers.steps import StepPolicy, StepRunner, note
+from situate.retrievers.types import Step
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient, models
+
+T = TypeVar("T")
+
+#: A longer query is no question that somebody asks twice.
+_LONGEST_QUERY = 10_000
+#: Comparisons that an entry remembers, of each kind.
+_REMEMBERED = 200
+
+
+class QueryEmbedder(Protocol):
+    """The part of an `Embedder` that the cache uses."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides a vector."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``."""
+        ...
+
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
+        """`embed_queries` without blocking the event loop."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fetched(Generic[T]):
+    """An answer and where it came from.
+
+    Attributes:
+        value: The answer.
+        hit: Whether it came out of the cache.
+        similarity: Cosine to the nearest entry's question; None where none was looked for or found.
+        steps: The cache's own steps, degraded ones with their error.
+    """
+
+    value: T
+    hit: bool
+    similarity: float | None = None
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Near:
+    """What the cache knows of a question."""
+
+    value: Any = None
+    usable: bool = False
+    entry: str | None = None
+    similarity: float | None = None
+    vector: tuple[float, ...] = field(default=(), repr=False)
+
+
+class SemanticCache(Generic[T]):
+    """Answers by meaning, in a Qdrant collection.
+
+    The chance that a hit is wrong is at most ``max_error``: let an entry have been right in ``c`` comparisons at this
+    similarity or less and wrong in ``w`` at this similarity or more. The expected chance that it is wrong now is
+    ``(w + 1) / (c + w + 2)`` (Laplace's rule, from a uniform prior), and it is used with the probability
+    ``max_error`` divided by that; else the answer is computed, and compared. The words of an entry itself
+    are always a hit.
+
+    If the cache itself fails, the answer is computed, and the failure is marked on ``steps``.
+
+    Args:
+        client: Any Qdrant client.
+        embedder: Embeds questions as queries.
+        codec: What an answer looks like when it is stored, and which two are the same: `TEXT`, `RESULTS` or one's own.
+        collection: The collection's name; made when first used.
+        max_error: Bound on the share of hits that give a wrong answer, in (0, 1).
+        ttl: Seconds that an entry is used for; None for ever.
+        nearest: An entry farther away than this cosine is not considered at all.
+        policy: Timeouts and retries of the cache's own steps; None for 30 s and no retry.
+        seed: Of the decisions; None for chance.
+        clock: Seconds since the epoch.
+
+    Raises:
+        InputError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient,
+        embedder: QueryEmbedder,
+        codec: Codec[T],
+        *,
+        collection: str = "situate_cache",
+        max_error: float = 0.05,
+        ttl: float | None = None,
+        nearest: float = 0.7,
+        policy: StepPolicy | None = None,
+        seed: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not 0 < max_error < 1:
+            raise InputError(f"max_error={max_error} must lie between 0 and 1")
+        if ttl is not None and not ttl > 0:
+            raise InputError(f"ttl={ttl} seconds must be more than 0, or None for ever")
+        if not -1 <= nearest <= 1:
+            raise InputError(f"nearest={nearest} is a cosine: it must lie between -1 and 1")
+        self.client = client
+        self.embedder = embedder
+        self.codec = codec
+        self.collection = collection
+        self.max_error = max_error
+        self.ttl = ttl
+        self.nearest = nearest
+        self._clock = clock
+        self._random = random.Random(seed)  # noqa: S311  decides how often to learn, protects nothing
+        self._runner = StepRunner(policy or StepPolicy(retries=0))
+        self._lock = threading.RLock()
+        self._model: str | None = None
+
+    def fetch(
+        self, query: str, compute: Callable[[], T], *, tenant: str = "", document_ids: Sequence[str] = ()
+    ) -> Fetched[T]:
+        """The answer to ``query``: the cache's, or what ``compute`` returns, which is then remembered
+        (unless the nearest entry says the same already).
+
+        Args:
+            query: The question.
+            compute: Computes the answer. Its errors pass unchanged.
+            tenant: Entries of one tenant are never seen by another.
+            document_ids: Documents that the answer rests on, beside those that the codec finds in it.
+        """
+        if not _cacheable(query):
+            return Fetched(compute(), False)
+        trace = self._runner.trace()
+
+        def look() -> _Near:
+            return self._same_words(query, tenant) or self._judged(self._nearest(self._vector(query), tenant))
+
+        near = trace.run("cache:get", look, _Near())
+        if near.usable:
+            return Fetched(self.codec.decode(near.value), True, near.similarity, trace.steps)
+        value = compute()
+        trace.run("cache:put", lambda: self._learn(query, value, near, tenant, document_ids), None)
+        return Fetched(value, False, near.similarity, trace.steps)
+
+    async def afetch(
+        self, query: str, compute: Callable[[], Awaitable[T]], *, tenant: str = "", document_ids: Sequence[str] = ()
+    ) -> Fetched[T]:
+        """`fetch` without blocking the event loop; cancelling it cancels the computation."""
+        if not _cacheable(query):
+            return Fetched(await compute(), False)
+        trace = self._runner.trace()
+
+        async def look() -> _Near:
+            same = await asyncio.to_thread(self._same_words, query, tenant)
+            if same is not None:
+                return same
+            vector = (await self.embedder.aembed_queries([query]))[0].tolist()
+            return self._judged(await asyncio.to_thread(self._nearest, vector, tenant))
+
+        async def learn() -> None:
+            await asyncio.to_thread(self._learn, query, value, near, tenant, document_ids)
+
+        near = await trace.arun("cache:get", look, _Near())
+        if near.usable:
+            return Fetched(self.codec.decode(near.value), True, near.similarity, trace.steps)
+        value = await compute()
+        await trace.arun("cache:put", learn, None)
+        return Fetched(value, False, near.similarity, trace.steps)
+
+    def invalidate(self, document_ids: Sequence[str], *, tenant: str | None = None) -> None:
+        """Forget the answers that rest on these documents; call it when they change or go.
+
+        Args:
+            document_ids: The documents.
+            tenant: Only that tenant's answers; None for everybody's.
+        """
+        if document_ids:
+            self._delete(document_ids=list(document_ids), tenant=tenant)
+
+    def clear(self, *, tenant: str | None = None) -> None:
+        """Forget everything, or everything of one tenant; for new documents, which no old answer knows of."""
+        self._delete(tenant=tenant)
+
+    def purge(self) -> None:
+        """Delete what has expired. It is not used any more in any case; this gives its space back."""
+        self._delete(expired=True)
+
+    def count(self) -> int:
+        """How many entries there are, expired ones included."""
+        self._ready()
+        return int(self.client.count(self.collection, exact=True).count)
+
+    def _vector(self, query: str) -> list[float]:
+        vector: list[float] = self.embedder.embed_queries([query])[0].tolist()
+        return vector
+
+    def _same_words(self, query: str, tenant: str) -> _Near | None:
+        model = self._ready()
+        for record in self.client.retrieve(self.collection, [_entry_id(query, tenant, model)], with_payload=True):
+            payload = record.payload or {}
+            if payload["expires"] > self._clock():
+                note(hit=True, similarity=1.0)
+                return _Near(payload["value"], True, str(record.id), 1.0)
+        return None
+
+    def _nearest(self, vector: list[float], tenant: str) -> tuple[_Near, Mapping[str, Any]]:
+        from qdrant_client import models
+
+        points = self.client.query_points(
+            self.collection,
+            query=vector,
+            query_filter=models.Filter(
+                must=[
+                    models.FieldCondition(key="tenant", match=models.MatchValue(value=tenant)),
+                    models.FieldCondition(key="model", match=models.MatchValue(value=self._ready())),
+                    models.FieldCondition(key="expires", range=models.Range(gt=self._clock())),
+                ]
+            ),
+            limit=1,
+            score_threshold=self.nearest,
+            with_payload=True,
+        ).points
+        if not points:
+            return _Near(vector=tuple(vector)), {}
+        point = points[0]
+        payload = point.payload or {}
+        return _Near(payload["value"], False, str(point.id), float(point.score), tuple(vector)), payload
+
+    def _judged(self, found: tuple[_Near, Mapping[str, Any]]) -> _Near:
+        near, payload = found
+        if near.similarity is None:
+            note(hit=False)
+            return near
+        error = expected_error(payload["right"], payload["wrong"], near.similarity)
+        usable = self._random.random() < self.max_error / error
+        note(hit=usable, similarity=near.similarity, expected_error=error)
+        return _Near(near.value, usable, near.entry, near.similarity, near.vector)
+
+    def _learn(self, query: str, value: T, near: _Near, tenant: str, document_ids: Sequence[str]) -> None:
+        """Tell the nearest entry whether it would have been right, and remember the answer."""
+        from qdrant_client import models
+
+        encoded = self.codec.encode(value)
+        model = self._ready()
+        if near.entry is not None and near.similarity is not None:
+            right = self.codec.same(self.codec.decode(near.value), value)
+            kind = "right" if right else "wrong"
+            with self._lock:
+                for record in self.client.retrieve(self.collection, [near.entry], with_payload=True):
+                    seen = [*(record.payload or {})[kind], near.similarity][-_REMEMBERED:]
+                    self.client.set_payload(self.collection, {kind: seen}, points=[near.entry], wait=True)
+            note(right=right)
+            if right:  # a second entry of the same answer would have to learn its reach all over again
+                return
+        vector = list(near.vector) or self._vector(query)
+        documents = sorted({*document_ids, *self.codec.document_ids(value)})
+        payload = {
+            "query": query,
+            "value": encoded,
+            "tenant": tenant,
+            "model": model,
+            "document_ids": documents,
+            # far beyond any clock, so that one condition serves entries with and without an end
+            "expires": 1e18 if self.ttl is None else self._clock() + self.ttl,
+            "right": [],
+            "wrong": [],
+        }
+        point = models.PointStruct(id=_entry_id(query, tenant, model), vector=vector, payload=payload)
+        self.client.upsert(self.collection, [point], wait=True)
+
+    def _delete(
+        self, *, document_ids: list[str] | None = None, tenant: str | None = None, expired: bool = False
+    ) -> None:
+        from qdrant_client import models
+
+        self._ready()
+        must: list[models.Condition] = []
+        if document_ids is not None:
+            must.append(models.FieldCondition(key="document_ids", match=models.MatchAny(any=document_ids)))
+        if tenant is not None:
+            must.append(models.FieldCondition(key="tenant", match=models.MatchValue(value=tenant)))
+        if expired:
+            must.append(models.FieldCondition(key="expires", range=models.Range(lte=self._clock())))
+        self.client.delete(self.collection, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
+
+    def _ready(self) -> str:
+        """Make the collection if it is not there; what identifies the embedder.
+
+        Raises:
+            IncompatibleIndexError: The collection holds vectors of another length.
+        """
+        with self._lock:
+            if self._model is not None:
+                return self._model
+            from qdrant_client import models
+
+            size = self.embedder.dimension
+            if self.client.collection_exists(self.collection):
+                found = self.client.get_collection(self.collection).config.params.vectors
+                if not isinstance(found, models.VectorParams) or found.size != size:
+                    raise IncompatibleIndexError(
+                        f"the cache's collection {self.collection!r} was not made for vectors of {size} numbers: "
+                        "give this embedder a collection of its own, or delete the old one"
+                    )
+            else:
+                self.client.create_collection(
+                    self.collection, vectors_config=models.VectorParams(size=size, distance=models.Distance.COSINE)
+                )
+                for key in ("tenant", "model", "document_ids"):
+                    self.client.create_payload_index(self.collection, key, models.PayloadSchemaType.KEYWORD)
+                self.client.create_payload_index(self.collection, "expires", models.PayloadSchemaType.FLOAT)
+            fingerprint = self.embedder.fingerprint
+            self._model = stable_id(*(f"{key}={fingerprint[key]!r}" for key in sorted(fingerprint)))
+            return self._model
+
+
+def expected_error(right: Sequence[float], wrong: Sequence[float], similarity: float) -> float:
+    """The expected chance that an entry's answer is wrong for a question at this similarity.
+
+    The nearer a question, the more likely the answer is right; so what was right farther away counts for it, and
+    what was wrong nearer counts against it: ``(w + 1) / (c + w + 2)``.
+
+    Args:
+        right: Similarities at which the answer was right.
+        wrong: Similarities at which it was wrong.
+        similarity: The question's.
+    """
+    c = sum(s <= similarity for s in right)
+    w = sum(s >= similarity for s in wrong)
+    return (w + 1) / (c + w + 2)
+
+
+def _cacheable(query: str) -> bool:
+    return bool(query.strip()) and len(query) <= _LONGEST_QUERY
+
+
+def _entry_id(query: str, tenant: str, model: str) -> str:
+    return stable_id("cache", tenant, model, " ".join(query.split()))

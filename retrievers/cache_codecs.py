@@ -1,0 +1,92 @@
+"""How answers are kept in a semantic cache, and which two are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from situate.chunkers.types import Chunk, Context
+from situate.retrievers.types import Hit, SearchResult
+
+T = TypeVar("T")
+
+
+def _none(_: Any) -> Sequence[str]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Codec(Generic[T]):
+    """A kind of answer.
+
+    Attributes:
+        encode: The answer as a JSON value.
+        decode: The inverse.
+        same: Whether two answers say the same; the cache's promise is about this.
+        document_ids: The documents that an answer rests on.
+    """
+
+    encode: Callable[[T], Any]
+    decode: Callable[[Any], T]
+    same: Callable[[T, T], bool]
+    document_ids: Callable[[T], Sequence[str]] = _none
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _same_text(a: str, b: str) -> bool:
+    return " ".join(a.casefold().split()) == " ".join(b.casefold().split())
+
+
+def _encode_result(result: SearchResult) -> Any:
+    return {
+        "query": result.query,
+        "hits": [
+            {
+                "chunk": {
+                    "id": hit.chunk.id,
+                    "document_id": hit.chunk.document_id,
+                    "index": hit.chunk.index,
+                    "text": hit.chunk.text,
+                    "start": hit.chunk.start,
+                    "end": hit.chunk.end,
+                    "context": hit.chunk.context.to_dict(),
+                    "metadata": dict(hit.chunk.metadata),
+                },
+                "score": hit.score,
+                "scores": dict(hit.scores),
+            }
+            for hit in result.hits
+        ],
+    }
+
+
+def _decode_result(value: Any) -> SearchResult:
+    hits = tuple(
+        Hit(
+            Chunk(**{**hit["chunk"], "context": Context.from_dict(hit["chunk"]["context"])}),
+            hit["score"],
+            hit["scores"],
+        )
+        for hit in value["hits"]
+    )
+    return SearchResult(value["query"], hits)
+
+
+def _same_hits(a: SearchResult, b: SearchResult) -> bool:
+    return [hit.chunk.id for hit in a.hits[:3]] == [hit.chunk.id for hit in b.hits[:3]]
+
+
+def _documents(result: SearchResult) -> Sequence[str]:
+    return sorted({hit.chunk.document_id for hit in result.hits})
+
+
+#: Completions of a prompt; the same where they differ in white space and case only. A language model that samples
+#: never says the same twice: give it a codec whose ``same`` compares meanings.
+TEXT: Codec[str] = Codec(_text, _text, _same_text)
+
+#: Results of a search; the same where their first three hits are. The steps are not kept.
+RESULTS: Codec[SearchResult] = Codec(_encode_result, _decode_result, _same_hits, _documents)
