@@ -41,7 +41,7 @@ class Work:
     partial: list[Siblings]
 
 
-def prepared(documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Work:
+def prepared(documents: Iterable[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Work:
     """What a call is about.
 
     Args:
@@ -52,6 +52,7 @@ def prepared(documents: Sequence[LangChainDocument], ids: Sequence[str | None] |
     Raises:
         InputError: There are not as many ids as documents, or a chunk was changed after splitting.
     """
+    documents = list(documents)
     if ids is not None and len(ids) != len(documents):
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
     given = ids if ids is not None else [None] * len(documents)

@@ -124,6 +124,21 @@ class SituateRetriever(IndexRetriever):
         return self.index
 
     @classmethod
+    def from_pipeline(cls, pipeline: Retriever, *, filter: Any = None) -> Self:
+        """A retriever that does what a `situate.retrievers.Retriever` does."""
+        return cls(
+            index=pipeline.index,
+            expander=pipeline.expander,
+            rerankers=pipeline.rerankers,
+            threshold=pipeline.threshold,
+            k=pipeline.k,
+            candidates=pipeline.candidates,
+            filter=filter,
+            policy=pipeline.runner.policy,
+            policies=pipeline.runner.policies,
+        )
+
+    @classmethod
     def from_documents(
         cls,
         documents: Sequence[LangChainDocument],

@@ -28,6 +28,8 @@ from situate.integrations.langchain import (
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.hyde import Hyde
 from situate.retrievers.index import Index
+from situate.retrievers.pipeline import Retriever
+from situate.retrievers.rerank import LateInteractionReranker
 from situate.retrievers.steps import StepPolicy
 
 QUERY = "How much may a hotel cost?"
@@ -126,6 +128,13 @@ async def test_failing_steps_degrade_or_raise(index: Index) -> None:
     strict = SituateRetriever(index=index, expander=hyde, policies={"hyde": StepPolicy(retries=0, on_error="raise")})
     with pytest.raises(StepError):
         strict.invoke(QUERY)
+
+
+def test_around_a_pipeline(index: Index, embeddings: SituateEmbeddings) -> None:
+    pipeline = Retriever(index, rerankers=[LateInteractionReranker(embeddings.embedder)], k=3, candidates=8)
+    retriever = SituateRetriever.from_pipeline(pipeline, filter={"title": "Travel"})
+    expected = pipeline.retrieve(QUERY, filter={"title": "Travel"})
+    assert [passage.id for passage in retriever.invoke(QUERY)] == [hit.chunk.id for hit in expected]
 
 
 def test_a_threshold_may_leave_nothing(index: Index) -> None:

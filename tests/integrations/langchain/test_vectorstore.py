@@ -216,6 +216,8 @@ def test_generators_and_identical_texts(embeddings: SituateEmbeddings) -> None:
     store = SituateVectorStore.from_texts(["one", "two"], embeddings, [{"n": 1}, {"n": 2}], ids=["1", "2"])
     assert store.add_texts(text for text in ("three", "three")) == store.add_texts(["three"]) * 2
     assert store.index.count() == 3
+    assert store.add_documents(document for document in [Document(id="4", page_content="four")]) == ["4"]  # type: ignore[arg-type]
+    assert store.index.count() == 4
     assert store.get_by_ids(["2"]) == [Document(id="2", page_content="two", metadata={"n": 2})]
     store.close()
 
