@@ -46,7 +46,8 @@ class MtebEncoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Vectors:
         """float32 ``[first, second]``: dot products."""
-        return np.atleast_2d(np.asarray(embeddings1)) @ np.atleast_2d(np.asarray(embeddings2)).T
+        products: Vectors = np.atleast_2d(np.asarray(embeddings1)) @ np.atleast_2d(np.asarray(embeddings2)).T
+        return products
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Vectors:
         """float32 ``[pairs]``: dot products."""
