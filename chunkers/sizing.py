@@ -7,14 +7,14 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from situate.chunkers.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from semantic_text_splitter import MarkdownSplitter, TextSplitter
+    from semantic_text_splitter import TextSplitter
     from tokenizers import Tokenizer
 
 #: A chunk never holds more than this many characters per token of its size. Tokenizers read a "word" of any length
@@ -64,6 +64,14 @@ def blocks(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, in
         start = stop
     if start < end:
         yield start, end
+
+
+class Splitter(Protocol):
+    """A Rust splitter of one size."""
+
+    def chunk_indices(self, text: str, /) -> list[tuple[int, str]]:
+        """The pieces of a text with the offsets of their first characters."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -136,10 +144,10 @@ class SizedChunker:
         return None if self.tokenizer is None else untruncated(self.tokenizer)
 
     @cached_property
-    def _splitters(self) -> dict[tuple[str, int], TextSplitter | MarkdownSplitter]:
+    def _splitters(self) -> dict[tuple[str, int], Splitter]:
         return {}
 
-    def _splitter(self, kind: str, size: int) -> TextSplitter | MarkdownSplitter:
+    def _splitter(self, kind: str, size: int) -> Splitter:
         """The Rust splitter for ``kind`` ("text" or "markdown") and a size."""
         known = self._splitters.get((kind, size))
         if known is None:

@@ -1,0 +1,88 @@
+"""Cutting where the meaning changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from situate.chunkers.errors import InputError, NonFiniteVectorError
+from situate.chunkers.packing import packed
+from situate.chunkers.sentences import sentence_spans
+from situate.chunkers.sizing import SizedChunker
+from situate.chunkers.spans import chunks_from_spans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from situate.chunkers.types import Chunk, Document
+
+#: Texts -> float ``[texts, dimension]``; `Embedder.embed_documents` is one.
+Embed: TypeAlias = "Callable[[Sequence[str]], NDArray[np.float32]]"
+
+
+@dataclass(frozen=True)
+class SemanticChunker(SizedChunker):
+    """Breakpoints where neighbouring sentences differ most (Kamradt 2023, as in LangChain and LlamaIndex).
+
+    Each sentence is embedded together with its neighbours; where the cosine distance to the next one is above the
+    document's ``percentile``, a chunk ends. It costs an embedding per sentence, and at an equal budget of retrieved
+    tokens it did not find more than `TextChunker` in what was measured.
+
+    Attributes:
+        size: The most that a chunk holds; a longer one is divided.
+        overlap: For sentences that are cut.
+        tokenizer: The embedding model's tokenizer.
+        embed: Texts to vectors, such as ``embedder.embed_documents``.
+        buffer: Neighbours on each side that a sentence is embedded with.
+        percentile: Share of distances, 0 to 100, that do not end a chunk.
+
+    Raises:
+        InputError: There is no ``embed``, or a number is out of range.
+        NonFiniteVectorError: On use, where ``embed`` returns NaN or infinity.
+    """
+
+    embed: Embed | None = field(default=None, repr=False, compare=False)
+    buffer: int = 1
+    percentile: float = 95.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embed is None:
+            raise InputError("SemanticChunker needs embed=..., such as embedder.embed_documents")
+        if self.buffer < 0 or not 0 <= self.percentile <= 100:
+            raise InputError(f"buffer={self.buffer} must be 0 or more, percentile={self.percentile} within 0 and 100")
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's chunks in order; [] where it is empty or only white space."""
+        text = document.text
+        sentences = sentence_spans(text)
+        apart: frozenset[int] = frozenset()
+        if len(sentences) > 1:
+            groups = [
+                text[sentences[max(0, n - self.buffer)][0] : sentences[min(len(sentences) - 1, n + self.buffer)][1]]
+                for n in range(len(sentences))
+            ]
+            vectors = unit_vectors(self.embed, groups)
+            distances = 1.0 - np.einsum("ij,ij->i", vectors[:-1], vectors[1:])
+            apart = frozenset((np.flatnonzero(distances > np.percentile(distances, self.percentile)) + 1).tolist())
+        return chunks_from_spans(document, packed(self, text, sentences, apart))
+
+
+def unit_vectors(embed: Embed | None, texts: Sequence[str]) -> NDArray[np.float32]:
+    """The texts' vectors, float32 ``[texts, dimension]``, rows of length 1 (or 0 where there is nothing).
+
+    Raises:
+        InputError: ``embed`` does not return one vector per text.
+        NonFiniteVectorError: A vector holds NaN or infinity.
+    """
+    assert embed is not None
+    vectors = np.asarray(embed(texts), dtype=np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(texts):
+        raise InputError(f"embed returned the shape {vectors.shape} for {len(texts)} texts: it needs one row for each")
+    if not np.isfinite(vectors).all():
+        raise NonFiniteVectorError("embed returned NaN or infinity: look at the model's dtype")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)

@@ -1,0 +1,66 @@
+"""One sentence to a chunk, with its neighbours at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from situate.chunkers.errors import InputError
+from situate.chunkers.packing import within
+from situate.chunkers.sentences import sentence_spans
+from situate.chunkers.sizing import SizedChunker
+from situate.chunkers.spans import base_context, chunks_from_spans
+
+if TYPE_CHECKING:
+    from situate.chunkers.types import Chunk, Document
+
+#: Key in a chunk's metadata: the ``[start, end]`` of the sentences around it, in the document's text.
+WINDOW = "sentence_window"
+
+
+@dataclass(frozen=True)
+class SentenceWindowChunker(SizedChunker):
+    """A chunk per sentence; what is read in its place is the window of sentences around it.
+
+    The window's span stands in the chunk's metadata under ``sentence_window``: ``document.text[start:end]`` is what to
+    hand to a language model. To let the window into the vector as well, embed with late chunking or situated windows.
+
+    Attributes:
+        size: The most that a chunk holds; a longer sentence is cut as text.
+        overlap: For the parts of a sentence that is cut.
+        tokenizer: The embedding model's tokenizer.
+        window: Sentences on each side.
+
+    >>> from situate.chunkers import Document
+    >>> document = Document("d", "One. Two. Three. Four.")
+    >>> chunk = SentenceWindowChunker(window=1).split(document)[1]
+    >>> chunk.text, document.text[slice(*chunk.metadata["sentence_window"])]
+    ('Two.', 'One. Two. Three.')
+    """
+
+    window: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 0:
+            raise InputError(f"window={self.window}: sentences on each side are 0 or more")
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's sentences in order; [] where it is empty or only white space."""
+        text = document.text
+        sentences = sentence_spans(text)
+        parts = [(part, n) for n, sentence in enumerate(sentences) for part in within(self, text, *sentence)]
+        chunks = chunks_from_spans(document, [part for part, _ in parts])
+        base = base_context(document)
+        made: list[Chunk] = []
+        for chunk, (_, n) in zip(chunks, parts, strict=True):
+            around = sentences[max(0, n - self.window) : n + self.window + 1]
+            before = " ".join(text[slice(*sentences[n - 1])].split()) if n else None
+            made.append(
+                replace(
+                    chunk,
+                    context=replace(base, previous=before),
+                    metadata={**chunk.metadata, WINDOW: [around[0][0], around[-1][1]]},
+                )
+            )
+        return made
