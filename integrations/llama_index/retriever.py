@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,7 @@ from situate.integrations.llama_index.embedding import SituateEmbedding
 from situate.retrievers.hyde import mean_vector
 from situate.retrievers.index import Index
 from situate.retrievers.pipeline import Retriever
+from situate.retrievers.search import QueryVectors
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 
 if TYPE_CHECKING:
@@ -117,14 +119,23 @@ class SituateRetriever(BaseRetriever):
         dense = _given(query_bundle)
         if dense is None and query_bundle.custom_embedding_strs:
             dense = _mean(self.index.embedder.embed_queries(query_bundle.custom_embedding_strs))
+        if dense is not None and not query_bundle.query_str.strip():
+            return self._nodes(self._by_vector(dense))
         return self._nodes(self.retriever.retrieve(query_bundle.query_str, self.similarity_top_k, self._where(), dense))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         dense = _given(query_bundle)
         if dense is None and query_bundle.custom_embedding_strs:
             dense = _mean(await self.index.embedder.aembed_queries(query_bundle.custom_embedding_strs))
+        if dense is not None and not query_bundle.query_str.strip():
+            return self._nodes(await asyncio.to_thread(self._by_vector, dense))
         found = await self.retriever.aretrieve(query_bundle.query_str, self.similarity_top_k, self._where(), dense)
         return self._nodes(found)
+
+    def _by_vector(self, dense: Vectors) -> SearchResult:
+        """A search without words: there is nothing to ask BM25 and rerankers."""
+        k = self.similarity_top_k if self.similarity_top_k is not None else self.retriever.k
+        return self.index.search_vectors("", QueryVectors(_mean(dense[None])), k, self._where())
 
     def _where(self) -> models.Filter | None:
         return to_qdrant_filter(self.filters, prefix="metadata.")

@@ -205,8 +205,11 @@ def test_takes_an_index_or_a_retriever(retriever: SituateRetriever) -> None:
         SituateRetriever(index, similarity_top_k=0)
 
 
-def test_a_query_without_text_finds_nothing(retriever: SituateRetriever) -> None:
+async def test_a_query_without_text(retriever: SituateRetriever, embed_model: SituateEmbedding) -> None:
     assert retriever.retrieve("  ") == []
+    vector_alone = QueryBundle("", embedding=embed_model.get_query_embedding("When is lunch?"))
+    assert ids(retriever.retrieve(vector_alone))[0] == "lunch"
+    assert ids(await retriever.aretrieve(vector_alone))[0] == "lunch"
 
 
 async def test_the_search_is_off_the_event_loop(retriever: SituateRetriever, monkeypatch: pytest.MonkeyPatch) -> None:
