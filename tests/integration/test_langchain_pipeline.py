@@ -170,6 +170,26 @@ async def test_events_of_a_stream_show_the_steps(embeddings: SituateEmbeddings) 
     retriever.index.close()
 
 
+def test_the_other_framework_finds_the_same(embeddings: SituateEmbeddings) -> None:
+    from llama_index.core.schema import Document as LlamaIndexDocument
+
+    from situate.integrations.llama_index import SituateEmbedding
+    from situate.integrations.llama_index import SituateRetriever as LlamaIndexRetriever
+
+    langchain = SituateRetriever.from_documents(HANDBOOK, embeddings, settings={"k": 4})
+    llama_index = LlamaIndexRetriever.from_documents(
+        [LlamaIndexDocument(text=d.page_content, metadata=d.metadata) for d in HANDBOOK],
+        embed_model=SituateEmbedding(),
+        similarity_top_k=4,
+    )
+    for question in (QUESTION, "When is overtime paid?", "phone"):
+        ours = [(p.page_content, p.metadata["relevance_score"]) for p in langchain.invoke(question)]
+        theirs = [(n.node.get_content(), n.score) for n in llama_index.retrieve(question)]
+        assert [text for text, _ in ours] == [text for text, _ in theirs]
+        assert all(abs(mine - float(other or 0)) < 1e-3 for (_, mine), (_, other) in zip(ours, theirs, strict=True))
+    langchain.index.close()
+
+
 async def test_the_official_store_on_the_embedded_engine(
     embeddings: SituateEmbeddings, splitter: SituateTextSplitter, tmp_path: Path
 ) -> None:

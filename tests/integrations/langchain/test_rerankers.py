@@ -110,11 +110,11 @@ def test_the_same_passage_twice_stays_twice(reranker: Any, documents: list[Docum
 
 
 async def test_the_event_loop_goes_on(reranker: Any, documents: list[Document], watched: Any) -> None:
-    many = [d.model_copy(update={"id": f"{d.id}-{n}", "page_content": f"{n} {d.page_content}"}) for n in range(40)
+    many = [d.model_copy(update={"id": f"{d.id}-{n}", "page_content": f"{n} {d.page_content}"}) for n in range(16)
             for d in documents]  # fmt: skip
     await reranker.acompress_documents(many[:5], QUERY)  # weights are loaded
     async with watched():
-        await asyncio.gather(*(reranker.acompress_documents(many, f"{QUERY} {n}") for n in range(4)))
+        await asyncio.gather(*(reranker.acompress_documents(many, f"{QUERY} {n}") for n in range(3)))
 
 
 def test_pickles_as_its_configuration(reranker: Any, documents: list[Document]) -> None:
