@@ -1,0 +1,86 @@
+"""Prepacked linear layers: there, right, and replaceable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from situate.embedders import _linears
+from situate.embedders._linears import Activation, Casts, Projection, activated, prepack, prepacking_works
+
+CPU = torch.device("cpu")
+ONEDNN = torch._C._has_mkldnn
+
+
+@pytest.mark.skipif(not ONEDNN, reason="this torch was built without oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_private_operators_are_still_there_and_right(dtype: torch.dtype) -> None:
+    """Fails when a new torch changes them: results stay right (the next test), but speed would be lost unnoticed."""
+    assert hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    assert hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    assert prepacking_works(dtype)
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_projection_equals_the_public_operator(
+    monkeypatch: pytest.MonkeyPatch, works: bool, activation: Activation, bias: bool
+) -> None:
+    if not works:
+        monkeypatch.setattr(_linears, "prepacking_works", lambda dtype: False)
+    torch.manual_seed(0)
+    x, weight = torch.randn(9, 48), torch.randn(32, 48)
+    added = torch.randn(32) if bias else None
+    projection = Projection(weight, added, torch.float32, CPU, activation)
+    assert projection.prepacked == (works and ONEDNN)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            projection(x), activated(functional.linear(x, weight, added), activation), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_operators_that_answer_wrongly_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changed:
+        def _reorder_linear_weight(self, weight: torch.Tensor, tokens: int) -> torch.Tensor:
+            return weight
+
+        def _linear_pointwise(self, x: torch.Tensor, weight: torch.Tensor, *_: Any) -> torch.Tensor:
+            return functional.linear(x, weight) * 2
+
+    class Ops:
+        mkldnn = Changed()
+
+    prepacking_works.cache_clear()
+    monkeypatch.setattr(torch, "ops", Ops())
+    try:
+        assert not prepacking_works(torch.float32)
+    finally:
+        prepacking_works.cache_clear()
+
+
+@pytest.mark.skipif(not ONEDNN, reason="this torch was built without oneDNN")
+def test_a_model_keeps_its_stream_in_float32_around_prepacked_products() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.LayerNorm(16), torch.nn.Linear(16, 4)).eval()
+    x = torch.randn(5, 16)
+    with torch.inference_mode():
+        wanted = model(x)
+        assert prepack(model, torch.bfloat16) is not None
+        got = model(x)
+    assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
+    torch.testing.assert_close(got.float(), wanted, rtol=5e-2, atol=5e-2)
+
+
+def test_one_cast_serves_the_layers_that_read_the_same_tensor() -> None:
+    casts = Casts(torch.bfloat16)
+    x = torch.randn(3)
+    assert casts(x) is casts(x)
+    assert casts(x.clone()) is not casts(x)
+    half = x.bfloat16()
+    assert casts(half) is half
+    casts.forget()
+    torch.testing.assert_close(casts(x), x.bfloat16())
