@@ -12,10 +12,15 @@ from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 from qdrant_client.local.payload_value_setter import merge_payload
 
-from situate.chunkers.errors import InputError
+from situate.chunkers.errors import InputError, StorageError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.collection import Collection
-from situate.retrievers.edge.errors import CollectionExistsError, CollectionNotFoundError, engine_errors
+from situate.retrievers.edge.errors import (
+    ClusterOnlyError,
+    CollectionExistsError,
+    CollectionNotFoundError,
+    engine_errors,
+)
 from situate.retrievers.edge.translate_config import (
     DISTANCES,
     HNSW_DEFAULTS,
@@ -73,6 +78,8 @@ class CollectionsBackend(BackendBase):
         **kwargs: Any,
     ) -> bool:
         _check_collection_name(collection_name)
+        if kwargs.get("sharding_method") == models.ShardingMethod.CUSTOM:
+            raise ClusterOnlyError.of("custom sharding")
         for name, params in named_vectors(vectors_config).items():
             _check_vector_name(name)
             _check_vector_size(name, params.size)
@@ -355,4 +362,9 @@ def _merge(base: Any, diff: Any) -> Any:
 
 
 def _quantization(given: Any) -> Any:
-    return None if isinstance(given, models.Disabled) else given
+    if isinstance(given, models.Disabled):
+        raise StorageError(
+            "quantization cannot be taken from an embedded collection: search with "
+            "QuantizationSearchParams(ignore=True), or copy its points to a new collection"
+        )
+    return given

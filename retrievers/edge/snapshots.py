@@ -25,6 +25,8 @@ from situate.retrievers.edge.manifest import MANIFEST_FILE, CollectionEntry, Man
 
 SNAPSHOTS = "snapshots"
 SUFFIX = ".snapshot"
+#: How folders end that a snapshot is made in.
+SCRATCH = ".packing"
 _DOWNLOAD_TIMEOUT = 60.0
 
 
@@ -35,7 +37,7 @@ def pack(target: Path, collections: Mapping[str, tuple[Collection, CollectionEnt
         StorageError: It cannot be written; nothing is left of it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{uuid4().hex}.tmp")
+    scratch = target.with_name(f".{uuid4().hex}{SCRATCH}")
     scratch.mkdir()
     try:
         for collection, entry in collections.values():

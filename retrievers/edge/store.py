@@ -33,7 +33,8 @@ COLLECTIONS = "collections"
 # The stores that this process has open, by real path. The one piece of state that modules share: the engine lets a
 # folder be open once per process, so clients of the same path must find each other.
 _open_stores: dict[str, Store] = {}
-_registry_lock = threading.Lock()
+# Reentrant: the garbage collector may close a forgotten client at any moment, also while another is being opened.
+_registry_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class Store:
         for folder in parent.iterdir() if parent.is_dir() else ():
             if folder.name not in owned:
                 shutil.rmtree(folder, ignore_errors=True)
+        for scratch in (self.folder / snapshots.SNAPSHOTS).rglob(f"*{snapshots.SCRATCH}"):
+            shutil.rmtree(scratch, ignore_errors=True)
 
     def _check(self) -> None:
         if self._closed:
@@ -153,7 +156,7 @@ class Store:
                 raise CollectionExistsError(f"Alias {name} already exists")
             entry = CollectionEntry(
                 folder=uuid4().hex,
-                config=config.model_dump(mode="json", exclude_none=True),
+                config=_dumped(config),
                 created_at=dt.datetime.now(dt.UTC).isoformat(),
             )
             collection = self._collection(name, entry)
@@ -189,7 +192,7 @@ class Store:
             self.check_writable()
             collection.reconfigure(config, reload=reload)
             entry = self._manifest.collections[collection.name]
-            changed = CollectionEntry(entry.folder, config.model_dump(mode="json", exclude_none=True), entry.created_at)
+            changed = CollectionEntry(entry.folder, _dumped(config), entry.created_at)
             self._save(collections={**self._manifest.collections, collection.name: changed})
 
     def optimize(self, collection: Collection) -> bool:
@@ -335,11 +338,19 @@ def open_store(path: str | os.PathLike[str] = MEMORY, options: StoreOptions | No
             raise StorageError(f"the store {folder} cannot be made: {error}") from error
         folder = folder.resolve()
         found = _open_stores.get(str(folder))
-        if found is not None and found._pid == os.getpid():
+        if found is not None and not found._closed and found._pid == os.getpid():
             return found._retain()
         store = Store(folder, options, temporary=False)
         _open_stores[str(folder)] = store
         return store._retain()
+
+
+def _dumped(config: models.CreateCollection) -> dict[str, Any]:
+    """The configuration as JSON values; nulls are left out but for those of the caller's own metadata."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if config.metadata is not None:
+        values["metadata"] = config.metadata
+    return values
 
 
 def _open_temporary(options: StoreOptions, snapshot: Path | None) -> Store:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from situate.chunkers.errors import InputError
+from situate.chunkers.errors import InputError, StorageError
 from situate.retrievers.edge import (
     EdgeClient,
     translate_config,
@@ -364,7 +364,8 @@ def test_updating_a_collection(tmp_path: Path) -> None:
             metadata={"b": 2, "a": None},
         )
         assert client.count("c").count == 12
-        client.update_collection("c", quantization_config=models.Disabled.DISABLED)
+        with pytest.raises(StorageError, match="ignore=True"):
+            client.update_collection("c", quantization_config=models.Disabled.DISABLED)
         with pytest.raises(InputError):
             client.update_collection("c", vectors_config={"none": models.VectorParamsDiff(on_disk=True)})
         client.upsert("c", [models.PointStruct(id=100, vector=[1.0, 2, 3, 4])])
@@ -374,7 +375,7 @@ def test_updating_a_collection(tmp_path: Path) -> None:
         assert config.optimizer_config.indexing_threshold == 77
         assert isinstance(config.params.vectors, models.VectorParams)
         assert config.params.vectors.on_disk is True
-        assert config.quantization_config is None
+        assert config.quantization_config == QUANTIZATIONS["scalar"]
         assert config.metadata == {"b": 2}
         assert client.count("c").count == 13
 
