@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from situate.embedders.families import Family, family_of
     from situate.embedders.models import ResolvedModel, resolve_model
     from situate.embedders.multivector import MultiVectorEmbedder
+    from situate.embedders.quantization import Int8Quantizer, binarize, hamming_similarity
     from situate.embedders.remote import OpenAIEncoder, TEIEncoder
     from situate.embedders.sparse import SparseEmbedder, SparseVector
     from situate.embedders.types import (
@@ -29,6 +30,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Family",
+    "Int8Quantizer",
     "MultiVectorEmbedder",
     "OpenAIEncoder",
     "ResolvedModel",
@@ -37,7 +39,9 @@ __all__ = [
     "SparseEmbedder",
     "SparseVector",
     "TEIEncoder",
+    "binarize",
     "family_of",
+    "hamming_similarity",
     "resolve_model",
 ]
 
@@ -50,10 +54,13 @@ __getattr__, __dir__ = lazy_exports(
         "Embedder": "embedder",
         "Encoder": "encoder",
         "Family": "families",
+        "Int8Quantizer": "quantization",
         "MultiVectorEmbedder": "multivector",
         "OpenAIEncoder": "remote",
         "ResolvedModel": "models",
+        "binarize": "quantization",
         "family_of": "families",
+        "hamming_similarity": "quantization",
         "resolve_model": "models",
         "SpanEncoder": "types",
         "SpanText": "types",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from situate.chunkers.errors import ConventionError
 from situate.embedders.families import Family
 from situate.embedders.models import ResolvedModel
 from situate.embedders.types import SpanText
@@ -23,7 +24,7 @@ def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
         f"model       {embedder.model if resolved is None else resolved.id} ({files})",
         f"family      {family.name}" + (f" ({family.source})" if family.source else ""),
         f"vectors     {embedder.dimension} numbers, {_vectors(family)}",
-        f"reads       up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}",
+        f"reads       {_lengths(embedder)}",
         f"query       {_shown(family.query_text(_TEXT))}",
         f"document    {_shown(family.document_text(_TEXT))}",
         f"pooled      {_pooled(family)}",
@@ -36,6 +37,13 @@ def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
         lines.append(f"note        {family.note}")
     lines += [f"assumed     {line}" for line in family.assumed]
     return "\n".join(lines)
+
+
+def _lengths(embedder: Embedder) -> str:
+    try:
+        return f"up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}"
+    except ConventionError:
+        return "a number of tokens that is not known: give max_tokens="
 
 
 def _shown(text: SpanText) -> str:
@@ -63,7 +71,8 @@ def _scheme(embedder: Embedder) -> str:
     alone = f"{lead} + {_CHUNK}" if lead else _CHUNK
     parts = []
     if scheme.late:
-        parts.append(f"late chunking, windows of {scheme.window or embedder.trained_tokens} tokens")
+        window = f"{scheme.window} tokens" if scheme.window else "the length it was trained on"
+        parts.append(f"late chunking, windows of {window}")
     if scheme.situated:
         parts.append(f"{_CHUNK} read with {scheme.situated} characters on each side")
     if not parts:

@@ -58,7 +58,8 @@ class Embedder:
         scheme: How chunks become vectors.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
         pooling: How token vectors become one; None for what the model says.
-        family: A record of one's own in the registry's place.
+        family: A record of one's own in the registry's place. Its instructions rule over the prompts in the model's
+            folder; pooling and lengths that the folder names still hold (``pooling`` and ``max_tokens`` override them).
         device: "auto", or a torch device.
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
         max_tokens: Tokens that a text is cut to, special tokens included; None for what the model says.

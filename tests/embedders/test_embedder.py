@@ -98,7 +98,10 @@ def test_what_is_sent_to_an_encoder_is_what_describe_shows():
 def test_describe_tells_scheme_reasons_and_guesses():
     scheme = ChunkScheme(late=True, neighbours=0.35, context=("title",))
     shown = Embedder(scheme=scheme).describe()
-    assert "windows of 256 tokens, mixed 0.5 with ⟨title⟩ + ⟨chunk⟩ alone, plus 0.35 of both neighbours" in shown
+    assert (
+        "windows of the length it was trained on, mixed 0.5 with ⟨title⟩ + ⟨chunk⟩ alone, plus 0.35 of both neighbours"
+        in shown
+    )
     assert "not suited: its vector is that of the first token" in Embedder("BAAI/bge-m3", encoder=Recorder()).describe()
     with pytest.warns(SituateWarning, match="assumed"):
         assert (

@@ -13,7 +13,7 @@ from situate.chunkers.errors import ConventionError, InputError, SituateWarning,
 from situate.chunkers.types import Chunk, Context, Document
 from situate.embedders import ChunkScheme, Embedder, Family
 from situate.embedders._schemes import with_neighbours
-from situate.embedders.types import Vectors
+from situate.embedders.types import Encoded, SpanText, Vectors
 
 SENTENCES = [
     "Berlin is the capital and largest city of Germany, both by area and by population. ",
@@ -40,7 +40,7 @@ def chunks_of(document: Document, size: int) -> list[Chunk]:
 
 
 SHORT = document_of("".join(SENTENCES), title="Berlin")
-LONG = document_of("".join(SENTENCES * 12), title="Berlin")
+LONG = document_of("".join(SENTENCES * 8), title="Berlin")
 
 
 @pytest.fixture(scope="module")
@@ -349,3 +349,47 @@ def test_a_family_of_ones_own_decides(embedder):
     static = Family(name="static", source="here", late="its tokens do not see each other")
     with pytest.raises(ConventionError, match="do not see each other"):
         Embedder(family=static).encode_chunks([(SHORT, chunks_of(SHORT, 100))], ChunkScheme(late=True))
+
+
+class Asked:
+    """A `SpanEncoder` that only notes what it is asked."""
+
+    dimension = 4
+
+    def __init__(self) -> None:
+        self.texts: list[SpanText] = []
+
+    def encode(self, inputs, *, token_vectors=False) -> list[Encoded]:
+        self.texts += inputs
+        return [Encoded(np.ones((len(item.spans or [0]), 4), dtype=np.float32)) for item in inputs]
+
+    async def aencode(self, inputs, *, token_vectors=False) -> list[Encoded]:
+        return self.encode(inputs, token_vectors=token_vectors)
+
+
+def test_a_model_with_a_form_of_its_own_for_situated_chunks_gets_it():
+    asked = Asked()
+    embedder = Embedder("SituatedEmbedding/SitEmb-v1.5-Qwen3", encoder=asked)
+    chunk = chunks_of(SHORT, 80)[1]
+    embedder.encode_chunks([(SHORT, [chunk])], ChunkScheme(situated=20, residual=0.5))
+    alone, situated = asked.texts
+    assert alone.text == chunk.text
+    assert situated.spans is None
+    assert situated.text.startswith(chunk.text + "<|endoftext|>The context in which the chunk is situated")
+    assert situated.text.endswith(SHORT.text[chunk.end : chunk.end + 20].rsplit(" ", 1)[0])
+    # Its tokens were not trained to be pooled, so late chunking is refused all the same.
+    with pytest.raises(ConventionError, match="last token"):
+        embedder.encode_chunks([(SHORT, [chunk])], ChunkScheme(late=True))
+
+
+def test_an_instruction_leads_every_late_window_and_is_not_pooled():
+    asked = Asked()
+    embedder = Embedder("intfloat/e5-base-v2", encoder=asked)
+    chunks = chunks_of(SHORT, 150)
+    embedder.encode_chunks([(SHORT, chunks)], ChunkScheme(late=True, residual=0, context=("title",)))
+    (text,) = asked.texts
+    lead = "passage: Berlin\n"
+    assert text.text == lead + SHORT.text
+    assert text.prefix == len(lead)
+    assert text.window == 512
+    assert text.spans == tuple((c.start + len(lead), c.end + len(lead)) for c in chunks)
