@@ -421,6 +421,6 @@ def _slices(inputs: Sequence[SpanText]) -> Iterator[tuple[int, Sequence[SpanText
 
 
 def _progress_bar(total: int) -> Any:
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.auto import tqdm
 
     return tqdm(total=total, desc="encoding", unit="text")
