@@ -6,18 +6,15 @@ the registry speaks where they are silent, and for models that are served elsewh
 
 from __future__ import annotations
 
-from situate.embedders.families import STATIC_LATE, Family, FewShotFamily, SitEmbFamily
+from situate.embedders._registry_decoders import CARD, DECODERS, INSTRUCT, SERVED, WEB_SEARCH
+from situate.embedders.families import STATIC_LATE, Family, FewShotFamily
 
-_CARD = "https://huggingface.co/"
-_WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
-_INSTRUCT = "Instruct: {task}\nQuery: "
 _BGE_QUERY = "Represent this sentence for searching relevant passages: "
-_EOS_TOKEN = "</s>"  # the end-of-sequence token of the Llama and Mistral vocabularies
 
 _SENTENCE_TRANSFORMERS = (
     Family(
         name="all-MiniLM-L6",
-        source=_CARD + "sentence-transformers/all-MiniLM-L6-v2",
+        source=CARD + "sentence-transformers/all-MiniLM-L6-v2",
         models=("sentence-transformers/all-minilm-l6-v*",),
         max_tokens=256,
         trained_tokens=256,
@@ -25,19 +22,19 @@ _SENTENCE_TRANSFORMERS = (
     ),
     Family(
         name="all-MiniLM-L12",
-        source=_CARD + "sentence-transformers/all-MiniLM-L12-v2",
+        source=CARD + "sentence-transformers/all-MiniLM-L12-v2",
         models=("sentence-transformers/all-minilm-l12-v*",),
         max_tokens=128,
     ),
     Family(
         name="all-mpnet-base",
-        source=_CARD + "sentence-transformers/all-mpnet-base-v2",
+        source=CARD + "sentence-transformers/all-mpnet-base-v2",
         models=("sentence-transformers/all-mpnet-base-v*",),
         max_tokens=384,
     ),
     Family(
         name="multi-qa (dot)",
-        source=_CARD + "sentence-transformers/multi-qa-mpnet-base-dot-v1",
+        source=CARD + "sentence-transformers/multi-qa-mpnet-base-dot-v1",
         models=("sentence-transformers/multi-qa-*-dot-v1", "sentence-transformers/msmarco-*-dot-v5"),
         pooling="cls",
         normalize=False,
@@ -46,7 +43,7 @@ _SENTENCE_TRANSFORMERS = (
     ),
     Family(
         name="multi-qa (cosine)",
-        source=_CARD + "sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
+        source=CARD + "sentence-transformers/multi-qa-MiniLM-L6-cos-v1",
         models=("sentence-transformers/multi-qa-*-cos-v1",),
         max_tokens=512,
         trained_tokens=250,
@@ -77,14 +74,14 @@ _SENTENCE_TRANSFORMERS = (
     ),
     Family(
         name="SONAR",
-        source=_CARD + "cointegrated/SONAR_200_text_encoder",
+        source=CARD + "cointegrated/SONAR_200_text_encoder",
         models=("cointegrated/sonar_200_text_encoder*", "*/sonar*text*encoder*"),
         max_tokens=512,
         note="the tokenizer has to be told the source language; a sentence encoder, weak on long texts",
     ),
     Family(
         name="Model2Vec / static embeddings",
-        source=_CARD + "minishlab/potion-base-8M",
+        source=CARD + "minishlab/potion-base-8M",
         models=("minishlab/potion-*", "minishlab/m2v_*", "sentence-transformers/static-*"),
         late=STATIC_LATE,
     ),
@@ -93,27 +90,27 @@ _SENTENCE_TRANSFORMERS = (
 _E5 = (
     Family(
         name="E5-instruct",
-        source=_CARD + "intfloat/multilingual-e5-large-instruct",
+        source=CARD + "intfloat/multilingual-e5-large-instruct",
         models=("intfloat/multilingual-e5-large-instruct",),
-        query=_INSTRUCT,
-        task=_WEB_SEARCH,
+        query=INSTRUCT,
+        task=WEB_SEARCH,
         max_tokens=512,
     ),
     Family(
         name="E5-mistral",
-        source=_CARD + "intfloat/e5-mistral-7b-instruct",
+        source=CARD + "intfloat/e5-mistral-7b-instruct",
         models=("intfloat/e5-mistral-7b-instruct",),
-        query=_INSTRUCT,
-        task=_WEB_SEARCH,
+        query=INSTRUCT,
+        task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
     ),
     Family(
         name="Mistral retrievers (SFR, Linq)",
-        source=_CARD + "Salesforce/SFR-Embedding-Mistral",
+        source=CARD + "Salesforce/SFR-Embedding-Mistral",
         models=("salesforce/sfr-embedding-*", "linq-ai-research/linq-embed-mistral"),
-        query=_INSTRUCT,
-        task=_WEB_SEARCH,
+        query=INSTRUCT,
+        task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
     ),
@@ -137,7 +134,7 @@ _E5 = (
 _BGE = (
     Family(
         name="BGE-M3",
-        source=_CARD + "BAAI/bge-m3",
+        source=CARD + "BAAI/bge-m3",
         models=("baai/bge-m3*",),
         pooling="cls",
         max_tokens=8192,
@@ -145,28 +142,28 @@ _BGE = (
     ),
     FewShotFamily(
         name="BGE-ICL",
-        source=_CARD + "BAAI/bge-en-icl",
+        source=CARD + "BAAI/bge-en-icl",
         models=("baai/bge-en-icl",),
         query="<instruct>{task}\n<query>",
         query_suffix="\n<response>",
-        task=_WEB_SEARCH,
+        task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
         note="give FewShotFamily.with_examples(...) a few queries with their answers",
     ),
     Family(
         name="BGE multilingual Gemma2",
-        source=_CARD + "BAAI/bge-multilingual-gemma2",
+        source=CARD + "BAAI/bge-multilingual-gemma2",
         models=("baai/bge-multilingual-gemma2",),
         query="<instruct>{task}\n<query>",
-        task=_WEB_SEARCH,
+        task=WEB_SEARCH,
         pooling="last",
         max_tokens=8192,
         trained_tokens=512,
     ),
     Family(
         name="BGE Chinese",
-        source=_CARD + "BAAI/bge-large-zh-v1.5",
+        source=CARD + "BAAI/bge-large-zh-v1.5",
         models=("baai/bge-*-zh*",),
         query="为这个句子生成表示以用于检索相关文章：",
         pooling="cls",
@@ -174,7 +171,7 @@ _BGE = (
     ),
     Family(
         name="BGE English",
-        source=_CARD + "BAAI/bge-large-en-v1.5",
+        source=CARD + "BAAI/bge-large-en-v1.5",
         models=("baai/bge-*-en*", "whereisai/uae-large-v1"),
         query=_BGE_QUERY,
         pooling="cls",
@@ -185,10 +182,10 @@ _BGE = (
 _GTE = (
     Family(
         name="GTE-Qwen2",
-        source=_CARD + "Alibaba-NLP/gte-Qwen2-7B-instruct",
+        source=CARD + "Alibaba-NLP/gte-Qwen2-7B-instruct",
         models=("alibaba-nlp/gte-qwen2-*-instruct", "alibaba-nlp/gte-qwen1.5-*-instruct"),
-        query=_INSTRUCT,
-        task=_WEB_SEARCH,
+        query=INSTRUCT,
+        task=WEB_SEARCH,
         pooling="last",
         max_tokens=32768,
         remote_code=True,
@@ -196,14 +193,14 @@ _GTE = (
     ),
     Family(
         name="gte-modernbert",
-        source=_CARD + "Alibaba-NLP/gte-modernbert-base",
+        source=CARD + "Alibaba-NLP/gte-modernbert-base",
         models=("alibaba-nlp/gte-modernbert-base",),
         pooling="cls",
         max_tokens=8192,
     ),
     Family(
         name="gte-multilingual",
-        source=_CARD + "Alibaba-NLP/gte-multilingual-base",
+        source=CARD + "Alibaba-NLP/gte-multilingual-base",
         models=("alibaba-nlp/gte-multilingual-base",),
         pooling="cls",
         max_tokens=8192,
@@ -211,18 +208,18 @@ _GTE = (
     ),
     Family(
         name="GTE v1.5",
-        source=_CARD + "Alibaba-NLP/gte-large-en-v1.5",
+        source=CARD + "Alibaba-NLP/gte-large-en-v1.5",
         models=("alibaba-nlp/gte-*-en-v1.5",),
         pooling="cls",
         max_tokens=8192,
     ),
-    Family(name="GTE", source=_CARD + "thenlper/gte-large", models=("thenlper/gte-*",), max_tokens=512),
+    Family(name="GTE", source=CARD + "thenlper/gte-large", models=("thenlper/gte-*",), max_tokens=512),
 )
 
 _NOMIC_JINA = (
     Family(
         name="Nomic v2 MoE",
-        source=_CARD + "nomic-ai/nomic-embed-text-v2-moe",
+        source=CARD + "nomic-ai/nomic-embed-text-v2-moe",
         models=("nomic-ai/nomic-embed-text-v2*",),
         query="search_query: ",
         document="search_document: ",
@@ -231,7 +228,7 @@ _NOMIC_JINA = (
     ),
     Family(
         name="Nomic v1",
-        source=_CARD + "nomic-ai/nomic-embed-text-v1",
+        source=CARD + "nomic-ai/nomic-embed-text-v1",
         models=("nomic-ai/nomic-embed-text-v1",),
         query="search_query: ",
         document="search_document: ",
@@ -241,7 +238,7 @@ _NOMIC_JINA = (
     ),
     Family(
         name="Nomic v1.5",
-        source=_CARD + "nomic-ai/nomic-embed-text-v1.5",
+        source=CARD + "nomic-ai/nomic-embed-text-v1.5",
         models=("nomic-ai/nomic-embed-text-v1.5*",),
         query="search_query: ",
         document="search_document: ",
@@ -253,7 +250,7 @@ _NOMIC_JINA = (
     ),
     Family(
         name="ModernBERT Embed",
-        source=_CARD + "nomic-ai/modernbert-embed-base",
+        source=CARD + "nomic-ai/modernbert-embed-base",
         models=("nomic-ai/modernbert-embed-*", "lightonai/modernbert-embed-*"),
         query="search_query: ",
         document="search_document: ",
@@ -306,7 +303,7 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="Arctic-Embed 2",
-        source=_CARD + "Snowflake/snowflake-arctic-embed-l-v2.0",
+        source=CARD + "Snowflake/snowflake-arctic-embed-l-v2.0",
         models=("snowflake/snowflake-arctic-embed-*-v2.0",),
         query="query: ",
         pooling="cls",
@@ -315,7 +312,7 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="Arctic-Embed m-v1.5",
-        source=_CARD + "Snowflake/snowflake-arctic-embed-m-v1.5",
+        source=CARD + "Snowflake/snowflake-arctic-embed-m-v1.5",
         models=("snowflake/snowflake-arctic-embed-m-v1.5",),
         query=_BGE_QUERY,
         pooling="cls",
@@ -324,7 +321,7 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="Arctic-Embed m-long",
-        source=_CARD + "Snowflake/snowflake-arctic-embed-m-long",
+        source=CARD + "Snowflake/snowflake-arctic-embed-m-long",
         models=("snowflake/snowflake-arctic-embed-m-long",),
         query=_BGE_QUERY,
         pooling="cls",
@@ -332,7 +329,7 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="Arctic-Embed",
-        source=_CARD + "Snowflake/snowflake-arctic-embed-m",
+        source=CARD + "Snowflake/snowflake-arctic-embed-m",
         models=("snowflake/snowflake-arctic-embed-*",),
         query=_BGE_QUERY,
         pooling="cls",
@@ -340,21 +337,21 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="Granite R2",
-        source=_CARD + "ibm-granite/granite-embedding-english-r2",
+        source=CARD + "ibm-granite/granite-embedding-english-r2",
         models=("ibm-granite/granite-embedding-*r2",),
         pooling="cls",
         max_tokens=8192,
     ),
     Family(
         name="Granite",
-        source=_CARD + "ibm-granite/granite-embedding-125m-english",
+        source=CARD + "ibm-granite/granite-embedding-125m-english",
         models=("ibm-granite/granite-embedding-*",),
         pooling="cls",
         max_tokens=512,
     ),
     Family(
         name="mxbai German",
-        source=_CARD + "mixedbread-ai/deepset-mxbai-embed-de-large-v1",
+        source=CARD + "mixedbread-ai/deepset-mxbai-embed-de-large-v1",
         models=("mixedbread-ai/deepset-mxbai-embed-de-*",),
         query="query: ",
         document="passage: ",
@@ -364,14 +361,14 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="mxbai xsmall",
-        source=_CARD + "mixedbread-ai/mxbai-embed-xsmall-v1",
+        source=CARD + "mixedbread-ai/mxbai-embed-xsmall-v1",
         models=("mixedbread-ai/mxbai-embed-xsmall-*",),
         max_tokens=4096,
         dimensions=(64, 128, 192, 256, 384),
     ),
     Family(
         name="mxbai",
-        source=_CARD + "mixedbread-ai/mxbai-embed-large-v1",
+        source=CARD + "mixedbread-ai/mxbai-embed-large-v1",
         models=("mixedbread-ai/mxbai-embed-*",),
         query=_BGE_QUERY,
         pooling="cls",
@@ -380,7 +377,7 @@ _MORE_ENCODERS = (
     ),
     Family(
         name="EmbeddingGemma",
-        source=_CARD + "google/embeddinggemma-300m",
+        source=CARD + "google/embeddinggemma-300m",
         models=("google/embeddinggemma-*",),
         query="task: {task} | query: ",
         document="title: {title} | text: ",
@@ -401,161 +398,6 @@ _MORE_ENCODERS = (
     ),
 )
 
-_DECODERS = (
-    Family(
-        name="Qwen3-Embedding",
-        source="https://arxiv.org/abs/2506.05176",
-        models=("qwen/qwen3-embedding-*",),
-        query="Instruct: {task}\nQuery:",
-        task=_WEB_SEARCH,
-        pooling="last",
-        max_tokens=32768,
-        dimensions=(32, 64, 128, 256, 512, 768, 1024, 2048, 2560, 4096),
-        note="whole vectors have 1,024 (0.6B), 2,560 (4B) or 4,096 (8B) numbers",
-    ),
-    SitEmbFamily(
-        name="SitEmb-v1.5",
-        source="https://arxiv.org/abs/2508.01959",
-        models=("situatedembedding/sitemb-v1.5-qwen3*",),
-        query=_INSTRUCT,
-        task="Given a search query, retrieve relevant chunks from fictions that answer the query",
-        pooling="last",
-        max_tokens=8192,
-        note="published as a LoRA adapter of Qwen/Qwen3-Embedding-8B: merge it into a folder first. Use "
-        "ChunkScheme(situated=..., residual=0.5)",
-    ),
-    Family(
-        name="KaLM Gemma3",
-        source=_CARD + "tencent/KaLM-Embedding-Gemma3-12B-2511",
-        models=("tencent/kalm-embedding-gemma3-*", "kalm-embedding/kalm-embedding-gemma3-*"),
-        query="Instruct: {task}\nQuery:",
-        task="Given a query, retrieve documents that answer the query",
-        pooling="last",
-        max_tokens=32768,
-        dimensions=(64, 128, 256, 512, 1024, 2048, 3840),
-    ),
-    Family(
-        name="KaLM v2",
-        source="https://arxiv.org/abs/2506.20923",
-        models=(
-            "hit-tmg/kalm-embedding-multilingual-mini-instruct-v2*",
-            "kalm-embedding/kalm-embedding-multilingual-mini-instruct-v2*",
-        ),
-        query="Instruct: {task}\nQuery:",
-        task="Given a query, retrieve documents that answer the query",
-        max_tokens=512,
-        dimensions=(64, 128, 256, 512, 896),
-        remote_code=True,
-        note="its own code lets attention look both ways; reads 32k tokens, 512 by its card's example",
-    ),
-    Family(
-        name="KaLM v1",
-        source="https://arxiv.org/abs/2501.01028",
-        models=("hit-tmg/kalm-embedding-multilingual-*",),
-        query="Instruct: {task} \n Query: ",
-        task="Given a query, retrieve documents that answer the query.",
-        max_tokens=512,
-        note="its card uses instructions for classification and clustering; query_instruction='' leaves it out",
-    ),
-    Family(
-        name="QZhou",
-        source="https://arxiv.org/abs/2508.21632",
-        models=("kingsoft-llm/qzhou-embedding*",),
-        query="Instruct: {task}\nQuery:",
-        task=_WEB_SEARCH,
-        max_tokens=8192,
-        remote_code=True,
-        note="its own code lets attention look both ways",
-    ),
-    Family(
-        name="Llama-Embed-Nemotron",
-        source="https://arxiv.org/abs/2511.07025",
-        models=("nvidia/llama-embed-nemotron-*",),
-        query=_INSTRUCT,
-        task="Given a question, retrieve passages that answer the question",
-        max_tokens=32768,
-        remote_code=True,
-        note="its own code lets attention look both ways",
-    ),
-    Family(
-        name="NV-Embed",
-        source="https://arxiv.org/abs/2405.17428",
-        models=("nvidia/nv-embed-v*",),
-        query=_INSTRUCT,
-        query_suffix=_EOS_TOKEN,
-        document_suffix=_EOS_TOKEN,
-        task="Given a question, retrieve passages that answer the question",
-        pool_instruction=False,
-        max_tokens=32768,
-        remote_code=True,
-        blocked="a latent attention layer in its own code takes the place of pooling",
-    ),
-    Family(
-        name="LG-ANNA",
-        source="https://arxiv.org/abs/2506.07438",
-        models=("annamodels/lg-anna-embedding*", "annamodels/lgai-embedding-*"),
-        query=_INSTRUCT,
-        task=_WEB_SEARCH,
-        pooling="last",
-        max_tokens=32768,
-        trained_tokens=512,
-        note="the record follows its base (E5-mistral); its own sentence-transformers files rule over it",
-    ),
-    Family(
-        name="GritLM",
-        source="https://arxiv.org/abs/2402.09906",
-        models=("gritlm/gritlm-*",),
-        query="<|user|>\n{task}\n<|embed|>\n",
-        document="<|embed|>\n",
-        task=_WEB_SEARCH,
-        pool_instruction=False,
-        max_tokens=32768,
-        trained_tokens=2048,
-        remote_code=True,
-        note="its own code lets attention look both ways",
-    ),
-    Family(
-        name="SGPT (asymmetric)",
-        source="https://arxiv.org/abs/2202.08904",
-        models=("muennighoff/sgpt-*-msmarco-specb-*",),
-        query="[",
-        query_suffix="]",
-        document="{",
-        document_suffix="}",
-        pooling="weighted_mean",
-        normalize=False,
-        max_tokens=300,
-        note="causal: a late-chunked vector knows what stands before the chunk, not what follows",
-    ),
-    Family(
-        name="SGPT (symmetric)",
-        source="https://arxiv.org/abs/2202.08904",
-        models=("muennighoff/sgpt-*",),
-        pooling="weighted_mean",
-        normalize=False,
-        max_tokens=75,
-        note="causal: a late-chunked vector knows what stands before the chunk, not what follows",
-    ),
-)
-
-_SERVED = (
-    Family(
-        name="OpenAI text-embedding-3",
-        source="https://platform.openai.com/docs/guides/embeddings",
-        models=("text-embedding-3-*", "openai/text-embedding-3-*"),
-        max_tokens=8191,
-        dimensions=(256, 512, 1024, 1536, 3072),
-        late="its server returns one vector per text, no token vectors",
-    ),
-    Family(
-        name="OpenAI ada-002",
-        source="https://platform.openai.com/docs/guides/embeddings",
-        models=("text-embedding-ada-002", "openai/text-embedding-ada-002"),
-        max_tokens=8191,
-        late="its server returns one vector per text, no token vectors",
-    ),
-)
-
 #: In order: the first family with a fitting pattern is taken, so narrower patterns come first.
 FAMILIES: tuple[Family, ...] = (
     *_SENTENCE_TRANSFORMERS,
@@ -564,6 +406,6 @@ FAMILIES: tuple[Family, ...] = (
     *_GTE,
     *_NOMIC_JINA,
     *_MORE_ENCODERS,
-    *_DECODERS,
-    *_SERVED,
+    *DECODERS,
+    *SERVED,
 )

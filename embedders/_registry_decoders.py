@@ -1,0 +1,165 @@
+"""The registry's decoders and the models that are only served; see `_registry`."""
+
+from __future__ import annotations
+
+from situate.embedders.families import Family, SitEmbFamily
+
+CARD = "https://huggingface.co/"
+WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+INSTRUCT = "Instruct: {task}\nQuery: "
+_EOS_TOKEN = "</s>"  # the end-of-sequence token of the Llama and Mistral vocabularies
+
+DECODERS = (
+    Family(
+        name="Qwen3-Embedding",
+        source="https://arxiv.org/abs/2506.05176",
+        models=("qwen/qwen3-embedding-*",),
+        query="Instruct: {task}\nQuery:",
+        task=WEB_SEARCH,
+        pooling="last",
+        max_tokens=32768,
+        dimensions=(32, 64, 128, 256, 512, 768, 1024, 2048, 2560, 4096),
+        note="whole vectors have 1,024 (0.6B), 2,560 (4B) or 4,096 (8B) numbers",
+    ),
+    SitEmbFamily(
+        name="SitEmb-v1.5",
+        source="https://arxiv.org/abs/2508.01959",
+        models=("situatedembedding/sitemb-v1.5-qwen3*",),
+        query=INSTRUCT,
+        task="Given a search query, retrieve relevant chunks from fictions that answer the query",
+        pooling="last",
+        max_tokens=8192,
+        note="published as a LoRA adapter of Qwen/Qwen3-Embedding-8B: merge it into a folder first. Use "
+        "ChunkScheme(situated=..., residual=0.5)",
+    ),
+    Family(
+        name="KaLM Gemma3",
+        source=CARD + "tencent/KaLM-Embedding-Gemma3-12B-2511",
+        models=("tencent/kalm-embedding-gemma3-*", "kalm-embedding/kalm-embedding-gemma3-*"),
+        query="Instruct: {task}\nQuery:",
+        task="Given a query, retrieve documents that answer the query",
+        pooling="last",
+        max_tokens=32768,
+        dimensions=(64, 128, 256, 512, 1024, 2048, 3840),
+    ),
+    Family(
+        name="KaLM v2",
+        source="https://arxiv.org/abs/2506.20923",
+        models=(
+            "hit-tmg/kalm-embedding-multilingual-mini-instruct-v2*",
+            "kalm-embedding/kalm-embedding-multilingual-mini-instruct-v2*",
+        ),
+        query="Instruct: {task}\nQuery:",
+        task="Given a query, retrieve documents that answer the query",
+        max_tokens=512,
+        dimensions=(64, 128, 256, 512, 896),
+        remote_code=True,
+        note="its own code lets attention look both ways; reads 32k tokens, 512 by its card's example",
+    ),
+    Family(
+        name="KaLM v1",
+        source="https://arxiv.org/abs/2501.01028",
+        models=("hit-tmg/kalm-embedding-multilingual-*",),
+        query="Instruct: {task} \n Query: ",
+        task="Given a query, retrieve documents that answer the query.",
+        max_tokens=512,
+        note="its card uses instructions for classification and clustering; query_instruction='' leaves it out",
+    ),
+    Family(
+        name="QZhou",
+        source="https://arxiv.org/abs/2508.21632",
+        models=("kingsoft-llm/qzhou-embedding*",),
+        query="Instruct: {task}\nQuery:",
+        task=WEB_SEARCH,
+        max_tokens=8192,
+        remote_code=True,
+        note="its own code lets attention look both ways",
+    ),
+    Family(
+        name="Llama-Embed-Nemotron",
+        source="https://arxiv.org/abs/2511.07025",
+        models=("nvidia/llama-embed-nemotron-*",),
+        query=INSTRUCT,
+        task="Given a question, retrieve passages that answer the question",
+        max_tokens=32768,
+        remote_code=True,
+        note="its own code lets attention look both ways",
+    ),
+    Family(
+        name="NV-Embed",
+        source="https://arxiv.org/abs/2405.17428",
+        models=("nvidia/nv-embed-v*",),
+        query=INSTRUCT,
+        query_suffix=_EOS_TOKEN,
+        document_suffix=_EOS_TOKEN,
+        task="Given a question, retrieve passages that answer the question",
+        pool_instruction=False,
+        max_tokens=32768,
+        remote_code=True,
+        blocked="a latent attention layer in its own code takes the place of pooling",
+    ),
+    Family(
+        name="LG-ANNA",
+        source="https://arxiv.org/abs/2506.07438",
+        models=("annamodels/lg-anna-embedding*", "annamodels/lgai-embedding-*"),
+        query=INSTRUCT,
+        task=WEB_SEARCH,
+        pooling="last",
+        max_tokens=32768,
+        trained_tokens=512,
+        note="the record follows its base (E5-mistral); its own sentence-transformers files rule over it",
+    ),
+    Family(
+        name="GritLM",
+        source="https://arxiv.org/abs/2402.09906",
+        models=("gritlm/gritlm-*",),
+        query="<|user|>\n{task}\n<|embed|>\n",
+        document="<|embed|>\n",
+        task=WEB_SEARCH,
+        pool_instruction=False,
+        max_tokens=32768,
+        trained_tokens=2048,
+        remote_code=True,
+        note="its own code lets attention look both ways",
+    ),
+    Family(
+        name="SGPT (asymmetric)",
+        source="https://arxiv.org/abs/2202.08904",
+        models=("muennighoff/sgpt-*-msmarco-specb-*",),
+        query="[",
+        query_suffix="]",
+        document="{",
+        document_suffix="}",
+        pooling="weighted_mean",
+        normalize=False,
+        max_tokens=300,
+        note="causal: a late-chunked vector knows what stands before the chunk, not what follows",
+    ),
+    Family(
+        name="SGPT (symmetric)",
+        source="https://arxiv.org/abs/2202.08904",
+        models=("muennighoff/sgpt-*",),
+        pooling="weighted_mean",
+        normalize=False,
+        max_tokens=75,
+        note="causal: a late-chunked vector knows what stands before the chunk, not what follows",
+    ),
+)
+
+SERVED = (
+    Family(
+        name="OpenAI text-embedding-3",
+        source="https://platform.openai.com/docs/guides/embeddings",
+        models=("text-embedding-3-*", "openai/text-embedding-3-*"),
+        max_tokens=8191,
+        dimensions=(256, 512, 1024, 1536, 3072),
+        late="its server returns one vector per text, no token vectors",
+    ),
+    Family(
+        name="OpenAI ada-002",
+        source="https://platform.openai.com/docs/guides/embeddings",
+        models=("text-embedding-ada-002", "openai/text-embedding-ada-002"),
+        max_tokens=8191,
+        late="its server returns one vector per text, no token vectors",
+    ),
+)
