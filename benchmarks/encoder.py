@@ -44,8 +44,8 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 #: What each peer needs, installed one by one: one that has no release for today's transformers stops no other.
 PACKAGES: dict[str, list[list[str]]] = {
     "sentence-transformers": [],  # a dependency of ours: it runs in this environment
-    "openvino-bf16": [["optimum-intel[openvino]"]],
-    "onnx-int8": [["optimum-onnx[onnxruntime]"]],
+    "openvino-bf16": [["openvino"]],
+    "onnx-int8": [["onnx", "onnxruntime"]],
     "llama-index": [["llama-index-embeddings-huggingface"]],
     # Its upper bound on sentence-transformers is older than the one here; the class itself works with it.
     "langchain": [["langchain-core"], ["--no-deps", "langchain-huggingface"]],
