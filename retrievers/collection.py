@@ -79,6 +79,10 @@ class Collection:
         self.client = client
         self.name = name
         self._abandoned_after = 0.0 if embedded else ABANDONED_SECONDS
+        from situate.retrievers.edge import EdgeClient
+
+        # The embedded client takes token vectors as arrays; what goes over a wire has to be lists.
+        self._takes_arrays = isinstance(client, EdgeClient)
 
     def open(self, fingerprint: Mapping[str, Any], dimension: int, config: PipelineConfig) -> None:
         """Make the collection, or check that it was built with this encoder and configuration; then repair it.
@@ -137,7 +141,7 @@ class Collection:
         now = _next_version()
         batch: list[models.PointStruct] = []
         for version in versions:
-            for point in _points(version, now):
+            for point in _points(version, now, self._takes_arrays):
                 batch.append(point)
                 if len(batch) == BATCH_POINTS:
                     self.client.upsert(self.name, batch, wait=True)
@@ -215,7 +219,7 @@ class Collection:
                 return
 
 
-def _points(version: Version, number: int) -> Iterable[models.PointStruct]:
+def _points(version: Version, number: int, arrays: bool) -> Iterable[models.PointStruct]:
     from qdrant_client import models
 
     for place, chunk in enumerate(version.chunks):
@@ -224,8 +228,10 @@ def _points(version: Version, number: int) -> Iterable[models.PointStruct]:
             terms = version.lexical[place]
             vectors[BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
         if version.tokens is not None:
-            vectors[TOKENS] = version.tokens[place].tolist()
-        yield models.PointStruct(
+            vectors[TOKENS] = version.tokens[place] if arrays else version.tokens[place].tolist()
+        # Made here, of the right types: to have pydantic look at each of a chunk's 60,000 numbers would take longer
+        # than to store them.
+        yield models.PointStruct.model_construct(
             id=point_id(chunk.id, version.document_hash),
             vector=vectors,
             payload=to_payload(chunk, version.document_hash, len(version.chunks), number),

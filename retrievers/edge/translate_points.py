@@ -11,6 +11,7 @@ from uuid import UUID
 
 import numpy as np
 import qdrant_edge as edge
+from numpy.typing import NDArray
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from qdrant_client import models
 
@@ -89,6 +90,8 @@ def checked_vector(vector: Any, name: str, schema: VectorSchema, owner: Any) -> 
             f"only {', '.join(map(repr, schema.names)) or 'none'}"
         )
     if isinstance(vector, np.ndarray):
+        if _is_finite_array(vector, size, rows=name in schema.multi):
+            return vector.tolist()
         vector = vector.tolist()
     elif isinstance(vector, tuple):
         vector = list(vector)
@@ -120,6 +123,15 @@ def _dense(vector: list[float], name: str, size: int, owner: Any) -> list[float]
             "Nothing was written"
         )
     return vector
+
+
+def _is_finite_array(vector: NDArray[Any], size: int, *, rows: bool) -> bool:
+    """Whether an array is right as it stands: one look at all of it, where a list is looked at row by row.
+
+    What is wrong is left for the slower check to name.
+    """
+    fits = vector.ndim == (2 if rows else 1) and vector.shape[-1] == size and len(vector) > 0
+    return fits and vector.dtype in (np.float32, np.float16) and bool(np.isfinite(vector).all())
 
 
 def _sparse(vector: Any, name: str, owner: Any) -> edge.SparseVector:
