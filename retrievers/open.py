@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from situate.chunkers.errors import InputError, ServerError
 
@@ -25,7 +25,8 @@ def open_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **optio
         target: A folder (an embedded store, see `situate.retrievers.edge.EdgeClient`); ":memory:"; the URL of a
             server; or the URLs of a cluster's nodes, of which the first that answers is taken: every node of a
             cluster serves the whole of it.
-        options: Passed to `EdgeClient`, or to `QdrantClient` (``api_key``, ``timeout``, ``prefer_grpc``, ...).
+        options: Passed to `EdgeClient`, or to `situate.retrievers.server.ServerClient` (``api_key``, ``timeout``,
+            ``prefer_grpc``, ``attempts``, ...), which tries again when the server is away for a moment.
 
     Raises:
         StoreLockedError: Another process has the embedded store open.
@@ -37,22 +38,20 @@ def open_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **optio
         from situate.retrievers.edge import EdgeClient
 
         return EdgeClient(cast("str | os.PathLike[str]", target), **options)
-    from qdrant_client import QdrantClient
+    from situate.retrievers.server import ServerClient
 
+    options = {"check_compatibility": False, **options}
     failures = []
     for url in urls:
-        client = QdrantClient(url=url, **{"check_compatibility": False, **options})
+        client = ServerClient(url, **options)
         try:
             client.info()
-        except Exception as error:  # noqa: BLE001 - every transport and status has errors of its own
+        except ServerError as error:
             client.close()
-            failures.append(f"{shown(url)}: {_reason(error, options)}")
+            failures.append(str(error))
         else:
             return client
-    raise ServerError(
-        f"no Qdrant server answered ({'; '.join(failures)}): check that it runs, the URL and the API key, "
-        "or open a folder for an embedded store"
-    )
+    raise ServerError("; ".join(failures) + ". To do without a server, open a folder")
 
 
 def open_async_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **options: Any) -> AsyncQdrantClient:
@@ -71,9 +70,9 @@ def open_async_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, *
         from situate.retrievers.edge import AsyncEdgeClient
 
         return AsyncEdgeClient(cast("str | os.PathLike[str]", target), **options)
-    from qdrant_client import AsyncQdrantClient
+    from situate.retrievers.server import AsyncServerClient
 
-    return AsyncQdrantClient(url=urls[0], **{"check_compatibility": False, **options})
+    return AsyncServerClient(urls[0], **{"check_compatibility": False, **options})
 
 
 def server_urls(target: str | os.PathLike[str] | Sequence[str]) -> list[str] | None:
@@ -95,24 +94,10 @@ def server_urls(target: str | os.PathLike[str] | Sequence[str]) -> list[str] | N
     return [_checked(node) for node in target]
 
 
-def shown(url: str) -> str:
-    """``url`` without user, password and query, which may hold keys."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, "", ""))
-
-
 def _checked(url: str) -> str:
     parts = urlsplit(url) if _URL.match(url) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(
-            f"{shown(url) if parts else Path(url).name!r} is no http:// or https:// URL of a Qdrant server"
+            f"{(parts.hostname if parts else Path(url).name)!r} is no http:// or https:// URL of a Qdrant server"
         )
     return url
-
-
-def _reason(error: Exception, options: dict[str, Any]) -> str:
-    """What went wrong, without the API key, should a library have put it there."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    key = options.get("api_key")
-    return reason.replace(key, "***") if isinstance(key, str) and key else reason
