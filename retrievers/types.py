@@ -89,7 +89,10 @@ class QueryText:
 class QueryExpander(Protocol):
     """Writes further texts to search with (HyDE, multi-query, step-back)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the step is called."""
+        ...
 
     def expand(self, query: str) -> list[QueryText]:
         """The texts to search with, the query itself among them where it takes part."""
@@ -104,7 +107,10 @@ class QueryExpander(Protocol):
 class Reranker(Protocol):
     """Orders hits anew."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the step is called."""
+        ...
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first; ties keep their order. The hits handed in are not changed."""

@@ -1,0 +1,204 @@
+"""The programs in examples/ do what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from examples import chatbot_backend, demo, langchain_quickstart, llama_index_quickstart
+from examples.asking import derived_questions, load_questions
+from examples.generators import CannedAnswers, ChatEndpoint
+from examples.stages import STAGES
+from situate.chunkers import MarkdownChunker, Prompt, read_documents
+from situate.chunkers.errors import GenerationError
+from situate.retrievers.rewriting import Turn
+
+EXAMPLES = Path(demo.__file__).parent
+QUESTION = "What do I do if I lose the company credit card?"
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the demo prints on the handbook: on its first run, and on a second with a question of one's own."""
+    import contextlib
+    import io
+
+    store = tmp_path_factory.mktemp("store")
+    shown = []
+    for question in ([], ["--question", QUESTION]):
+        written = io.StringIO()
+        with contextlib.redirect_stdout(written):
+            assert demo.main(["--store", str(store), *question]) == 0
+        shown.append(written.getvalue())
+    return shown
+
+
+def test_every_question_has_its_passage() -> None:
+    chunks = [c for document in read_documents(EXAMPLES / "documents") for c in MarkdownChunker().split(document)]
+    questions = load_questions(EXAMPLES / "questions.json")
+    assert len(questions) > 50
+    assert [q.text for q in questions if not any(q.is_answered_by(chunk) for chunk in chunks)] == []
+    known = {q.text for q in questions}
+    assert set(json.loads((EXAMPLES / "hypothetical_answers.json").read_text(encoding="utf-8"))) <= known
+
+
+def test_the_demo_shows_what_the_techniques_change(output: list[str]) -> None:
+    shown = " ".join(output[0].split())
+    assert all(stage.name in shown for stage in STAGES)
+    won = int(shown.split(" questions had the right passage not first")[0].split()[-1])
+    assert won >= 3
+    assert "canned answers, written beforehand; no model ran" in shown
+
+
+def test_both_frameworks_return_the_same_passages(output: list[str]) -> None:
+    shown = " ".join(output[0].split())
+    same, total = shown.split("same three passages as LlamaIndex for ")[1].split(" questions")[0].split(" of ")
+    # Vectors made in batches of another shape can differ in their last digits, and so can ties.
+    assert int(same) >= int(total) - 2
+
+
+def test_a_second_run_indexes_nothing_anew(output: list[str]) -> None:
+    line = next(line for line in output[0].splitlines() if " chunks, model " in line)
+    assert line in output[1].splitlines()
+    assert "Freeze it in the banking app" in output[1]
+
+
+def test_the_demo_takes_json_lines_and_own_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    lines = [
+        {"id": "1", "title": "Ferries", "text": "The ferry leaves at nine. It crosses the bay in an hour."},
+        {"id": "2", "title": "Trains", "text": "The train to the coast is slow. It stops at every mill."},
+        {"id": "3", "title": "Nothing", "text": "  "},
+    ]
+    (docs / "documents.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    store = ["--store", str(tmp_path / "store")]
+    assert demo.main([str(docs), "--question", "When does the boat go?", *store]) == 0
+    shown = capsys.readouterr().out
+    assert "When does the boat go?" in shown
+    assert "2 documents, 2 chunks" in shown
+    assert demo.main([str(docs), *store]) == 0
+    assert "The ferry leaves at nine." in capsys.readouterr().out
+
+
+def test_the_demo_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main([str(tmp_path / "nothing"), "--store", str(tmp_path / "s")]) == 1
+    assert "does not exist" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert demo.main([str(tmp_path / "empty"), "--store", str(tmp_path / "s")]) == 1
+    assert "no text" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_report_needs_no_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    from examples.report import Report
+
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    report = Report()
+    report.heading("Part")
+    report.table("Title [x]", ["question", "rank"], [["a long [question] " * 12, "1"], ["b", "-"]])
+    report.line("[done]")
+    shown = capsys.readouterr().out
+    assert "== Part ==" in shown
+    assert "[question]" in shown
+    assert "[done]" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_questions_are_derived_from_headings_or_first_words() -> None:
+    documents = list(read_documents(EXAMPLES / "documents"))
+    chunks = [chunk for document in documents for chunk in MarkdownChunker().split(document)]
+    questions = derived_questions(chunks)
+    assert len(questions) == 5
+    assert len({question.document for question in questions}) == 5
+    assert all(any(question.is_answered_by(chunk) for chunk in chunks) for question in questions)
+
+
+def test_the_llama_index_quickstart_finds_the_passage() -> None:
+    found = llama_index_quickstart.find(QUESTION)
+    assert len(found) == 3
+    assert "Freeze it in the banking app" in found[0].node.get_content()
+
+
+def test_the_langchain_quickstart_finds_the_passage() -> None:
+    found = langchain_quickstart.find(QUESTION)
+    assert len(found) == 3
+    assert "Freeze it in the banking app" in found[0].page_content
+
+
+async def test_the_chat_backend_answers_with_passages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SITUATE_LLM_URL", raising=False)
+    answers = await chatbot_backend.main([QUESTION, "How long is the notice period?"])
+    assert "Freeze it in the banking app" in answers[0].text
+    assert "Three months to the end of a month" in answers[1].text
+    assert len(answers[0].passages) == 4
+
+
+async def test_the_chat_backend_hands_passages_and_history_to_the_model() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.asked: list[Prompt] = []
+
+        def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+            raise AssertionError("the backend is asynchronous")
+
+        async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+            self.asked += prompts
+            if "<passage-1>" in prompts[0].text:
+                return ["Freeze it, see 1."]
+            return ["What do I do if I lose the company card?"]
+
+    model = Model()
+    async with chatbot_backend.ChatBackend(model) as backend:
+        await backend.learn([d for d in read_documents(EXAMPLES / "documents") if d.id == "expenses.md"])
+        history = [Turn("user", "What can I spend with the company card?"), Turn("assistant", "Two thousand a month.")]
+        answer = await backend.answer("And if I lose it?", history)
+    assert answer.text == "Freeze it, see 1."
+    assert len(model.asked) == 2
+    assert "Freeze it in the banking app" in answer.passages[0].chunk.text
+    assert "<question>\nAnd if I lose it?\n</question>" in model.asked[1].text
+
+
+async def test_canned_answers_are_said_where_they_are_missing() -> None:
+    canned = CannedAnswers({"Why?": ["Because."]})
+    assert await canned.agenerate([Prompt("Question: Why?")]) == ["Because."]
+    with pytest.raises(GenerationError, match="configure a language model"):
+        canned.generate([Prompt("Question: Where?")])
+
+
+async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        requests.append(head + await reader.readexactly(length))
+        broken = b"broken" in requests[-1]
+        body = b"{}" if broken else json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.setenv("SITUATE_LLM_URL", f"http://127.0.0.1:{port}/v1/")
+    monkeypatch.setenv("SITUATE_LLM_MODEL", "small")
+    monkeypatch.setenv("SITUATE_LLM_KEY", "a-secret")
+    endpoint = ChatEndpoint.from_environment()
+    assert endpoint is not None
+    assert "a-secret" not in repr(endpoint)
+    async with server:
+        assert await endpoint.agenerate([Prompt("Well?", prefix="A document. ", system="Be brief.")]) == ["Yes."]
+        sent = json.loads(requests[0].split(b"\r\n\r\n", 1)[1])
+        assert requests[0].startswith(b"POST /v1/chat/completions")
+        assert b"Bearer a-secret" in requests[0]
+        assert [message["content"] for message in sent["messages"]] == ["Be brief.", "A document. Well?"]
+        with pytest.raises(GenerationError) as caught:
+            await endpoint.agenerate([Prompt("broken")])
+        assert "a-secret" not in str(caught.value)
