@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from situate.chunkers.errors import ConventionError, UnsafeModelError
+from situate.chunkers.errors import ConventionError, ModelNotFoundError, UnsafeModelError
 from situate.embedders._conventions import check_dimensions, conventions
 from situate.embedders.families import Family
 from situate.embedders.models import ResolvedModel, resolve_model
@@ -108,7 +108,13 @@ class ModelProfile:
         if own is None:
             from situate.embedders.encoder import Encoder
 
-            own = Encoder(self.settings.model, revision=self.settings.revision).tokenizer
+            try:
+                own = Encoder(self.settings.model, revision=self.settings.revision).tokenizer
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(
+                    f"{self.settings.model!r} is served elsewhere and its tokenizer is not here: size chunks in "
+                    "characters (a chunker without a tokenizer), or name a model folder that has the same tokenizer"
+                ) from error
         tokenizer: Tokenizer = own
         return tokenizer
 

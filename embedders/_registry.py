@@ -18,7 +18,7 @@ _SENTENCE_TRANSFORMERS = (
         models=("sentence-transformers/all-minilm-l6-v*",),
         max_tokens=256,
         trained_tokens=256,
-        note="late chunking measured best at its published length of 256, and loses 6 points of recall at 512",
+        note="late chunking measured best at its published length of 256, and loses recall at 512",
     ),
     Family(
         name="all-MiniLM-L12",

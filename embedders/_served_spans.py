@@ -32,11 +32,15 @@ class TokenOffsets:
         """From what ``/tokenize`` answers for a text.
 
         Raises:
-            KeyError, TypeError, ValueError: It is not of that form.
+            KeyError, TypeError, ValueError, IndexError: It is not of that form.
         """
-        spans = [
-            _trimmed(text, int(t["start"] or 0), int(t["stop"] or 0)) if not t["special"] else (0, 0) for t in tokens
-        ]
+        ends = [(0, 0) if t["special"] else (int(t["start"] or 0), int(t["stop"] or 0)) for t in tokens]
+        if max((stop for _, stop in ends), default=0) > len(text):
+            # Offsets beyond the text's characters are offsets into its UTF-8 bytes.
+            characters = np.cumsum([(byte & 0xC0) != 0x80 for byte in text.encode(errors="replace")]) - 1
+            at = np.append(characters, len(text))
+            ends = [(int(at[start]), int(at[stop])) for start, stop in ends]
+        spans = [_trimmed(text, start, stop) for start, stop in ends]
         special = [bool(t["special"]) for t in tokens]
         return cls(np.array(spans, dtype=np.int64).reshape(-1, 2), np.array(special, dtype=bool))
 

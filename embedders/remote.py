@@ -287,7 +287,7 @@ class TEIEncoder(HttpEncoder):
         try:
             rows = [row for answer in answers for row in answer]
             return [TokenOffsets.of(text, row) for text, row in zip(texts, rows, strict=True)]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise _nonsense(self._shown_url, "tokenize", error) from error
 
     def _embed(self, texts: Sequence[str], truncate: bool) -> Call:

@@ -184,6 +184,9 @@ def test_lengths_that_nobody_knows_are_an_error():
     with pytest.raises(ConventionError, match="max_tokens="):
         embedder.max_tokens  # noqa: B018
     assert Embedder("intfloat/e5-base", encoder=Recorder()).trained_tokens == 512
+    with pytest.raises(ModelNotFoundError, match="served elsewhere and its tokenizer is not here"):
+        Embedder("text-embedding-3-small", encoder=Recorder()).tokenizer  # noqa: B018
+    assert Embedder(encoder=Recorder()).tokenizer.encode("hi").tokens == ["[CLS]", "hi", "[SEP]"]
 
 
 def test_a_model_that_is_not_here_is_said_when_it_is_needed():

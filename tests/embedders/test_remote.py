@@ -525,6 +525,38 @@ def test_a_server_that_pools_instead_of_answering_tokens_is_noticed(server, serv
     encoder.close()
 
 
+def test_offsets_into_bytes_are_understood(server, served_model, local):
+    def in_bytes(path: str, body: Any) -> tuple[int, Any]:
+        status, content = served_model(path, body)
+        if path == "/tokenize":
+            for text, row in zip(body["inputs"], content, strict=True):
+                for token in row:
+                    for name in ("start", "stop"):
+                        if token[name] is not None:
+                            token[name] = len(text[: token[name]].encode())
+        return status, content
+
+    server.answer = in_bytes
+    encoder = TEIEncoder(server.url)
+    text = "naïve café — 東京 tower"
+    span = (text.index("tower"), len(text))
+    found = encoder.encode([SpanText(text, spans=(span, (0, 5)))])[0].vectors
+    wanted = local.encoder.encode([SpanText(text, spans=(span, (0, 5)))])[0].vectors
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    encoder.close()
+
+
+@pytest.mark.parametrize(
+    "row", [{"id": 1}, {"special": False, "start": "a", "stop": 2}, {"special": False, "start": 0, "stop": 99}]
+)
+def test_tokens_that_make_no_sense_are_noticed(server, served_model, row):
+    server.answer = lambda path, body: (200, [[row]]) if path == "/tokenize" else served_model(path, body)
+    encoder = TEIEncoder(server.url)
+    with pytest.raises(ServerError, match="/tokenize answered in a form"):
+        encoder.encode([SpanText("two words", spans=((0, 3),))])
+    encoder.close()
+
+
 def test_windows_wider_than_the_server_reads_are_refused(tei):
     with pytest.raises(OverflowLimitError, match="window of 300 tokens, but the server reads 256"):
         tei.encode([SpanText("x", spans=((0, 1),), window=300)])
