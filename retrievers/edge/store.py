@@ -29,6 +29,8 @@ from situate.retrievers.edge.manifest import CollectionEntry, Manifest
 
 MEMORY = ":memory:"
 COLLECTIONS = "collections"
+#: Free room that makes a RAM disk worth using.
+_RAM_DISK_BYTES = 1 << 30
 
 # The stores that this process has open, by real path. The one piece of state that modules share: the engine lets a
 # folder be open once per process, so clients of the same path must find each other.
@@ -380,8 +382,11 @@ def _snapshot_to_read(path: Path) -> Path:
 
 
 def _memory_folder() -> str | None:
+    """The RAM disk, where there is one of some size: a container's is 64 MB unless somebody has asked for more."""
     shared = "/dev/shm"  # noqa: S108 - the RAM disk itself; mkdtemp makes a private folder in it
-    return shared if os.path.isdir(shared) and os.access(shared, os.W_OK) else None
+    if not os.path.isdir(shared) or not os.access(shared, os.W_OK):
+        return None
+    return shared if shutil.disk_usage(shared).free >= _RAM_DISK_BYTES else None
 
 
 @atexit.register
