@@ -31,6 +31,11 @@ from situate.retrievers.edge.translate_config import edge_config
 from situate.retrievers.edge.translate_points import VectorSchema
 
 
+#: How often the log is replayed while writes go on, and how short it must be for them to wait for the rest. Many
+#: writers may be faster than the replay; then they wait for what the last one has left.
+_REPLAYS, _SHORT_LOG = 20, 4
+
+
 class Collection:
     """A shard and its configuration.
 
@@ -312,7 +317,9 @@ class Collection:
         optimized = self._load(target, None)
         replayed = 0
         with engine_errors(f"optimising collection {self.name!r}"):
-            while len(log.operations) - replayed > 4 and not log.overflow:
+            for _ in range(_REPLAYS):
+                if len(log.operations) - replayed <= _SHORT_LOG or log.overflow:
+                    break
                 replayed = _replay(optimized, log, replayed)
             with changing, self.lock:
                 if self._closed or self._worker is None or log.overflow:
