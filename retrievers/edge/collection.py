@@ -30,7 +30,6 @@ from situate.retrievers.edge.space import check_space
 from situate.retrievers.edge.translate_config import edge_config
 from situate.retrievers.edge.translate_points import VectorSchema
 
-
 #: How often the log is replayed while writes go on, and how short it must be for them to wait for the rest. Many
 #: writers may be faster than the replay; then they wait for what the last one has left.
 _REPLAYS, _SHORT_LOG = 20, 4
