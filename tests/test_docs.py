@@ -1,0 +1,37 @@
+"""The snippets of the docs run as they are written.
+
+A page takes part where ``<!-- runnable -->`` stands on the line before a python block: these blocks run one after the
+other, sharing their names. ``<!-- setup`` ... ``-->`` holds Python that runs in its place and is not shown: what a
+reader has and this machine has not (a downloaded model, say).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_RUNNABLE = re.compile(
+    r"^<!-- runnable -->\n+```python\n(?P<shown>.*?)^```|^<!-- setup\n(?P<setup>.*?)^-->", re.MULTILINE | re.DOTALL
+)
+PAGES = [
+    page for page in sorted((ROOT / "docs").glob("*.md")) if "<!-- runnable -->" in page.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # what a snippet writes is gone afterwards
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in _RUNNABLE.finditer(text):
+        code = block["shown"] or block["setup"]
+        # as many empty lines as stand before it, so that a traceback names the page's own line
+        start = text.count("\n", 0, block.start("shown" if block["shown"] else "setup"))
+        exec(compile("\n" * start + code, str(page), "exec"), names)
+
+
+def test_the_pages_of_a_querys_way_take_part() -> None:
+    assert {"hyde", "reranking", "fusion", "thresholds", "semantic-cache"} <= {page.stem for page in PAGES}
