@@ -11,7 +11,7 @@ _PLAIN = (list, models.SparseVector)
 
 
 class PlainVectorInspector(Inspector):
-    """qdrant-client's search for texts that fastembed should embed, with a short cut for points of plain vectors.
+    """qdrant-client's search for texts that fastembed should embed, with a short cut for points and queries of plain vectors.
 
     The original looks through the schema of every point, which costs a third of what storing it does.
     """
@@ -19,6 +19,8 @@ class PlainVectorInspector(Inspector):
     def inspect(self, points: Any) -> bool:
         """Whether anything in ``points`` needs inference."""
         if type(points) is list and all(map(_is_plain, points)):
+            return False
+        if type(points) is models.NearestQuery and type(points.nearest) in _PLAIN:
             return False
         return super().inspect(points)
 
