@@ -13,7 +13,7 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from situate.chunkers.errors import InputError, SpanError
+from situate.chunkers.errors import InputError, ModelError, SpanError
 from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
@@ -79,7 +79,8 @@ class Index:
         client: Any Qdrant client; None opens an embedded store at ``path``.
         path: Folder of the embedded store, or ":memory:".
         collection: The collection's name.
-        chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model.
+        chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model (800
+            characters where a served model's tokenizer is not to be had).
         situators: Write context into the chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         progress: Show a progress bar while adding.
@@ -137,7 +138,11 @@ class Index:
         if self._chunker is None:
             from situate.chunkers import AutoChunker
 
-            self._chunker = AutoChunker(size=200, tokenizer=self.embedder.tokenizer)
+            try:
+                self._chunker = AutoChunker(size=200, tokenizer=self.embedder.tokenizer)
+            except ModelError:
+                # A served model whose tokenizer is nowhere on this machine: English has about four characters a token.
+                self._chunker = AutoChunker(size=800)
         return self._chunker
 
     def _collection(self) -> Collection:

@@ -319,3 +319,13 @@ def test_writers_of_the_same_documents_lose_none(embedder: Embedder) -> None:
             list(pool.map(rewrite, range(12)))
         assert index.document_ids() == ["bread", "bridges", "cats"]
         assert index.count() == 3
+
+
+def test_a_served_model_without_a_tokenizer_is_chunked_by_characters() -> None:
+    from situate.embedders.families import Family
+    from tests.retrievers.crash_writer import HashEncoder
+
+    served = Embedder("nobody/served-model", encoder=HashEncoder(), family=Family("served", "the test"))
+    with Index(served) as index:
+        index.add([Document("long", "Some words of a sentence. " * 100)])
+        assert max(len(chunk.text) for chunk in index.get_chunks(["long"])) in range(400, 801)
