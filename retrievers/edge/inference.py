@@ -11,7 +11,7 @@ _PLAIN = (list, models.SparseVector)
 
 
 class PlainVectorInspector(Inspector):
-    """qdrant-client's search for texts that fastembed should embed, with a short cut for points and queries of plain vectors.
+    """qdrant-client's search for texts that fastembed should embed, with a short cut for plain vectors.
 
     The original looks through the schema of every point, which costs a third of what storing it does.
     """
