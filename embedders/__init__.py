@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.embedders.cross_encoder import CrossEncoderModel, PairScorer, PairScores
     from situate.embedders.embedder import Embedder
     from situate.embedders.encoder import Encoder
     from situate.embedders.families import Family, family_of
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from situate.embedders.multivector import MultiVectorEmbedder
     from situate.embedders.quantization import Int8Quantizer, binarize, hamming_similarity
     from situate.embedders.remote import OpenAIEncoder, TEIEncoder
+    from situate.embedders.seq2seq import MonoT5Model
     from situate.embedders.sparse import SparseEmbedder, SparseVector
     from situate.embedders.types import (
         ChunkScheme,
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ChunkScheme",
     "ChunkVectors",
+    "CrossEncoderModel",
     "Embedder",
     "Encoded",
     "Encoder",
     "Family",
     "Int8Quantizer",
+    "MonoT5Model",
     "MultiVectorEmbedder",
     "OpenAIEncoder",
+    "PairScorer",
+    "PairScores",
     "ResolvedModel",
     "SpanEncoder",
     "SpanText",
@@ -50,13 +56,17 @@ __getattr__, __dir__ = lazy_exports(
     {
         "ChunkScheme": "types",
         "ChunkVectors": "types",
+        "CrossEncoderModel": "cross_encoder",
         "Encoded": "types",
         "Embedder": "embedder",
         "Encoder": "encoder",
         "Family": "families",
         "Int8Quantizer": "quantization",
         "MultiVectorEmbedder": "multivector",
+        "MonoT5Model": "seq2seq",
         "OpenAIEncoder": "remote",
+        "PairScorer": "cross_encoder",
+        "PairScores": "cross_encoder",
         "ResolvedModel": "models",
         "binarize": "quantization",
         "family_of": "families",

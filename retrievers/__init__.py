@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.retrievers.cache import SemanticCache
+    from situate.retrievers.calibration import calibrate
     from situate.retrievers.config import Feedback, LexicalScheme, PipelineConfig
+    from situate.retrievers.feedback import rocchio
+    from situate.retrievers.hyde import Hyde
     from situate.retrievers.index import Index, IndexReport
     from situate.retrievers.open import open_async_client, open_client
     from situate.retrievers.pipeline import Retriever
+    from situate.retrievers.rewriting import ConversationalQuery, MultiQuery, StepBack, Turn
     from situate.retrievers.search import QueryVectors
+    from situate.retrievers.steps import StepPolicy
     from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
 
 __all__ = [
+    "ConversationalQuery",
     "Feedback",
     "Hit",
+    "Hyde",
     "Index",
     "IndexReport",
     "LexicalScheme",
+    "MultiQuery",
     "PipelineConfig",
     "QueryExpander",
     "QueryText",
@@ -27,14 +36,29 @@ __all__ = [
     "Reranker",
     "Retriever",
     "SearchResult",
+    "SemanticCache",
     "Step",
+    "StepBack",
+    "StepPolicy",
+    "Turn",
+    "calibrate",
     "open_async_client",
     "open_client",
+    "rocchio",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ConversationalQuery": "rewriting",
+        "Hyde": "hyde",
+        "MultiQuery": "rewriting",
+        "SemanticCache": "cache",
+        "StepBack": "rewriting",
+        "StepPolicy": "steps",
+        "Turn": "rewriting",
+        "calibrate": "calibration",
+        "rocchio": "feedback",
         "Feedback": "config",
         "Hit": "types",
         "Index": "index",

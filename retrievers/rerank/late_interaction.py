@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TokenEmbedder(Protocol):
-    """The part of an `Embedder` that gives a vector per token; a `MultiVectorModel` has it too."""
+    """The part of an `Embedder` that gives a vector per token; a `MultiVectorEmbedder` has it too."""
 
     def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """Per text float32 ``[tokens, dimension]``, rows L2-normalised."""
