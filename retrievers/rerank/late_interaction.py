@@ -146,7 +146,7 @@ class LateInteractionReranker:
         judged = [hit for hit in found if has_text(hit)]
         if not query.strip() or not judged:
             return found
-        known, missing = self._known(judged, self.stored(judged) if self.stored else {})
+        known, missing = self._known(judged)
         new = self.embedder.embed_document_tokens(missing) if missing else []
         return self._ranked(found, judged, self.embedder.embed_query_tokens([query])[0], known, missing, new)
 
@@ -156,15 +156,15 @@ class LateInteractionReranker:
         judged = [hit for hit in found if has_text(hit)]
         if not query.strip() or not judged:
             return found
-        stored = await asyncio.to_thread(self.stored, judged) if self.stored else {}
-        known, missing = self._known(judged, stored)
+        # both in threads: fifty passages of many callers at once would hold the loop for too long
+        known, missing = await asyncio.to_thread(self._known, judged)
         new = await self.embedder.aembed_document_tokens(missing) if missing else []
         tokens = (await self.embedder.aembed_query_tokens([query]))[0]
-        # the product of a query with fifty passages takes longer than a loop should wait
         return await asyncio.to_thread(self._ranked, found, judged, tokens, known, missing, new)
 
-    def _known(self, hits: Sequence[Hit], stored: Mapping[str, Vectors]) -> tuple[dict[str, Vectors], list[str]]:
+    def _known(self, hits: Sequence[Hit]) -> tuple[dict[str, Vectors], list[str]]:
         """Token vectors by passage, and the passages that have none yet."""
+        stored = self.stored(hits) if self.stored else {}
         known: dict[str, Vectors] = {}
         missing: dict[str, None] = {}
         for hit in hits:
@@ -256,14 +256,13 @@ class _Kept:
         self._vectors: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, text: str) -> Vectors | None:
+    def get(self, text: str) -> Any:
+        """float16 ``[tokens, dimension]`` or None."""
         with self._lock:
             found = self._vectors.get(text)
-            if found is None:
-                return None
-            self._vectors.move_to_end(text)
-        out: Vectors = found.astype(np.float32)
-        return out
+            if found is not None:
+                self._vectors.move_to_end(text)
+            return found
 
     def put(self, text: str, vectors: Vectors) -> None:
         small = vectors.astype(np.float16)
