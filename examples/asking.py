@@ -9,6 +9,9 @@ from pathlib import Path
 
 from situate.chunkers import Chunk
 
+#: Words of a heading or a passage that a derived question takes.
+WORDS = 12
+
 
 @dataclass(frozen=True)
 class Question:
@@ -19,15 +22,19 @@ class Question:
         document: Id of the document that answers it; None where nobody knows.
         heading: The end of the answering section's heading path, joined by `` > ``.
         show: Whether its passages are shown in full.
+        chunk: Id of the one chunk that is meant, in place of a section.
     """
 
     text: str
     document: str | None = None
     heading: str = ""
     show: bool = False
+    chunk: str | None = None
 
     def is_answered_by(self, chunk: Chunk) -> bool:
-        """Whether the chunk lies in the answering section."""
+        """Whether the chunk lies in the answering section, or is the one that is meant."""
+        if self.chunk is not None:
+            return chunk.id == self.chunk
         return chunk.document_id == self.document and section(chunk).endswith(self.heading)
 
 
@@ -47,8 +54,8 @@ def load_questions(file: Path) -> list[Question]:
 def derived_questions(chunks: Sequence[Chunk], count: int = 5) -> list[Question]:
     """Known-item questions for documents that nobody wrote questions for.
 
-    A section is looked for by its heading, one section of as many documents as there are; where there are no headings,
-    a document is looked for by its first words. This shows how the parts work; it measures nothing.
+    A passage is looked for by the heading above it, in as many documents as there are; where there are no headings, by
+    its first words. This shows how the parts work; it measures nothing.
     """
     by_document: dict[str, list[Chunk]] = {}
     for chunk in chunks:
@@ -57,15 +64,11 @@ def derived_questions(chunks: Sequence[Chunk], count: int = 5) -> list[Question]
     questions: dict[str, Question] = {}
     for turn in range(count):
         for group in groups[:: max(1, len(groups) // count)]:
-            headed = [chunk for chunk in group if chunk.context.headings]
-            if headed:
-                chunk = headed[(2 * turn + 1) * len(headed) // (2 * count)]
-                text = f"What is said about {chunk.context.headings[-1]}?"
-                question = Question(text, chunk.document_id, section(chunk), show=True)
-            elif turn == 0:
-                question = Question(" ".join(group[0].text.split()[:12]), group[0].document_id, show=True)
-            else:
-                continue
+            headed = [chunk for chunk in group if chunk.context.headings] or group
+            chunk = headed[(2 * turn + 1) * len(headed) // (2 * count)]
+            words = (chunk.context.headings[-1] if chunk.context.headings else chunk.text).split()[:WORDS]
+            text = f"What is said about {' '.join(words)}?" if chunk.context.headings else " ".join(words)
+            question = Question(text, chunk.document_id, show=True, chunk=chunk.id)
             questions.setdefault(question.text, question)
             if len(questions) == count:
                 return list(questions.values())

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -36,7 +37,7 @@ from situate.retrievers.hyde import Hyde
 
 HERE = Path(__file__).parent
 HANDBOOK = HERE / "documents"
-#: Documents that are handed to LangChain's store at a time, so that the progress bar moves.
+#: Documents that are handed to LangChain's store at a time, at most: few, so that the progress bar moves.
 BATCH = 8
 
 
@@ -129,9 +130,10 @@ def through_langchain(
     )
     theirs = [LangChainDocument(id=d.id, page_content=d.text, metadata=dict(d.metadata)) for d in documents]
     with tqdm(total=len(theirs), desc="indexing into 'langchain'", unit="document") as bar:
-        for at in range(0, len(theirs), BATCH):
-            store.add_documents(theirs[at : at + BATCH])
-            bar.update(len(theirs[at : at + BATCH]))
+        batch = max(1, min(BATCH, len(theirs) // 16))
+        for at in range(0, len(theirs), batch):
+            store.add_documents(theirs[at : at + batch])
+            bar.update(len(theirs[at : at + batch]))
     store.index.delete(set(store.index.document_ids()) - {document.id for document in documents})
     retriever = SituateRetriever(index=store.index, k=3, candidates=DEPTH, rerankers=[comparison.reranker])
     rows: list[list[str]] = []
@@ -164,14 +166,17 @@ def show_passages(results: Sequence[Asked], full: Index, reranker: Reranker, rep
             hit = next(hit for hit in result.hits[-1] if hit.chunk.id == found.node.node_id)
             ranks = [_shown(result.place_of(hit.chunk.id, stage)) for stage in range(len(STAGES))]
             mark = "*" if result.question.is_answered_by(hit.chunk) else ""
-            rows.append([f"{place}{mark}", hit.chunk.document_id, section(hit.chunk), f"{found.score:.3f}", *ranks])
+            where = textwrap.shorten(section(hit.chunk), 90, placeholder=" ...")
+            rows.append([f"{place}{mark}", hit.chunk.document_id, where, f"{found.score:.3f}", *ranks])
             passages.append(f"{place}. {' '.join(hit.chunk.text.split())[:110]}")
         columns = ["#", "document", "section", "score", *(stage.name for stage in STAGES)]
         report.table(result.question.text, columns, rows)
         for passage in passages:
             report.line(f"  {passage}")
     if any(result.question.document for result in results):
-        report.line("* the passage that answers the question; the last columns are a passage's rank in each stage.")
+        report.line(
+            "* a passage of the section that answers the question; the last columns are a passage's rank in each stage."
+        )
 
 
 def show_ranks(results: Sequence[Asked], report: Report) -> None:
