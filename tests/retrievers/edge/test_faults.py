@@ -50,12 +50,13 @@ rng = random.Random(int(sys.argv[2]))
 say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 if not client.collection_exists("c"):
     client.create_collection("c", models.VectorParams(size=64, distance="Dot"),
-        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=20))
+        optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
 say("open")
 
 def optimize():
     while True:
-        client.optimize("c")
+        if client.optimize("c"):
+            say("optimized")
 
 threading.Thread(target=optimize, daemon=True).start()
 for version in itertools.count(int(sys.argv[3])):
@@ -77,7 +78,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
     kills = 200 if FULL else 6
     rng = random.Random(7)
     held: dict[int, int] = {}
-    version, acknowledged = 1, 0
+    version, acknowledged, optimized = 1, 0, 0
     for turn in range(kills):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path / "s"), str(turn), str(version)], stdout=subprocess.PIPE
@@ -86,10 +87,9 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         lines = iter(writer.stdout.readline, b"")
         assert next(lines) == b"open\n"
         pending: tuple[int, int | None] | None = None
-        stop_after = rng.randrange(2, 400)
-        for count, line in enumerate(lines):
-            if count == stop_after:
-                writer.kill()  # the pipe still holds what was said before
+        bullet = threading.Timer(rng.uniform(0, 3), writer.kill)
+        bullet.start()
+        for line in lines:  # also those that the pipe still holds
             match line.decode().split():
                 case ["writing", document, number] if line.endswith(b"\n"):
                     pending = int(document), int(number)
@@ -101,7 +101,10 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
                 case ["deleted", document] if line.endswith(b"\n"):
                     held.pop(int(document), None)
                     pending, acknowledged = None, acknowledged + 1
+                case ["optimized"]:
+                    optimized += 1
         writer.wait()
+        bullet.join()
         writer.stdout.close()
         version += 1
         with EdgeClient(tmp_path / "s", auto_optimize=False) as client:
@@ -121,7 +124,8 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert not missing, (turn, missing)
         held = {document: versions[0] for document, versions in found.items()}
     with capsys.disabled():
-        print(f"\nkilled {kills} times; {acknowledged} acknowledged operations, none lost, none doubled")
+        print(f"\nkilled {kills} times, {optimized} times optimised;", end=" ")
+        print(f"{acknowledged} acknowledged operations, none lost, none doubled")
 
 
 # -- damaged files
