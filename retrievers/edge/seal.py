@@ -32,6 +32,8 @@ def damage(shard: Path) -> str | None:
         files = json.loads((shard / SEAL_FILE).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if not (shard / _LOG).is_dir():
+        return "its write-ahead log is missing"
     found = _sizes(shard)
     for name, size in files.items():
         if name not in found:

@@ -44,7 +44,7 @@ def pack(target: Path, collections: Mapping[str, tuple[Collection, CollectionEnt
             collection.copy_to(scratch / "collections" / entry.folder)
         Manifest({name: entry for name, (_, entry) in collections.items()}, aliases).save(scratch)
         packed = scratch / target.name
-        with tarfile.open(packed, "w") as tar:
+        with tarfile.open(packed, "w:gz", compresslevel=1) as tar:  # the log is mostly empty
             tar.add(scratch / MANIFEST_FILE, MANIFEST_FILE)
             if collections:
                 tar.add(scratch / "collections", "collections")

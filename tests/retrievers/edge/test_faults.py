@@ -128,6 +128,40 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         print(f"{acknowledged} acknowledged operations, none lost, none doubled")
 
 
+AFTER_A_COPY = """
+import os, signal, sys
+from qdrant_client import models
+from situate.retrievers.edge import EdgeClient
+
+client = EdgeClient(sys.argv[1], auto_optimize=False)
+write = lambda ids: client.upsert("c", [models.PointStruct(id=i, vector=[1.0, i, 2, 3]) for i in ids])
+client.create_collection("c", models.VectorParams(size=4, distance="Dot"),
+    optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
+for i in range(200):
+    write([i])
+if sys.argv[2] == "optimised":
+    assert client.optimize("c")
+else:
+    client.recover_snapshot("c", client.create_snapshot("c").name)
+client.close()
+client = EdgeClient(sys.argv[1], auto_optimize=False)
+write(range(200, 210))
+client.delete("c", [0])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("copy", ["optimised", "recovered"])
+def test_killed_after_a_copy_took_over(tmp_path: Path, copy: str) -> None:
+    """A copy goes on counting operations where the original was: a new log's would be taken for old ones."""
+    done = subprocess.run(
+        [sys.executable, "-c", AFTER_A_COPY, str(tmp_path / "s"), copy], capture_output=True, text=True
+    )
+    assert done.returncode == -9, done.stderr
+    with EdgeClient(tmp_path / "s") as client:
+        assert {r.id for r in client.scroll("c", limit=1000)[0]} == set(range(1, 210))
+
+
 # -- damaged files
 
 
