@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import MissingExtraError
-
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
 
@@ -87,10 +85,8 @@ class HeadingPath:
 
 
 def _parser() -> MarkdownIt:
-    try:
-        from markdown_it import MarkdownIt
-    except ImportError as error:
-        raise MissingExtraError.of("markdown-it-py", "documents", "reading Markdown headings") from error
+    from markdown_it import MarkdownIt
+
     # Inline markup is parsed for headings alone: most of a document's characters are none.
     return MarkdownIt("commonmark").disable("inline")
 

@@ -27,9 +27,6 @@ class MarkdownChunker(SizedChunker):
         overlap: The most that two neighbouring chunks of a section share, in the same unit.
         tokenizer: The embedding model's tokenizer.
 
-    Raises:
-        MissingExtraError: On use, where markdown-it-py is not installed.
-
     >>> from situate.chunkers import Document
     >>> text = "# Leave\\n\\n## Sick leave\\n\\nTell her by nine.\\n"
     >>> MarkdownChunker().split(Document("d", text))[0].context.headings

@@ -28,9 +28,6 @@ class HeadingSituator:
         headings: Read the document as Markdown and note the headings above each chunk.
         title_from_heading: Where the metadata names no title, take the first level-1 heading.
         previous: Characters, at most, of the last sentence before the chunk in its section; 0 for none.
-
-    Raises:
-        MissingExtraError: On use with ``headings``, where markdown-it-py is not installed.
     """
 
     headings: bool = True
