@@ -17,7 +17,9 @@ _RUNNABLE = re.compile(
     r"^<!-- runnable -->\n+```python\n(?P<shown>.*?)^```|^<!-- setup\n(?P<setup>.*?)^-->", re.MULTILINE | re.DOTALL
 )
 PAGES = [
-    page for page in sorted((ROOT / "docs").glob("*.md")) if "<!-- runnable -->" in page.read_text(encoding="utf-8")
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if "<!-- runnable -->" in page.read_text(encoding="utf-8")
 ]
 
 
@@ -33,5 +35,7 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         exec(compile("\n" * start + code, str(page), "exec"), names)
 
 
-def test_the_pages_of_a_querys_way_take_part() -> None:
-    assert {"hyde", "reranking", "fusion", "thresholds", "semantic-cache"} <= {page.stem for page in PAGES}
+def test_the_pages_that_promise_it_take_part() -> None:
+    assert {"README", "quality", "hyde", "reranking", "fusion", "thresholds", "semantic-cache"} <= {
+        page.stem for page in PAGES
+    }
