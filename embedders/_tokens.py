@@ -175,7 +175,7 @@ def _trimmed(text: str, offsets: Offsets) -> Offsets:
     if not len(offsets):
         return offsets
     codepoints = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    blank = np.isin(codepoints, _BLANKS)
+    blank = _IS_BLANK[np.minimum(codepoints, len(_IS_BLANK) - 1)]
     starts, ends = offsets[:, 0].copy(), offsets[:, 1].copy()
     while (move := (starts < ends - 1) & blank[np.minimum(starts, len(blank) - 1)]).any():
         starts[move] += 1
@@ -184,7 +184,8 @@ def _trimmed(text: str, offsets: Offsets) -> Offsets:
     return np.stack([starts, ends], axis=1)
 
 
-_BLANKS = np.array([c for c in range(0x3001) if chr(c).isspace()], dtype=np.uint32)
+#: Code point -> whether it is white space; the last entry stands for all that come after it, which are none.
+_IS_BLANK = np.array([chr(c).isspace() for c in range(0x3002)])
 
 
 def _with_bos_eos(tokenizer: Tokenizer, config: dict[str, Any]) -> Tokenizer:
