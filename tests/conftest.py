@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 # Before any hub library is imported: a test that reaches for the network fails at once instead of hanging.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +14,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 #: `make test-full` runs the long forms of the fault and conformance suites.
 FULL = os.environ.get("SITUATE_FULL") == "1"
+
+# The short suite draws the same examples every time, so that only a change can make it fail; the long one looks for
+# new ones. No deadlines: how long an example takes says more about the machine than about the code.
+settings.register_profile("short", derandomize=True, deadline=None)
+settings.register_profile("full", deadline=None)
+settings.load_profile("full" if FULL else "short")
 
 
 @pytest.fixture(scope="session")
