@@ -54,17 +54,18 @@ def selected(store: SituateVectorStore, filters: MetadataFilters) -> set[str]:
 def expected(filters: MetadataFilters) -> set[str]:
     """LlamaIndex's own function, with what it leaves out: nesting, and lists that ANY and ALL are asked about."""
 
-    def holds(group: MetadataFilters, metadata: dict[str, Any]) -> bool:
+    def holds(group: MetadataFilters, metadata: dict[str, Any]) -> bool | None:
         results = []
         for part in group.filters:
             if isinstance(part, MetadataFilters):
-                if part.filters:
-                    results.append(holds(part, metadata))
+                # A group without any condition, however deep its emptiness, says nothing and is left out.
+                if (inner := holds(part, metadata)) is not None:
+                    results.append(inner)
             else:
                 alone = MetadataFilters(filters=[part])
                 results.append(build_metadata_filter_fn(lambda _: metadata, alone)("any id"))
         if not results:
-            return True
+            return None
         match group.condition:
             case FilterCondition.OR:
                 return any(results)
@@ -73,7 +74,7 @@ def expected(filters: MetadataFilters) -> set[str]:
             case _:
                 return all(results)
 
-    return {str(i) for i, metadata in enumerate(METADATA) if holds(filters, metadata)}
+    return {str(i) for i, metadata in enumerate(METADATA) if holds(filters, metadata) is not False}
 
 
 O = FilterOperator  # noqa: E741 - fourteen of them are named below
