@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: Texts that are tokenized and run together; what bounds the memory of a call with very many.
 _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
+#: So many asynchronous callers at once tokenize in the event loop's own thread.
+_INLINE_CALLERS = 4
 _POOLINGS = ("mean", "cls", "last", "weighted_mean", "max")
 
 
@@ -113,10 +115,11 @@ class Encoder:
         self._tokenizer_: TextTokenizer | None = None
         self._public_tokenizer: Tokenizer | None = None
         self._scheduler_: Scheduler | None = None
+        self._callers = 0
         self._heads_: Heads | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        handles = ("_lock", "_folder_", "_tokenizer_", "_public_tokenizer", "_scheduler_", "_heads_")
+        handles = ("_lock", "_callers", "_folder_", "_tokenizer_", "_public_tokenizer", "_scheduler_", "_heads_")
         return {name: value for name, value in self.__dict__.items() if name not in handles}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -258,17 +261,21 @@ class Encoder:
         scheduler = self._scheduler_
         if scheduler is None:
             scheduler = await asyncio.to_thread(lambda: self._scheduler)
-        for start, part in _slices(inputs):
-            # A query is tokenized faster than a thread is woken.
-            small = sum(len(item.text) for item in part) < 2000
-            readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
-            work = self._work(readings, token_vectors)
-            future = scheduler.submit(work, priority, block=False)
-            if future is None:
-                future = await asyncio.to_thread(scheduler.submit, work, priority)
-                assert future is not None
-            done = await asyncio.wrap_future(future)
-            results += self._finish(readings, done, token_vectors)
+        self._callers += 1
+        try:
+            for start, part in _slices(inputs):
+                # A query is tokenized faster than a thread is woken; two hundred at once would hold up the loop.
+                small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
+                readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
+                work = self._work(readings, token_vectors)
+                future = scheduler.submit(work, priority, block=False)
+                if future is None:
+                    future = await asyncio.to_thread(scheduler.submit, work, priority)
+                    assert future is not None
+                done = await asyncio.wrap_future(future)
+                results += self._finish(readings, done, token_vectors)
+        finally:
+            self._callers -= 1
         self._warn_of_loss(results)
         return results
 

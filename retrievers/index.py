@@ -9,7 +9,9 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -113,6 +115,7 @@ class Index:
         self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
+        self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Index:
             raise InputError(
                 "an Index on a client or in memory cannot be pickled: give it path=... and it pickles as that path"
             )
-        return {**self.__dict__, "_opened": None, "_lock": None}
+        return {**self.__dict__, "_opened": None, "_threads": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -162,9 +165,26 @@ class Index:
                 self._opened = opened
             return self._opened
 
+    def _searchers(self) -> ThreadPoolExecutor:
+        """Threads for asynchronous searches.
+
+        The embedded engine holds the interpreter while it searches: more threads would not search faster, only keep
+        the event loop waiting for its turn.
+        """
+        with self._lock:
+            if self._threads is None:
+                from situate.retrievers.edge import EdgeClient
+
+                one = self._given_client is None or isinstance(self._given_client, EdgeClient)
+                self._threads = ThreadPoolExecutor(1 if one else 16, thread_name_prefix="situate-search")
+            return self._threads
+
     def close(self) -> None:
         """Close the store that the index opened itself. A client that was handed in stays open."""
         with self._lock:
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+                self._threads = None
             if self._opened is not None and self._given_client is None:
                 self._opened.client.close()
             self._opened = None
@@ -369,7 +389,8 @@ class Index:
         started = time.perf_counter()
         vectors = await self._query_encoder.aencode(query, texts, dense)
         embedded = Step("embed", time.perf_counter() - started)
-        return await asyncio.to_thread(self._found, query, vectors, k, filter, embedded)
+        search = partial(self._found, query, vectors, k, filter, embedded)
+        return await asyncio.get_running_loop().run_in_executor(self._searchers(), search)
 
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
