@@ -157,6 +157,13 @@ class PointsBackend(BackendBase):
             points,
             lambda ids: _U.set_payload(ids, values, key),
             lambda filter_: _U.set_payload_by_filter(filter_, values, key),
+            # Setting a key to null removes it, by merging into the stored payload. Where none is stored (after
+            # clear_payload, or an optimisation, which drops the empty ones) the engine forgets to merge and keeps the
+            # null, until the same call comes a second time. So every point is given an empty payload first, which
+            # nobody can see. By filter even for ids: the call itself has to say which of them do not exist.
+            first=(lambda filter_: _U.set_payload_by_filter(filter_, {}))
+            if key is None and None in values.values()
+            else None,
         )
 
     def overwrite_payload(
@@ -193,14 +200,19 @@ class PointsBackend(BackendBase):
         by_ids: Callable[[list[Any]], edge.UpdateOperation],
         by_filter: Callable[[edge.Filter], edge.UpdateOperation],
         *,
+        first: Callable[[edge.Filter], edge.UpdateOperation] | None = None,
         grows: bool = True,
     ) -> types.UpdateResult:
         ids, filter_ = selected(selector)
         condition = edge_filter(filter_)
         if condition is not None:
-            return self._update(collection_name, [by_filter(condition)], 1, grows=grows)
+            before = [] if first is None else [first(condition)]
+            return self._update(collection_name, [*before, by_filter(condition)], 1, grows=grows)
         points: list[Any] = [edge_point_id(i) for i in ids]
-        return self._update(collection_name, [by_ids(points)] if points else [], len(points), grows=grows)
+        if not points:
+            return self._update(collection_name, [], 0, grows=grows)
+        before = [] if first is None else [first(edge.Filter(must=[edge.HasIdCondition(set(points))]))]
+        return self._update(collection_name, [*before, by_ids(points)], len(points), grows=grows)
 
     def batch_update_points(
         self, collection_name: str, update_operations: Sequence[types.UpdateOperation], **kwargs: Any

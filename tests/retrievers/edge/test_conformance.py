@@ -7,6 +7,8 @@ Where the two rightly differ:
   does not exist, say) where an earlier one found nothing. The engine, like a server, checks the whole request first.
   The requests here name points that exist.
 - Local mode sorts by a payload key without an index; the engine, like a server, needs one (see test_reading).
+- Setting a key to null removes it, and local mode removes it always. The engine keeps the null on a point without a
+  stored payload, which EdgeClient makes up for and a server does not: there, nothing is set to null.
 - Local mode is exact. Collections here are small, so the engine is exact, too.
 """
 
@@ -144,6 +146,8 @@ selectors = st.one_of(
     st.lists(some.point_ids, min_size=1, max_size=3).map(lambda ids: models.PointIdsList(points=ids)),
     some.filters.map(lambda f: models.FilterSelector(filter=f)),
 )
+#: Payloads to set; see above for null on a server.
+additions = some.payloads.map(lambda p: {k: v for k, v in p.items() if v is not None}) if SERVER else some.payloads
 operations = st.one_of(
     st.tuples(
         st.just("upsert"),
@@ -156,7 +160,7 @@ operations = st.one_of(
     st.tuples(
         st.just("set_payload"),
         st.fixed_dictionaries(
-            {"payload": some.payloads, "points": selectors},
+            {"payload": additions, "points": selectors},
             optional={"key": st.sampled_from(["deep", "items[0]", "items[]", "new.key"])},
         ),
     ),
@@ -211,6 +215,29 @@ def test_changes_leave_the_same_points(
             assert_both_raise_or_none(pair.call(method, name, **arguments))
             ours, reference = pair.call("scroll", name, limit=100, with_vectors=True)
             assert contents(ours) == contents(reference), (method, arguments)
+
+
+@pytest.mark.parametrize("key", [None, "new"])
+@pytest.mark.parametrize(
+    "selector",
+    [models.PointIdsList(points=[0, 1, 99]), models.FilterSelector(filter=models.Filter())],
+    ids=["ids", "filter"],
+)
+def test_null_removes_a_key_from_points_without_a_payload(selector: Any, key: str | None) -> None:
+    stored = [
+        models.PointStruct(id=0, vector={"dense": [0, 0, 0, 1]}, payload={"real": 1.0}),
+        models.PointStruct(id=1, vector={"dense": [0, 0, 1, 0]}, payload={"real": 1.0}),
+    ]
+    with EdgeClient(auto_optimize=False) as ours:
+        pair = Pair(ours, QdrantClient(":memory:"))
+        with pair.collection(stored) as name:
+            pair.call("clear_payload", name, [0])
+            answers = pair.call("set_payload", name, {"real": None, "word": "red"}, selector, key=key)
+            # The point that does not exist is reported, and holds up no other.
+            assert [isinstance(a, Exception) for a in answers] == [isinstance(selector, models.PointIdsList)] * 2
+            left, reference = pair.call("scroll", name, limit=100, with_vectors=True)
+            assert contents(left) == contents(reference)
+            assert left[0][0].payload == ({"word": "red"} if key is None else {key: {"word": "red"}})
 
 
 @examples(120)

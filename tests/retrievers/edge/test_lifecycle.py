@@ -215,6 +215,23 @@ def test_optimising_beside_reads_and_writes(tmp_path: Path) -> None:
         assert len(list((tmp_path / "store" / "collections").iterdir())) == 1
 
 
+def test_optimising_does_not_change_what_setting_null_does(edge: EdgeClient) -> None:
+    # The engine drops empty payloads when it builds a segment anew, as it does after many deletions.
+    edge.create_collection(
+        "c",
+        PARAMS,
+        optimizers_config=models.OptimizersConfigDiff(
+            indexing_threshold=0, deleted_threshold=0.01, vacuum_min_vector_number=100
+        ),
+    )
+    edge.upsert("c", [point(i) for i in range(2, 1500)])
+    edge.upsert("c", [models.PointStruct(id=i, vector=[1.0, 0.0, 0.0, 0.0], payload={}) for i in (0, 1)])
+    edge.delete("c", list(range(500, 1500)))
+    assert edge.optimize("c") is True
+    edge.set_payload("c", {"i": None, "word": "red"}, [0, 1, 2])
+    assert [p.payload for p in edge.retrieve("c", [0, 1, 2])] == [{"word": "red"}] * 3
+
+
 def test_optimising_by_itself() -> None:
     with EdgeClient() as client:
         client.create_collection(
