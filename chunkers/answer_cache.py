@@ -83,6 +83,7 @@ class AnswerCache:
             try:
                 self._run(connection, _SCHEMA, ())
             except BaseException:
+                # Whatever went wrong, the connection is not handed out and must not stay open.
                 connection.close()
                 raise
             self._ready = True

@@ -71,6 +71,7 @@ class LlamaIndexGenerator:
             try:
                 return [answer.result() for answer in asked]
             except BaseException:
+                # Whatever went wrong, an interrupt included, what was not asked yet is not asked any more.
                 for answer in asked:
                     answer.cancel()
                 raise

@@ -76,6 +76,7 @@ class Store:
             self._collections = {name: self._collection(name, e) for name, e in self._manifest.collections.items()}
             self._sweep()
         except BaseException:
+            # Whatever went wrong, a store that did not open must not stay locked.
             self._lock.release()
             raise
 
@@ -167,6 +168,7 @@ class Store:
                 collection.create()
                 self._save(collections={**self._manifest.collections, name: entry})
             except BaseException:
+                # Whatever went wrong, half a collection must not stay on disk.
                 collection.close()
                 shutil.rmtree(collection.folder, ignore_errors=True)
                 raise
@@ -244,6 +246,7 @@ class Store:
                 recovered.info()
                 self._save(collections={**self._manifest.collections, name: entry})
             except BaseException:
+                # Whatever went wrong, half a recovery must not stay on disk.
                 recovered.close()
                 shutil.rmtree(recovered.folder, ignore_errors=True)
                 raise
@@ -362,6 +365,7 @@ def _open_temporary(options: StoreOptions, snapshot: Path | None) -> Store:
             snapshots.unpack(snapshot, folder)
         store = Store(folder, options, temporary=True)
     except BaseException:
+        # Whatever went wrong, the temporary copy is of no use to anybody.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     _open_stores[str(folder)] = store
