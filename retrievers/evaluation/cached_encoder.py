@@ -1,25 +1,59 @@
-"""Embeddings kept in memory while several configurations are compared."""
+"""Embeddings kept while several configurations are compared, and from one comparison to the next."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from situate.chunkers.errors import InputError
 from situate.embedders.types import Encoded, SpanEncoder, SpanText
+from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
+
+if TYPE_CHECKING:
+    from situate.embedders.embedder import Embedder
+
+#: Texts encoded before they are written to the store: what a run that is stopped can lose.
+_BATCH = 1024
 
 
 class CachedEncoder:
     """A `SpanEncoder` that encodes each text once, however many configurations ask for it.
 
-    What is kept is never thrown away while the object lives: it is meant for a comparison, not for a service.
+    Without a store, all that was encoded stays in memory while the object lives: it is meant for a comparison, not for
+    a service. With one, it is kept on disk, and the next comparison reads it from there.
 
     Args:
         encoder: What encodes.
+        store: Where encoded texts are kept across runs; a path opens an `EncodingStore` there. None: in memory.
+        fingerprint: What tells this encoder's vectors from another's, as JSON values. A store needs it.
+
+    Raises:
+        InputError: There is a store and no fingerprint.
     """
 
-    def __init__(self, encoder: SpanEncoder) -> None:
+    def __init__(
+        self,
+        encoder: SpanEncoder,
+        store: EncodingStore | str | Path | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> None:
+        if store is not None and not fingerprint:
+            raise InputError("a store needs fingerprint=...: without it the vectors of two models would be mixed up")
         self.encoder = encoder
+        self.store = store if isinstance(store, EncodingStore) or store is None else EncodingStore(store)
+        self.fingerprint = dict(fingerprint or {})
         self._known: dict[tuple[SpanText, bool], Encoded] = {}
+
+    @classmethod
+    def of(cls, embedder: Embedder, store: EncodingStore | str | Path | None = None) -> CachedEncoder:
+        """The embedder's own encoder with a cache in front, told apart by model, weights, number format and version."""
+        from importlib.metadata import version
+
+        versions = {name: version(name) for name in ("situate", "transformers")}
+        dtype = getattr(embedder.encoder, "dtype", None)
+        return cls(embedder.encoder, store, {**embedder.fingerprint, "dtype": dtype, "versions": versions})
 
     @property
     def dimension(self) -> int:
@@ -28,12 +62,31 @@ class CachedEncoder:
 
     def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """As the encoder beneath."""
-        missing = list(dict.fromkeys(text for text in inputs if (text, token_vectors) not in self._known))
-        if missing:
-            for text, encoded in zip(missing, self.encoder.encode(missing, token_vectors=token_vectors), strict=True):
-                self._known[text, token_vectors] = encoded
+        different = list(dict.fromkeys(inputs))
+        if self.store is not None:
+            stored = self._from_store(self.store, different, token_vectors)
+            return [stored[text] for text in inputs]
+        missing = [text for text in different if (text, token_vectors) not in self._known]
+        for text, encoded in self._encoded(missing, token_vectors):
+            self._known[text, token_vectors] = encoded
         return [self._known[text, token_vectors] for text in inputs]
 
     async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """`encode` without blocking the event loop."""
         return await asyncio.to_thread(self.encode, inputs, token_vectors=token_vectors)
+
+    def _from_store(
+        self, store: EncodingStore, texts: Sequence[SpanText], token_vectors: bool
+    ) -> dict[SpanText, Encoded]:
+        keys = {text: store.key(self.fingerprint, text, token_vectors) for text in texts}
+        known = store.get(list(keys.values()))
+        missing = [text for text in texts if keys[text] not in known]
+        for at in range(0, len(missing), _BATCH):
+            fresh = {keys[text]: rounded(one) for text, one in self._encoded(missing[at : at + _BATCH], token_vectors)}
+            store.put(fresh)
+            known.update(fresh)
+        return {text: known[key] for text, key in keys.items()}
+
+    def _encoded(self, texts: Sequence[SpanText], token_vectors: bool) -> Iterator[tuple[SpanText, Encoded]]:
+        if texts:
+            yield from zip(texts, self.encoder.encode(texts, token_vectors=token_vectors), strict=True)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from situate.chunkers import Chunk, Document, Prompt, TextChunker
-from situate.chunkers.errors import InputError
+from situate.chunkers.errors import InputError, StorageError, StoreCorruptError
+from situate.embedders import Embedder
+from situate.embedders.types import Encoded, SpanEncoder, SpanText
+from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import (
+    CachedEncoder,
     Comparison,
+    EncodingStore,
     EvaluationSet,
     Judgement,
     compare,
@@ -136,3 +143,99 @@ def test_questions_are_written_from_passages() -> None:
     assert judgement.spans == ((0, len(documents[0].text)),)
     with pytest.raises(InputError, match="0 passages"):
         write_questions([Document("empty", "")], TextChunker(), Model())
+
+
+class Counting:
+    """An encoder that counts what it is asked for."""
+
+    def __init__(self, encoder: SpanEncoder) -> None:
+        self.encoder = encoder
+        self.asked = 0
+
+    @property
+    def dimension(self) -> int:
+        return self.encoder.dimension
+
+    def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
+        self.asked += len(inputs)
+        return self.encoder.encode(inputs, token_vectors=token_vectors)
+
+    async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
+        return self.encode(inputs, token_vectors=token_vectors)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpanEncoder:
+    return Embedder().encoder
+
+
+TEXTS = [SpanText("Cats sleep."), SpanText("Bread rises slowly.", ((0, 5), (6, 19))), SpanText("Cats sleep.")]
+
+
+class TestEncodingsAreKept:
+    def cached(self, encoder: SpanEncoder, path: Path, **more: Any) -> tuple[CachedEncoder, Counting]:
+        counting = Counting(encoder)
+        return CachedEncoder(counting, EncodingStore(path, **more), {"model": "a"}), counting
+
+    @pytest.mark.parametrize("token_vectors", [False, True])
+    async def test_a_second_run_encodes_nothing(
+        self, encoder: SpanEncoder, tmp_path: Path, token_vectors: bool
+    ) -> None:
+        first, counting = self.cached(encoder, tmp_path / "new" / "kept.sqlite")
+        wanted = encoder.encode(TEXTS, token_vectors=token_vectors)
+        made = first.encode(TEXTS, token_vectors=token_vectors)
+        assert counting.asked == 2
+        again, counting = self.cached(encoder, tmp_path / "new" / "kept.sqlite")
+        read = await again.aencode(TEXTS, token_vectors=token_vectors)
+        assert counting.asked == 0
+        for expected, one, other in zip(wanted, made, read, strict=True):
+            assert np.allclose(expected.vectors, other.vectors, atol=1e-6)
+            assert np.array_equal(one.vectors, other.vectors)
+            assert (other.tokens is not None) == token_vectors
+            for mine, theirs, exact in zip(one.tokens or (), other.tokens or (), expected.tokens or (), strict=True):
+                assert np.array_equal(mine, theirs)
+                assert np.allclose(theirs, exact, atol=1e-3)
+
+    def test_another_encoder_or_kind_is_encoded_anew(self, encoder: SpanEncoder, tmp_path: Path) -> None:
+        first, _ = self.cached(encoder, tmp_path / "kept.sqlite")
+        first.encode(TEXTS)
+        _, counting = self.cached(encoder, tmp_path / "kept.sqlite")
+        CachedEncoder(counting, first.store, {"model": "b"}).encode(TEXTS)
+        assert counting.asked == 2
+        CachedEncoder(counting, first.store, {"model": "a"}).encode(TEXTS, token_vectors=True)
+        assert counting.asked == 4
+        with pytest.raises(InputError, match="fingerprint"):
+            CachedEncoder(encoder, tmp_path / "kept.sqlite")
+
+    def test_what_was_not_asked_for_longest_goes_first(self, encoder: SpanEncoder, tmp_path: Path) -> None:
+        cached, counting = self.cached(encoder, tmp_path / "kept.sqlite", max_bytes=10_000)
+        texts = [SpanText(f"Sentence {number}.") for number in range(20)]
+        for text in texts:
+            cached.encode([texts[0], text])
+        assert cached.store is not None
+        assert 5_000 < cached.store.size() <= 10_000
+        before = counting.asked
+        cached.encode([texts[0], texts[19]])
+        assert counting.asked == before
+        cached.encode([texts[1]])
+        assert counting.asked == before + 1
+
+    def test_a_file_that_is_something_else_is_named(self, encoder: SpanEncoder, tmp_path: Path) -> None:
+        (tmp_path / "kept.sqlite").write_bytes(b"not a database" * 100)
+        cached, _ = self.cached(encoder, tmp_path / "kept.sqlite")
+        with pytest.raises(StoreCorruptError, match=r"kept\.sqlite"):
+            cached.encode(TEXTS)
+        (tmp_path / "folder.sqlite").mkdir()
+        cached, _ = self.cached(encoder, tmp_path / "folder.sqlite")
+        with pytest.raises(StorageError, match=r"folder\.sqlite"):
+            cached.encode(TEXTS)
+
+    def test_a_search_through_kept_encodings_finds_the_same(self, tmp_path: Path) -> None:
+        documents = [Document("cats", "Cats sleep all day long."), Document("bread", "Bread rises slowly.")]
+        found = []
+        for _ in range(2):
+            embedder = Embedder(encoder=CachedEncoder.of(Embedder(), tmp_path / "kept.sqlite"))
+            with Index(embedder, config=PipelineConfig.quality()) as index:
+                index.add(documents)
+                found.append([(hit.chunk.id, hit.score) for hit in index.search("yeast")])
+        assert found[0] == found[1]

@@ -1,0 +1,162 @@
+"""Encoded texts, kept on disk across runs of a comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from situate.chunkers.errors import InputError, StorageError, StoreCorruptError
+from situate.embedders.types import Encoded, SpanText
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS encoded (key TEXT PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, "
+    "data BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS by_use ON encoded (used, size)",
+)
+#: SQLite takes 999 parameters in every build.
+_AT_ONCE = 500
+
+
+class EncodingStore:
+    """A SQLite file of encoded texts, bounded: what was not asked for longest goes first.
+
+    Vectors are kept as they are, float32; token vectors as float16, in which an index stores them too. Safe for
+    threads and for several processes.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        max_bytes: Bytes of arrays that are kept, at most.
+
+    Raises:
+        InputError: ``max_bytes`` is less than 1.
+        StorageError: On use, where the file cannot be opened or written.
+        StoreCorruptError: On use, where the file is damaged, or something else.
+    """
+
+    def __init__(self, path: str | Path, max_bytes: int = 4 * 2**30) -> None:
+        if max_bytes < 1:
+            raise InputError(f"max_bytes={max_bytes}: the store needs room for at least 1 byte")
+        self.path = Path(path)
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"EncodingStore({str(self.path)!r}, max_bytes={self.max_bytes})"
+
+    @staticmethod
+    def key(fingerprint: Mapping[str, Any], text: SpanText, token_vectors: bool) -> str:
+        """SHA-256 (hex) of what decides the vectors: the encoder's fingerprint, the text with its spans, the kind."""
+        parts = [fingerprint, astuple(text), token_vectors]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def get(self, keys: Sequence[str]) -> dict[str, Encoded]:
+        """What is there, by key."""
+        found: dict[str, Encoded] = {}
+        with self._lock, closing(self._open()) as connection, connection:
+            for at in range(0, len(keys), _AT_ONCE):
+                some = keys[at : at + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, data FROM encoded WHERE key IN ({marks})"  # noqa: S608 - question marks alone
+                found.update((key, _read(data)) for key, data in self._run(connection, query, some))
+            now = time.time_ns()
+            for key in found:
+                self._run(connection, "UPDATE encoded SET used = ? WHERE key = ?", (now, key))
+        return found
+
+    def put(self, encoded: Mapping[str, Encoded]) -> None:
+        """Keep what was encoded, and let go of what was not asked for longest where there is no more room."""
+        now = time.time_ns()
+        with self._lock, closing(self._open()) as connection, connection:
+            for key, one in encoded.items():
+                data = _written(one)
+                values = (key, now, len(data), data)
+                self._run(connection, "INSERT OR REPLACE INTO encoded VALUES (?, ?, ?, ?)", values)
+            excess = self._size(connection) - self.max_bytes
+            if excess > 0:
+                doomed: list[str] = []
+                for key, size in self._run(connection, "SELECT key, size FROM encoded ORDER BY used, key", ()):
+                    if excess <= 0:
+                        break
+                    doomed.append(key)
+                    excess -= size
+                for key in doomed:
+                    self._run(connection, "DELETE FROM encoded WHERE key = ?", (key,))
+
+    def size(self) -> int:
+        """Bytes of arrays that are kept."""
+        with self._lock, closing(self._open()) as connection:
+            return self._size(connection)
+
+    def _size(self, connection: sqlite3.Connection) -> int:
+        return int(self._run(connection, "SELECT coalesce(sum(size), 0) FROM encoded", ())[0][0])
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path, timeout=60)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise self._unusable(error) from error
+        try:
+            for statement in _SCHEMA:
+                self._run(connection, statement, ())
+        except BaseException:
+            # Whatever went wrong, the connection is not handed out and must not stay open.
+            connection.close()
+            raise
+        return connection
+
+    def _run(self, connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
+        try:
+            return connection.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreCorruptError(
+                f"{str(self.path)!r} is no store of encoded texts or is damaged ({error}): delete it, and what it held "
+                "is encoded again"
+            ) from error
+
+    def _unusable(self, error: Exception) -> StorageError:
+        return StorageError(
+            f"the store of encoded texts {str(self.path)!r} cannot be used ({error}): is its folder writable, is there "
+            "room, and no other process holding it for minutes?"
+        )
+
+
+def rounded(encoded: Encoded) -> Encoded:
+    """As it will come back from a store, so that a first run and a second one see the same numbers."""
+    if encoded.tokens is None:
+        return encoded
+    tokens = tuple(matrix.astype(np.float16).astype(np.float32) for matrix in encoded.tokens)
+    return Encoded(encoded.vectors, tokens, encoded.lost_tokens)
+
+
+def _written(encoded: Encoded) -> bytes:
+    arrays: dict[str, Any] = {"vectors": encoded.vectors, "lost": np.int64(encoded.lost_tokens)}
+    if encoded.tokens is not None:
+        arrays["lengths"] = np.array([len(matrix) for matrix in encoded.tokens], dtype=np.int64)
+        if encoded.tokens:
+            arrays["tokens"] = np.concatenate(encoded.tokens).astype(np.float16)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _read(data: bytes) -> Encoded:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        tokens = None
+        if "lengths" in arrays:
+            rows = arrays["tokens"].astype(np.float32) if "tokens" in arrays else np.zeros((0, 0), dtype=np.float32)
+            tokens = tuple(np.split(rows, np.cumsum(arrays["lengths"])[:-1])) if len(arrays["lengths"]) else ()
+        return Encoded(arrays["vectors"], tokens, int(arrays["lost"]))
