@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from situate.chunkers.errors import InputError, ModelError, SpanError
+from situate.chunkers.generating import FAILED
 from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
@@ -200,6 +201,9 @@ class Index:
     def add(self, documents: Iterable[Document]) -> IndexReport:
         """Index documents; one with the id of an earlier document replaces it, an unchanged one costs a look-up.
 
+        A document of which a language model left chunks without context (metadata ``situating_failed``) is situated
+        again when it is added again, and replaced where more of it succeeds.
+
         Documents without text are skipped, listed in the report and warned about; an earlier version of such a
         document stays until it is deleted. Of several documents with the same id in one call the last counts.
 
@@ -265,10 +269,12 @@ class Index:
             if document_hash in known.get(document.id, ()):
                 continue
             chunks = self._cut(document) if given is None else _checked(document, given)
-            if chunks:
-                work.append((document, chunks, document_hash))
-            else:
+            if given is None:
+                document_hash = _hash_of_what_came(document_hash, chunks)
+            if not chunks:
                 skipped.append(document.id)
+            elif document_hash not in known.get(document.id, ()):
+                work.append((document, chunks, document_hash))
         if work:
             collection.write(self._embedded(work))
         replaced = sum(document.id in known for document, _, _ in work)
@@ -423,6 +429,16 @@ def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
             )
     ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
+
+
+def _hash_of_what_came(document_hash: str, chunks: Sequence[Chunk]) -> str:
+    """The version's hash, or another one where chunks were left without what a language model was to write.
+
+    Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
+    same ones fail again, this hash is the stored one and nothing is embedded.
+    """
+    failed = [chunk.id for chunk in chunks if FAILED in chunk.metadata]
+    return stable_id("partly situated", document_hash, *failed) if failed else document_hash
 
 
 def _fingerprint(part: object) -> str:
