@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from situate.retrievers.feedback import rocchio
     from situate.retrievers.hyde import Hyde
     from situate.retrievers.index import Index, IndexReport
-    from situate.retrievers.open import open_async_client, open_client
+    from situate.retrievers.opening import Location, open, open_async, open_async_client, open_client
     from situate.retrievers.pipeline import Retriever
     from situate.retrievers.rewriting import ConversationalQuery, MultiQuery, StepBack, Turn
     from situate.retrievers.search import QueryVectors
@@ -28,6 +28,7 @@ __all__ = [
     "Index",
     "IndexReport",
     "LexicalScheme",
+    "Location",
     "MultiQuery",
     "PipelineConfig",
     "QueryExpander",
@@ -42,6 +43,8 @@ __all__ = [
     "StepPolicy",
     "Turn",
     "calibrate",
+    "open",
+    "open_async",
     "open_async_client",
     "open_client",
     "rocchio",
@@ -72,7 +75,10 @@ __getattr__, __dir__ = lazy_exports(
         "Retriever": "pipeline",
         "SearchResult": "types",
         "Step": "types",
-        "open_async_client": "open",
-        "open_client": "open",
+        "Location": "opening",
+        "open": "opening",
+        "open_async": "opening",
+        "open_async_client": "opening",
+        "open_client": "opening",
     },
 )

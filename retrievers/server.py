@@ -1,10 +1,11 @@
-"""Clients of a Qdrant server that try again when it is away for a moment."""
+"""Clients of a Qdrant server or cluster that try again, on the next node, when one is away for a moment."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from typing import Any
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -22,12 +23,12 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    wait_random_exponential,
 )
 
 from situate.chunkers.errors import ServerError
 
-#: How often a call is tried, and how long it waits between tries (seconds): a random time that may double each time.
+#: How often a call is tried (on every node of a cluster), and how long it waits before all nodes are tried once more
+#: (seconds): a random time that may double each time.
 ATTEMPTS = 5
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 
@@ -57,48 +58,71 @@ def shown(url: str) -> str:
 
 
 class ServerClient(QdrantClient):
-    """A `QdrantClient` of a server. A call that fails because the server is away is tried again a few times.
+    """A `QdrantClient` of a server or a cluster. A call that fails because the server is away is tried again.
+
+    Every node of a cluster serves the whole of it. One is asked for everything until it is away; then the next one is
+    asked at once, and from then on.
 
     Args:
-        url: The server.
-        attempts: How often a call is tried.
-        options: As for `QdrantClient`.
+        url: The server, or the nodes of one cluster.
+        attempts: How often a call is tried; with several nodes, on each.
+        options: As for `QdrantClient`; the same for all nodes.
 
     Raises (on a call):
-        ServerError: The server did not answer in all of the attempts. The message names the URL and never the API key,
-            and says of an upload how many points the server has acknowledged.
+        ServerError: No node answered in all of the attempts. The message names the URLs and never the API key, and
+            says of an upload how many points the server has acknowledged.
     """
 
-    def __init__(self, url: str, *, attempts: int = ATTEMPTS, **options: Any) -> None:
-        super().__init__(url=url, **options)
+    def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
+        urls = [url] if isinstance(url, str) else list(url)
+        super().__init__(url=urls[0], **options)
         # The same connection, with retries: the base class offers no seam to hand in a backend.
         self._client.__class__ = _PatientRemote
-        self._client.patience = _Patience(shown(url), attempts)  # type: ignore[attr-defined]
+        others = [QdrantClient(url=other, **options) for other in urls[1:]]
+        nodes = [self._client, *(other._client for other in others)]
+        self._client.others = others  # type: ignore[attr-defined]
+        self._client.patience = _Patience(nodes, urls, attempts)  # type: ignore[attr-defined]
 
 
 class AsyncServerClient(AsyncQdrantClient):
     """The asynchronous `ServerClient`."""
 
-    def __init__(self, url: str, *, attempts: int = ATTEMPTS, **options: Any) -> None:
-        super().__init__(url=url, **options)
+    def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
+        urls = [url] if isinstance(url, str) else list(url)
+        super().__init__(url=urls[0], **options)
         self._client.__class__ = _AsyncPatientRemote
-        self._client.patience = _Patience(shown(url), attempts)  # type: ignore[attr-defined]
+        others = [AsyncQdrantClient(url=other, **options) for other in urls[1:]]
+        nodes = [self._client, *(other._client for other in others)]
+        self._client.others = others  # type: ignore[attr-defined]
+        self._client.patience = _Patience(nodes, urls, attempts)  # type: ignore[attr-defined]
 
 
-class _Patience:
-    """How long to try, and what to say in the end."""
+_Node = TypeVar("_Node")
 
-    def __init__(self, url: str, attempts: int) -> None:
-        self.url = url
+
+class _Patience(Generic[_Node]):
+    """Which node to ask, how long to try, and what to say in the end."""
+
+    def __init__(self, nodes: Sequence[_Node], urls: Sequence[str], attempts: int) -> None:
+        self._nodes = nodes
+        self._urls = " or ".join(shown(url) for url in urls)
         self._attempts = attempts
+        self._at = 0
 
     def _options(self, operation: str) -> dict[str, Any]:
         return {
             "retry": retry_if_exception(is_temporary),
-            "stop": stop_after_attempt(self._attempts),
-            "wait": wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+            "stop": stop_after_attempt(self._attempts * len(self._nodes)),
+            "wait": self._wait,
             "retry_error_callback": lambda state: self._give_up(operation, state),
         }
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds: none before a node that was not asked yet, more before each further round."""
+        rounds, others = divmod(state.attempt_number, len(self._nodes))
+        if others:
+            return 0.0
+        return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (rounds - 1)))  # noqa: S311 - not for secrets
 
     def _give_up(self, operation: str, state: RetryCallState) -> None:
         error = None if state.outcome is None else state.outcome.exception()
@@ -108,19 +132,51 @@ class _Patience:
         if cause is not None:
             reason = f"{type(cause).__name__}: {cause}"
         raise ServerError(
-            f"the Qdrant server {self.url} did not answer {operation} in {state.attempt_number} attempts ({reason}): "
+            f"the Qdrant server {self._urls} did not answer {operation} in {state.attempt_number} attempts ({reason}): "
             "check that it runs and can be reached, and try again; repeating an operation does no harm"
         ) from error
 
-    def call(self, operation: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return Retrying(**self._options(operation))(method, *args, **kwargs)
+    def _leave(self, node: int, error: BaseException) -> None:
+        """Ask the next node from now on, unless another call has moved on already."""
+        if is_temporary(error) and self._at == node:
+            self._at = (node + 1) % len(self._nodes)
 
-    async def acall(self, operation: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await AsyncRetrying(**self._options(operation))(method, *args, **kwargs)
+    def call(self, operation: str, method: Callable[[_Node], Any]) -> Any:
+        """``method`` of the node whose turn it is."""
+
+        def attempt() -> Any:
+            node = self._at
+            try:
+                return method(self._nodes[node])
+            except Exception as error:  # whatever it is goes on to the retrying that asked
+                self._leave(node, error)
+                raise
+
+        return Retrying(**self._options(operation))(attempt)
+
+    async def acall(self, operation: str, method: Callable[[_Node], Awaitable[Any]]) -> Any:
+        """`call` for coroutines."""
+
+        async def attempt() -> Any:
+            node = self._at
+            try:
+                return await method(self._nodes[node])
+            except Exception as error:  # whatever it is goes on to the retrying that asked
+                self._leave(node, error)
+                raise
+
+        return await AsyncRetrying(**self._options(operation))(attempt)
 
 
 class _PatientRemote(QdrantRemote):
-    patience: _Patience
+    patience: _Patience[QdrantRemote]
+    others: Sequence[QdrantClient]
+
+    def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+        """Closes the connections to all nodes."""
+        for other in self.others:
+            other.close(grpc_grace=grpc_grace, **kwargs)
+        super().close(grpc_grace=grpc_grace, **kwargs)
 
     def upload_points(  # type: ignore[override]  # what it does not name it has no use for
         self,
@@ -144,20 +200,31 @@ class _PatientRemote(QdrantRemote):
 
 
 class _AsyncPatientRemote(AsyncQdrantRemote):
-    patience: _Patience
+    patience: _Patience[AsyncQdrantRemote]
+    others: Sequence[AsyncQdrantClient]
+
+    async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+        """Closes the connections to all nodes."""
+        for other in self.others:
+            await other.close(grpc_grace=grpc_grace, **kwargs)
+        await super().close(grpc_grace=grpc_grace, **kwargs)
 
 
 def _patient(name: str) -> Callable[..., Any]:
+    plain = getattr(QdrantRemote, name)
+
     def method(self: _PatientRemote, *args: Any, **kwargs: Any) -> Any:
-        return self.patience.call(name, getattr(super(_PatientRemote, self), name), *args, **kwargs)
+        return self.patience.call(name, lambda node: plain(node, *args, **kwargs))
 
     method.__name__ = method.__qualname__ = name
     return method
 
 
 def _apatient(name: str) -> Callable[..., Any]:
+    plain = getattr(AsyncQdrantRemote, name)
+
     async def method(self: _AsyncPatientRemote, *args: Any, **kwargs: Any) -> Any:
-        return await self.patience.acall(name, getattr(super(_AsyncPatientRemote, self), name), *args, **kwargs)
+        return await self.patience.acall(name, lambda node: plain(node, *args, **kwargs))
 
     method.__name__ = method.__qualname__ = name
     return method

@@ -9,9 +9,9 @@ import pytest
 
 from situate.chunkers.errors import IncompatibleIndexError, InputError
 from situate.chunkers.types import Chunk, Context
+from situate.retrievers import open_client
 from situate.retrievers.cache import SemanticCache, expected_error
 from situate.retrievers.cache_codecs import RESULTS, TEXT
-from situate.retrievers.open import open_client
 from situate.retrievers.types import Hit, SearchResult
 
 both = pytest.mark.parametrize("mode", ["sync", "async"])

@@ -13,7 +13,7 @@ from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
 from situate.chunkers.errors import ServerError
-from situate.retrievers import open_client, server
+from situate.retrievers import open_async_client, open_client, server
 from situate.retrievers.server import AsyncServerClient, ServerClient
 
 KEY = "secret-key-1234"
@@ -151,11 +151,66 @@ def test_a_refusal_is_not_tried_again(stand_in: StandIn) -> None:
     client.close()
 
 
-def test_the_first_node_that_answers(stand_in: StandIn) -> None:
-    client = open_client(["http://127.0.0.1:9", stand_in.url], attempts=2, timeout=2)
+NOWHERE = "http://127.0.0.1:9"
+
+
+def test_a_node_that_is_away_at_first(stand_in: StandIn) -> None:
+    client = open_client([NOWHERE, stand_in.url], attempts=2, timeout=2)
     client.upsert("c", points(1))
     assert stand_in.upserts == [[0]]
     client.close()
+
+
+@pytest.fixture
+def cluster() -> Iterator[list[StandIn]]:
+    running = [StandIn([]) for _ in range(3)]
+    yield running
+    for node in running:
+        node.stop()
+
+
+def test_a_node_that_is_lost_in_the_middle(cluster: list[StandIn]) -> None:
+    """The next node is asked at once, and from then on; a node that is away for a moment is not given up for ever."""
+    client = open_client([node.url for node in cluster], timeout=2, attempts=2)
+    client.upsert("c", points(1))
+    cluster[0].faults += [503, *["drop"] * 100]
+    client.upload_points("c", points(30), batch_size=10)
+    assert [len(node.upserts) for node in cluster] == [1, 3, 0]
+    cluster[1].faults += [503] * 100
+    cluster[2].faults += ["drop"]
+    cluster[0].faults.clear()
+    client.upsert("c", points(1))
+    assert [len(node.upserts) for node in cluster] == [2, 3, 0]
+    client.close()
+
+
+async def test_a_node_that_is_lost_in_the_middle_async(cluster: list[StandIn]) -> None:
+    client = open_async_client([node.url for node in cluster], timeout=2, attempts=1)
+    await client.upsert("c", points(1))
+    cluster[0].faults += [502] * 100
+    await client.upsert("c", points(1))
+    await client.upsert("c", points(1))
+    assert [len(node.upserts) for node in cluster] == [1, 2, 0]
+    assert cluster[0].calls == 2
+    await client.close()
+
+
+def test_all_nodes_are_lost(cluster: list[StandIn]) -> None:
+    client = open_client([node.url for node in cluster], timeout=2, attempts=2, api_key=KEY)
+    for node in cluster:
+        node.faults += [503] * 100
+    with pytest.raises(ServerError, match="6 attempts") as error:
+        client.upload_points("c", points(1))
+    assert all(node.url in str(error.value) for node in cluster)
+    assert KEY not in str(error.value)
+    client.close()
+
+
+@pytest.mark.parametrize("stand_in", [[401]], indirect=True)
+def test_a_wrong_key_is_said_at_once(stand_in: StandIn) -> None:
+    with pytest.raises(UnexpectedResponse, match="401"):
+        open_client([stand_in.url, NOWHERE], api_key=KEY)
+    assert stand_in.calls == 1
 
 
 def test_no_server_at_all() -> None:

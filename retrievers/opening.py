@@ -1,4 +1,4 @@
-"""`open_client`: one call for every place that Qdrant runs in."""
+"""`open`: one call for every place that Qdrant runs in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 from situate.chunkers.errors import InputError, ServerError
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
 
 MEMORY = ":memory:"
+#: A folder, ":memory:", a server's URL, or the URLs of a cluster's nodes.
+Location: TypeAlias = str | os.PathLike[str] | Sequence[str]
 _URL = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
 
 
-def open_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **options: Any) -> QdrantClient:
-    """The client for ``target``; all of them are used in the same way.
+def open_client(target: Location = MEMORY, **options: Any) -> QdrantClient:
+    """The client for ``target``; all of them are used in the same way. `situate.retrievers.open` is this function.
 
     Args:
         target: A folder (an embedded store, see `situate.retrievers.edge.EdgeClient`); ":memory:"; the URL of a
-            server; or the URLs of a cluster's nodes, of which the first that answers is taken: every node of a
-            cluster serves the whole of it.
+            server; or the URLs of a cluster's nodes. Every node of a cluster serves the whole of it, so one is asked
+            for everything, and the next one when it is away, now and later.
         options: Passed to `EdgeClient`, or to `situate.retrievers.server.ServerClient` (``api_key``, ``timeout``,
             ``prefer_grpc``, ``attempts``, ...), which tries again when the server is away for a moment.
 
@@ -40,22 +42,23 @@ def open_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **optio
         return EdgeClient(cast("str | os.PathLike[str]", target), **options)
     from situate.retrievers.server import ServerClient
 
-    options = {"check_compatibility": False, **options}
-    failures = []
-    for url in urls:
-        client = ServerClient(url, **options)
-        try:
-            client.info()
-        except ServerError as error:
-            client.close()
-            failures.append(str(error))
-        else:
-            return client
-    raise ServerError("; ".join(failures) + ". To do without a server, open a folder")
+    client = ServerClient(urls, **{"check_compatibility": False, **options})
+    try:
+        client.info()
+    except ServerError as error:
+        client.close()
+        raise ServerError(f"{error}. To do without a server, open a folder") from error
+    except BaseException:
+        # Whatever it was (a refused key, say), nobody will be there to close the connection.
+        client.close()
+        raise
+    return client
 
 
-def open_async_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, **options: Any) -> AsyncQdrantClient:
-    """The asynchronous client for ``target``; of a cluster the first node. Servers are not asked before the first call.
+def open_async_client(target: Location = MEMORY, **options: Any) -> AsyncQdrantClient:
+    """The asynchronous client for ``target``. Servers are not asked before the first call.
+
+    `situate.retrievers.open_async` is this function.
 
     Args:
         target: As for `open_client`.
@@ -72,10 +75,15 @@ def open_async_client(target: str | os.PathLike[str] | Sequence[str] = MEMORY, *
         return AsyncEdgeClient(cast("str | os.PathLike[str]", target), **options)
     from situate.retrievers.server import AsyncServerClient
 
-    return AsyncServerClient(urls[0], **{"check_compatibility": False, **options})
+    return AsyncServerClient(urls, **{"check_compatibility": False, **options})
 
 
-def server_urls(target: str | os.PathLike[str] | Sequence[str]) -> list[str] | None:
+# What one writes as `retrievers.open(...)`. Imported by name it would hide Python's own, hence the other name.
+open = open_client
+open_async = open_async_client
+
+
+def server_urls(target: Location) -> list[str] | None:
     """The servers that ``target`` names; None where it is an embedded store.
 
     Raises:
