@@ -27,6 +27,8 @@ _METADATA_KEY = "situate"
 BATCH_POINTS = 256
 #: On a server another writer may be at work: only what has been in writing for this long counts as abandoned.
 ABANDONED_SECONDS = 3600.0
+#: What a server answers where a collection is to be made that is there.
+_CONFLICT = 409
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,14 @@ def in_documents(document_ids: Sequence[str]) -> models.Filter:
     return models.Filter(must=[models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))])
 
 
+def _first_chunks(document_ids: Sequence[str]) -> models.Filter:
+    """The first point of every version of these documents."""
+    from qdrant_client import models
+
+    first = models.FieldCondition(key="index", range=models.Range(gte=0, lte=0))
+    return models.Filter(must=[in_documents(document_ids), first])
+
+
 class Collection:
     """One Qdrant collection holding chunks.
 
@@ -90,10 +100,18 @@ class Collection:
         Raises:
             IncompatibleIndexError: It was built with another encoder or configuration, or not by situate.
         """
+        from qdrant_client.http.exceptions import UnexpectedResponse
+
         built_with = json.loads(json.dumps({"encoder": fingerprint, "stored": config.stored()}, default=str))
         if not self.client.collection_exists(self.name):
-            self._create(dimension, config, built_with)
-            return
+            try:
+                self._create(dimension, config, built_with)
+            except UnexpectedResponse as error:
+                # Somebody else made it in the meantime, or this client did and the answer was lost on its way.
+                if error.status_code != _CONFLICT:
+                    raise
+            else:
+                return
         metadata = self.client.get_collection(self.name).config.metadata or {}
         before = metadata.get(_METADATA_KEY)
         if before is None:
@@ -126,6 +144,11 @@ class Collection:
         self.client.create_collection(
             self.name, vectors_config=vectors, sparse_vectors_config=sparse, metadata={_METADATA_KEY: built_with}
         )
+        self._create_indexes(config)
+
+    def _create_indexes(self, config: PipelineConfig) -> None:
+        from qdrant_client import models
+
         for key in (*INDEXED_KEYS, *(f"metadata.{key}" for key in config.keys)):
             self.client.create_payload_index(self.name, key, models.PayloadSchemaType.KEYWORD)
         self.client.create_payload_index(self.name, "version", models.PayloadSchemaType.INTEGER)
@@ -136,7 +159,8 @@ class Collection:
         """Write new versions, then delete the old ones, then mark the new ones as complete.
 
         Whatever moment a crash hits, at least one version of each document can be found, and the mark tells which
-        are half done. Only older versions are deleted, so of two writers of one document the newer one wins.
+        are half done. Only older versions are deleted, so of two writers of one document the newer one wins; the one
+        that is done last looks whether the other's version is there as well.
         """
         now = _next_version()
         batch: list[models.PointStruct] = []
@@ -148,7 +172,26 @@ class Collection:
                     batch = []
         if batch:
             self.client.upsert(self.name, batch, wait=True)
-        self._finish([version.document_id for version in versions], now)
+        document_ids = [version.document_id for version in versions]
+        self._finish(document_ids, now)
+        self._keep_newest(document_ids)
+
+    def _keep_newest(self, document_ids: Sequence[str]) -> None:
+        """Delete what an older writer wrote after a newer one had deleted the older versions."""
+        from qdrant_client import models
+
+        newest: dict[str, int] = {}
+        overtaken = set()
+        for payload in self._scroll(_first_chunks(document_ids), ["document_id", "version", STATE]):
+            document_id, version = payload["document_id"], payload["version"]
+            if payload.get(STATE) is None:
+                if document_id in newest:
+                    overtaken.add(document_id)
+                newest[document_id] = max(version, newest.get(document_id, version))
+        for document_id in overtaken:
+            older = models.FieldCondition(key="version", range=models.Range(lt=newest[document_id]))
+            where = models.Filter(must=[in_documents([document_id]), older])
+            self.client.delete(self.name, where, wait=True)
 
     def _finish(self, document_ids: Sequence[str], version: int) -> None:
         from qdrant_client import models
@@ -163,35 +206,34 @@ class Collection:
         """Finish the versions whose points are all there, and undo the others: they were never acknowledged."""
         from qdrant_client import models
 
-        writing = models.Filter(must=[models.FieldCondition(key=STATE, match=models.MatchValue(value=WRITING))])
-        left: dict[tuple[str, int], int] = {}
-        for payload in self._scroll(writing, ["document_id", "version", "chunks"]):
-            left[payload["document_id"], payload["version"]] = payload["chunks"]
+        in_writing = models.FieldCondition(key=STATE, match=models.MatchValue(value=WRITING))
+        left: dict[tuple[str, str], tuple[int, int]] = {}
+        for payload in self._scroll(
+            models.Filter(must=[in_writing]), ["document_id", "document_hash", "version", "chunks"]
+        ):
+            key = payload["document_id"], payload["document_hash"]
+            # Two writers of the same words share their points' ids, so the points may carry either's number.
+            left[key] = max(left.get(key, (0, 0)), (payload["version"], payload["chunks"]))
         newest = (time.time() - self._abandoned_after) * 1e6
-        for (document_id, version), chunks in sorted(left.items(), key=lambda item: item[0][1]):
+        for (document_id, document_hash), (version, chunks) in sorted(left.items(), key=lambda item: item[1]):
             if version > newest and self._abandoned_after:
                 continue
-            where = models.Filter(
-                must=[
-                    models.FieldCondition(key="document_id", match=models.MatchValue(value=document_id)),
-                    models.FieldCondition(key="version", range=models.Range(gte=version, lte=version)),
-                ]
-            )
-            if self.client.count(self.name, where, exact=True).count == chunks:
+            this = [
+                models.FieldCondition(key="document_id", match=models.MatchValue(value=document_id)),
+                models.FieldCondition(key="document_hash", match=models.MatchValue(value=document_hash)),
+            ]
+            if self.client.count(self.name, models.Filter(must=this), exact=True).count == chunks:
+                self.client.set_payload(self.name, {"version": version}, models.Filter(must=this), wait=True)
                 self._finish([document_id], version)
             else:
-                self.client.delete(self.name, where, wait=True)
+                self.client.delete(self.name, models.Filter(must=[*this, in_writing]), wait=True)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def complete_versions(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
         """Document id -> hashes of its complete versions, for those of the documents that are stored."""
-        from qdrant_client import models
-
-        first = models.FieldCondition(key="index", range=models.Range(gte=0, lte=0))
-        where = models.Filter(must=[in_documents(document_ids), first])
         known: dict[str, set[str]] = {}
-        for payload in self._scroll(where, ["document_id", "document_hash", STATE]):
+        for payload in self._scroll(_first_chunks(document_ids), ["document_id", "document_hash", STATE]):
             if payload.get(STATE) is None:
                 known.setdefault(payload["document_id"], set()).add(payload["document_hash"])
         return known

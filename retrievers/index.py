@@ -8,11 +8,10 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from situate.chunkers.errors import InputError, ModelError, SpanError
@@ -22,6 +21,7 @@ from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.lexical import LexicalEncoder
+from situate.retrievers.opening import MEMORY, Location, open_client
 from situate.retrievers.payload import STATE, to_chunk
 from situate.retrievers.query_encoder import QueryEncoder
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
@@ -79,8 +79,9 @@ class Index:
 
     Args:
         embedder: Makes the vectors.
-        client: Any Qdrant client; None opens an embedded store at ``path``.
-        path: Folder of the embedded store, or ":memory:".
+        client: Any Qdrant client; or a function that opens one, which is called at first use and in the process that
+            uses the index (the way to hand on an API key without writing it down); None opens ``path``.
+        path: A folder (an embedded store), ":memory:", a server's URL or the URLs of a cluster's nodes.
         collection: The collection's name.
         chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model (800
             characters where a served model's tokenizer is not to be had).
@@ -91,14 +92,15 @@ class Index:
     Raises:
         IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.
         StoreLockedError: On first use, where another process holds the embedded store.
+        ServerError: On first use, where no server answers.
     """
 
     def __init__(
         self,
         embedder: Embedder,
         *,
-        client: QdrantClient | None = None,
-        path: str | Path = ":memory:",
+        client: QdrantClient | Callable[[], QdrantClient] | None = None,
+        path: Location = MEMORY,
         collection: str = "situate",
         chunker: Chunker | None = None,
         situators: Sequence[Situator] = (),
@@ -111,7 +113,9 @@ class Index:
         self.situators = tuple(situators)
         self.config = config if config is not None else PipelineConfig.fast()
         self.progress = progress
-        self._given_client = client
+        self._given_client = None if callable(client) else client
+        self._open: Callable[[], QdrantClient] = client if callable(client) else partial(open_client, path)
+        self._in_memory = client is None and str(path) == MEMORY
         self._chunker = chunker
         self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
@@ -120,9 +124,10 @@ class Index:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._given_client is not None or str(self.path) == ":memory:":
+        if self._given_client is not None or self._in_memory:
             raise InputError(
-                "an Index on a client or in memory cannot be pickled: give it path=... and it pickles as that path"
+                "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
+                "client, and it pickles as that"
             )
         return {**self.__dict__, "_opened": None, "_threads": None, "_lock": None}
 
@@ -154,7 +159,7 @@ class Index:
             if self._opened is None:
                 from situate.retrievers.edge import EdgeClient
 
-                client = self._given_client if self._given_client is not None else EdgeClient(self.path)
+                client = self._given_client if self._given_client is not None else self._open()
                 opened = Collection(client, self.collection, embedded=isinstance(client, EdgeClient))
                 try:
                     opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config)
@@ -166,17 +171,20 @@ class Index:
                 self._opened = opened
             return self._opened
 
-    def _searchers(self) -> ThreadPoolExecutor:
+    async def _searchers(self) -> ThreadPoolExecutor:
         """Threads for asynchronous searches.
 
         The embedded engine holds the interpreter while it searches: more threads would not search faster, only keep
         the event loop waiting for its turn.
         """
+        if (threads := self._threads) is not None:
+            return threads
+        from situate.retrievers.edge import EdgeClient
+
+        client = (await asyncio.to_thread(self._collection)).client
         with self._lock:
             if self._threads is None:
-                from situate.retrievers.edge import EdgeClient
-
-                one = self._given_client is None or isinstance(self._given_client, EdgeClient)
+                one = isinstance(client, EdgeClient)
                 self._threads = ThreadPoolExecutor(1 if one else 16, thread_name_prefix="situate-search")
             return self._threads
 
@@ -396,7 +404,7 @@ class Index:
         vectors = await self._query_encoder.aencode(query, texts, dense)
         embedded = Step("embed", time.perf_counter() - started)
         search = partial(self._found, query, vectors, k, filter, embedded)
-        return await asyncio.get_running_loop().run_in_executor(self._searchers(), search)
+        return await asyncio.get_running_loop().run_in_executor(await self._searchers(), search)
 
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from situate.chunkers import Chunk, Document
-from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError, SpanError
+from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError, ServerError, SpanError
 from situate.embedders import ChunkScheme, Embedder
 from situate.retrievers.collection import Collection, Version
 from situate.retrievers.config import PipelineConfig
@@ -319,6 +321,107 @@ def test_writers_of_the_same_documents_lose_none(embedder: Embedder) -> None:
             list(pool.map(rewrite, range(12)))
         assert index.document_ids() == ["bread", "bridges", "cats"]
         assert index.count() == 3
+
+
+class TestTwoWriters:
+    """Two writers of one document, each interrupted by the other where it hurts most."""
+
+    def _open(self, client: EdgeClient, embedder: Embedder) -> Collection:
+        collection = Collection(client, "c", embedded=True)
+        collection.open(embedder.fingerprint, embedder.dimension, PipelineConfig.plain())
+        return collection
+
+    def _version(self, text: str, pieces: int) -> Version:
+        size = len(text) // pieces
+        chunks = [
+            Chunk(f"{text[:3]}-{i}", "d", i, text[i * size : (i + 1) * size], i * size, (i + 1) * size)
+            for i in range(pieces)
+        ]
+        return Version("d", text, chunks, np.eye(384, dtype=np.float32)[:pieces])
+
+    def _stored(self, client: EdgeClient) -> list[tuple[str, str | None]]:
+        payloads = [record.payload or {} for record in client.scroll("c", limit=100)[0]]
+        return sorted((p["text"], p.get(STATE)) for p in payloads)
+
+    def test_an_older_writer_that_is_overtaken(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its points arrive when the newer writer has looked for older ones already, and go all the same."""
+        with EdgeClient() as client:
+            older, newer = self._open(client, embedder), self._open(client, embedder)
+            upsert = client.upsert
+
+            def overtaken(*args: Any, **kwargs: Any) -> Any:
+                monkeypatch.setattr(client, "upsert", upsert)
+                newer.write([self._version("the newer words", 3)])
+                return upsert(*args, **kwargs)
+
+            monkeypatch.setattr(client, "upsert", overtaken)
+            older.write([self._version("older words", 2)])
+            assert self._stored(client) == [("ewer ", None), ("the n", None), ("words", None)]
+
+    def test_a_crash_while_the_same_words_are_written_again(
+        self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the first writer was acknowledged is not undone with what the second left half done."""
+        monkeypatch.setattr("situate.retrievers.collection.BATCH_POINTS", 2)
+        with EdgeClient() as client:
+            collection = self._open(client, embedder)
+            version = self._version("the very same words", 4)
+            collection.write([version])
+            before = self._stored(client)
+            upsert, calls = client.upsert, iter([True, False])
+
+            def killed(*args: Any, **kwargs: Any) -> Any:
+                if not next(calls):
+                    raise KeyboardInterrupt
+                return upsert(*args, **kwargs)
+
+            monkeypatch.setattr(client, "upsert", killed)
+            with pytest.raises(KeyboardInterrupt):
+                collection.write([version])
+            assert [state for _, state in self._stored(client)].count(WRITING) == 2
+            self._open(client, embedder)
+            assert self._stored(client) == before
+            numbers = {(record.payload or {})["version"] for record in client.scroll("c")[0]}
+            assert len(numbers) == 1
+
+    def test_both_make_the_collection(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+        with EdgeClient() as client:
+            monkeypatch.setattr(client, "collection_exists", lambda name: False)
+            self._open(client, embedder)
+            self._open(client, embedder)
+            with pytest.raises(IncompatibleIndexError):
+                Collection(client, "c", embedded=True).open(embedder.fingerprint, 384, PipelineConfig.fast())
+
+
+def test_an_index_opens_its_client_when_it_is_used_and_where(embedder: Embedder, tmp_path: Path) -> None:
+    """A function in place of a client: pickled by name, called at first use, closed with the index."""
+    index = Index(embedder, client=partial(EdgeClient, tmp_path / "store"))
+    copy = pickle.loads(pickle.dumps(index))
+    assert not (tmp_path / "store").exists()
+    with index:
+        index.add([CATS])
+        client = index.client
+    assert isinstance(client, EdgeClient)
+    assert client.closed
+    with copy:
+        assert copy.document_ids() == ["cats"]
+
+
+async def test_an_index_takes_every_location(
+    embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL is no folder: it is asked, and nothing is made on the disk."""
+    monkeypatch.setattr("situate.retrievers.server.FIRST_WAIT", 0.001)
+    monkeypatch.chdir(tmp_path)
+    for path in ("http://127.0.0.1:9", ["http://127.0.0.1:9", "http://127.0.0.1:10"]):
+        index = Index(embedder, path=path)
+        assert pickle.loads(pickle.dumps(index)).path == path
+        with pytest.raises(ServerError, match=r"http://127\.0\.0\.1:9"):
+            await index.asearch("cats")
+    assert os.listdir(tmp_path) == []
+    with Index(embedder, path=str(tmp_path / "store")) as index:
+        index.add([CATS])
+        assert (await index.asearch("cats"))[0].chunk.document_id == "cats"
 
 
 def test_a_served_model_without_a_tokenizer_is_chunked_by_characters() -> None:
