@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from situate.chunkers.errors import FallbackWarning
+from situate.embedders._crew import Crew
 from situate.embedders._forward import choose_forward
 from situate.embedders._packing import Packing
 from situate.embedders._scheduler import Job, Reduction
@@ -22,7 +24,7 @@ _PRODUCT_SEGMENTS = 128
 
 
 class Engine:
-    """A model on one device. Not thread-safe: its owner sees to it that one thread at a time is inside.
+    """A model on one device. Not thread-safe: its owner sees to it that one thread at a time calls `run` or `settle`.
 
     Args:
         folder: The model's folder.
@@ -58,6 +60,7 @@ class Engine:
         self.device = device
         self.packed = chosen.packed
         self.hidden_size = chosen.hidden_size
+        self._crew = Crew() if device.type == "cpu" and chosen.reentrant else None
         self.batch_tokens = batch_tokens or (_cpu_budget(chosen.hidden_size) if device.type == "cpu" else 32768)
         self._forward = chosen.forward
         self._after = chosen.after
@@ -65,12 +68,15 @@ class Engine:
 
     def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
         """Run these sequences of these jobs in one pass, or in more where memory does not suffice."""
-        if len(parts) == 1:
-            job, taken = parts[0]
-            self._attempt([(job, int(i)) for i in taken])
-            return
         rows = [(job, int(i)) for job, taken in parts for i in taken]
-        self._attempt(sorted(rows, key=lambda row: -row[0].lengths[row[1]]))
+        if len(parts) > 1:
+            rows.sort(key=lambda row: -row[0].lengths[row[1]])
+        if self._crew is not None and len(rows) > 1:
+            shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
+            if len(shares) > 1:
+                self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
+                return
+        self._attempt(rows)
 
     def settle(self) -> None:
         """Return when the results of all passes so far have been written."""
@@ -178,5 +184,5 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
 
 
 def _cpu_budget(hidden_size: int) -> int:
-    """Tokens of a pass whose widest intermediate still fits the cache: 3,072 at a hidden size of 384."""
-    return int(np.clip(3072 * 384 // hidden_size, 1024, 4096))
+    """Tokens of a pass whose widest intermediate still fits the cache: 3,072 at a hidden size of 384, for two cores."""
+    return int(np.clip(3072 * 384 // hidden_size, 1024, 4096)) * max(2, torch.get_num_threads()) // 2

@@ -74,13 +74,15 @@ class Chosen:
         forward: It.
         hidden_size: Length of its token vectors.
         packed: Whether it computes no padding.
-        after: Called behind every batch.
+        reentrant: Whether several threads may be inside at once.
+        after: Called behind every batch, by the thread that ran it.
         warning: What the caller should know; None where all is as it should be.
     """
 
     forward: Forward
     hidden_size: int
     packed: bool
+    reentrant: bool
     after: Callable[[], None] | None = None
     warning: str | None = None
 
@@ -115,6 +117,7 @@ def choose_forward(
     base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
     model = load(base)
     size = int(model.config.get_text_config().hidden_size)
+    reentrant = is_reentrant(model, trust_remote_code)
     probe, packing = _probe(model, device, max_tokens)
     with torch.inference_mode():
         reference = PaddedForward(model)(probe, packing).float()
@@ -127,10 +130,12 @@ def choose_forward(
                 fault = f"it failed with {type(problem).__name__}: {problem}"
                 continue
             if error <= _TOLERANCE[dtype]:
-                return Chosen(forward, size, packed, None if casts is None else casts.forget, warning)
+                return Chosen(forward, size, packed, reentrant, None if casts is None else casts.forget, warning)
             fault = f"its vectors differ by {error:.1%} from those of the padded pass"
         plain = PaddedForward(load(dtype))
-        return Chosen(plain, size, False, None, f"it runs padded and unoptimised, which is slower: otherwise, {fault}")
+        return Chosen(
+            plain, size, False, reentrant, None, f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
+        )
 
 
 def _ways(
@@ -167,6 +172,13 @@ def _probe(model: Any, device: torch.device, max_tokens: int) -> tuple[torch.Ten
 def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     error = (torch.linalg.vector_norm(got - wanted) / torch.linalg.vector_norm(wanted)).item()
     return error if math.isfinite(error) else math.inf
+
+
+def is_reentrant(model: Any, trust_remote_code: bool) -> bool:
+    """Whether several threads may be inside: not in foreign code, nor where the rotary embedding remembers lengths."""
+    config = model.config.get_text_config()
+    ropes = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or "")
+    return not trust_remote_code and "dynamic" not in ropes and "longrope" not in ropes
 
 
 def _no_cache(model: Any) -> dict[str, bool]:

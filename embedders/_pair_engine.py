@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from situate.chunkers.errors import ModelError
+from situate.embedders._crew import Crew
 from situate.embedders._engine import Engine
 from situate.embedders._packing import Packing
 from situate.embedders._pair_forward import PairForward, choose_pair_forward
@@ -32,6 +33,7 @@ class PairEngine(Engine):
         max_tokens: Longest sequence that will come.
         batch_tokens: Most tokens of one pass; None: what suits the device.
         representation: Hand back hidden states instead of logits.
+        reentrant: Whether several threads may be inside the model at once.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class PairEngine(Engine):
         max_tokens: int,
         batch_tokens: int | None,
         representation: bool,
+        reentrant: bool,
     ) -> None:
         self.device = device
         self.pair: PairForward = choose_pair_forward(model, device, dtype, answers, max_tokens)
@@ -52,6 +55,7 @@ class PairEngine(Engine):
         self.hidden_size = self.pair.size if self._representation else 1
         # On CPU a batch's activations should stay in the cache; a GPU wants to be full.
         self.batch_tokens = batch_tokens or (4096 if device.type == "cpu" else 32768)
+        self._crew = Crew() if device.type == "cpu" and reentrant else None
         self._unwritten = []
 
     def logits(self, representations: Vectors) -> Vectors:

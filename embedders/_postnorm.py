@@ -200,9 +200,10 @@ class PostNormForward:
 
     def _relative_bias(self, distances: _Distances, longest: int, x: torch.Tensor) -> torch.Tensor:
         """``[heads, longest, longest]`` or larger; it depends on distance alone, so the largest one serves all."""
-        if self._bias.shape[-1] < longest:
-            self._bias = distances(longest, x.device).to(self._dtype)
-        return self._bias
+        bias = self._bias  # read once: another thread may put a smaller one there
+        if bias.shape[-1] < longest:
+            bias = self._bias = distances(longest, x.device).to(self._dtype)
+        return bias
 
 
 class _Distances:

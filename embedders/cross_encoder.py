@@ -256,6 +256,7 @@ class CrossEncoderModel:
         import torch
 
         from situate.embedders._devices import chosen_device, chosen_dtype
+        from situate.embedders._forward import is_reentrant
         from situate.embedders._pair_engine import PairEngine, load_cross_encoder
         from situate.embedders._scheduler import Scheduler
 
@@ -298,6 +299,7 @@ class CrossEncoderModel:
             max_tokens=max_tokens,
             batch_tokens=self.batch_tokens,
             representation=self.aggregation == "parade",
+            reentrant=is_reentrant(model, self.trust_remote_code),
         )
         if self.aggregation == "parade" and not engine.pair.representation:
             raise ConventionError(

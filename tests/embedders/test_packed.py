@@ -15,6 +15,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from situate.chunkers.errors import FallbackWarning
+from situate.embedders import _crew
 from situate.embedders._attention import packed_attention
 from situate.embedders._forward import PackedForward, PaddedForward, load_model
 from situate.embedders._packing import Packing
@@ -175,12 +176,16 @@ def token_vectors_alone(folder: Path, ids: list[np.ndarray]) -> list[np.ndarray]
         return [model(input_ids=torch.from_numpy(i)[None]).last_hidden_state[0].numpy() for i in ids]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_family_equals_each_sequence_alone(family: tuple[str, Path, bool], dtype: Any) -> None:
+@pytest.mark.parametrize(("dtype", "cores"), [("float32", 1), ("float32", 3), ("bfloat16", 2)])
+def test_every_family_equals_each_sequence_alone(
+    family: tuple[str, Path, bool], dtype: Any, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, folder, packs = family
     encoder = Encoder(folder, dtype=dtype, device="cpu", normalize=False)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
+        monkeypatch.setattr(_crew, "_SMALLEST_SHARE", 1)
+        encoder._scheduler.engine._crew = _crew.Crew(cores)  # type: ignore[attr-defined]
         results = encoder.encode([SpanText(text) for text in TEXTS], token_vectors=True)
     encodings = encoder.tokenizer.encode_batch(TEXTS)
     alone = token_vectors_alone(folder, [np.array(e.ids) for e in encodings])

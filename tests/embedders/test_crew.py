@@ -1,0 +1,131 @@
+"""A pass dealt out to several cores: same results, errors heard, torch's own settings left alone."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from situate.embedders._crew import Crew
+from situate.embedders._forward import is_reentrant
+from situate.embedders.encoder import Encoder
+from situate.embedders.types import SpanText
+
+
+@given(st.integers(1, 8), st.lists(st.integers(1, 600), min_size=1, max_size=60))
+def test_shares_hold_every_sequence_once_and_evenly(size: int, lengths: list[int]) -> None:
+    lengths.sort(reverse=True)
+    shares = Crew(size).shares(lengths)
+    assert sorted(row for share in shares for row in share) == list(range(len(lengths)))
+    assert all(share == sorted(share) for share in shares), "the longest first, as a pass wants them"
+    assert 1 <= len(shares) <= size
+    tokens = [sum(lengths[row] for row in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    if len(shares) > 1:
+        assert sum(tokens) >= 128 * len(shares)
+
+
+def test_one_long_sequence_is_not_left_to_one_core() -> None:
+    assert len(Crew(2).shares([8000, 40, 40])) == 1
+    assert len(Crew(2).shares([500, 480])) == 2
+    assert len(Crew(2).shares([60, 50])) == 1, "too little to hand over"
+
+
+def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
+    crew = Crew(3)
+    before = torch.get_num_threads()
+    together = threading.Barrier(3, timeout=20)
+    cores: list[int] = []
+
+    def task() -> None:
+        together.wait()
+        cores.append(torch.get_num_threads())
+
+    crew.run([task] * 3)
+    assert cores == [1, 1, 1]
+    seen: list[int] = []
+    fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert [torch.get_num_threads(), *seen] == [before, before]
+
+
+def test_all_tasks_end_before_the_first_error_is_raised() -> None:
+    ended: list[int] = []
+
+    def fails() -> None:
+        raise ValueError("a text that the model cannot read")
+
+    crew = Crew(2)
+    with pytest.raises(ValueError, match="cannot read"):
+        crew.run([fails, *(lambda: ended.append(1) for _ in range(5))])
+    assert len(ended) == 5
+    crew.run([lambda: ended.append(1)] * 2)
+    assert len(ended) == 7, "it goes on after an error"
+
+
+@pytest.mark.parametrize("reduction", ["sum", "kept"])
+def test_dealt_out_vectors_equal_those_of_one_core(minilm_path: str, reduction: str) -> None:
+    words = ["the", "river", "bends", "twice", "before", "an", "old", "mill", "and", "its", "wheel", "of", "oak"]
+    generator = np.random.default_rng(0)
+    texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 40)]
+    encoder = Encoder(minilm_path, device="cpu", dtype="float32")
+    alone = Encoder(minilm_path, device="cpu", dtype="float32")
+    encoder._scheduler.engine._crew = Crew(3)
+    alone._scheduler.engine._crew = None
+    if reduction == "sum":
+        for got, wanted in zip(encoder.encode(texts), alone.encode(texts), strict=True):
+            np.testing.assert_allclose(got.vectors, wanted.vectors, atol=2e-6)
+    else:
+        for got, wanted in zip(
+            encoder.encode(texts, token_vectors=True), alone.encode(texts, token_vectors=True), strict=True
+        ):
+            for a, b in zip(got.tokens, wanted.tokens, strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_memory_that_does_not_suffice_halves_a_share(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [SpanText(f"the {n} seven barges passed the lock beside the mill " * 12) for n in range(12)]
+    encoder = Encoder(minilm_path, device="cpu", dtype="float32")
+    wanted = encoder.encode(texts)
+    engine = encoder._scheduler.engine
+    engine._crew = Crew(2)
+    run, budget = engine._run, engine.batch_tokens
+
+    def short_of_memory(rows: list[object]) -> None:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no memory for more than one")
+        run(rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_run", short_of_memory)
+    for got, one in zip(encoder.encode(texts), wanted, strict=True):
+        np.testing.assert_allclose(got.vectors, one.vectors, atol=2e-6)
+    assert engine.batch_tokens < budget
+
+
+def test_models_that_remember_lengths_or_bring_their_own_code_have_one_thread_inside(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3Model
+
+    def model(rope: dict[str, object]) -> Qwen3Model:
+        return Qwen3Model(
+            Qwen3Config(
+                vocab_size=50,
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=16,
+                rope_parameters=rope,
+            )
+        )
+
+    plain = model({"rope_type": "default", "rope_theta": 10000.0})
+    assert is_reentrant(plain, trust_remote_code=False)
+    assert not is_reentrant(plain, trust_remote_code=True)
+    assert not is_reentrant(model({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}), False)
