@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from situate.chunkers.dialogue import DialogueChunker
     from situate.chunkers.files import read_documents
     from situate.chunkers.foreign import SplitterChunker
-    from situate.chunkers.generating import SituatingReport
     from situate.chunkers.html import HtmlChunker
     from situate.chunkers.llm import LLMSituator
     from situate.chunkers.markdown import MarkdownChunker
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from situate.chunkers.questions import QuestionSituator
     from situate.chunkers.semantic import SemanticChunker
     from situate.chunkers.sentence_window import SentenceWindowChunker
+    from situate.chunkers.situating_report import SituatingReport
     from situate.chunkers.spans import recover_spans
     from situate.chunkers.structural import HeadingSituator
     from situate.chunkers.text import TextChunker
@@ -88,7 +88,7 @@ __getattr__, __dir__ = lazy_exports(
         "QuestionSituator": "questions",
         "SemanticChunker": "semantic",
         "SentenceWindowChunker": "sentence_window",
-        "SituatingReport": "generating",
+        "SituatingReport": "situating_report",
         "Situator": "types",
         "SplitterChunker": "foreign",
         "TextChunker": "text",

@@ -12,6 +12,7 @@ from situate.chunkers.errors import GenerationError, InputError
 from situate.chunkers.generating import GeneratingSituator, OnError
 from situate.chunkers.prompting import ANSWER_LIMIT, usable
 from situate.chunkers.sentences import sentence_spans
+from situate.chunkers.summarising import LongDocuments
 from situate.chunkers.types import Context, TextGenerator
 
 INSTRUCTION = (
@@ -33,6 +34,7 @@ class LLMSituator(GeneratingSituator):
         limit: Characters of the sentence, at most; a longer answer is cut after its last whole sentence that fits.
         instruction: What is asked about the chunk.
         window: Characters of the document that are shown.
+        long_documents: What leads where a document is longer: "window", the part around the chunk, or "summary".
         batch: Prompts handed to the generator at once.
         per_minute: Prompts per minute, at most; None for no limit.
         attempts: How often a prompt is sent before it has failed.
@@ -49,6 +51,7 @@ class LLMSituator(GeneratingSituator):
         limit: int = 400,
         instruction: str = INSTRUCTION,
         window: int = 24_000,
+        long_documents: LongDocuments = "window",
         batch: int = 32,
         per_minute: float | None = None,
         attempts: int = 3,
@@ -61,6 +64,7 @@ class LLMSituator(GeneratingSituator):
             model=model,
             instruction=instruction,
             window=window,
+            long_documents=long_documents,
             batch=batch,
             per_minute=per_minute,
             attempts=attempts,

@@ -47,9 +47,10 @@ def one_line(text: str, limit: int) -> str:
     return " ".join(clamp(text, limit).split())
 
 
-def quoted(text: str, tag: str, limit: int) -> str:
-    """``text`` clamped between ``<tag>`` and ``</tag>``; such tags inside of it are made harmless."""
-    inner = re.sub(rf"<(?=\s*/?\s*{re.escape(tag)}\b)", "&lt;", clamp(text, limit), flags=re.IGNORECASE)
+def quoted(text: str, tag: str, limit: int, *others: str) -> str:
+    """``text`` clamped between ``<tag>`` and ``</tag>``; such tags, and ``others``, are made harmless inside of it."""
+    names = "|".join(map(re.escape, (tag, *others)))
+    inner = re.sub(rf"<(?=\s*/?\s*(?:{names})\b)", "&lt;", clamp(text, limit), flags=re.IGNORECASE)
     return f"<{tag}>\n{inner}\n</{tag}>"
 
 

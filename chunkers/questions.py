@@ -10,6 +10,7 @@ from situate.chunkers.answer_cache import AnswerCache
 from situate.chunkers.errors import GenerationError, InputError
 from situate.chunkers.generating import GeneratingSituator, OnError
 from situate.chunkers.prompting import filled, lines
+from situate.chunkers.summarising import LongDocuments
 from situate.chunkers.types import Context, TextGenerator
 
 INSTRUCTION = (
@@ -30,6 +31,7 @@ class QuestionSituator(GeneratingSituator):
         limit: Characters of a question, at most.
         instruction: What is asked about the chunk; ``{count}`` stands for the number.
         window: Characters of the document that are shown.
+        long_documents: What leads where a document is longer: "window", the part around the chunk, or "summary".
         batch: Prompts handed to the generator at once.
         per_minute: Prompts per minute, at most; None for no limit.
         attempts: How often a prompt is sent before it has failed.
@@ -47,6 +49,7 @@ class QuestionSituator(GeneratingSituator):
         limit: int = 200,
         instruction: str = INSTRUCTION,
         window: int = 24_000,
+        long_documents: LongDocuments = "window",
         batch: int = 32,
         per_minute: float | None = None,
         attempts: int = 3,
@@ -61,6 +64,7 @@ class QuestionSituator(GeneratingSituator):
             model=model,
             instruction=filled(instruction, count=str(count)),
             window=window,
+            long_documents=long_documents,
             batch=batch,
             per_minute=per_minute,
             attempts=attempts,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from situate.chunkers.errors import InputError, ModelError, SpanError
 from situate.chunkers.generating import FAILED
+from situate.chunkers.summarising import SUMMARY_FAILED
 from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
 from situate.retrievers.collection import Collection, Version, in_documents
@@ -209,8 +210,8 @@ class Index:
     def add(self, documents: Iterable[Document]) -> IndexReport:
         """Index documents; one with the id of an earlier document replaces it, an unchanged one costs a look-up.
 
-        A document of which a language model left chunks without context (metadata ``situating_failed``) is situated
-        again when it is added again, and replaced where more of it succeeds.
+        A document of which a language model left chunks without context (metadata ``situating_failed``, or
+        ``summary_failed``) is situated again when it is added again, and replaced where more of it succeeds.
 
         Documents without text are skipped, listed in the report and warned about; an earlier version of such a
         document stays until it is deleted. Of several documents with the same id in one call the last counts.
@@ -445,7 +446,7 @@ def _hash_of_what_came(document_hash: str, chunks: Sequence[Chunk]) -> str:
     Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
     same ones fail again, this hash is the stored one and nothing is embedded.
     """
-    failed = [chunk.id for chunk in chunks if FAILED in chunk.metadata]
+    failed = [chunk.id + mark for chunk in chunks for mark in (FAILED, SUMMARY_FAILED) if mark in chunk.metadata]
     return stable_id("partly situated", document_hash, *failed) if failed else document_hash
 
 

@@ -72,3 +72,19 @@ def test_a_failed_chunk_is_tried_again_until_it_succeeds(tmp_path: Path) -> None
         assert working.count() == 5
         assert working.add([PIERS, HOURS]) == IndexReport(unchanged=2)
         assert working.search("timetable", k=1)[0].chunk.document_id == "ferry"
+
+
+def test_a_failed_summary_is_tried_again(tmp_path: Path) -> None:
+    long = Document("long", "The ferry leaves at nine. " * 100)
+
+    def added(*refuses: str) -> IndexReport:
+        situator = LLMSituator(Model(*refuses), window=1000, long_documents="summary", attempts=1, backoff=0.0)
+        with Index(Embedder(), path=tmp_path, situators=[situator], config=PipelineConfig.plain()) as some:
+            return some.add([long])
+
+    with pytest.warns(SituatingWarning, match="could not be summarised"):
+        assert added("Summarise").added == 1
+    with pytest.warns(SituatingWarning, match="could not be summarised"):
+        assert added("Summarise").unchanged == 1
+    assert added().replaced == 1
+    assert added().unchanged == 1
