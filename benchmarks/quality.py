@@ -92,10 +92,13 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
     latencies: dict[str, float] = {}
     with ExitStack() as stack:
         searches: dict[str, Callable[[str], Iterator[Hit]]] = {}
-        for name, config in tqdm(chosen.items(), desc=f"indexing {data.name}", unit="configuration"):
+        # Those with token vectors first: what the model makes for them serves the others as well.
+        order = sorted(chosen.items(), key=lambda item: item[1].token_vectors is None)
+        for name, config in tqdm(order, desc=f"indexing {data.name}", unit="configuration"):
             index = stack.enter_context(Index(embedder, chunker=chunker, config=config))
             index.add(document for document in data.documents if document.text.strip())
             searches[name] = _search(name, index, latencies)
+        searches = {name: searches[name] for name in chosen}
         comparison = compare(
             data,
             searches,

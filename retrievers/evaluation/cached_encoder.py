@@ -80,6 +80,11 @@ class CachedEncoder:
     ) -> dict[SpanText, Encoded]:
         keys = {text: store.key(self.fingerprint, text, token_vectors) for text in texts}
         known = store.get(list(keys.values()))
+        if not token_vectors:
+            # Who asked for token vectors got the others as well.
+            more = {store.key(self.fingerprint, text, True): key for text, key in keys.items() if key not in known}
+            found = store.get(list(more))
+            known.update((more[key], Encoded(one.vectors, None, one.lost_tokens)) for key, one in found.items())
         missing = [text for text in texts if keys[text] not in known]
         for at in range(0, len(missing), _BATCH):
             fresh = {keys[text]: rounded(one) for text, one in self._encoded(missing[at : at + _BATCH], token_vectors)}

@@ -204,6 +204,12 @@ class TestEncodingsAreKept:
         assert counting.asked == 2
         CachedEncoder(counting, first.store, {"model": "a"}).encode(TEXTS, token_vectors=True)
         assert counting.asked == 4
+        # What has token vectors serves who does without.
+        CachedEncoder(counting, first.store, {"model": "c"}).encode(TEXTS, token_vectors=True)
+        assert counting.asked == 6
+        (one, *_) = CachedEncoder(counting, first.store, {"model": "c"}).encode(TEXTS)
+        assert counting.asked == 6
+        assert one.tokens is None
         with pytest.raises(InputError, match="fingerprint"):
             CachedEncoder(encoder, tmp_path / "kept.sqlite")
 
