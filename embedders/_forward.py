@@ -10,12 +10,13 @@ from typing import Any, Protocol
 
 import torch
 
-from situate.chunkers.errors import UnsafeModelError
-from situate.embedders import _attention
+from situate.chunkers.errors import ConventionError, UnsafeModelError
+from situate.embedders import _attention, _self_extend
 from situate.embedders._folder import OFFSET_POSITIONS
 from situate.embedders._linears import Casts, prepack
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
+from situate.embedders._variant import AS_IT_IS, Variant
 
 #: Relative error, against the padded pass in float32, that each format is allowed.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
@@ -48,11 +49,21 @@ class PaddedForward:
 
 
 class PackedForward:
-    """A transformers model called on ``[1, all tokens]``, its attention replaced by one that knows the boundaries."""
+    """A transformers model called on ``[1, all tokens]``, its attention replaced by one that knows the boundaries.
 
-    def __init__(self, model: Any) -> None:
-        _attention.register()
-        model.set_attn_implementation(_attention.NAME)
+    Args:
+        model: The model; it is changed.
+        variant: How it differs from what its folder holds.
+    """
+
+    def __init__(self, model: Any, variant: Variant = AS_IT_IS) -> None:
+        self._more: dict[str, Any] = {}
+        if variant.groups and variant.reach is not None:
+            self._more["grouping"] = _self_extend.Grouping.of(model, variant.reach)
+            model.set_attn_implementation(_self_extend.NAME)
+        else:
+            _attention.register()
+            model.set_attn_implementation(_attention.NAME)
         self._model = model
         config = model.config
         self._first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
@@ -61,7 +72,7 @@ class PackedForward:
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         positions = {"position_ids": (packing.position_ids + self._first)[None]} if self._positions else {}
         hidden: torch.Tensor = self._model(
-            input_ids=ids[None], packing=packing, **positions, **_no_cache(self._model)
+            input_ids=ids[None], packing=packing, **positions, **self._more, **_no_cache(self._model)
         ).last_hidden_state
         return hidden[0]
 
@@ -95,6 +106,7 @@ def choose_forward(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     max_tokens: int = 512,
+    variant: Variant = AS_IT_IS,
 ) -> Chosen:
     """Load a model and choose how it runs: the first way that computes what the padded pass computes.
 
@@ -108,21 +120,30 @@ def choose_forward(
         trust_remote_code: Run the folder's own Python files.
         allow_pickle: Read pickled weights.
         max_tokens: Longest sequence that the model reads.
+        variant: How the model differs from what its folder holds.
+
+    Raises:
+        ModelError: The model cannot be loaded, or not be changed as ``variant`` says.
     """
 
     def load(at: torch.dtype) -> Any:
-        return load_model(folder, device, at, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        return load_model(
+            folder, device, at, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, variant=variant
+        )
 
     # On CPU everything starts from float32, so that the stream around bfloat16 products can stay float32.
     base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
     model = load(base)
     size = int(model.config.get_text_config().hidden_size)
     reentrant = is_reentrant(model, trust_remote_code)
-    probe, packing = _probe(model, device, max_tokens)
+    # Up to the length trained on, a grouped model computes what the padded pass computes.
+    probe, packing = _probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with torch.inference_mode():
         reference = PaddedForward(model)(probe, packing).float()
         fault = "it was not tried"
-        for forward, casts, packed in _ways(model, load, device, dtype, base):
+        for forward, casts, packed in _ways(model, load, device, dtype, base, variant):
+            if variant.groups and not packed:
+                break
             warning = None if packed else f"it runs padded, which is slower: packed, {fault}"
             try:
                 error = _relative_error(forward(probe, packing).float(), reference)
@@ -132,6 +153,8 @@ def choose_forward(
             if error <= _TOLERANCE[dtype]:
                 return Chosen(forward, size, packed, reentrant, None if casts is None else casts.forget, warning)
             fault = f"its vectors differ by {error:.1%} from those of the padded pass"
+        if variant.groups:
+            raise ConventionError(f"extension='self' needs a model that runs packed; this one does not: {fault}")
         plain = PaddedForward(load(dtype))
         return Chosen(
             plain, size, False, reentrant, None, f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
@@ -139,7 +162,12 @@ def choose_forward(
 
 
 def _ways(
-    model: Any, load: Callable[[torch.dtype], Any], device: torch.device, dtype: torch.dtype, base: torch.dtype
+    model: Any,
+    load: Callable[[torch.dtype], Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    base: torch.dtype,
+    variant: Variant,
 ) -> Iterator[tuple[Forward, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
     if PostNormForward.fits(model):
@@ -147,10 +175,10 @@ def _ways(
     casts = prepack(model, dtype) if device.type == "cpu" else None
     if casts is None and base != dtype:
         model = model.to(dtype)
-    yield PackedForward(model), casts, True
+    yield PackedForward(model, variant), casts, True
     if casts is not None:
         # Some models look into their linear layers, which prepacked ones do not allow.
-        yield PackedForward(load(dtype)), None, True
+        yield PackedForward(load(dtype), variant), None, True
     model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     yield PaddedForward(model), casts, False
 
@@ -187,11 +215,18 @@ def _no_cache(model: Any) -> dict[str, bool]:
 
 
 def load_model(
-    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, allow_pickle: bool
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    trust_remote_code: bool,
+    allow_pickle: bool,
+    variant: Variant = AS_IT_IS,
 ) -> Any:
     """The transformers model of a folder, for inference; of an encoder-decoder only the encoder.
 
     Raises:
+        ModelError: It cannot be changed as ``variant`` says.
         UnsafeModelError: The model needs its own code or pickled weights, and neither was asked for.
     """
     import transformers
@@ -199,6 +234,7 @@ def load_model(
     config = transformers.AutoConfig.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=trust_remote_code
     )
+    variant.configure(config)
     encoders = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
     name = encoders.get(config.model_type, "AutoModel")
     extra = {} if name != "AutoModel" else {"trust_remote_code": trust_remote_code}
@@ -218,4 +254,4 @@ def load_model(
                 "read them"
             ) from error
         raise
-    return model.to(device).eval()
+    return variant.apply(model).to(device).eval()

@@ -109,11 +109,12 @@ class Scheduler:
 
     Args:
         engine: What runs. Only one thread at a time is ever inside.
+        inside: Held by who is inside; shared where several engines share a device.
     """
 
-    def __init__(self, engine: Runner) -> None:
+    def __init__(self, engine: Runner, *, inside: threading.Lock | None = None) -> None:
         self.engine = engine
-        self._inside = threading.Lock()
+        self._inside = threading.Lock() if inside is None else inside
         self._changed = threading.Condition()
         self._queues: dict[Priority, deque[Job]] = {"query": deque(), "document": deque()}
         self._waiting_tokens = 0
