@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from situate.chunkers.errors import FallbackWarning
 from situate.embedders._crew import Crew
 from situate.embedders._forward import choose_forward
-from situate.embedders._packing import Packing
+from situate.embedders._packing import Packing, on_device
 from situate.embedders._scheduler import Job, Reduction
+from situate.embedders._variant import AS_IT_IS, Variant
 from situate.embedders.types import Vectors
 
 #: More spans than this in a batch are summed one by one instead of by a product with a matrix of weights.
@@ -34,6 +35,7 @@ class Engine:
         allow_pickle: Read pickled weights.
         batch_tokens: Most tokens of one pass over the model; None: what suits the device.
         max_tokens: Longest sequence that will come.
+        variant: How the model differs from what its folder holds.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Engine:
         allow_pickle: bool = False,
         batch_tokens: int | None = None,
         max_tokens: int = 512,
+        variant: Variant = AS_IT_IS,
     ) -> None:
         chosen = choose_forward(
             folder,
@@ -54,6 +57,7 @@ class Engine:
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             max_tokens=max_tokens,
+            variant=variant,
         )
         if chosen.warning is not None:
             warnings.warn(f"model {folder.name!r}: {chosen.warning}", FallbackWarning, stacklevel=2)
@@ -103,9 +107,9 @@ class Engine:
         """One pass over ``rows``, which are in order of length."""
         sequences = [job.work.sequences[i] for job, i in rows]
         packing = Packing.of([len(ids) for ids in sequences], self.device)
-        ids = torch.from_numpy(sequences[0] if len(rows) == 1 else np.concatenate(sequences))
+        ids = on_device(sequences[0] if len(rows) == 1 else np.concatenate(sequences), self.device)
         with torch.inference_mode():
-            hidden = self._forward(ids.to(self.device, non_blocking=True), packing)
+            hidden = self._forward(ids, packing)
             if self._after is not None:
                 self._after()
             places: dict[int, tuple[Job, NDArray[np.int64]]] = {}
@@ -164,23 +168,22 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
         reduction: As in `Work`.
     """
     first, last = segments[:, 0], segments[:, 1]
-    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS:
+    device = hidden.device
+    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS and device.type == "cpu":
         weights = np.zeros((len(segments), len(hidden)), dtype=np.float32)
         for row, (a, b, weight) in enumerate(segments.tolist()):
             weights[row, a:b] = 1.0 if reduction == "sum" else np.arange(weight, weight + b - a)
-        return torch.from_numpy(weights).to(hidden.device) @ hidden.float()
+        return torch.from_numpy(weights) @ hidden.float()
     sizes = last - first
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    source = torch.from_numpy(np.repeat(first, sizes) + within).to(hidden.device)
-    target = torch.from_numpy(np.repeat(np.arange(len(segments)), sizes)).to(hidden.device)
-    tokens = hidden[source].float()
-    if reduction == "max":
-        out = tokens.new_full((len(segments), hidden.shape[1]), float("-inf"))
-        return out.scatter_reduce_(0, target[:, None].expand_as(tokens), tokens, "amax")
+    tokens = hidden[on_device(np.repeat(first, sizes) + within, device)].float()
     if reduction == "weighted":
         weights = (np.repeat(segments[:, 2], sizes) + within).astype(np.float32)
-        tokens = tokens * torch.from_numpy(weights).to(hidden.device)[:, None]
-    return tokens.new_zeros((len(segments), hidden.shape[1])).index_add_(0, target, tokens)
+        tokens = tokens * on_device(weights, device)[:, None]
+    out: torch.Tensor = torch.segment_reduce(
+        tokens, "max" if reduction == "max" else "sum", lengths=on_device(sizes, device), unsafe=True
+    )
+    return out
 
 
 def _cpu_budget(hidden_size: int) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,12 @@ class Packing:
             ends = np.cumsum(sizes)
             bounds = np.concatenate([[0], ends]).astype(np.int32)
             within = np.arange(start, dtype=np.int64) - np.repeat(ends - sizes, sizes)
-            positions = torch.from_numpy(within).to(device, non_blocking=True)
+            positions = on_device(within, device)
         return cls(
             lengths=tuple(lengths),
             runs=tuple(runs),
             position_ids=positions,
-            bounds=torch.from_numpy(bounds).to(device, non_blocking=True),
+            bounds=on_device(bounds, device),
             longest=max(lengths, default=0),
         )
 
@@ -72,3 +74,11 @@ class Packing:
         if found is None:
             found = self._kept[key] = make()
         return found
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """The array as a tensor there. A GPU is not waited for: only from pinned memory is a copy truly asynchronous."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
