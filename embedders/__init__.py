@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
     from situate.embedders.encoder import Encoder
     from situate.embedders.families import Family, family_of
+    from situate.embedders.library_encoder import LibraryEncoder
     from situate.embedders.models import ResolvedModel, resolve_model
     from situate.embedders.multivector import MultiVectorEmbedder
     from situate.embedders.quantization import Int8Quantizer, binarize, hamming_similarity
@@ -34,6 +35,7 @@ __all__ = [
     "Encoder",
     "Family",
     "Int8Quantizer",
+    "LibraryEncoder",
     "MonoT5Model",
     "MultiVectorEmbedder",
     "OpenAIEncoder",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_exports(
         "Encoder": "encoder",
         "Family": "families",
         "Int8Quantizer": "quantization",
+        "LibraryEncoder": "library_encoder",
         "MultiVectorEmbedder": "multivector",
         "MonoT5Model": "seq2seq",
         "OpenAIEncoder": "remote",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from situate.chunkers.errors import ConventionError, FallbackWarning, InputError, SituateWarning
-from situate.embedders.families import CLS_LATE, LAST_LATE, STATIC_LATE, Family, Similarity, family_of
+from situate.embedders.families import CLS_LATE, LAST_LATE, LIBRARY_LATE, STATIC_LATE, Family, Similarity, family_of
 from situate.embedders.models import ResolvedModel, read_json
 from situate.embedders.types import Pooling
 
@@ -20,8 +21,7 @@ _POOLINGS: Mapping[str, Pooling] = {
     "max": "max",
     "lasttoken": "last",
     "weightedmean": "weighted_mean",
-    # The same direction as the mean; only its length differs.
-    "mean_sqrt_len_tokens": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
 }
 _LEGACY_POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -36,6 +36,10 @@ QUERY_PROMPTS = ("query", "retrieval.query", "Retrieval-query", "web_search_quer
 DOCUMENT_PROMPTS = ("document", "passage", "corpus", "retrieval.passage", "Retrieval-document")
 
 
+#: The modules that `Encoder` computes itself, in their order; dropout does nothing outside training.
+_OWN_MODULES = re.compile(r"Transformer (Pooling )?(Dense )*(Normalize )?")
+
+
 @dataclass(frozen=True)
 class StoredConventions:
     """What sentence-transformers' files in a model's folder say; None where they say nothing.
@@ -48,6 +52,7 @@ class StoredConventions:
         default_prompt: The prompt that is used where no role is named.
         similarity: How two vectors are compared.
         max_tokens: Tokens that a text is cut to.
+        library: Why pooling a pass over the tokens is not what these modules do; "" where it is.
     """
 
     modules: tuple[str, ...] = ()
@@ -57,25 +62,37 @@ class StoredConventions:
     default_prompt: str | None = None
     similarity: Similarity | None = None
     max_tokens: int | None = None
+    library: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> StoredConventions:
         """The conventions in ``folder``.
 
         Raises:
-            ConventionError: The model pools in a way that situate cannot.
             ModelError: A file is damaged.
         """
         modules = read_json(folder / "modules.json", default=[])
         config = read_json(folder / "config_sentence_transformers.json")
         pooling: Pooling | None = None
         pool_instruction = True
+        library = ""
+        types = [str(module.get("type", "")) for module in modules]
+        kinds = tuple(kind.rsplit(".", 1)[-1] for kind in types)
+        steps = "".join(f"{kind} " for kind in kinds if kind != "Dropout")
+        foreign = [name for name in types if not name.startswith("sentence_transformers.")]
+        if foreign:
+            library = f"it is built from its repository's own code ({', '.join(foreign)})"
+        elif modules and not _OWN_MODULES.fullmatch(steps):
+            library = f"it is built from {' + '.join(kinds)}"
         max_tokens = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         for module in modules:
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             values = read_json(folder / str(module.get("path", "")) / "config.json")
             if kind == "Pooling":
-                pooling = _pooling(values, folder)
+                modes = _pooling_modes(values)
+                pooling = _POOLINGS.get(modes[0]) if len(modes) == 1 else None
+                if pooling is None:
+                    library = f"it pools by {' + '.join(modes)}"
                 pool_instruction = bool(values.get("include_prompt", True))
             elif kind == "Transformer":
                 own = read_json(folder / str(module.get("path", "")) / "sentence_bert_config.json")
@@ -83,26 +100,27 @@ class StoredConventions:
         prompts = {str(k): str(v) for k, v in (config.get("prompts") or {}).items() if v is not None}
         similarity = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}.get(str(config.get("similarity_fn_name")))
         return cls(
-            modules=tuple(str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules),
+            modules=kinds,
             pooling=pooling,
             pool_instruction=pool_instruction,
             prompts=prompts,
             default_prompt=config.get("default_prompt_name"),
             similarity=similarity,  # type: ignore[arg-type]  # the mapping holds nothing else
             max_tokens=int(max_tokens) if max_tokens else None,
+            library=library,
         )
 
     def prompt(self, names: tuple[str, ...]) -> str | None:
         """The stored prompt of a role, by the first of ``names`` that is there; None where nothing is stored.
 
-        sentence-transformers writes ``{"query": "", "document": ""}`` for models that nobody gave prompts, so prompts
-        that are all empty say nothing.
+        sentence-transformers writes ``{"query": "", "document": ""}`` for models that nobody gave these two, so prompts
+        that are all empty say nothing, and an empty one gives way to one that says something.
         """
         if not any(self.prompts.values()):
             return None
-        for name in names:
-            if name in self.prompts:
-                return self.prompts[name]
+        found = [self.prompts[name] for name in names if name in self.prompts]
+        if found:
+            return next((prompt for prompt in found if prompt), "")
         if self.default_prompt is not None:
             return self.prompts.get(self.default_prompt)
         return None
@@ -118,6 +136,7 @@ def conventions(
     task: str | None = None,
     pooling: Pooling | None = None,
     normalize: bool | None = None,
+    trust_remote_code: bool = False,
     warn: bool = True,
 ) -> Family:
     """What holds for one model, as a record of its own.
@@ -131,6 +150,7 @@ def conventions(
         task: What ``{task}`` stands for.
         pooling: The user's, against what the model says.
         normalize: Likewise.
+        trust_remote_code: Whether the repository's own code runs.
         warn: Say it where a convention had to be assumed.
 
     Raises:
@@ -147,6 +167,11 @@ def conventions(
         changes["pool_instruction"] = stored.pool_instruction and (family or record).pool_instruction
     elif known is None and pooling is None and resolved is not None and not stored.modules:
         assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
+    own_code = {} if resolved is None else resolved.config.get("auto_map", {})
+    if known is None and "AutoModel" in own_code and not trust_remote_code:
+        assumed.append(f"transformers' own class (its repository's code, {own_code['AutoModel']}, is not run)")
+    if stored.library and pooling is None and not record.library:
+        changes["library"] = stored.library
     if stored.similarity is not None:
         changes["similarity"] = stored.similarity
     if stored.modules and (known is None or family is None):
@@ -179,6 +204,8 @@ def conventions(
         merged = _with_task(merged, task, stored, model)
     if any(kind in ("StaticEmbedding", "WordEmbeddings", "BoW") for kind in stored.modules):
         merged = replace(merged, late=STATIC_LATE)
+    elif merged.library and resolved is not None:
+        merged = replace(merged, late=merged.late or LIBRARY_LATE)
     elif not merged.late:
         merged = replace(merged, late={"cls": CLS_LATE, "last": LAST_LATE}.get(merged.pooling, ""))
     merged = replace(merged, assumed=tuple(assumed))
@@ -194,6 +221,11 @@ def conventions(
 
 
 def _with_task(record: Family, task: str, stored: StoredConventions, model: str) -> Family:
+    if any(name == "task" for name, _ in record.document_options):
+        # The adapter of that task, for both roles: what is compared has to come from one adapter or a matched pair.
+        prompt = stored.prompts.get(task, "")
+        options = tuple((name, task if name == "task" else value) for name, value in record.document_options)
+        return replace(record, query=prompt, document=prompt, query_options=options, document_options=options)
     if "{task}" in record.query:
         return replace(record, task=task)
     if task in stored.prompts:
@@ -205,17 +237,10 @@ def _with_task(record: Family, task: str, stored: StoredConventions, model: str)
     )
 
 
-def _pooling(values: Mapping[str, Any], folder: Path) -> Pooling:
+def _pooling_modes(values: Mapping[str, Any]) -> list[str]:
     mode = values.get("pooling_mode")
-    modes = [mode] if isinstance(mode, str) else list(mode or ())
-    if not modes:
-        modes = [name for key, name in _LEGACY_POOLINGS.items() if values.get(key)] or ["mean"]
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
-        raise ConventionError(
-            f"the model in {folder} pools by {' + '.join(map(str, modes))}; situate pools by one of "
-            f"{', '.join(sorted(_POOLINGS))}. Give pooling= to choose one"
-        )
-    return _POOLINGS[modes[0]]
+    modes = [mode] if isinstance(mode, str) else [str(name) for name in mode or ()]
+    return modes or [name for key, name in _LEGACY_POOLINGS.items() if values.get(key)] or ["mean"]
 
 
 def check_dimensions(dimensions: int | None, full: int, family: Family) -> None:

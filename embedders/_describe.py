@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import ConventionError
+from situate.chunkers.errors import ConventionError, ModelError
+from situate.embedders._pooling import pooled_parts
 from situate.embedders.families import Family
 from situate.embedders.models import ResolvedModel
 from situate.embedders.types import SpanText
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _TEXT = "⟨text⟩"
 _CHUNK = "⟨chunk⟩"
+#: Read as a text where tokens are shown.
+EXAMPLE = "an example"
 
 
 def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
@@ -26,13 +29,18 @@ def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
         f"vectors     {embedder.dimension} numbers, {_vectors(family)}",
         f"reads       {_lengths(embedder)}",
         f"query       {_shown(family.query_text(_TEXT))}",
+        *_tokens(embedder, family.query_text(EXAMPLE)),
         f"document    {_shown(family.document_text(_TEXT))}",
+        *_tokens(embedder, family.document_text(EXAMPLE)),
         f"pooled      {_pooled(family)}",
         f"chunks      {_scheme(embedder)}",
         f"late        {'suited' if not family.late else 'not suited: ' + family.late}",
     ]
     if family.dimensions:
         lines.append(f"dimensions  may be cut to {', '.join(map(str, family.dimensions))}")
+    runs = _runs(embedder)
+    if runs:
+        lines.append(f"runs        {runs}")
     if family.note:
         lines.append(f"note        {family.note}")
     lines += [f"assumed     {line}" for line in family.assumed]
@@ -50,6 +58,38 @@ def _shown(text: SpanText) -> str:
     return repr(text.text)
 
 
+def _tokens(embedder: Embedder, written: SpanText) -> list[str]:
+    """The tokens and ids of an example, as the encoder would send them: what is pooled stands between ⟦ and ⟧."""
+    from situate.embedders.encoder import Encoder
+
+    encoder = embedder.encoder
+    if not isinstance(encoder, Encoder):
+        return []
+    try:
+        reading, words = encoder.reading(written)
+    except ModelError as error:
+        return [f"            (its tokens cannot be shown: {error})"]
+    shown = [list(sequence) for sequence in words]
+    for part in pooled_parts(reading.spans[0], encoder.pooling):
+        shown[part.sequence][part.start] = "⟦" + shown[part.sequence][part.start]
+        shown[part.sequence][part.end - 1] += "⟧"
+    lines = []
+    for tokens, ids in zip(shown, reading.sequences, strict=True):
+        lines += [f"            {' '.join(tokens)}", f"            {' '.join(map(str, ids.tolist()))}"]
+    return lines
+
+
+def _runs(embedder: Embedder) -> str:
+    from situate.embedders.library_encoder import LibraryEncoder
+
+    encoder, family = embedder.encoder, embedder.family
+    if not isinstance(encoder, LibraryEncoder):
+        return ""
+    why = family.library or "this encoder was asked for"
+    options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
+    return f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else "")
+
+
 def _vectors(family: Family) -> str:
     return f"{'norm 1' if family.normalize else 'not normalised'}, compared by {family.similarity}"
 
@@ -61,6 +101,7 @@ def _pooled(family: Family) -> str:
         "last": "the last token",
         "weighted_mean": "the mean of all tokens, later ones weighing more",
         "max": "the maximum of all tokens",
+        "mean_sqrt_len": "the sum of all tokens over the root of their number",
     }[family.pooling]
     return what if family.pool_instruction else f"{what}, without the instruction's"
 

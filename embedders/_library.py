@@ -35,7 +35,7 @@ class LibraryModel:
 
     def __init__(
         self,
-        kind: Literal["MultiVectorEncoder", "SparseEncoder"],
+        kind: Literal["MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"],
         model: str,
         *,
         device: str,
@@ -53,7 +53,7 @@ class LibraryModel:
         self._device = device
         self._dtype: DType = dtype
         self._revision = revision
-        self._trust_remote_code = trust_remote_code
+        self.trust_remote_code = trust_remote_code
         self._allow_pickle = allow_pickle
         self._forget()
 
@@ -75,7 +75,7 @@ class LibraryModel:
         return resolve_model(
             self.model,
             self._revision,
-            trust_remote_code=self._trust_remote_code,
+            trust_remote_code=self.trust_remote_code,
             allow_pickle=self._allow_pickle,
         )
 
@@ -111,12 +111,12 @@ class LibraryModel:
             from situate.embedders._devices import chosen_device, chosen_dtype
 
             resolved = self.resolved
-            resolved.check_safe(trust_remote_code=self._trust_remote_code, allow_pickle=self._allow_pickle)
+            resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self._allow_pickle)
             device = chosen_device(self._device)
             self._loaded_ = getattr(sentence_transformers, self._kind)(
                 str(resolved.path),
                 device=str(device),
-                trust_remote_code=self._trust_remote_code,
+                trust_remote_code=self.trust_remote_code,
                 local_files_only=True,
                 model_kwargs={
                     "dtype": chosen_dtype(self._dtype, device),

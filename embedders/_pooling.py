@@ -70,13 +70,15 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
     """
     limit = _window_limit(item, rules, index)
     prefix = _prefix_tokens(item, tokens, index)
-    room = limit - tokenizer.special_count
+    tokens, trailing = _closed(item, tokens, prefix, tokenizer, limit)
+    closing = len(tokenizer.leading) + len(trailing)
+    room = limit - closing
     lost = 0
     if item.spans is None and len(tokens.ids) > room and rules.on_overflow != "window":
         lost = len(tokens.ids) - max(room, 0)
         if rules.on_overflow == "raise":
             raise OverflowLimitError(
-                f"text {index} has {len(tokens.ids)} tokens and {tokenizer.special_count} special ones, but "
+                f"text {index} has {len(tokens.ids)} tokens and {closing} around it, but "
                 f"max_tokens is {limit}: shorten it, split it into chunks, or choose on_overflow='window'"
             )
         tokens = TokenizedText(tokens.text, tokens.ids[: max(room, 0)], None)
@@ -88,15 +90,13 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
         plan = windows(len(tokens.ids) - prefix, room - prefix, item.overlap)
     lead = len(tokenizer.leading)
     reading = Reading(lost_tokens=lost)
-    if len(tokens.ids) + tokenizer.special_count == 0:
+    if len(tokens.ids) + closing == 0:
         # Nothing to read at all: its vector is zero.
         reading.spans = [[] for _ in (item.spans if item.spans is not None else (None,))]
         return reading
     head, body = tokens.ids[:prefix], tokens.ids[prefix:]
     for window in plan:
-        reading.sequences.append(
-            np.concatenate([tokenizer.leading, head, body[window.start : window.end], tokenizer.trailing])
-        )
+        reading.sequences.append(np.concatenate([tokenizer.leading, head, body[window.start : window.end], trailing]))
 
     def parts(first: int, last: int) -> list[Part]:
         """Where tokens ``[first, last)`` of the text are taken from."""
@@ -111,12 +111,12 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
         return found
 
     if item.spans is None:
-        reading.spans = [_whole(prefix, tokenizer, plan, rules)]
+        reading.spans = [_whole(prefix, lead, len(trailing), plan, rules)]
         return reading
     for number, span in enumerate(item.spans):
         _check_span(span, item.text, number, index)
     if len(tokens.ids) == 0:
-        everything = [Part(0, 0, tokenizer.special_count)]
+        everything = [Part(0, 0, closing)]
         reading.spans = [everything for _ in item.spans]
         return reading
     for first, last in _token_ranges(item.spans, tokens.offsets):
@@ -124,9 +124,8 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
     return reading
 
 
-def _whole(prefix: int, tokenizer: TextTokenizer, plan: list[Window], rules: ReadingRules) -> list[Part]:
+def _whole(prefix: int, lead: int, trail: int, plan: list[Window], rules: ReadingRules) -> list[Part]:
     """The parts of a text's own vector: every token once, special tokens of the first and the last pass included."""
-    lead, trail = len(tokenizer.leading), len(tokenizer.trailing)
     skip = 0 if rules.pool_prefix or prefix == 0 else lead + prefix
     found: list[Part] = []
     weight = 1 + skip
@@ -181,6 +180,21 @@ def _prefix_tokens(item: SpanText, tokens: TokenizedText, index: int) -> int:
     return int(np.searchsorted(np.maximum.accumulate(tokens.offsets[:, 1]), item.prefix, side="right"))
 
 
+def _closed(
+    item: SpanText, tokens: TokenizedText, prefix: int, tokenizer: TextTokenizer, limit: int
+) -> tuple[TokenizedText, Ids]:
+    """The tokens without those of the suffix, and what closes each pass: those, then the special ones."""
+    if not item.suffix:
+        return tokens, tokenizer.trailing
+    # A token that begins in the text belongs to it.
+    count = len(tokens.ids) - int(np.searchsorted(tokens.offsets[:, 0], len(item.text) - item.suffix, side="left"))
+    first = max(len(tokens.ids) - count, prefix)
+    if len(tokens.ids) - first + tokenizer.special_count >= limit:
+        return tokens, tokenizer.trailing  # nothing of the text would fit beside it
+    own = TokenizedText(tokens.text, tokens.ids[:first], tokens.offsets[:first])
+    return own, np.concatenate([tokens.ids[first:], tokenizer.trailing])
+
+
 def _check_span(span: Span, text: str, number: int, index: int) -> None:
     start, end = span
     if not 0 <= start < end <= len(text):
@@ -223,6 +237,10 @@ def combined(parts: Sequence[Sequence[Part]], reduced: Vectors, pooling: Pooling
     """
     counts = np.array([len(p) for p in parts], dtype=np.int64)
     lengths: Vectors = np.array([part.end - part.start for p in parts for part in p], dtype=np.float32)
+    if pooling == "mean_sqrt_len":
+        # sentence-transformers' "mean_sqrt_len_tokens": the sum over the root of the number of tokens.
+        totals = np.array([sum(part.end - part.start for part in p) for p in parts for _ in p], dtype=np.float32)
+        lengths = (lengths / np.sqrt(totals)).astype(np.float32)
     if pooling == "weighted_mean":
         first = np.array([part.weight for p in parts for part in p], dtype=np.float32)
         lengths = (lengths * (first + (lengths - 1) / 2)).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,6 +88,7 @@ class ModelProfile:
                     document_instruction=said.document_instruction,
                     task=said.task,
                     pooling=said.pooling,
+                    trust_remote_code=said.trust_remote_code,
                 )
             return self._family
 
@@ -138,7 +140,18 @@ class ModelProfile:
     def fingerprint(self) -> dict[str, Any]:
         """What of the model decides a document's vector, as JSON values."""
         said, family, resolved = self.settings, self.family, self.resolved
+        # Only where they say something, so that indexes made before these were known stay readable.
+        more: dict[str, Any] = {}
+        if family.similarity != "cosine":
+            more["similarity"] = family.similarity
+        if family.end_token:
+            more["end_token"] = True
+        if family.document_options:
+            more["document_options"] = dict(family.document_options)
+        if isinstance(own := getattr(said.encoder, "fingerprint", None), Mapping):
+            more["encoder"] = dict(own)
         return {
+            **more,
             "model": said.model if resolved is None else resolved.id,
             "revision": said.revision,
             "weights": None if resolved is None else resolved.digest,
@@ -160,6 +173,8 @@ class ModelProfile:
         assert resolved is not None  # only another encoder leaves it out
         self._check_loadable(resolved)
         said = self.settings
+        if self.family.library:
+            return self._library_encoder()
         max_tokens = said.max_tokens
         if max_tokens is None and self.family.max_tokens is not None:
             max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
@@ -169,6 +184,7 @@ class ModelProfile:
             pooling=self.family.pooling,
             normalize=self.family.normalize,
             pool_prefix=self.family.pool_instruction,
+            end_token=self.family.end_token,
             device=said.device,
             dtype=said.dtype,
             on_overflow=said.on_overflow,
@@ -181,17 +197,38 @@ class ModelProfile:
     def _check_loadable(self, resolved: ResolvedModel) -> None:
         """Refuse a model whose vectors would come out wrong without a word."""
         family, model = self.family, self.settings.model
-        if family.blocked:
+        if family.corpus:
             raise ConventionError(
-                f"model {model!r} (family {family.name!r}) cannot be run here: {family.blocked}. Serve it, and pass "
-                "encoder= with a SpanEncoder that asks the server (situate.embedders.OpenAIEncoder, say)"
+                f"model {model!r} (family {family.name!r}) cannot be run from its name alone: {family.library}. Pass "
+                f"encoder=LibraryEncoder({model!r}, corpus=passages, trust_remote_code=True) with passages of the "
+                "corpus that will be searched, if you have read the repository's code and trust its author; or serve "
+                "it, and pass an encoder that asks the server"
             )
-        remote = "AutoModel" in resolved.config.get("auto_map", {})
+        remote = "AutoModel" in resolved.config.get("auto_map", {}) or bool(family.library)
         if family.remote_code and remote and not self.settings.trust_remote_code:
+            why = f" ({family.library})" if family.library else ""
             raise UnsafeModelError(
                 f"model {model!r} (family {family.name!r}) gives right vectors only through its repository's own "
-                "code: pass trust_remote_code=True if you have read it and trust its author"
+                f"code{why}: pass trust_remote_code=True if you have read it and trust its author; or serve it, and "
+                "pass encoder= with a SpanEncoder that asks the server (situate.embedders.OpenAIEncoder, say)"
             )
+
+    def _library_encoder(self) -> SpanEncoder:
+        from situate.embedders.library_encoder import LibraryEncoder
+
+        said, family = self.settings, self.family
+        return LibraryEncoder(
+            said.model,
+            query_options=dict(family.query_options),
+            document_options=dict(family.document_options),
+            normalize=family.normalize,
+            max_tokens=said.max_tokens,
+            device=said.device,
+            dtype=said.dtype,
+            revision=said.revision,
+            trust_remote_code=said.trust_remote_code,
+            allow_pickle=said.allow_pickle,
+        )
 
     def _length(self, *candidates: int | None) -> int:
         for value in candidates:

@@ -6,10 +6,11 @@ the registry speaks where they are silent, and for models that are served elsewh
 
 from __future__ import annotations
 
-from situate.embedders._registry_decoders import CARD, DECODERS, INSTRUCT, SERVED, WEB_SEARCH
-from situate.embedders.families import STATIC_LATE, Family, FewShotFamily
-
-_BGE_QUERY = "Represent this sentence for searching relevant passages: "
+from situate.embedders._registry_decoders import DECODERS
+from situate.embedders._registry_encoders import ENCODERS
+from situate.embedders._registry_library import LIBRARY, SERVED
+from situate.embedders._registry_texts import BGE_QUERY, CARD, INSTRUCT, WEB_SEARCH
+from situate.embedders.families import Family, FewShotFamily
 
 _SENTENCE_TRANSFORMERS = (
     Family(
@@ -35,11 +36,42 @@ _SENTENCE_TRANSFORMERS = (
     Family(
         name="multi-qa (dot)",
         source=CARD + "sentence-transformers/multi-qa-mpnet-base-dot-v1",
-        models=("sentence-transformers/multi-qa-*-dot-v1", "sentence-transformers/msmarco-*-dot-v5"),
+        models=("sentence-transformers/multi-qa-*-dot-v1", "sentence-transformers/msmarco-*-tas-b"),
         pooling="cls",
         normalize=False,
         similarity="dot",
         max_tokens=512,
+        trained_tokens=250,
+        note="its card: trained on texts of up to 250 word pieces",
+    ),
+    Family(
+        name="MS MARCO (dot)",
+        source=CARD + "sentence-transformers/msmarco-distilbert-dot-v5",
+        models=("sentence-transformers/msmarco-*-dot-v5",),
+        normalize=False,
+        similarity="dot",
+        max_tokens=512,
+    ),
+    Family(
+        name="MS MARCO (cosine)",
+        source=CARD + "sentence-transformers/msmarco-MiniLM-L6-cos-v5",
+        models=("sentence-transformers/msmarco-*-cos-v5",),
+        max_tokens=512,
+    ),
+    Family(
+        name="Paraphrase",
+        source=CARD + "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+        models=("sentence-transformers/paraphrase-*",),
+        max_tokens=128,
+        note="trained to tell paraphrases, not to answer questions: expect less of it in search",
+    ),
+    Family(
+        name="LaBSE",
+        source=CARD + "sentence-transformers/LaBSE",
+        models=("sentence-transformers/labse*",),
+        pooling="cls",
+        max_tokens=256,
+        note="a linear layer with tanh follows; trained to find translations, not to answer questions",
     ),
     Family(
         name="multi-qa (cosine)",
@@ -54,7 +86,7 @@ _SENTENCE_TRANSFORMERS = (
         source="https://arxiv.org/abs/2108.08877",
         models=("sentence-transformers/sentence-t5-*",),
         max_tokens=256,
-        note="a linear layer without bias follows the mean",
+        note="a linear layer without bias follows the mean; trained to tell similar sentences, not to answer questions",
     ),
     Family(
         name="GTR",
@@ -79,12 +111,6 @@ _SENTENCE_TRANSFORMERS = (
         max_tokens=512,
         note="the tokenizer has to be told the source language; a sentence encoder, weak on long texts",
     ),
-    Family(
-        name="Model2Vec / static embeddings",
-        source=CARD + "minishlab/potion-base-8M",
-        models=("minishlab/potion-*", "minishlab/m2v_*", "sentence-transformers/static-*"),
-        late=STATIC_LATE,
-    ),
 )
 
 _E5 = (
@@ -104,15 +130,22 @@ _E5 = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
+        end_token=True,
     ),
     Family(
-        name="Mistral retrievers (SFR, Linq)",
+        name="Mistral retrievers (SFR, Linq, Zeta-Alpha)",
         source=CARD + "Salesforce/SFR-Embedding-Mistral",
-        models=("salesforce/sfr-embedding-*", "linq-ai-research/linq-embed-mistral"),
+        models=(
+            "salesforce/sfr-embedding-mistral",
+            "salesforce/sfr-embedding-2_r",
+            "linq-ai-research/linq-embed-mistral",
+            "zeta-alpha-ai/zeta-alpha-e5-mistral",
+        ),
         query=INSTRUCT,
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
+        end_token=True,
     ),
     Family(
         name="E5 / multilingual-e5",
@@ -124,6 +157,10 @@ _E5 = (
             "intfloat/multilingual-e5-small",
             "intfloat/multilingual-e5-base",
             "intfloat/multilingual-e5-large",
+            "intfloat/multilingual-e5-small-*",
+            "nlpai-lab/koe5",
+            "deepvk/user-base",
+            "manveertamber/cadet-embed-base-v1",
         ),
         query="query: ",
         document="passage: ",
@@ -135,7 +172,7 @@ _BGE = (
     Family(
         name="BGE-M3",
         source=CARD + "BAAI/bge-m3",
-        models=("baai/bge-m3*",),
+        models=("baai/bge-m3*", "nlpai-lab/kure-v1", "deepvk/user-bge-m3"),
         pooling="cls",
         max_tokens=8192,
         note="its own sparse and multi-vector heads are not used here",
@@ -149,6 +186,7 @@ _BGE = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=4096,
+        end_token=True,
         note="give FewShotFamily.with_examples(...) a few queries with their answers",
     ),
     Family(
@@ -172,8 +210,8 @@ _BGE = (
     Family(
         name="BGE English",
         source=CARD + "BAAI/bge-large-en-v1.5",
-        models=("baai/bge-*-en*", "whereisai/uae-large-v1"),
-        query=_BGE_QUERY,
+        models=("baai/bge-*-en*", "whereisai/uae-large-v1", "abhinand/medembed-*"),
+        query=BGE_QUERY,
         pooling="cls",
         max_tokens=512,
     ),
@@ -188,8 +226,21 @@ _GTE = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=32768,
+        end_token=True,
         remote_code=True,
         note="its own code lets attention look both ways; read causally its vectors are wrong",
+    ),
+    Family(
+        name="INF-Retriever",
+        source=CARD + "infly/inf-retriever-v1",
+        models=("infly/inf-retriever-v1*",),
+        query=INSTRUCT,
+        task=WEB_SEARCH,
+        pooling="last",
+        max_tokens=8192,
+        end_token=True,
+        remote_code=True,
+        note="made from GTE-Qwen2: its own code lets attention look both ways",
     ),
     Family(
         name="gte-modernbert",
@@ -213,188 +264,18 @@ _GTE = (
         pooling="cls",
         max_tokens=8192,
     ),
-    Family(name="GTE", source=CARD + "thenlper/gte-large", models=("thenlper/gte-*",), max_tokens=512),
-)
-
-_NOMIC_JINA = (
     Family(
-        name="Nomic v2 MoE",
-        source=CARD + "nomic-ai/nomic-embed-text-v2-moe",
-        models=("nomic-ai/nomic-embed-text-v2*",),
-        query="search_query: ",
-        document="search_document: ",
-        max_tokens=512,
-        dimensions=(256, 768),
-    ),
-    Family(
-        name="Nomic v1",
-        source=CARD + "nomic-ai/nomic-embed-text-v1",
-        models=("nomic-ai/nomic-embed-text-v1",),
-        query="search_query: ",
-        document="search_document: ",
-        max_tokens=8192,
-        trained_tokens=2048,
-        note="trained on 2,048 tokens, reads longer ones by interpolated positions",
-    ),
-    Family(
-        name="Nomic v1.5",
-        source=CARD + "nomic-ai/nomic-embed-text-v1.5",
-        models=("nomic-ai/nomic-embed-text-v1.5*",),
-        query="search_query: ",
-        document="search_document: ",
-        max_tokens=8192,
-        trained_tokens=2048,
-        dimensions=(64, 128, 256, 512, 768),
-        layer_norm=True,
-        note="trained on 2,048 tokens, reads longer ones by interpolated positions",
-    ),
-    Family(
-        name="ModernBERT Embed",
-        source=CARD + "nomic-ai/modernbert-embed-base",
-        models=("nomic-ai/modernbert-embed-*", "lightonai/modernbert-embed-*"),
-        query="search_query: ",
-        document="search_document: ",
-        max_tokens=8192,
-        dimensions=(256, 768),
-    ),
-    Family(
-        name="Jina v2",
-        source="https://arxiv.org/abs/2310.19923",
-        models=("jinaai/jina-embeddings-v2-*", "jinaai/jina-embedding-*-en-v1"),
-        max_tokens=8192,
-        remote_code=True,
-        note="ALiBi carries it from 512 trained tokens to 8,192; late chunking was published with this family at 8,192",
-    ),
-    Family(
-        name="Jina v3",
-        source="https://arxiv.org/abs/2409.10173",
-        models=("jinaai/jina-embeddings-v3*",),
-        query="Represent the query for retrieving evidence documents: ",
-        document="Represent the document for retrieval: ",
-        max_tokens=8192,
-        dimensions=(32, 64, 128, 256, 512, 768, 1024),
-        note="its retrieval.query and retrieval.passage adapters are chosen per call by its own server or code; "
-        "without them it runs as its base model",
-    ),
-    Family(
-        name="Jina v4",
-        source="https://arxiv.org/abs/2506.18902",
-        models=("jinaai/jina-embeddings-v4*",),
-        query="Query: ",
-        document="Passage: ",
-        max_tokens=32768,
-        dimensions=(128, 256, 512, 1024, 2048),
-        remote_code=True,
-        blocked="each call has to name one of its task adapters, which only its own code or server takes",
-    ),
-)
-
-_MORE_ENCODERS = (
-    Family(
-        name="INSTRUCTOR",
-        source="https://arxiv.org/abs/2212.09741",
-        models=("hkunlp/instructor-*",),
-        query="Represent the {task} for retrieving supporting documents: ",
-        document="Represent the document for retrieval: ",
-        task="question",
-        pool_instruction=False,
-        max_tokens=512,
-        note="written as 'Represent the (domain) text type for task'; the instruction is read but not pooled",
-    ),
-    Family(
-        name="Arctic-Embed 2",
-        source=CARD + "Snowflake/snowflake-arctic-embed-l-v2.0",
-        models=("snowflake/snowflake-arctic-embed-*-v2.0",),
-        query="query: ",
-        pooling="cls",
-        max_tokens=8192,
-        dimensions=(256, 768, 1024),
-    ),
-    Family(
-        name="Arctic-Embed m-v1.5",
-        source=CARD + "Snowflake/snowflake-arctic-embed-m-v1.5",
-        models=("snowflake/snowflake-arctic-embed-m-v1.5",),
-        query=_BGE_QUERY,
-        pooling="cls",
-        max_tokens=512,
-        dimensions=(256, 768),
-    ),
-    Family(
-        name="Arctic-Embed m-long",
-        source=CARD + "Snowflake/snowflake-arctic-embed-m-long",
-        models=("snowflake/snowflake-arctic-embed-m-long",),
-        query=_BGE_QUERY,
-        pooling="cls",
-        max_tokens=2048,
-    ),
-    Family(
-        name="Arctic-Embed",
-        source=CARD + "Snowflake/snowflake-arctic-embed-m",
-        models=("snowflake/snowflake-arctic-embed-*",),
-        query=_BGE_QUERY,
+        name="GTE Chinese",
+        source=CARD + "thenlper/gte-large-zh",
+        models=("thenlper/gte-*-zh",),
         pooling="cls",
         max_tokens=512,
     ),
     Family(
-        name="Granite R2",
-        source=CARD + "ibm-granite/granite-embedding-english-r2",
-        models=("ibm-granite/granite-embedding-*r2",),
-        pooling="cls",
-        max_tokens=8192,
-    ),
-    Family(
-        name="Granite",
-        source=CARD + "ibm-granite/granite-embedding-125m-english",
-        models=("ibm-granite/granite-embedding-*",),
-        pooling="cls",
+        name="GTE",
+        source=CARD + "thenlper/gte-large",
+        models=("thenlper/gte-small", "thenlper/gte-base", "thenlper/gte-large"),
         max_tokens=512,
-    ),
-    Family(
-        name="mxbai German",
-        source=CARD + "mixedbread-ai/deepset-mxbai-embed-de-large-v1",
-        models=("mixedbread-ai/deepset-mxbai-embed-de-*",),
-        query="query: ",
-        document="passage: ",
-        pooling="cls",
-        max_tokens=512,
-        dimensions=(256, 512, 768, 1024),
-    ),
-    Family(
-        name="mxbai xsmall",
-        source=CARD + "mixedbread-ai/mxbai-embed-xsmall-v1",
-        models=("mixedbread-ai/mxbai-embed-xsmall-*",),
-        max_tokens=4096,
-        dimensions=(64, 128, 192, 256, 384),
-    ),
-    Family(
-        name="mxbai",
-        source=CARD + "mixedbread-ai/mxbai-embed-large-v1",
-        models=("mixedbread-ai/mxbai-embed-*",),
-        query=_BGE_QUERY,
-        pooling="cls",
-        max_tokens=512,
-        dimensions=(64, 128, 256, 512, 768, 1024),
-    ),
-    Family(
-        name="EmbeddingGemma",
-        source=CARD + "google/embeddinggemma-300m",
-        models=("google/embeddinggemma-*",),
-        query="task: {task} | query: ",
-        document="title: {title} | text: ",
-        task="search result",
-        max_tokens=2048,
-        dimensions=(128, 256, 512, 768),
-        note="two linear layers follow the mean; float16 overflows in it",
-    ),
-    Family(
-        name="Contextual Document Embeddings (cde-small)",
-        source="https://arxiv.org/abs/2410.02525",
-        models=("jxm/cde-small-*",),
-        query="search_query: ",
-        document="search_document: ",
-        max_tokens=512,
-        remote_code=True,
-        blocked="it reads in two stages: a sample of the corpus first, then each text with that sample's vectors",
     ),
 )
 
@@ -404,8 +285,8 @@ FAMILIES: tuple[Family, ...] = (
     *_E5,
     *_BGE,
     *_GTE,
-    *_NOMIC_JINA,
-    *_MORE_ENCODERS,
+    *ENCODERS,
     *DECODERS,
+    *LIBRARY,
     *SERVED,
 )

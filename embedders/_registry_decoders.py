@@ -1,20 +1,16 @@
-"""The registry's decoders and the models that are only served; see `_registry`."""
+"""The registry's decoders; see `_registry`."""
 
 from __future__ import annotations
 
+from situate.embedders._registry_texts import CARD, CODE_QUERY, INSTRUCT, INSTRUCT_TIGHT, WEB_SEARCH
 from situate.embedders.families import Family, SitEmbFamily
-
-CARD = "https://huggingface.co/"
-WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
-INSTRUCT = "Instruct: {task}\nQuery: "
-_EOS_TOKEN = "</s>"  # the end-of-sequence token of the Llama and Mistral vocabularies
 
 DECODERS = (
     Family(
         name="Qwen3-Embedding",
         source="https://arxiv.org/abs/2506.05176",
         models=("qwen/qwen3-embedding-*",),
-        query="Instruct: {task}\nQuery:",
+        query=INSTRUCT_TIGHT,
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=32768,
@@ -36,7 +32,7 @@ DECODERS = (
         name="KaLM Gemma3",
         source=CARD + "tencent/KaLM-Embedding-Gemma3-12B-2511",
         models=("tencent/kalm-embedding-gemma3-*", "kalm-embedding/kalm-embedding-gemma3-*"),
-        query="Instruct: {task}\nQuery:",
+        query="Instruct: {task} \n Query: ",
         task="Given a query, retrieve documents that answer the query",
         pooling="last",
         max_tokens=32768,
@@ -49,7 +45,7 @@ DECODERS = (
             "hit-tmg/kalm-embedding-multilingual-mini-instruct-v2*",
             "kalm-embedding/kalm-embedding-multilingual-mini-instruct-v2*",
         ),
-        query="Instruct: {task}\nQuery:",
+        query="Instruct: {task} \n Query: ",
         task="Given a query, retrieve documents that answer the query",
         max_tokens=512,
         dimensions=(64, 128, 256, 512, 896),
@@ -59,17 +55,25 @@ DECODERS = (
     Family(
         name="KaLM v1",
         source="https://arxiv.org/abs/2501.01028",
-        models=("hit-tmg/kalm-embedding-multilingual-*",),
+        models=("hit-tmg/kalm-embedding-multilingual-mini-instruct-v1*",),
         query="Instruct: {task} \n Query: ",
         task="Given a query, retrieve documents that answer the query.",
         max_tokens=512,
-        note="its card uses instructions for classification and clustering; query_instruction='' leaves it out",
+        note="causal, and its card says not to set trust_remote_code. The card uses instructions for classification "
+        "and clustering; query_instruction='' leaves it out",
+    ),
+    Family(
+        name="KaLM v1 without instructions",
+        source=CARD + "HIT-TMG/KaLM-embedding-multilingual-mini-v1",
+        models=("hit-tmg/kalm-embedding-multilingual-mini-v1",),
+        max_tokens=512,
+        note="causal, and its card says not to set trust_remote_code",
     ),
     Family(
         name="QZhou",
         source="https://arxiv.org/abs/2508.21632",
-        models=("kingsoft-llm/qzhou-embedding*",),
-        query="Instruct: {task}\nQuery:",
+        models=("kingsoft-llm/qzhou-embedding",),
+        query=INSTRUCT_TIGHT,
         task=WEB_SEARCH,
         max_tokens=8192,
         remote_code=True,
@@ -86,19 +90,6 @@ DECODERS = (
         note="its own code lets attention look both ways",
     ),
     Family(
-        name="NV-Embed",
-        source="https://arxiv.org/abs/2405.17428",
-        models=("nvidia/nv-embed-v*",),
-        query=INSTRUCT,
-        query_suffix=_EOS_TOKEN,
-        document_suffix=_EOS_TOKEN,
-        task="Given a question, retrieve passages that answer the question",
-        pool_instruction=False,
-        max_tokens=32768,
-        remote_code=True,
-        blocked="a latent attention layer in its own code takes the place of pooling",
-    ),
-    Family(
         name="LG-ANNA",
         source="https://arxiv.org/abs/2506.07438",
         models=("annamodels/lg-anna-embedding*", "annamodels/lgai-embedding-*"),
@@ -107,7 +98,9 @@ DECODERS = (
         pooling="last",
         max_tokens=32768,
         trained_tokens=512,
-        note="the record follows its base (E5-mistral); its own sentence-transformers files rule over it",
+        end_token=True,
+        note="its report: the vector is that of the end token, and examples may stand before the query. The record "
+        "follows its base (E5-mistral) in the rest; its own files rule over it",
     ),
     Family(
         name="GritLM",
@@ -123,13 +116,115 @@ DECODERS = (
         note="its own code lets attention look both ways",
     ),
     Family(
+        name="Harrier",
+        source=CARD + "microsoft/harrier-oss-v1-0.6b",
+        models=("microsoft/harrier-oss-v1-*",),
+        query=INSTRUCT,
+        task=WEB_SEARCH,
+        pooling="last",
+        max_tokens=32768,
+    ),
+    Family(
+        name="F2LLM v2",
+        source="https://arxiv.org/abs/2603.19223",
+        models=("codefuse-ai/f2llm-v2-*",),
+        query=INSTRUCT,
+        task="Given a question, retrieve passages that can help answer the question.",
+        pooling="last",
+        max_tokens=40960,
+        end_token=True,
+    ),
+    Family(
+        name="F2LLM",
+        source="https://arxiv.org/abs/2510.02294",
+        models=("codefuse-ai/f2llm-*",),
+        query=INSTRUCT,
+        task=WEB_SEARCH,
+        pooling="last",
+        max_tokens=8192,
+        trained_tokens=1024,
+        end_token=True,
+    ),
+    Family(
+        name="Jina v5 text (retrieval)",
+        source="https://arxiv.org/abs/2602.15547",
+        models=("jinaai/jina-embeddings-v5-text-*-retrieval",),
+        query="Query: ",
+        document="Document: ",
+        pooling="last",
+        max_tokens=32768,
+        dimensions=(32, 64, 128, 256, 512, 768, 1024),
+        note="the retrieval adapter merged into the weights. Trained on documents of up to 4,096 tokens",
+    ),
+    Family(
+        name="Jina code",
+        source="https://arxiv.org/abs/2508.21290",
+        models=("jinaai/jina-code-embeddings-*",),
+        query="Find the most relevant code snippet given the following query:\n",
+        document="Candidate code snippet:\n",
+        pooling="last",
+        max_tokens=32768,
+        dimensions=(64, 128, 256, 512, 896, 1024, 1536),
+        note="these are its instructions for a question in words that code answers; its card has others",
+    ),
+    Family(
+        name="Nomic code",
+        source=CARD + "nomic-ai/nomic-embed-code",
+        models=("nomic-ai/nomic-embed-code",),
+        query=CODE_QUERY,
+        pooling="last",
+        max_tokens=32768,
+    ),
+    Family(
+        name="Stella v5",
+        source=CARD + "NovaSearch/stella_en_400M_v5",
+        models=("novasearch/stella_en_*_v5", "dunzhang/stella_en_*_v5"),
+        query="Instruct: {task}\nQuery: ",
+        task="Given a web search query, retrieve relevant passages that answer the query.",
+        max_tokens=512,
+        remote_code=True,
+        note="a linear layer follows the mean; its own code lets attention look both ways",
+    ),
+    Family(
+        name="Youtu-Embedding",
+        source=CARD + "tencent/Youtu-Embedding",
+        models=("tencent/youtu-embedding*",),
+        query="Instruction: {task} \nQuery: ",
+        task="Given a search query, retrieve passages that answer the question",
+        max_tokens=8192,
+        remote_code=True,
+        note="its own code lets attention look both ways",
+    ),
+    Family(
+        name="Llama-Nemotron-Embed",
+        source=CARD + "nvidia/llama-nemotron-embed-1b-v2",
+        models=("nvidia/llama-nemotron-embed-1b-v2", "nvidia/llama-3.2-nv-embedqa-1b-v2"),
+        query="query: ",
+        document="passage: ",
+        max_tokens=8192,
+        dimensions=(384, 512, 768, 1024, 2048),
+        remote_code=True,
+        note="its own code lets attention look both ways",
+    ),
+    Family(
+        name="Sarashina v2",
+        source=CARD + "sbintuitions/sarashina-embedding-v2-1b",
+        models=("sbintuitions/sarashina-embedding-v2-1b",),
+        query="task: {task}\nquery: ",
+        document="text: ",
+        task="クエリを与えるので、もっともクエリに意味が似ている一節を探してください。",
+        pooling="last",
+        max_tokens=8192,
+    ),
+    Family(
         name="SGPT (asymmetric)",
         source="https://arxiv.org/abs/2202.08904",
-        models=("muennighoff/sgpt-*-msmarco-specb-*",),
+        models=("muennighoff/sgpt-*-msmarco-specb-*", "bigscience/sgpt-bloom-7b1-msmarco"),
         query="[",
         query_suffix="]",
         document="{",
         document_suffix="}",
+        apart=True,
         pooling="weighted_mean",
         normalize=False,
         max_tokens=300,
@@ -143,23 +238,5 @@ DECODERS = (
         normalize=False,
         max_tokens=75,
         note="causal: a late-chunked vector knows what stands before the chunk, not what follows",
-    ),
-)
-
-SERVED = (
-    Family(
-        name="OpenAI text-embedding-3",
-        source="https://platform.openai.com/docs/guides/embeddings",
-        models=("text-embedding-3-*", "openai/text-embedding-3-*"),
-        max_tokens=8191,
-        dimensions=(256, 512, 1024, 1536, 3072),
-        late="its server returns one vector per text, no token vectors",
-    ),
-    Family(
-        name="OpenAI ada-002",
-        source="https://platform.openai.com/docs/guides/embeddings",
-        models=("text-embedding-ada-002", "openai/text-embedding-ada-002"),
-        max_tokens=8191,
-        late="its server returns one vector per text, no token vectors",
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -250,7 +250,7 @@ def _alone_text(chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:
     if not lead or scheme.pool_context or family.pooling in ("cls", "last"):
         return written
     start = written.prefix + len(lead)
-    return SpanText(written.text, ((start, start + len(chunk.text)),), prefix=start)
+    return replace(written, spans=((start, start + len(chunk.text)),), prefix=start)
 
 
 def _token_text(chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:

@@ -70,8 +70,21 @@ class TextTokenizer:
         self.leading, self.trailing = self._special_tokens() if add_special_tokens else (_ids([]), _ids([]))
 
     @classmethod
-    def load(cls, folder: Path, *, add_special_tokens: bool = True, trust_remote_code: bool = False) -> TextTokenizer:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        add_special_tokens: bool = True,
+        trust_remote_code: bool = False,
+        end_token: bool = False,
+    ) -> TextTokenizer:
         """The tokenizer of a model folder; from ``tokenizer.json`` where there is one, which needs no torch.
+
+        Args:
+            folder: The model's folder.
+            add_special_tokens: Whether special tokens are put around a text.
+            trust_remote_code: Run the folder's own Python files.
+            end_token: Close every text with the end token also where the tokenizer itself closes it with nothing.
 
         Raises:
             ModelNotFoundError: The folder holds no tokenizer that can be loaded.
@@ -88,7 +101,20 @@ class TextTokenizer:
             inner = backend.normalizer
             lower = normalizers.Lowercase()
             backend.normalizer = lower if inner is None else normalizers.Sequence([lower, inner])
-        return cls(backend, slow, add_special_tokens=add_special_tokens)
+        found = cls(backend, slow, add_special_tokens=add_special_tokens)
+        if add_special_tokens and not len(found.trailing) and (end_token or _asks_for_end_token(config)):
+            found.trailing = found.end_ids(config)
+        return found
+
+    def end_ids(self, config: dict[str, Any]) -> Ids:
+        """The end token that ``tokenizer_config.json`` names, if the vocabulary has it."""
+        token = _token_text(config.get("eos_token"))
+        if self.backend is None:
+            token = token or self._slow.eos_token
+            found = None if token is None else self._slow.convert_tokens_to_ids(token)
+        else:
+            found = None if token is None else self.backend.token_to_id(token)
+        return _ids([]) if found is None else _ids([found])
 
     @property
     def special_count(self) -> int:
@@ -114,6 +140,20 @@ class TextTokenizer:
             )
             for text, encoding in zip(texts, encodings, strict=True)
         ]
+
+    def words(self, ids: Ids) -> list[str]:
+        """What the vocabulary calls each token."""
+        if self.backend is None:
+            return [str(token) for token in self._slow.convert_ids_to_tokens(ids.tolist())]
+        return [self.backend.id_to_token(number) or "" for number in ids.tolist()]
+
+    def tokenize_apart(self, text: str, prefix: int, suffix: int) -> TokenizedText:
+        """The tokens of one text whose first ``prefix`` and last ``suffix`` characters are tokenised by themselves."""
+        end = max(prefix, len(text) - suffix)
+        bounds = [(0, prefix), (prefix, end), (end, len(text))]
+        parts = self.tokenize([text[first:last] for first, last in bounds])
+        offsets = [part.offsets + first for part, (first, _) in zip(parts, bounds, strict=True)]
+        return TokenizedText(text, np.concatenate([part.ids for part in parts]), np.concatenate(offsets))
 
     def _special_tokens(self) -> tuple[Ids, Ids]:
         if self.backend is None:
@@ -188,6 +228,20 @@ def _trimmed(text: str, offsets: Offsets) -> Offsets:
 _IS_BLANK = np.array([chr(c).isspace() for c in range(0x3002)])
 
 
+#: transformers before 5 let ``add_eos_token`` rule over the template in tokenizer.json for these, which is how the
+#: decoders of E5-mistral's kind were trained and published; transformers 5 reads the template alone.
+_END_TOKEN_CLASSES = frozenset({"LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"})
+
+
+def _asks_for_end_token(config: dict[str, Any]) -> bool:
+    return config.get("add_eos_token") is True and config.get("tokenizer_class") in _END_TOKEN_CLASSES
+
+
+def _token_text(token: Any) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
 def _with_bos_eos(tokenizer: Tokenizer, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer with the begin and end tokens that ``tokenizer_config.json`` asks for.
 
@@ -197,9 +251,8 @@ def _with_bos_eos(tokenizer: Tokenizer, config: dict[str, Any]) -> Tokenizer:
     if tokenizer.post_processor is None or isinstance(tokenizer.post_processor, processors.ByteLevel):
         names = {}
         for kind in ("bos", "eos"):
-            token = config.get(f"{kind}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if config.get(f"add_{kind}_token") and isinstance(token, str):
+            token = _token_text(config.get(f"{kind}_token"))
+            if config.get(f"add_{kind}_token") and token is not None:
                 identifier = tokenizer.token_to_id(token)
                 if identifier is not None:
                     names[kind] = (token, identifier)

@@ -376,7 +376,8 @@ class Embedder:
 
     def _priority(self, role: Role) -> dict[str, Any]:
         """`Encoder` lets queries go before documents; other encoders need not know of it."""
-        return {"priority": role} if self._settings.encoder is None else {}
+        given = self._settings.encoder
+        return {"priority": role} if given is None or getattr(given, "takes_role", False) else {}
 
     def _cut(self, encoded: Encoded) -> Encoded:
         if self._settings.dimensions is None:

@@ -31,7 +31,7 @@ _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
 #: So many asynchronous callers at once tokenize in the event loop's own thread.
 _INLINE_CALLERS = 4
-_POOLINGS = ("mean", "cls", "last", "weighted_mean", "max")
+_POOLINGS = ("mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len")
 
 
 class Encoder:
@@ -57,6 +57,7 @@ class Encoder:
             or read in windows.
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
         add_special_tokens: Whether the tokenizer's special tokens are put around each pass.
+        end_token: Whether the end token closes each pass also where the tokenizer's own files leave it out.
         pool_prefix: Whether, in a text without spans, ``SpanText.prefix`` and the special tokens before it are pooled
             (INSTRUCTOR does not; sentence-transformers calls this ``include_prompt``).
         revision: A branch, tag or commit of the hub's repository.
@@ -80,6 +81,7 @@ class Encoder:
         on_overflow: OnOverflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
+        end_token: bool = False,
         pool_prefix: bool = True,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -98,6 +100,7 @@ class Encoder:
         self.normalize = normalize
         self.on_overflow: OnOverflow = on_overflow
         self.add_special_tokens = add_special_tokens
+        self.end_token = end_token
         self.pool_prefix = pool_prefix
         self.revision = revision
         self.trust_remote_code = trust_remote_code
@@ -300,6 +303,7 @@ class Encoder:
                     self.folder.path,
                     add_special_tokens=self.add_special_tokens,
                     trust_remote_code=self.trust_remote_code,
+                    end_token=self.end_token,
                 )
             return self._tokenizer_
 
@@ -335,6 +339,11 @@ class Encoder:
         weakref.finalize(self, scheduler.close, drain=False)
         return scheduler
 
+    def reading(self, item: SpanText) -> tuple[Reading, list[list[str]]]:
+        """How a text is read: its passes with the tokens that are pooled, and the tokens in words. Loads no weights."""
+        found = self._read([item], 0)[0]
+        return found, [self._tokenizer.words(ids) for ids in found.sequences]
+
     def _read(self, inputs: Sequence[SpanText], first: int) -> list[Reading]:
         rules = ReadingRules(
             pooling=self.pooling,
@@ -344,8 +353,11 @@ class Encoder:
             pool_prefix=self.pool_prefix,
         )
         tokenizer = self._tokenizer
-        offsets = any(item.spans is not None or item.prefix for item in inputs)
-        tokens = tokenizer.tokenize([item.text for item in inputs], offsets=offsets)
+        offsets = any(item.spans is not None or item.prefix or item.suffix for item in inputs)
+        if any(item.apart for item in inputs):
+            tokens = [tokenizer.tokenize_apart(item.text, item.prefix, item.suffix) for item in inputs]
+        else:
+            tokens = tokenizer.tokenize([item.text for item in inputs], offsets=offsets)
         return [
             read(item, text, tokenizer, rules, first + i)
             for i, (item, text) in enumerate(zip(inputs, tokens, strict=True))

@@ -24,6 +24,7 @@ LAST_LATE = (
     "its vector is that of the last token: the other tokens were never trained to stand for their text, so pooling "
     "a chunk's tokens gives vectors that its queries do not match"
 )
+LIBRARY_LATE = "sentence-transformers runs it whole, and hands back one vector per text"
 STATIC_LATE = "its token vectors do not depend on the words around them, so a pass over the document adds nothing"
 
 
@@ -41,6 +42,7 @@ class Family:
         no_title: What stands for ``{title}`` where a document has none.
         query_suffix: What stands after a query.
         document_suffix: What stands after a document.
+        apart: Whether prefix and suffix are tokenised by themselves (`SpanText.apart`).
         pooling: How token vectors become one.
         pool_instruction: Whether the instruction's tokens are pooled with the text's.
         normalize: Whether vectors are L2-normalised.
@@ -51,8 +53,14 @@ class Family:
         layer_norm: Whether a vector is layer-normalised before it is cut.
         late: Why it is not suited to late chunking and situated windows; "" where it is suited, or where its
             pooling says it (pooling by the first or the last token is not suited).
+        end_token: Whether the tokenizer's end token closes every text, which is added where the tokenizer's own files
+            leave it out (transformers 5 no longer reads ``add_eos_token``; a "last" pooling would take a word instead).
         remote_code: Whether its repository's own Python files are needed for right vectors.
-        blocked: Why one pass over a text cannot give its vectors, so that it has to be served; "" where it can.
+        library: Why pooling a pass over its tokens does not give its vectors, so that sentence-transformers has to run
+            all its modules (`LibraryEncoder`: whole texts only); "" where it does.
+        query_options: What its code is told for a query besides the text (a task adapter), as names and values.
+        document_options: Likewise for a document.
+        corpus: Whether it reads a sample of the corpus before anything else (`LibraryEncoder`'s ``corpus``).
         note: What else a user should know.
         assumed: What was not known of the model and is a guess.
     """
@@ -66,6 +74,7 @@ class Family:
     no_title: str = "none"
     query_suffix: str = ""
     document_suffix: str = ""
+    apart: bool = False
     pooling: Pooling = "mean"
     pool_instruction: bool = True
     normalize: bool = True
@@ -75,8 +84,12 @@ class Family:
     dimensions: tuple[int, ...] = ()
     layer_norm: bool = False
     late: str = ""
+    end_token: bool = False
     remote_code: bool = False
-    blocked: str = ""
+    library: str = ""
+    query_options: tuple[tuple[str, str], ...] = ()
+    document_options: tuple[tuple[str, str], ...] = ()
+    corpus: bool = False
     note: str = ""
     assumed: tuple[str, ...] = ()
 
@@ -93,13 +106,14 @@ class Family:
 
         A family whose texts are more than prefix + text + suffix overrides this and its siblings.
         """
-        prefix = self.query_instruction(task)
-        return SpanText(f"{prefix}{text}{self.query_suffix}", prefix=len(prefix))
+        return self._written(self.query_instruction(task), text, self.query_suffix)
 
     def document_text(self, text: str, title: str | None = None) -> SpanText:
         """The text that the model reads for a document or a chunk alone."""
-        prefix = self.document_instruction(title)
-        return SpanText(f"{prefix}{text}{self.document_suffix}", prefix=len(prefix))
+        return self._written(self.document_instruction(title), text, self.document_suffix)
+
+    def _written(self, prefix: str, text: str, suffix: str) -> SpanText:
+        return SpanText(f"{prefix}{text}{suffix}", prefix=len(prefix), suffix=len(suffix), apart=self.apart)
 
     def spans_text(
         self,
@@ -113,6 +127,8 @@ class Family:
     ) -> SpanText:
         """The text that the model reads to pool ``spans`` of ``text`` (late chunking, situated windows).
 
+        The document's suffix closes every window, as it closed the texts of the training.
+
         Args:
             text: A document, or a stretch of it.
             spans: Character offsets into ``text``.
@@ -123,11 +139,13 @@ class Family:
         """
         prefix = self.document_instruction(title) + lead
         return SpanText(
-            prefix + text,
+            prefix + text + self.document_suffix,
             tuple((start + len(prefix), end + len(prefix)) for start, end in spans),
             prefix=len(prefix),
             window=window,
             overlap=overlap,
+            suffix=len(self.document_suffix),
+            apart=self.apart,
         )
 
     def situated_text(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Vectors: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[int, int]
-Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max"]
+Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len"]
 OnOverflow: TypeAlias = Literal["warn", "raise", "window"]
 
 
@@ -30,6 +30,10 @@ class SpanText:
             stands most centrally, so no span ever loses tokens. A text without spans that is longer is treated as
             the encoder's ``on_overflow`` says.
         overlap: Tokens that two neighbouring windows share.
+        suffix: The last ``suffix`` characters (a closing bracket, a cue) close every window that the text is read in,
+            and stay where a text is cut.
+        apart: Prefix and suffix are tokenised by themselves, so that none of their characters melts into a token of
+            the text (SGPT's brackets were trained as tokens of their own; "end.]" would become "end" and ".]").
     """
 
     text: str
@@ -37,6 +41,8 @@ class SpanText:
     prefix: int = 0
     window: int | None = None
     overlap: int = 64
+    suffix: int = 0
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

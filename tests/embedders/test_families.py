@@ -13,7 +13,7 @@ import pytest
 
 from situate.chunkers.errors import ConventionError, FallbackWarning, UnsafeModelError
 from situate.embedders import Embedder, Family, family_of
-from situate.embedders._conventions import StoredConventions, conventions
+from situate.embedders._conventions import conventions
 from situate.embedders._registry import FAMILIES
 from situate.embedders.families import STATIC_LATE, FewShotFamily
 from situate.embedders.models import resolve_model
@@ -196,6 +196,9 @@ def test_prompts_that_are_all_empty_say_nothing(tmp_path):
         ({"retrieval.query": "rq ", "retrieval.passage": "rp "}, None, "rq ", "rp "),
         ({"s2p_query": "s2p: ", "s2s_query": "s2s: "}, None, "s2p: ", ""),
         ({"query": "q: "}, None, "q: ", ""),
+        # sentence-transformers adds the two empty ones when it saves a model that has other names.
+        ({"query": "", "document": "", "retrieval.query": "rq ", "retrieval.passage": "rp "}, None, "rq ", "rp "),
+        ({"query": "q: ", "document": ""}, None, "q: ", ""),
         ({"both": "b: "}, "both", "b: ", "b: "),
     ],
 )
@@ -235,11 +238,28 @@ def test_static_embeddings_gain_nothing_from_a_document(tmp_path):
     assert merged(folder(tmp_path, modules=modules)).late == STATIC_LATE
 
 
-def test_a_pooling_that_situate_cannot_do_is_an_error(tmp_path):
-    both = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
-    path = folder(tmp_path, modules=MODULES, **{"1_Pooling__config": both})
-    with pytest.raises(ConventionError, match=r"cls \+ mean"):
-        StoredConventions.read(path)
+@pytest.mark.parametrize(
+    ("modules", "pooling", "why"),
+    [
+        (MODULES, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, r"cls \+ mean"),
+        (MODULES, {"pooling_mode": "a new one"}, "a new one"),
+        ([*MODULES, {"path": "2_LayerNorm", "type": "sentence_transformers.models.LayerNorm"}], {}, "LayerNorm"),
+        ([{"path": "", "type": "custom_st.Transformer"}, MODULES[1]], {}, r"own code \(custom_st.Transformer\)"),
+    ],
+)
+def test_what_situate_does_not_compute_is_left_to_the_library(tmp_path, modules, pooling, why):
+    import re
+
+    path = folder(tmp_path, modules=modules, **{"1_Pooling__config": pooling})
+    assert re.search(why, merged(path).library)
+    assert "one vector per text" in merged(path).late
+
+
+@pytest.mark.parametrize("more", [[], ["Dense"], ["Dense", "Dense", "Normalize"], ["Dropout", "Normalize"]])
+def test_linear_layers_and_the_norm_are_computed_here(tmp_path, more):
+    behind = [{"path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(more, 2)]
+    path = folder(tmp_path, modules=[*MODULES, *behind], **{"1_Pooling__config": {"pooling_mode": "mean"}})
+    assert merged(path).library == ""
 
 
 def test_a_task_fills_the_template_or_names_a_stored_prompt(tmp_path):
@@ -281,9 +301,22 @@ def test_models_that_would_come_out_wrong_are_refused(tmp_path):
     gte = folder(tmp_path / "gte-Qwen2-1.5B-instruct", config=auto_map, modules=MODULES)
     with pytest.raises(UnsafeModelError, match="gives right vectors only through its repository's own code"):
         Embedder(gte).encoder  # noqa: B018
+    for name in ("jina-embeddings-v4", "NV-Embed-v2", "QZhou-Embedding-Zh"):
+        with pytest.raises(UnsafeModelError, match=r"own code \(.+\): pass trust_remote_code=True.*or serve it"):
+            Embedder(folder(tmp_path / name), pooling="mean").encoder  # noqa: B018
     cde = folder(tmp_path / "cde-small-v2")
     with pytest.raises(ConventionError, match="two stages"):
         Embedder(cde, pooling="mean").encoder  # noqa: B018
+
+
+def test_own_code_that_is_not_run_is_said(tmp_path):
+    config = {"model_type": "bert", "auto_map": {"AutoModel": "modeling_alibi.AlibiModel"}}
+    path = folder(tmp_path / "mystery", config=config, modules=MODULES, **{"1_Pooling__config": {}})
+    with pytest.warns(FallbackWarning, match=r"own class.*modeling_alibi.AlibiModel, is not run"):
+        assert len(merged(path).assumed) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert merged(path, trust_remote_code=True).assumed == ()
 
 
 # Against sentence-transformers itself ---------------------------------------------------------------------------------
@@ -361,12 +394,11 @@ def test_records_are_values():
         family.query = "x"  # type: ignore[misc]
 
 
-def test_the_page_about_models_lists_every_family_as_it_is():
+def test_the_page_about_models_holds_the_registry_as_it_is():
+    from situate.embedders._family_table import table, with_table
+
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    assert page == with_table(page), "run: python -m situate.embedders._family_table docs/models.md"
     for family in FAMILIES:
-        (row,) = [line for line in page.splitlines() if line.startswith(f"| [{family.name}]({family.source}) |")]
+        (row,) = [line for line in table().splitlines() if line.startswith(f"| [{family.name}]({family.source}) |")]
         assert family.query.replace("\n", "⏎").replace("|", "\\|") in row
-        assert family.document.replace("\n", "⏎").replace("|", "\\|") in row
-        assert f"| {family.pooling} |" in row
-        suited = not family.late and family.pooling not in ("cls", "last")
-        assert ("| no |" in row) is not suited
