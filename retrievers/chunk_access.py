@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from situate.chunkers.types import Chunk, stable_id
 from situate.embedders.types import Vectors
-from situate.retrievers.payload import DENSE, STATE, to_chunk
+from situate.retrievers.payload import DENSE, DOCUMENT, DOCUMENT_BM25, STATE, to_chunk
 from situate.retrievers.search import FilterLike, to_filter
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
             _where("document_id", [document_id]),
             wait=True,
         )
+    inherited = _document_vectors(index, doomed)
     index.client.delete(index.collection, models.PointIdsList(points=[record.id for record in doomed]), wait=True)
     for document_id in documents:
         left = sorted(_records(index, "document_id", [document_id]), key=lambda r: (r.payload or {})["index"])
@@ -67,6 +68,9 @@ def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
             )
             for place, record in enumerate(left)
         ]
+        if left and document_id in inherited:
+            heir = models.PointVectors(id=left[0].id, vector=inherited[document_id])
+            operations.append(models.UpdateVectorsOperation(update_vectors=models.UpdateVectors(points=[heir])))
         if operations:
             index.client.batch_update_points(index.collection, operations, wait=True)
     return len(doomed)
@@ -90,6 +94,16 @@ def nearest_with_vectors(
         for point in points
         if isinstance(point.vector, dict)
     ]
+
+
+def _document_vectors(index: Index, records: Sequence[models.Record]) -> dict[str, Any]:
+    """Document id -> the document's own vectors, where one of these points carries them."""
+    if index.config.document is None:
+        return {}
+    names = [DOCUMENT] * bool(index.config.document.dense) + [DOCUMENT_BM25] * bool(index.config.document.lexical)
+    owners = {record.id: (record.payload or {})["document_id"] for record in records}
+    with_vectors = index.client.retrieve(index.collection, list(owners), with_payload=False, with_vectors=names)
+    return {owners[record.id]: record.vector for record in with_vectors if record.vector}
 
 
 def _where(key: str, values: Sequence[str]) -> models.Filter:

@@ -17,6 +17,7 @@ from situate.embedders.types import Vectors
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.lexical import SparseVector
 from situate.retrievers.payload import BM25, DENSE, INDEXED_KEYS, STATE, TOKENS, WRITING, point_id, to_payload
+from situate.retrievers.signals import Signals, sparse_params, vector_params
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -42,6 +43,7 @@ class Version:
         dense: float32 ``[chunks, dimension]``.
         lexical: A BM25 vector per chunk, or None.
         tokens: float32 ``[tokens, dimension]`` per chunk, or None.
+        signals: Vectors of the document and of questions, or None.
     """
 
     document_id: str
@@ -50,6 +52,7 @@ class Version:
     dense: Vectors
     lexical: Sequence[SparseVector] | None = None
     tokens: Sequence[Vectors] | None = None
+    signals: Signals | None = None
 
     def __post_init__(self) -> None:
         for place, chunk in enumerate(self.chunks):
@@ -131,6 +134,7 @@ class Collection:
         from qdrant_client import models
 
         vectors = {DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)}
+        vectors |= vector_params(config, dimension)
         if config.token_vectors is not None:
             vectors[TOKENS] = models.VectorParams(
                 size=dimension,
@@ -140,9 +144,13 @@ class Collection:
                 # Token vectors only ever score candidates: a graph over them would cost most of the index for nothing.
                 hnsw_config=models.HnswConfigDiff(m=0),
             )
-        sparse = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if config.lexical else None
+        sparse = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if config.lexical else {}
+        sparse |= sparse_params(config)
         self.client.create_collection(
-            self.name, vectors_config=vectors, sparse_vectors_config=sparse, metadata={_METADATA_KEY: built_with}
+            self.name,
+            vectors_config=vectors,
+            sparse_vectors_config=sparse or None,
+            metadata={_METADATA_KEY: built_with},
         )
         self._create_indexes(config)
 
@@ -271,6 +279,8 @@ def _points(version: Version, number: int, arrays: bool) -> Iterable[models.Poin
             vectors[BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
         if version.tokens is not None:
             vectors[TOKENS] = version.tokens[place] if arrays else version.tokens[place].tolist()
+        if version.signals is not None:
+            vectors |= version.signals.of_chunk(place, arrays)
         # Made here, of the right types: to have pydantic look at each of a chunk's 60,000 numbers would take longer
         # than to store them.
         yield models.PointStruct.model_construct(
@@ -285,7 +295,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     differences = [
         f"{part}.{key}={before.get(part, {}).get(key)!r} (now {value!r})"
         for part in now
-        for key, value in now[part].items()
+        for key, value in ({**dict.fromkeys(before.get(part) or {}), **now[part]}).items()
         if (before.get(part) or {}).get(key) != value
     ]
     return ", ".join(differences) or "another configuration"

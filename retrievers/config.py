@@ -51,6 +51,24 @@ class Feedback:
 
 
 @dataclass(frozen=True)
+class DocumentSignals:
+    """A document's own scores, blended into those of its chunks (DAPR, Wang et al. 2024).
+
+    A chunk that says little by itself rises with a document that is about the query. The documents of the candidates
+    are scored, which takes one further request; one vector of each kind is stored per document.
+
+    Attributes:
+        dense: Share of the document's vector, the mean of its chunks', in the fused score.
+        lexical: Share of the document's BM25 score.
+        average_length: The number of terms that counts as an average document.
+    """
+
+    dense: float = 0.1
+    lexical: float = 0.1
+    average_length: float = 1000.0
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """What is stored for a chunk, and how a query uses it.
 
@@ -63,6 +81,10 @@ class PipelineConfig:
         rrf_k: The constant of RRF; 60 in the paper.
         prefetch: Candidates taken from each of dense and BM25.
         feedback: Pseudo-relevance feedback, or None.
+        document: Document-level scores, or None. Needs "minmax".
+        questions: Share, in the fused score, of the similarity between the query and the nearest of the questions that
+            a chunk answers (``context.questions``), stored as one multivector per chunk; 0 for not storing them.
+            Needs "minmax".
         token_vectors: Also store one vector per token, in this datatype, for the MaxSim stage (Khattab and Zaharia
             2020); None for not storing them.
         maxsim_depth: Candidates that the MaxSim stage scores.
@@ -76,6 +98,8 @@ class PipelineConfig:
     rrf_k: int = 60
     prefetch: int = 100
     feedback: Feedback | None = None
+    document: DocumentSignals | None = None
+    questions: float = 0.0
     token_vectors: TokenStorage | None = None
     maxsim_depth: int = 50
     maxsim_weight: float = 0.3
@@ -90,6 +114,25 @@ class PipelineConfig:
             raise InputError(f"fusion={self.fusion!r} is not one of 'minmax', 'dbsf', 'rrf'")
         if not 0 <= self.maxsim_weight <= 1:
             raise InputError(f"maxsim_weight={self.maxsim_weight} is a share: it must lie between 0 and 1")
+        self._check_signals()
+
+    def _check_signals(self) -> None:
+        document = self.document
+        shares = [self.questions] if document is None else [self.questions, document.dense, document.lexical]
+        if not (all(share >= 0 for share in shares) and sum(shares) < 1):
+            raise InputError(
+                f"questions and the document's shares are {shares}: each must be 0 or more, and together less than 1, "
+                "because the chunk's own scores have the rest"
+            )
+        if any(shares) and self.fusion != "minmax":
+            raise InputError(f"fusion={self.fusion!r} knows no shares: document and questions need fusion='minmax'")
+        if document is not None and document.lexical and self.lexical is None:
+            raise InputError(
+                f"document.lexical={document.lexical} needs lexical=LexicalScheme(...), by which texts become terms: "
+                "set it, or DocumentSignals(lexical=0)"
+            )
+        if document is not None and not document.average_length > 0:
+            raise InputError(f"document.average_length={document.average_length} is a number of terms: more than 0")
 
     @classmethod
     def plain(cls) -> PipelineConfig:
@@ -121,8 +164,17 @@ class PipelineConfig:
 
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""
-        return {
+        stored: dict[str, Any] = {
             "dense": asdict(self.dense) | {"context": list(self.dense.context)},
             "lexical": asdict(self.lexical) | {"context": list(self.lexical.context)} if self.lexical else None,
             "token_vectors": self.token_vectors,
         }
+        # Named only where they are there: an index that was built before they existed is not another one.
+        if self.document is not None and (self.document.dense or self.document.lexical):
+            stored["document"] = {
+                "dense": self.document.dense > 0,
+                "average_length": self.document.average_length if self.document.lexical else None,
+            }
+        if self.questions:
+            stored["questions"] = True
+        return stored

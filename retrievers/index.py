@@ -26,6 +26,7 @@ from situate.retrievers.opening import MEMORY, Location, open_client
 from situate.retrievers.payload import STATE, to_chunk
 from situate.retrievers.query_encoder import QueryEncoder
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
+from situate.retrievers.signals import SignalEncoder
 from situate.retrievers.types import QueryText, SearchResult, Step
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Index:
         self._in_memory = client is None and str(path) == MEMORY
         self._chunker = chunker
         self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
+        self._signals = SignalEncoder(embedder, self.config)
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -310,11 +312,11 @@ class Index:
         return stable_id("document", document.id, document.content_hash, *how)
 
     def _embedded(self, work: Sequence[tuple[Document, list[Chunk], str]]) -> list[Version]:
+        items = [(document, chunks) for document, chunks, _ in work]
         vectors = self.embedder.encode_chunks(
-            [(document, chunks) for document, chunks, _ in work],
-            scheme=self.config.dense,
-            token_vectors=self.config.token_vectors is not None,
+            items, scheme=self.config.dense, token_vectors=self.config.token_vectors is not None
         )
+        signals = self._signals.encode(items, [made.dense for made in vectors])
         return [
             Version(
                 document_id=document.id,
@@ -323,8 +325,9 @@ class Index:
                 dense=made.dense,
                 lexical=self._lexical.encode_chunks(chunks) if self._lexical else None,
                 tokens=made.tokens,
+                signals=further,
             )
-            for (document, chunks, document_hash), made in zip(work, vectors, strict=True)
+            for (document, chunks, document_hash), made, further in zip(work, vectors, signals, strict=True)
         ]
 
     # -- what is there ------------------------------------------------------------------------------------------

@@ -12,6 +12,10 @@ from situate.chunkers.types import Chunk, Context, stable_id
 DENSE = "dense"
 BM25 = "bm25"
 TOKENS = "tokens"
+#: Vectors of the whole document, with its first chunk alone, and of the questions that a chunk answers.
+DOCUMENT = "document"
+DOCUMENT_BM25 = "document_bm25"
+QUESTIONS = "questions"
 
 #: A point whose document is being written carries ``state: "writing"``.
 STATE = "state"

@@ -12,7 +12,8 @@ from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.embedders.types import Vectors
 from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.lexical import SparseVector
-from situate.retrievers.payload import BM25, DENSE, STATE, TOKENS, to_chunk
+from situate.retrievers.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
+from situate.retrievers.signals import document_scores
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class HybridSearch:
     are stored the best of them are scored by MaxSim and fused with what they had. With "minmax", which Qdrant does
     not offer, both candidate lists come back from one request and are fused here; each hit then tells the score that
     every stage gave it. Feedback costs a second search either way, because it needs the vectors that the first found.
+    Scores of questions and of documents join the fused score, each by its share; documents cost a request each time.
 
     Args:
         client: Any Qdrant client.
@@ -120,13 +122,15 @@ class HybridSearch:
     # -- fused here ---------------------------------------------------------------------------------------------
 
     def _fused_here(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
-        stages = self._candidates(vectors, k, where)
-        fused = _fused(stages)
+        versions: dict[str, str] = {}
+        stages = self._candidates(vectors, k, where, versions)
+        fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
         if feedback is not None and fused:
             vectors = self._moved(vectors, feedback, self._vectors_of(_best(fused, feedback.top)))
-            stages[DENSE] = self._candidates(replace(vectors, lexical=None), k, where)[DENSE]
-            fused = _fused(stages)
+            moved = self._candidates(replace(vectors, lexical=None), k, where, versions)
+            stages |= moved
+            fused = self._blended(stages, vectors, versions)
         final = fused
         if len(stages) > 1:
             stages["fused"] = fused
@@ -148,23 +152,47 @@ class HybridSearch:
             if point in records
         ]
 
-    def _candidates(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> dict[str, _Scores]:
-        """The best of dense and of BM25, in one request."""
+    def _candidates(
+        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[str, str]
+    ) -> dict[str, _Scores]:
+        """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
         from qdrant_client import models
 
         limit = max(k, self.config.prefetch)
         queries: dict[str, Any] = {DENSE: vectors.dense.tolist()}
         if vectors.lexical is not None:
             queries[BM25] = _sparse(vectors.lexical)
+        if self.config.questions:
+            queries[QUESTIONS] = [vectors.dense.tolist()]
+        payload = ["document_hash"] if self.config.document is not None else False
         requests = [
-            models.QueryRequest(query=query, using=name, filter=where, limit=limit, with_payload=False)
+            models.QueryRequest(query=query, using=name, filter=where, limit=limit, with_payload=payload)
             for name, query in queries.items()
         ]
         answers = self.client.query_batch_points(self.collection, requests)
+        if payload:
+            versions.update(
+                (str(point.id), (point.payload or {})["document_hash"]) for answer in answers for point in answer.points
+            )
         return {
             name: {str(point.id): float(point.score) for point in answer.points}
             for name, answer in zip(queries, answers, strict=True)
         }
+
+    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[str, str]) -> _Scores:
+        """The fused score, and in it the scores of questions and documents by their shares."""
+        config = self.config
+        base = _fused({name: stages[name] for name in (DENSE, BM25) if name in stages})
+        shares = {QUESTIONS: config.questions}
+        if config.document is not None:
+            # What an earlier round found is no candidate any more.
+            found = {point: v for point, v in versions.items() if point in base or point in stages.get(QUESTIONS, ())}
+            stages.update(document_scores(self.client, self.collection, config, vectors, found))
+            shares |= {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
+        shares = {name: share for name, share in shares.items() if share and stages.get(name)}
+        if not shares:
+            return base
+        return _mean([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
 
     def _maxsim(self, tokens: Vectors, candidates: Sequence[str]) -> _Scores:
         from qdrant_client import models
