@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.embedders._extension import Extension
     from situate.embedders.cross_encoder import CrossEncoderModel, PairScorer, PairScores
     from situate.embedders.embedder import Embedder
     from situate.embedders.encoder import Encoder
@@ -33,6 +34,7 @@ __all__ = [
     "Embedder",
     "Encoded",
     "Encoder",
+    "Extension",
     "Family",
     "Int8Quantizer",
     "LibraryEncoder",
@@ -62,6 +64,7 @@ __getattr__, __dir__ = lazy_exports(
         "Encoded": "types",
         "Embedder": "embedder",
         "Encoder": "encoder",
+        "Extension": "_extension",
         "Family": "families",
         "Int8Quantizer": "quantization",
         "LibraryEncoder": "library_encoder",

@@ -41,6 +41,7 @@ def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
     runs = _runs(embedder)
     if runs:
         lines.append(f"runs        {runs}")
+    lines += [f"changed     {line}" for line in _changes(embedder)]
     if family.note:
         lines.append(f"note        {family.note}")
     lines += [f"assumed     {line}" for line in family.assumed]
@@ -76,6 +77,24 @@ def _tokens(embedder: Embedder, written: SpanText) -> list[str]:
     lines = []
     for tokens, ids in zip(shown, reading.sequences, strict=True):
         lines += [f"            {' '.join(tokens)}", f"            {' '.join(map(str, ids.tolist()))}"]
+    return lines
+
+
+def _changes(embedder: Embedder) -> list[str]:
+    """What of the model is not run as its folder says."""
+    from situate.embedders.encoder import Encoder
+
+    encoder = embedder.encoder
+    if not isinstance(encoder, Encoder):
+        return []
+    lines = []
+    if encoder.layers is not None:
+        lines.append(f"the first {encoder.layers} of its layers")
+    for role, name in (("documents", embedder.adapter), ("queries", embedder.query_adapter)):
+        if name is not None:
+            lines.append(f"{role} with the adapter {name!r}")
+    if encoder.extension is not None:
+        lines.append(f"positions extended to {encoder.max_tokens} tokens ({encoder.extension.method!r})")
     return lines
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from situate.chunkers.errors import ConventionError, ModelNotFoundError, UnsafeModelError
+from situate.chunkers.errors import ConventionError, InputError, ModelNotFoundError, UnsafeModelError
+from situate.embedders._adapters import Adapter, check_name
 from situate.embedders._conventions import check_dimensions, conventions
+from situate.embedders._extension import Extension
+from situate.embedders.encoder import Encoder
 from situate.embedders.families import Family
 from situate.embedders.models import ResolvedModel, resolve_model
 from situate.embedders.types import OnOverflow, Pooling, SpanEncoder
@@ -30,14 +34,33 @@ class ModelSettings:
     dimensions: int | None = None
     pooling: Pooling | None = None
     family: Family | None = None
-    device: str = "auto"
+    layers: int | None = None
+    device: str | tuple[str, ...] = "auto"
     dtype: DType = "auto"
+    adapters: tuple[tuple[str, str], ...] = ()
+    adapter: str | None = None
+    query_adapter: str | None = None
+    extension: Extension | None = None
     max_tokens: int | None = None
     on_overflow: OnOverflow = "warn"
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
     encoder: SpanEncoder | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.adapter, self.query_adapter):
+            check_name(name, dict(self.adapters))
+        if self.encoder is not None and self.changes:
+            raise InputError(
+                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} stands in "
+                "its place: give them to that"
+            )
+
+    @property
+    def changes(self) -> list[str]:
+        """The settings with which the model is not run as its folder says."""
+        return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
 
 
 class ModelProfile:
@@ -108,8 +131,6 @@ class ModelProfile:
         """The model's tokenizer, from its encoder or its files."""
         own = getattr(self.encoder, "tokenizer", None)
         if own is None:
-            from situate.embedders.encoder import Encoder
-
             try:
                 own = Encoder(self.settings.model, revision=self.settings.revision).tokenizer
             except ModelNotFoundError as error:
@@ -129,6 +150,8 @@ class ModelProfile:
     def trained_tokens(self) -> int:
         """Tokens that the model was trained to read at once."""
         encoder = self.encoder
+        if isinstance(encoder, Encoder) and encoder.extension is not None:
+            return encoder.trained_tokens
         trained = self._length(
             self.family.trained_tokens,
             getattr(encoder, "trained_tokens", None),
@@ -141,7 +164,7 @@ class ModelProfile:
         """What of the model decides a document's vector, as JSON values."""
         said, family, resolved = self.settings, self.family, self.resolved
         # Only where they say something, so that indexes made before these were known stay readable.
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = self._changed()
         if family.similarity != "cosine":
             more["similarity"] = family.similarity
         if family.end_token:
@@ -165,6 +188,29 @@ class ModelProfile:
             "on_overflow": "window" if said.on_overflow == "window" else "cut",
         }
 
+    def query_adapter(self) -> str | None:
+        """The digest of the adapter that queries are embedded with, where it is another than the documents'."""
+        said = self.settings
+        return None if said.query_adapter == said.adapter else self._digest(said.query_adapter)
+
+    def _changed(self) -> dict[str, Any]:
+        """What of the model is not run as its folder says."""
+        said = self.settings
+        changed: dict[str, Any] = {}
+        if said.layers is not None:
+            changed["layers"] = said.layers
+        if said.adapter is not None:
+            changed["adapter"] = self._digest(said.adapter)
+        if said.extension is not None:
+            changed["extension"] = dataclasses.asdict(said.extension)
+        return changed
+
+    def _digest(self, adapter: str | None) -> str | None:
+        if adapter is None:
+            return None
+        source = dict(self.settings.adapters)[adapter]
+        return Adapter.found(adapter, source, allow_pickle=self.settings.allow_pickle).digest
+
     def _own_encoder(self) -> SpanEncoder:
         from situate.embedders._folder import ModelFolder
         from situate.embedders._shared import shared_encoder
@@ -174,9 +220,14 @@ class ModelProfile:
         self._check_loadable(resolved)
         said = self.settings
         if self.family.library:
+            if said.changes:
+                raise ConventionError(
+                    f"model {said.model!r} is run by sentence-transformers, which {', '.join(said.changes)} cannot be "
+                    "asked of here: leave them out"
+                )
             return self._library_encoder()
         max_tokens = said.max_tokens
-        if max_tokens is None and self.family.max_tokens is not None:
+        if max_tokens is None and self.family.max_tokens is not None and said.extension is None:
             max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
         return shared_encoder(
             (str(resolved.path), resolved.digest),
@@ -185,8 +236,11 @@ class ModelProfile:
             normalize=self.family.normalize,
             pool_prefix=self.family.pool_instruction,
             end_token=self.family.end_token,
+            layers=said.layers,
             device=said.device,
             dtype=said.dtype,
+            adapters=said.adapters,
+            extension=said.extension,
             on_overflow=said.on_overflow,
             max_tokens=max_tokens,
             revision=said.revision,
@@ -217,6 +271,10 @@ class ModelProfile:
         from situate.embedders.library_encoder import LibraryEncoder
 
         said, family = self.settings, self.family
+        if not isinstance(said.device, str):
+            raise InputError(
+                f"model {said.model!r} is run by sentence-transformers on one device: name one of {said.device}"
+            )
         return LibraryEncoder(
             said.model,
             query_options=dict(family.query_options),

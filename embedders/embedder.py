@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from situate.chunkers.errors import InputError, SituateWarning
 from situate.chunkers.types import Chunk, Document
+from situate.embedders._extension import Extension, Method
 from situate.embedders._profile import DType, ModelProfile, ModelSettings
 from situate.embedders._schemes import Plan, check_finite, check_scheme, finish, plan, unit
 from situate.embedders.families import Family, Similarity
@@ -60,8 +61,14 @@ class Embedder:
         pooling: How token vectors become one; None for what the model says.
         family: A record of one's own in the registry's place. Its instructions rule over the prompts in the model's
             folder; pooling and lengths that the folder names still hold (``pooling`` and ``max_tokens`` override them).
-        device: "auto", or a torch device.
+        layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so).
+        device: "auto", or a torch device; or several, with a process for each (see `Encoder`).
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
+        adapters: Names of adapters (LoRA) and their folders or hub ids; needs the extra ``adapters``.
+        adapter: The adapter that documents are embedded with, and queries as well unless ``query_adapter`` names
+            another; None: the model itself. `using` gives the same embedder with another one.
+        query_adapter: The adapter for queries, where a pair was trained for both sides.
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
         max_tokens: Tokens that a text is cut to, special tokens included; None for what the model says.
         on_overflow: What a longer text gets: cut with a warning, an error, or read in windows.
         revision: A branch, tag or commit of the hub's repository.
@@ -81,8 +88,13 @@ class Embedder:
         dimensions: int | None = None,
         pooling: Pooling | None = None,
         family: Family | None = None,
-        device: str = "auto",
+        layers: int | None = None,
+        device: str | Sequence[str] = "auto",
         dtype: DType = "auto",
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+        adapter: str | None = None,
+        query_adapter: str | None = None,
+        extension: Method | Extension | None = None,
         max_tokens: int | None = None,
         on_overflow: OnOverflow = "warn",
         revision: str | None = None,
@@ -90,8 +102,9 @@ class Embedder:
         allow_pickle: bool = False,
         encoder: SpanEncoder | None = None,
     ) -> None:
-        if dimensions is not None and dimensions < 1:
-            raise InputError(f"dimensions is {dimensions}: ask for 1 or more, or None for whole vectors")
+        for name, value in (("dimensions", dimensions), ("layers", layers)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: ask for 1 or more, or None for all")
         self._settings = ModelSettings(
             model=os.fspath(model),
             query_instruction=query_instruction,
@@ -100,8 +113,13 @@ class Embedder:
             dimensions=dimensions,
             pooling=pooling,
             family=family,
-            device=device,
+            layers=layers,
+            device=device if isinstance(device, str) else tuple(device),
             dtype=dtype,
+            adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),
+            adapter=adapter,
+            query_adapter=adapter if query_adapter is None else query_adapter,
+            extension=Extension.of(extension),
             max_tokens=max_tokens,
             on_overflow=on_overflow,
             revision=revision,
@@ -126,10 +144,33 @@ class Embedder:
         engine = "" if self._settings.encoder is None else f", encoder={self._settings.encoder!r}"
         return f"Embedder({self.model!r}, scheme={self._scheme!r}{engine})"
 
+    def using(self, adapter: str | None, query_adapter: str | None = None) -> Embedder:
+        """The same embedder with another of its adapters. Cheap: both share the model and whatever is loaded of it.
+
+        Args:
+            adapter: The adapter's name; None for the model itself.
+            query_adapter: Another one for queries.
+
+        Raises:
+            InputError: There is no such adapter.
+        """
+        names = {"adapter": adapter, "query_adapter": adapter if query_adapter is None else query_adapter}
+        return self._with(dataclasses.replace(self._settings, **names))
+
     @property
     def model(self) -> str:
         """The folder or hub id that was given."""
         return self._settings.model
+
+    @property
+    def adapter(self) -> str | None:
+        """The name of the adapter that documents are embedded with."""
+        return self._settings.adapter
+
+    @property
+    def query_adapter(self) -> str | None:
+        """The name of the adapter that queries are embedded with."""
+        return self._settings.query_adapter
 
     @property
     def scheme(self) -> ChunkScheme:
@@ -211,9 +252,10 @@ class Embedder:
     @property
     def query_fingerprint(self) -> dict[str, Any]:
         """`fingerprint` and what decides a query's vector, for a cache of queries."""
-        family = self.family
+        family, adapter = self.family, self._profile.query_adapter()
         return {
             **self.fingerprint,
+            **({} if adapter is None else {"query_adapter": adapter}),
             "query_instruction": family.query_instruction(),
             "query_suffix": family.query_suffix,
         }
@@ -316,6 +358,11 @@ class Embedder:
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "document"), "document", tokens=True), texts)
 
+    def _with(self, settings: ModelSettings) -> Embedder:
+        copy = Embedder.__new__(Embedder)
+        copy.__setstate__({"settings": settings, "scheme": self._scheme})
+        return copy
+
     async def _aready(self) -> None:
         """Look the model up in a thread: it reads files, once."""
         if not self._profile.ready:
@@ -376,8 +423,11 @@ class Embedder:
 
     def _priority(self, role: Role) -> dict[str, Any]:
         """`Encoder` lets queries go before documents; other encoders need not know of it."""
-        given = self._settings.encoder
-        return {"priority": role} if given is None or getattr(given, "takes_role", False) else {}
+        said = self._settings
+        if said.encoder is not None and not getattr(said.encoder, "takes_role", False):
+            return {}
+        adapter = said.query_adapter if role == "query" else said.adapter
+        return {"priority": role, **({} if adapter is None else {"adapter": adapter})}
 
     def _cut(self, encoded: Encoded) -> Encoded:
         if self._settings.dimensions is None:

@@ -6,25 +6,26 @@ import asyncio
 import os
 import threading
 import warnings
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from situate.chunkers.errors import InputError, NonFiniteVectorError, TruncationWarning
+from situate.chunkers.errors import InputError, TruncationWarning
+from situate.embedders._adapters import Adapter, check_name
+from situate.embedders._extension import Extension, Method, Reach
 from situate.embedders._folder import ModelFolder
-from situate.embedders._pooling import Part, Reading, ReadingRules, combined, normalised, pooled_parts, read
-from situate.embedders._scheduler import Done, Priority, Reduction, Scheduler, Work
+from situate.embedders._loaded import LoadedModel, ModelKey
+from situate.embedders._pooling import Reading, ReadingRules, read
+from situate.embedders._scheduler import Priority, Scheduler
+from situate.embedders._span_output import SpanOutput, work_of
+from situate.embedders._team import Team
 from situate.embedders._tokens import TextTokenizer
+from situate.embedders._variant import Variant
 from situate.embedders.models import resolve_model
-from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText, Vectors
+from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-    from situate.embedders._heads import Heads
 
 #: Texts that are tokenized and run together; what bounds the memory of a call with very many.
 _SLICE_TEXTS = 4096
@@ -38,7 +39,8 @@ class Encoder:
     """Reads texts with a transformers model and pools character spans of them into vectors.
 
     Cheap to construct: weights are loaded by the first `encode`. May be used by many threads and event loops at once;
-    one thread owns the model and runs what they ask for in full batches. Pickles as its configuration.
+    one thread owns the model and runs what they ask for in full batches. Pickles as its configuration. Encoders of one
+    process that would load the same weights share them, whatever they do before and after the model.
 
     A token belongs to a span if it shares a character with it; a span without any token (white space, say) gets the
     nearest one. Special tokens belong to no span, and are pooled for a text without spans as the model was trained.
@@ -51,8 +53,16 @@ class Encoder:
         normalize: Whether vectors get L2 norm 1.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022) and normalise
             again.
-        device: "auto", or a torch device.
+        layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so). What
+            stands behind the last layer (a decoder's final norm) stays.
+        device: "auto", or a torch device; or several, each with a process and a copy of the model of its own, among
+            which texts are dealt out. The processes are spawned, so a program needs ``if __name__ == "__main__":``.
         dtype: Format of the weights. "auto" is the fastest one that the hardware computes in; "float32" is exact.
+        adapters: Names of adapters (LoRA, as ``peft`` saves it) and their folders or hub ids. Each is loaded by the
+            first `encode` that names it and stays in memory, merged into a copy of the weights. Needs the extra
+            ``adapters``.
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
+            name or an `Extension`.
         on_overflow: What a text without spans gets that is longer than ``max_tokens``: cut with a warning, an error,
             or read in windows.
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
@@ -76,8 +86,11 @@ class Encoder:
         pooling: Pooling = "mean",
         normalize: bool = True,
         dimensions: int | None = None,
-        device: str = "auto",
+        layers: int | None = None,
+        device: str | Sequence[str] = "auto",
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+        extension: Method | Extension | None = None,
         on_overflow: OnOverflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
@@ -92,9 +105,12 @@ class Encoder:
             raise InputError(f"pooling {pooling!r} is not one of {', '.join(map(repr, _POOLINGS))}")
         if on_overflow not in ("warn", "raise", "window"):
             raise InputError(f"on_overflow {on_overflow!r} is not one of 'warn', 'raise', 'window'")
-        for name, value in (("dimensions", dimensions), ("max_tokens", max_tokens), ("batch_tokens", batch_tokens)):
+        numbers = {"dimensions": dimensions, "layers": layers, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
+        for name, value in numbers.items():
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it needs to be 1 or more")
+        if not device:
+            raise InputError("device is an empty list: name at least one device, or 'auto'")
         self.model = os.fspath(model)
         self.pooling: Pooling = pooling
         self.normalize = normalize
@@ -106,8 +122,11 @@ class Encoder:
         self.trust_remote_code = trust_remote_code
         self.allow_pickle = allow_pickle
         self.batch_tokens = batch_tokens
+        self.layers = layers
+        self.adapters = {name: os.fspath(folder) for name, folder in dict(adapters or {}).items()}
+        self.extension = Extension.of(extension)
         self._dimensions = dimensions
-        self._device = device
+        self._device = device if isinstance(device, str) else tuple(device)
         self._dtype = dtype
         self._max_tokens = max_tokens
         self._forget()
@@ -117,13 +136,16 @@ class Encoder:
         self._folder_: ModelFolder | None = None
         self._tokenizer_: TextTokenizer | None = None
         self._public_tokenizer: Tokenizer | None = None
-        self._scheduler_: Scheduler | None = None
+        self._model_: LoadedModel | None = None
+        self._team_: Team | None = None
+        self._adapters_: dict[str, Adapter] = {}
+        self._output_: SpanOutput | None = None
         self._callers = 0
-        self._heads_: Heads | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        handles = ("_lock", "_callers", "_folder_", "_tokenizer_", "_public_tokenizer", "_scheduler_", "_heads_")
-        return {name: value for name, value in self.__dict__.items() if name not in handles}
+        # Private names that end in an underscore are handles.
+        handles = ("_lock", "_callers", "_public_tokenizer")
+        return {name: value for name, value in self.__dict__.items() if name not in handles and name[-1] != "_"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -161,8 +183,10 @@ class Encoder:
         """Tokens read at once, special tokens included.
 
         Raises:
-            InputError: More were asked for than the model has positions for.
+            InputError: More were asked for than the model has positions for, or an extension reaches no further.
         """
+        if self._reach is not None:
+            return self._reach.target
         if self._max_tokens is None:
             return self.folder.trained_tokens
         if self._max_tokens > self.folder.position_limit:
@@ -174,13 +198,13 @@ class Encoder:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that the model was trained to read at once, special tokens included."""
-        return self.folder.trained_tokens
+        """Tokens that the model was trained to read at once, or was extended to, special tokens included."""
+        return self.folder.trained_tokens if self._reach is None else self._reach.target
 
     @property
     def position_limit(self) -> int:
         """Most tokens that the model has positions for; a very large number where its positions have no end."""
-        return self.folder.position_limit
+        return self.folder.position_limit if self._reach is None else self._reach.target
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -201,17 +225,17 @@ class Encoder:
 
     @property
     def device(self) -> str:
-        """The device that the model runs on, "auto" resolved."""
+        """The device that the model runs on, "auto" resolved; several are joined by commas."""
         from situate.embedders._devices import chosen_device
 
-        return str(chosen_device(self._device))
+        return ",".join(str(chosen_device(device)) for device in self._devices)
 
     @property
     def dtype(self) -> str:
         """The format of the weights, "auto" resolved."""
         from situate.embedders._devices import chosen_device, chosen_dtype
 
-        return str(chosen_dtype(self._dtype, chosen_device(self._device))).removeprefix("torch.")
+        return str(chosen_dtype(self._dtype, chosen_device(self._devices[0]))).removeprefix("torch.")
 
     def encode(
         self,
@@ -220,6 +244,7 @@ class Encoder:
         token_vectors: bool = False,
         priority: Priority = "document",
         progress: bool = False,
+        adapter: str | None = None,
     ) -> list[Encoded]:
         """One result per input, in order.
 
@@ -229,8 +254,10 @@ class Encoder:
                 tokens, special ones included.
             priority: "query" goes before "document" where several callers wait.
             progress: Show a progress bar.
+            adapter: The adapter to encode with; None: the model itself.
 
         Raises:
+            InputError: There is no such adapter, or something was asked of the model that it has not.
             SpanError: A span is empty, reversed or outside its text.
             OverflowLimitError: A text is too long and ``on_overflow="raise"``, or a window is longer than the model
                 has positions for.
@@ -238,56 +265,80 @@ class Encoder:
             ModelError: The model cannot be loaded.
         """
         results: list[Encoded] = []
-        scheduler = self._scheduler
+        options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
         bar = _progress_bar(len(inputs)) if progress else None
-        for start, part in _slices(inputs):
-            readings = self._read(part, start)
-            work = self._work(readings, token_vectors)
-            done = scheduler.run_now(work)
-            if done is None:
-                future = scheduler.submit(work, priority)
-                assert future is not None
-                done = future.result()
-            results += self._finish(readings, done, token_vectors)
-            if bar is not None:
-                bar.update(len(part))
+        team = self._team
+        if team is not None:
+            check_name(adapter, self.adapters)
+            results = team.encode(inputs, options, bar.update if bar is not None else lambda count: None)
+        else:
+            model = self._model  # held until the end: with its last encoder it would go
+            scheduler = model.scheduler(self._adapter(adapter))
+            output = self._output(model)
+            for start, part in _slices(inputs):
+                readings = self._read(part, start)
+                work = work_of(readings, self.pooling, token_vectors)
+                done = scheduler.run_now(work)
+                if done is None:
+                    future = scheduler.submit(work, priority)
+                    assert future is not None
+                    done = future.result()
+                results += output.encoded(readings, done, token_vectors)
+                if bar is not None:
+                    bar.update(len(part))
         if bar is not None:
             bar.close()
         self._warn_of_loss(results)
         return results
 
     async def aencode(
-        self, inputs: Sequence[SpanText], *, token_vectors: bool = False, priority: Priority = "document"
+        self,
+        inputs: Sequence[SpanText],
+        *,
+        token_vectors: bool = False,
+        priority: Priority = "document",
+        adapter: str | None = None,
     ) -> list[Encoded]:
         """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
-        results: list[Encoded] = []
-        scheduler = self._scheduler_
-        if scheduler is None:
-            scheduler = await asyncio.to_thread(lambda: self._scheduler)
+        team = self._team
+        if team is not None:
+            check_name(adapter, self.adapters)
+            options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
+            results = await team.aencode(inputs, options)
+            self._warn_of_loss(results)
+            return results
+        results = []
+        model = self._model_
+        chosen = self._adapters_.get(adapter) if adapter is not None else None
+        if model is None or not model.ready(chosen) or (adapter is not None and chosen is None):
+            model = await asyncio.to_thread(self._prepared, adapter)
+        scheduler = model.scheduler(self._adapter(adapter))
+        output = self._output(model)
         self._callers += 1
         try:
             for start, part in _slices(inputs):
                 # A query is tokenized faster than a thread is woken; two hundred at once would hold up the loop.
                 small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
                 readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
-                work = self._work(readings, token_vectors)
+                work = work_of(readings, self.pooling, token_vectors)
                 future = scheduler.submit(work, priority, block=False)
                 if future is None:
                     future = await asyncio.to_thread(scheduler.submit, work, priority)
                     assert future is not None
                 done = await asyncio.wrap_future(future)
-                results += self._finish(readings, done, token_vectors)
+                results += output.encoded(readings, done, token_vectors)
         finally:
             self._callers -= 1
         self._warn_of_loss(results)
         return results
 
     def close(self) -> None:
-        """Let go of the model and end the thread that owns it; the next `encode` loads it again."""
+        """Let go of the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
         with self._lock:
-            scheduler, self._scheduler_ = self._scheduler_, None
-        if scheduler is not None:
-            scheduler.close()
+            self._model_ = None
+            team, self._team_ = self._team_, None
+        if team is not None:
+            team.close()
 
     def __enter__(self) -> Encoder:
         return self
@@ -308,36 +359,85 @@ class Encoder:
             return self._tokenizer_
 
     @property
-    def _scheduler(self) -> Scheduler:
+    def _devices(self) -> tuple[str, ...]:
+        return (self._device,) if isinstance(self._device, str) else self._device
+
+    @property
+    def _reach(self) -> Reach | None:
+        if self.extension is None:
+            return None
+        return Reach.of(self.extension, self.folder.position_limit, self._max_tokens)
+
+    @property
+    def _team(self) -> Team | None:
+        if isinstance(self._device, str):
+            return None
         with self._lock:
-            if self._scheduler_ is None:
-                self._scheduler_ = self._loaded()
-            return self._scheduler_
+            if self._team_ is None:
+                self._team_ = Team([self._on(device) for device in self._device])
+            return self._team_
 
-    def _loaded(self) -> Scheduler:
-        from situate.embedders._devices import chosen_device, chosen_dtype
-        from situate.embedders._engine import Engine
-        from situate.embedders._heads import Heads
+    def _on(self, device: str) -> Encoder:
+        """The same encoder on one device."""
+        copy = Encoder.__new__(Encoder)
+        copy.__setstate__({**self.__getstate__(), "_device": device})
+        return copy
 
+    @property
+    def _model(self) -> LoadedModel:
+        with self._lock:
+            if self._model_ is None:
+                self._model_ = LoadedModel.of(self._key())
+            return self._model_
+
+    def _key(self) -> ModelKey:
         resolved = resolve_model(
             self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
         )
         resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
-        device = chosen_device(self._device)
-        engine = Engine(
-            self.folder.path,
-            device,
-            chosen_dtype(self._dtype, device),
+        return ModelKey(
+            folder=self.folder,
+            digest=resolved.digest,
+            device=self.device,
+            dtype=self.dtype,
+            variant=Variant(layers=self.layers, reach=self._reach),
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,
             batch_tokens=self.batch_tokens,
-            max_tokens=self.max_tokens,
         )
-        self._heads_ = Heads.load(self.folder.heads, allow_pickle=self.allow_pickle)
-        scheduler = Scheduler(engine)
-        # The thread must not outlive its encoder, nor the interpreter.
-        weakref.finalize(self, scheduler.close, drain=False)
-        return scheduler
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        return self._model.scheduler()
+
+    def _prepared(self, adapter: str | None) -> LoadedModel:
+        model = self._model
+        model.scheduler(self._adapter(adapter))
+        return model
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        check_name(name, self.adapters)
+        with self._lock:
+            found = self._adapters_.get(name)
+            if found is None:
+                found = Adapter.found(name, self.adapters[name], allow_pickle=self.allow_pickle)
+                self._adapters_[name] = found
+            return found
+
+    def _output(self, model: LoadedModel) -> SpanOutput:
+        output = self._output_
+        if output is None:
+            output = self._output_ = SpanOutput(
+                model=self.model,
+                dtype=self.dtype,
+                pooling=self.pooling,
+                heads=model.heads,
+                dimension=self.dimension,
+                normalize=self.normalize,
+            )
+        return output
 
     def reading(self, item: SpanText) -> tuple[Reading, list[list[str]]]:
         """How a text is read: its passes with the tokens that are pooled, and the tokens in words. Loads no weights."""
@@ -362,59 +462,6 @@ class Encoder:
             read(item, text, tokenizer, rules, first + i)
             for i, (item, text) in enumerate(zip(inputs, tokens, strict=True))
         ]
-
-    def _work(self, readings: Sequence[Reading], token_vectors: bool) -> Work:
-        sequences = [ids for reading in readings for ids in reading.sequences]
-        segments: list[tuple[int, int, int, int]] = []
-        kept: list[tuple[int, int, int]] = []
-        first = 0
-        for reading in readings:
-            for parts in reading.spans:
-                segments += [(first + p.sequence, p.start, p.end, p.weight) for p in pooled_parts(parts, self.pooling)]
-                if token_vectors:
-                    kept += [(first + p.sequence, p.start, p.end) for p in parts]
-            first += len(reading.sequences)
-        reductions: dict[str, Reduction] = {"weighted_mean": "weighted", "max": "max"}
-        return Work(
-            sequences=sequences,
-            segments=np.array(segments, dtype=np.int64).reshape(-1, 4),
-            reduction=reductions.get(self.pooling, "sum"),
-            kept=np.array(kept, dtype=np.int64).reshape(-1, 3),
-        )
-
-    def _finish(self, readings: Sequence[Reading], done: Done, token_vectors: bool) -> list[Encoded]:
-        parts = [pooled_parts(span, self.pooling) for reading in readings for span in reading.spans]
-        vectors = self._output(combined(parts, done.reduced, self.pooling), self.normalize)
-        results: list[Encoded] = []
-        row = at = 0
-        for reading in readings:
-            tokens: list[Vectors] = []
-            if token_vectors:
-                for span in reading.spans:
-                    tokens.append(self._token_vectors(span, done.kept[at : at + len(span)]))
-                    at += len(span)
-            rows = vectors[row : row + len(reading.spans)]
-            results.append(Encoded(rows, tuple(tokens) if token_vectors else None, reading.lost_tokens))
-            row += len(reading.spans)
-        return results
-
-    def _token_vectors(self, parts: Sequence[Part], kept: Sequence[Vectors]) -> Vectors:
-        if not parts:
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        return self._output(np.concatenate(kept), True)
-
-    def _output(self, vectors: Vectors, normalize: bool) -> Vectors:
-        """The model's heads, the Matryoshka cut and the norm."""
-        if self._heads_ is not None:
-            vectors = self._heads_(vectors)
-        if not np.isfinite(vectors).all():
-            raise NonFiniteVectorError(
-                f"model {self.model!r} computed NaN or infinity in {self.dtype}: its weights are damaged or the "
-                "format's range is too small for it; try dtype='float32'"
-            )
-        if self._dimensions is not None:
-            vectors = vectors[:, : self.dimension]
-        return normalised(vectors) if normalize else np.ascontiguousarray(vectors)
 
     def _warn_of_loss(self, results: Sequence[Encoded]) -> None:
         lost = [result.lost_tokens for result in results if result.lost_tokens]

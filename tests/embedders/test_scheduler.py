@@ -261,7 +261,7 @@ async def test_cancelling_a_task_leaves_the_others_alone(encoder: Encoder, wante
 
 
 def test_the_thread_ends_with_its_encoder(minilm_path: str) -> None:
-    short_lived = Encoder(minilm_path, device="cpu")
+    short_lived = Encoder(minilm_path, device="cpu", batch_tokens=999)  # nobody else's, so nobody shares it
     asyncio.run(short_lived.aencode([SpanText("hello")]))
     thread = short_lived._scheduler._thread
     assert thread is not None
