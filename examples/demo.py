@@ -4,7 +4,9 @@
 
 Indexes a folder or file of documents (.md, .txt, .html, .pdf, .jsonl; default: the handbook that comes with the
 project) through LlamaIndex, then through LangChain, asks questions, and shows the passages with document, section and
-score, and their ranks as techniques are added. The index is kept in .situate/, so a second run starts in seconds.
+score, and their ranks as techniques are added. The index is kept in .situate/, so a second run starts in seconds;
+--store puts it elsewhere: into another folder, into memory (":memory:"), or onto a Qdrant server by its URL (with the
+key of SITUATE_QDRANT_KEY, where it wants one; given several times, the nodes of one cluster).
 
 HyDE is shown with the language model of SITUATE_LLM_URL, SITUATE_LLM_MODEL and SITUATE_LLM_KEY (any server with an
 OpenAI-compatible interface), and otherwise, on the handbook, with hypothetical answers that were written beforehand.
@@ -23,20 +25,23 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from qdrant_client import QdrantClient
 from tqdm import tqdm
 
 from examples.asking import Question, derived_questions, load_questions, section
 from examples.generators import CannedAnswers, ChatEndpoint
 from examples.report import Report
 from examples.stages import DEPTH, FULL, STAGES, Asked, Comparison
+from situate import retrievers
 from situate.chunkers import Document, HeadingSituator, read_documents
 from situate.chunkers.errors import SituateError
 from situate.retrievers import Index, PipelineConfig, Reranker, Retriever
-from situate.retrievers.edge import EdgeClient
 from situate.retrievers.hyde import Hyde
+from situate.retrievers.opening import server_urls
 
 HERE = Path(__file__).parent
 HANDBOOK = HERE / "documents"
+DEFAULT_STORE = ".situate/demo"
 #: Documents that are handed to LangChain's store at a time, at most: few, so that the progress bar moves.
 BATCH = 8
 
@@ -46,42 +51,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     report = Report()
     try:
-        return run(options.docs, options.question, options.store, report)
+        return run(options.docs, options.question, options.store or [DEFAULT_STORE], report)
     except SituateError as error:
         report.line(f"{type(error).__name__}: {error}")
         return 1
 
 
-def run(docs: Path, asked: Sequence[str], store: Path, report: Report) -> int:
-    """Indexes, asks and shows; the exit code."""
+def run(docs: Path, asked: Sequence[str], store: Sequence[str], report: Report) -> int:
+    """Indexes, asks and shows; the exit code.
+
+    Args:
+        docs: A folder or file of documents.
+        asked: Questions to ask; none: the source's own.
+        store: Where the index is: a folder, ":memory:", a server's URL, or the URLs of a cluster's nodes.
+        report: What is shown goes there.
+    """
     started = time.perf_counter()
     documents = [document for document in read_documents(docs) if document.text.strip()]
     if not documents:
         report.line(f"There is no text in {str(docs)!r}: give a folder or a file of documents.")
         return 1
-    # One folder per source and configuration: another run over the same documents finds its index there.
+    # Collections of its own per source and configuration: another run over the same documents finds its index there.
     source = f"{docs.resolve()}\n{json.dumps(FULL.stored(), sort_keys=True)}"
-    folder = store / hashlib.sha256(source.encode()).hexdigest()[:12]
+    prefix = f"demo-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
     handbook = docs.resolve() == HANDBOOK.resolve()
-    with closing(EdgeClient(folder)) as client:
-        comparison, full = through_llama_index(client, documents, report)
+    with closing(opened(store)) as client:
+        comparison, full = through_llama_index(client, prefix, documents, report)
         questions = _questions(asked, handbook, full)
         results = [comparison.ask(question) for question in tqdm(questions, desc="asking", unit="question")]
         show_passages(results, full, comparison.reranker, report)
         show_ranks(results, report)
         show_hyde(full, comparison.reranker, questions, handbook, report)
-        through_langchain(client, comparison, documents, results, report)
+        through_langchain(client, prefix, comparison, documents, results, report)
     show_summary(results, len(documents), time.perf_counter() - started, report)
     return 0
 
 
-def through_llama_index(client: EdgeClient, documents: Sequence[Document], report: Report) -> tuple[Comparison, Index]:
+def opened(store: Sequence[str]) -> QdrantClient:
+    """The client of the store, wherever that is: what follows is the same."""
+    key = os.environ.get("SITUATE_QDRANT_KEY")
+    location = store[0] if len(store) == 1 else store
+    return retrievers.open(location, **({"api_key": key} if key and server_urls(location) else {}))
+
+
+def through_llama_index(
+    client: QdrantClient, prefix: str, documents: Sequence[Document], report: Report
+) -> tuple[Comparison, Index]:
     """Indexes plainly and fully through LlamaIndex's classes."""
     from llama_index.core import Document as LlamaIndexDocument
 
     from situate.integrations.llama_index import SituateEmbedding, SituateRetriever
 
-    report.heading("LlamaIndex: SituateEmbedding, SituateRetriever, on embedded Qdrant")
+    report.heading("LlamaIndex: SituateEmbedding, SituateRetriever, on Qdrant")
     embed_model = SituateEmbedding()
     theirs = [LlamaIndexDocument(id_=d.id, text=d.text, metadata=dict(d.metadata)) for d in documents]
 
@@ -99,13 +120,18 @@ def through_llama_index(client: EdgeClient, documents: Sequence[Document], repor
         index.delete(set(index.document_ids()) - {document.id for document in documents})
         return index
 
-    plain, full = indexed("llama-index-plain", PipelineConfig.plain()), indexed("llama-index", FULL)
+    plain, full = indexed(f"{prefix}-plain", PipelineConfig.plain()), indexed(f"{prefix}-llama-index", FULL)
     report.line(f"{len(full.document_ids())} documents, {full.count()} chunks, model {embed_model.embedder.model}.")
     return Comparison(client, plain, full), full
 
 
 def through_langchain(
-    client: EdgeClient, comparison: Comparison, documents: Sequence[Document], results: Sequence[Asked], report: Report
+    client: QdrantClient,
+    prefix: str,
+    comparison: Comparison,
+    documents: Sequence[Document],
+    results: Sequence[Asked],
+    report: Report,
 ) -> None:
     """Indexes fully through LangChain's classes, asks the same questions, and compares the passages."""
     from langchain_core.documents import Document as LangChainDocument
@@ -118,18 +144,18 @@ def through_langchain(
         chunk_context,
     )
 
-    report.heading("LangChain: SituateEmbeddings, SituateVectorStore, SituateRetriever, on embedded Qdrant")
+    report.heading("LangChain: SituateEmbeddings, SituateVectorStore, SituateRetriever, on Qdrant")
     embeddings = SituateEmbeddings.from_embedder(comparison.embedder)
     store = SituateVectorStore(
         embeddings,
         client=client,
-        collection="langchain",
+        collection=f"{prefix}-langchain",
         splitter=SituateTextSplitter(embeddings),
         situators=[HeadingSituator()],
         config=FULL,
     )
     theirs = [LangChainDocument(id=d.id, page_content=d.text, metadata=dict(d.metadata)) for d in documents]
-    with tqdm(total=len(theirs), desc="indexing into 'langchain'", unit="document") as bar:
+    with tqdm(total=len(theirs), desc=f"indexing into {store.index.collection!r}", unit="document") as bar:
         batch = max(1, min(BATCH, len(theirs) // 16))
         for at in range(0, len(theirs), batch):
             store.add_documents(theirs[at : at + batch])
@@ -254,7 +280,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("docs", nargs="?", type=Path, default=HANDBOOK, help="a folder or file of documents")
     parser.add_argument("--question", action="append", default=[], help="ask this (may be given several times)")
-    parser.add_argument("--store", type=Path, default=Path(".situate/demo"), help="where the index is kept")
+    parser.add_argument(
+        "--store", action="append", help=f"a folder, :memory: or a server's URL (default: {DEFAULT_STORE})"
+    )
     return parser.parse_args(arguments)
 
 

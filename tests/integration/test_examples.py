@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from examples.generators import CannedAnswers, ChatEndpoint
 from examples.stages import STAGES
 from situate.chunkers import MarkdownChunker, Prompt, read_documents
 from situate.chunkers.errors import GenerationError
+from situate.retrievers.edge import EdgeClient
 from situate.retrievers.rewriting import Turn
+from tests.rest_server import RestServer
 
 EXAMPLES = Path(demo.__file__).parent
 QUESTION = "What do I do if I lose the company credit card?"
@@ -82,6 +85,41 @@ def test_the_demo_takes_json_lines_and_own_questions(tmp_path: Path, capsys: pyt
     assert "2 documents, 2 chunks" in shown
     assert demo.main([str(docs), *store]) == 0
     assert "The ferry leaves at nine. It crosses" in capsys.readouterr().out
+
+
+@pytest.fixture(params=["folder", "memory", "served", "server"])
+def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The demo's arguments for each kind of store; "served" is a stand-in on this machine, over the same engine."""
+    if request.param == "folder":
+        yield ["--store", str(tmp_path / "store")]
+    elif request.param == "memory":
+        yield ["--store", ":memory:"]
+    elif request.param == "served":
+        monkeypatch.setenv("SITUATE_QDRANT_KEY", "a-secret")
+        with EdgeClient() as client:
+            server = RestServer(client, key="a-secret")
+            yield ["--store", "http://127.0.0.1:9", "--store", server.url]
+            server.stop()
+            assert "POST /collections/" in " ".join(server.requests)
+    elif url := os.environ.get("SITUATE_QDRANT_URL"):
+        yield ["--store", url]
+    else:
+        pytest.skip("set SITUATE_QDRANT_URL to run the demo on a server")
+
+
+@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
+def test_the_demo_runs_on_every_store(tmp_path: Path, location: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What it shows is the same wherever the index is."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("expenses.md", "leave.md"):
+        (docs / name).write_text((EXAMPLES / "documents" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    for _ in range(2):
+        assert demo.main([str(docs), "--question", QUESTION, *location]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "Freeze it in the banking app" in shown
+        assert "2 documents, " in shown
+        assert "LangChain returned the same three passages as LlamaIndex for 1 of 1 questions." in shown
 
 
 def test_the_demo_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
