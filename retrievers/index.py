@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
@@ -34,8 +33,10 @@ if TYPE_CHECKING:
 
     from situate.embedders.embedder import Embedder
 
-#: Documents whose chunks are embedded and written together.
+#: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
+#: of 200,000 characters take 75 MB.
 BATCH_DOCUMENTS = 64
+BATCH_CHARACTERS = 200_000
 
 _Item: TypeAlias = tuple[Document, Sequence[Chunk] | None]
 
@@ -222,7 +223,7 @@ class Index:
             InputError: A document has no id, or metadata that JSON cannot express.
             NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
         """
-        return self._add((document, None) for document in documents)
+        return self._add(_alone(documents))
 
     def add_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
         """`add` for documents that somebody else cut and situated. All chunks of a document belong in one call.
@@ -234,7 +235,7 @@ class Index:
 
     async def aadd(self, documents: Iterable[Document]) -> IndexReport:
         """`add` without blocking the event loop; cancelling it stops after the batch that is being written."""
-        return await self._aadd((document, None) for document in documents)
+        return await self._aadd(_alone(documents))
 
     async def aadd_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
         """`add_chunks` without blocking the event loop."""
@@ -259,13 +260,15 @@ class Index:
         return _said(report)
 
     def _batches(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
-        if self.progress:
-            from tqdm.auto import tqdm
+        from tqdm.auto import tqdm
 
-            items = tqdm(items, desc=f"indexing into {self.collection!r}", unit="document")
-        several = iter(items)
-        while batch := list(itertools.islice(several, BATCH_DOCUMENTS)):
-            yield batch
+        total = len(items) if isinstance(items, Sized) else None
+        description = f"indexing into {self.collection!r}"
+        with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
+            for batch in _together(items):
+                yield batch
+                # Here the batch has been written: a bar over the items would run ahead by a whole batch.
+                bar.update(len(batch))
 
     def _add_batch(self, batch: Sequence[_Item]) -> IndexReport:
         last = {document.id: (document, chunks) for document, chunks in batch}
@@ -424,6 +427,26 @@ class Index:
         hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
         searched = Step("search", time.perf_counter() - started, {"hits": len(hits)})
         return SearchResult(query, tuple(hits), (*before, searched))
+
+
+def _alone(documents: Iterable[Document]) -> Iterable[_Item]:
+    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
+    items = ((document, None) for document in documents)
+    return list(items) if isinstance(documents, Sequence) else items
+
+
+def _together(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`."""
+    batch: list[_Item] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += len(item[0].text)
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _check(k: int) -> None:
