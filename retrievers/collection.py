@@ -133,7 +133,10 @@ class Collection:
     def _create(self, dimension: int, config: PipelineConfig, built_with: Mapping[str, Any]) -> None:
         from qdrant_client import models
 
-        vectors = {DENSE: models.VectorParams(size=dimension, distance=models.Distance.COSINE)}
+        # A model trained for the dot product says something by its vectors' lengths, which cosine would throw away.
+        dot = built_with["encoder"].get("similarity") == "dot"
+        distance = models.Distance.DOT if dot else models.Distance.COSINE
+        vectors = {DENSE: models.VectorParams(size=dimension, distance=distance)}
         vectors |= vector_params(config, dimension)
         if config.token_vectors is not None:
             vectors[TOKENS] = models.VectorParams(
