@@ -15,6 +15,7 @@ from situate.embedders import Embedder, Family, family_of
 from situate.embedders._describe import EXAMPLE
 from situate.embedders._registry import FAMILIES
 from situate.embedders._tokens import TextTokenizer
+from situate.embedders.families import FewShotFamily
 from situate.embedders.types import SpanText, Vectors
 
 OWN = [family for family in FAMILIES if not family.library]
@@ -108,6 +109,30 @@ def test_what_is_described_is_what_is_sent(decoder: Path, family: Family) -> Non
         assert tokens[-1].strip("⟦⟧").endswith("</s>") is family.end_token
         written = family.query_text(EXAMPLE) if role == "query" else family.document_text(EXAMPLE)
         assert embedder.tokenizer.decode(ids, skip_special_tokens=True) == written.text
+
+
+def test_examples_and_the_users_task_reach_the_model(decoder: Path) -> None:
+    icl = family_of("BAAI/bge-en-icl")
+    assert isinstance(icl, FewShotFamily)
+    shown = Embedder(decoder, family=icl.with_examples([("a?", "b.")]), task="T", device="cpu", dtype="float32")
+    qwen = Embedder(
+        decoder, family=family_of("Qwen/Qwen3-Embedding-8B"), task="Find laws", device="cpu", dtype="float32"
+    )
+    for embedder, wanted in (
+        (shown, "<instruct>T\n<query>a?\n<response>b.\n\n<instruct>T\n<query>q\n<response>"),
+        (qwen, "Instruct: Find laws\nQuery:q"),
+    ):
+        embedder.embed_documents(["loaded"])
+        with ids_that_reach_the_model() as seen:
+            embedder.embed_queries(["q"])
+        assert embedder.tokenizer.decode(seen, skip_special_tokens=True) == wanted
+        with ids_that_reach_the_model() as seen:
+            embedder.embed_documents(["d"])
+        assert embedder.tokenizer.decode(seen, skip_special_tokens=True) == "d"
+    # Examples and task decide the query alone: documents stay comparable.
+    other = Embedder(decoder, family=icl, device="cpu", dtype="float32")
+    assert other.fingerprint == shown.fingerprint
+    assert other.query_fingerprint != shown.query_fingerprint
 
 
 def test_brackets_are_tokens_of_their_own(decoder: Path) -> None:
