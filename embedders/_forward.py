@@ -231,19 +231,26 @@ def load_model(
     """
     import transformers
 
+    # The weights are here; code that was asked for may lie in another repository (Jina's and GTE's does).
+    local = not trust_remote_code
     config = transformers.AutoConfig.from_pretrained(
-        str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+        str(folder), local_files_only=local, trust_remote_code=trust_remote_code
     )
     variant.configure(config)
     encoders = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
     name = encoders.get(config.model_type, "AutoModel")
-    extra = {} if name != "AutoModel" else {"trust_remote_code": trust_remote_code}
+    loader: Any = getattr(transformers, name)
+    if "M2M100Encoder" in (config.architectures or ()):  # SONAR: saved alone, and not among transformers' names
+        from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
+
+        loader = M2M100Encoder
+    extra = {"trust_remote_code": trust_remote_code} if loader is transformers.AutoModel else {}
     try:
-        model = getattr(transformers, name).from_pretrained(
+        model = loader.from_pretrained(
             str(folder),
             config=config,
             dtype=dtype,
-            local_files_only=True,
+            local_files_only=local,
             use_safetensors=None if allow_pickle else True,
             **extra,
         )

@@ -117,7 +117,8 @@ class LibraryModel:
                 str(resolved.path),
                 device=str(device),
                 trust_remote_code=self.trust_remote_code,
-                local_files_only=True,
+                # Code that was asked for may lie in another repository than the weights.
+                local_files_only=not self.trust_remote_code,
                 model_kwargs={
                     "dtype": chosen_dtype(self._dtype, device),
                     "use_safetensors": None if self._allow_pickle else True,

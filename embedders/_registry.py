@@ -109,7 +109,8 @@ _SENTENCE_TRANSFORMERS = (
         source=CARD + "cointegrated/SONAR_200_text_encoder",
         models=("cointegrated/sonar_200_text_encoder*", "*/sonar*text*encoder*"),
         max_tokens=512,
-        note="the tokenizer has to be told the source language; a sentence encoder, weak on long texts",
+        note="its tokenizer puts a language in front of each text: the one that tokenizer.json was saved with "
+        "(English), whatever the text's own is; a sentence encoder, weak on long texts",
     ),
 )
 

@@ -142,7 +142,6 @@ DECODERS = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=8192,
-        trained_tokens=1024,
         end_token=True,
     ),
     Family(
@@ -190,7 +189,7 @@ DECODERS = (
         source=CARD + "tencent/Youtu-Embedding",
         models=("tencent/youtu-embedding*",),
         query="Instruction: {task} \nQuery: ",
-        task="Given a search query, retrieve passages that answer the question",
+        task=WEB_SEARCH,
         max_tokens=8192,
         remote_code=True,
         note="its own code lets attention look both ways",

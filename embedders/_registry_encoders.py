@@ -119,7 +119,7 @@ ENCODERS = (
         models=("mongodb/mdbr-leaf-*",),
         query=BGE_QUERY,
         max_tokens=512,
-        dimensions=(64, 128, 256, 512),
+        dimensions=(256,),
         note="made to share an index with a larger model (Arctic-Embed m-v1.5, mxbai large); a linear layer follows",
     ),
     Family(

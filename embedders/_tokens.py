@@ -272,7 +272,7 @@ def _through_transformers(folder: Path, trust_remote_code: bool) -> tuple[Tokeni
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            str(folder), local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelNotFoundError(

@@ -198,3 +198,28 @@ def test_an_end_token_is_not_written_twice(tmp_path) -> None:
     byte_tokenizer(tmp_path, template="$A </s>", tokenizer_class="LlamaTokenizerFast", add_eos_token=True)
     tokenizer = TextTokenizer.load(tmp_path, end_token=True)
     assert tokenizer.words(tokenizer.trailing) == ["</s>"]
+
+
+def test_an_encoder_that_was_saved_without_its_decoder_runs(tmp_path: Path) -> None:
+    """SONAR's: transformers' own lookup by model type would make the whole translation model of it."""
+    import transformers
+    from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
+
+    byte_tokenizer(tmp_path, template="<s> $A </s>")
+    torch.manual_seed(0)
+    config = transformers.M2M100Config(
+        vocab_size=272, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    model = M2M100Encoder(config).eval()
+    model.save_pretrained(tmp_path)
+    embedder = Embedder(
+        tmp_path, family=family_of("cointegrated/SONAR_200_text_encoder"), dtype="float32", device="cpu"
+    )
+    with pytest.warns(UserWarning, match="runs padded"):  # its positions are its own, so sequences cannot be packed
+        vectors = embedder.embed_documents(["a cat", "a longer text than that"])
+    for vector, text in zip(vectors, ["a cat", "a longer text than that"], strict=True):
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([embedder.tokenizer.encode(text).ids])).last_hidden_state[0]
+        wanted = hidden.mean(dim=0).numpy()
+        np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), atol=1e-5)
