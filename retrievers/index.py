@@ -8,7 +8,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,12 +17,13 @@ from situate.chunkers.generating import FAILED
 from situate.chunkers.summarising import SUMMARY_FAILED
 from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
 from situate.embedders.types import Vectors
+from situate.retrievers.async_search import AsyncSearcher
 from situate.retrievers.collection import Collection, Version, in_documents
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.lexical import LexicalEncoder
 from situate.retrievers.opening import MEMORY, Location, open_client
 from situate.retrievers.payload import STATE, to_chunk
-from situate.retrievers.query_encoder import QueryEncoder
+from situate.retrievers.query_encoder import QueryEncoder, WrittenQuery
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
 from situate.retrievers.signals import SignalEncoder
 from situate.retrievers.types import QueryText, SearchResult, Step
@@ -124,7 +124,7 @@ class Index:
         self._signals = SignalEncoder(embedder, self.config)
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._async_searcher: AsyncSearcher | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Index:
                 "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
                 "client, and it pickles as that"
             )
-        return {**self.__dict__, "_opened": None, "_threads": None, "_lock": None}
+        return {**self.__dict__, "_opened": None, "_async_searcher": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -175,29 +175,24 @@ class Index:
                 self._opened = opened
             return self._opened
 
-    async def _searchers(self) -> ThreadPoolExecutor:
-        """Threads for asynchronous searches.
-
-        The embedded engine holds the interpreter while it searches: more threads would not search faster, only keep
-        the event loop waiting for its turn.
-        """
-        if (threads := self._threads) is not None:
-            return threads
+    async def _searcher(self) -> AsyncSearcher:
+        if (searcher := self._async_searcher) is not None:
+            return searcher
         from situate.retrievers.edge import EdgeClient
 
         client = (await asyncio.to_thread(self._collection)).client
         with self._lock:
-            if self._threads is None:
-                one = isinstance(client, EdgeClient)
-                self._threads = ThreadPoolExecutor(1 if one else 16, thread_name_prefix="situate-search")
-            return self._threads
+            if self._async_searcher is None:
+                # The embedded engine holds the interpreter while it searches: more threads would not search faster.
+                self._async_searcher = AsyncSearcher(self._query_encoder, 1 if isinstance(client, EdgeClient) else 16)
+            return self._async_searcher
 
     def close(self) -> None:
         """Close the store that the index opened itself. A client that was handed in stays open."""
         with self._lock:
-            if self._threads is not None:
-                self._threads.shutdown(wait=False)
-                self._threads = None
+            if self._async_searcher is not None:
+                self._async_searcher.close()
+                self._async_searcher = None
             if self._opened is not None and self._given_client is None:
                 self._opened.client.close()
             self._opened = None
@@ -251,13 +246,13 @@ class Index:
         await asyncio.to_thread(self.delete, list(document_ids))
 
     def _add(self, items: Iterable[_Item]) -> IndexReport:
-        return _said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
+        return said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
 
     async def _aadd(self, items: Iterable[_Item]) -> IndexReport:
         report = IndexReport()
         for batch in self._batches(items):
             report += await asyncio.to_thread(self._add_batch, batch)
-        return _said(report)
+        return said(report)
 
     def _batches(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
         from tqdm.auto import tqdm
@@ -392,8 +387,8 @@ class Index:
         if not query.strip():
             return SearchResult(query, ())
         started = time.perf_counter()
-        vectors = self._query_encoder.encode(query, texts, dense)
-        return self._found(query, vectors, k, filter, Step("embed", time.perf_counter() - started))
+        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense))
+        return self._found(query, k, filter, vectors, Step("embed", time.perf_counter() - started))
 
     async def asearch_texts(
         self,
@@ -407,21 +402,18 @@ class Index:
         _check(k)
         if not query.strip():
             return SearchResult(query, ())
-        started = time.perf_counter()
-        vectors = await self._query_encoder.aencode(query, texts, dense)
-        embedded = Step("embed", time.perf_counter() - started)
-        search = partial(self._found, query, vectors, k, filter, embedded)
-        return await asyncio.get_running_loop().run_in_executor(await self._searchers(), search)
+        searcher = await self._searcher()
+        return await searcher.search(WrittenQuery(query, texts, dense), partial(self._found, query, k, filter))
 
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
         """`search` with vectors that the caller made; ``query`` is only carried along."""
         _check(k)
-        return self._found(query, vectors, k, filter)
+        return self._found(query, k, filter, vectors)
 
     def _found(
-        self, query: str, vectors: QueryVectors, k: int, filter: FilterLike | None, *before: Step
+        self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
         hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
@@ -483,7 +475,8 @@ def _fingerprint(part: object) -> str:
     return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def _said(report: IndexReport) -> IndexReport:
+def said(report: IndexReport) -> IndexReport:
+    """The report, after a warning of what was left out."""
     if report.skipped:
         warnings.warn(
             f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"

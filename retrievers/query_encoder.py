@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,14 +14,45 @@ from situate.embedders.types import Vectors
 from situate.retrievers.hyde import mean_vector
 from situate.retrievers.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.search import QueryVectors
+from situate.retrievers.turns import in_this_process
 from situate.retrievers.types import QueryText
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenQuery:
+    """A query before it is vectors.
+
+    Attributes:
+        query: What was asked.
+        texts: What to search with.
+        dense: float32 ``[dimension]``, in place of the texts' mean.
+
+    Raises:
+        InputError: A role is unknown, or no text with a vector has a weight.
+    """
+
+    query: str
+    texts: Sequence[QueryText]
+    dense: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        check_texts(self.texts)
+
+    @property
+    def asked(self) -> str:
+        """The question as it is put to BM25 and MaxSim."""
+        return asked(self.query, self.texts)
+
+    def of_role(self, role: Literal["query", "document"]) -> list[str]:
+        """The texts that are embedded in a role."""
+        return [] if self.dense is not None else [text.text for text in self.texts if text.role == role]
+
+
 class QueryEncoder:
-    """Embeds the texts of a query, each in its role, and weighs their terms.
+    """Embeds the texts of queries, each in its role, and weighs their terms.
 
     The dense vector is the weighted mean of the texts in the roles "query" and "document"; BM25 takes the terms of
     those in the roles "query" and "lexical", by their weights; MaxSim takes the first "query" text.
@@ -35,38 +68,55 @@ class QueryEncoder:
         self.lexical = lexical
         self.token_vectors = token_vectors
 
-    def encode(self, query: str, texts: Sequence[QueryText], dense: Vectors | None = None) -> QueryVectors:
-        """The vectors of a query.
+    @cached_property
+    def local(self) -> bool:
+        """Whether this process computes the vectors (and no server)."""
+        return in_this_process(self.embedder)
 
-        Args:
-            query: What was asked.
-            texts: What to search with.
-            dense: float32 ``[dimension]``, in place of the texts' mean.
+    def encode(self, written: WrittenQuery) -> QueryVectors:
+        """The vectors of a query."""
+        return self.encode_many([written])[0]
 
-        Raises:
-            InputError: A role is unknown, or no text with a vector has a weight.
-        """
-        check_texts(texts)
-        tokens = self.embedder.embed_query_tokens([asked(query, texts)])[0] if self.token_vectors else None
-        if dense is None:
-            embed = {"query": self.embedder.embed_queries, "document": self.embedder.embed_documents}
-            dense = _mean(texts, {role: embed[role](written) for role, written in _by_role(texts).items()})
-        return QueryVectors(unit(dense), self._terms(query, texts), tokens)
+    def encode_many(self, several: Sequence[WrittenQuery]) -> list[QueryVectors]:
+        """The vectors of queries, made together."""
+        embedder = self.embedder
+        tokens = embedder.embed_query_tokens([w.asked for w in several]) if self.token_vectors else None
+        queries = [text for w in several for text in w.of_role("query")]
+        documents = [text for w in several for text in w.of_role("document")]
+        rows = {
+            "query": embedder.embed_queries(queries) if queries else (),
+            "document": embedder.embed_documents(documents) if documents else (),
+        }
+        return list(self._joined(several, rows, tokens))
 
-    async def aencode(self, query: str, texts: Sequence[QueryText], dense: Vectors | None = None) -> QueryVectors:
-        """`encode` without blocking the event loop."""
-        check_texts(texts)
-        tokens = (await self.embedder.aembed_query_tokens([asked(query, texts)]))[0] if self.token_vectors else None
-        if dense is None:
-            embed = {"query": self.embedder.aembed_queries, "document": self.embedder.aembed_documents}
-            dense = _mean(texts, {role: await embed[role](written) for role, written in _by_role(texts).items()})
-        return QueryVectors(unit(dense), self._terms(query, texts), tokens)
+    async def aencode(self, written: WrittenQuery) -> QueryVectors:
+        """`encode` for an embedder whose server is waited for in the event loop."""
+        embedder = self.embedder
+        tokens = await embedder.aembed_query_tokens([written.asked]) if self.token_vectors else None
+        queries, documents = written.of_role("query"), written.of_role("document")
+        rows = {
+            "query": await embedder.aembed_queries(queries) if queries else (),
+            "document": await embedder.aembed_documents(documents) if documents else (),
+        }
+        return next(self._joined([written], rows, tokens))
 
-    def _terms(self, query: str, texts: Sequence[QueryText]) -> SparseVector | None:
+    def _joined(
+        self, several: Sequence[WrittenQuery], rows: Mapping[str, Vectors | tuple[()]], tokens: Sequence[Vectors] | None
+    ) -> Iterator[QueryVectors]:
+        by_role = {role: iter(vectors) for role, vectors in rows.items()}
+        for i, written in enumerate(several):
+            dense = written.dense
+            if dense is None:
+                embedded = [text for text in written.texts if text.role != "lexical"]
+                vectors = np.array([next(by_role[text.role]) for text in embedded])
+                dense = mean_vector(vectors, [text.weight for text in embedded])
+            yield QueryVectors(unit(dense), self._terms(written), None if tokens is None else tokens[i])
+
+    def _terms(self, written: WrittenQuery) -> SparseVector | None:
         if self.lexical is None:
             return None
-        first = asked(query, texts)
-        more = [(t.weight, t.text) for t in texts if t.role != "document" and t.weight and t.text != first]
+        first = written.asked
+        more = [(t.weight, t.text) for t in written.texts if t.role != "document" and t.weight and t.text != first]
         return self.lexical.encode_query(first, more)
 
 
@@ -90,17 +140,3 @@ def unit(vector: Vectors) -> Vectors:
     vector = np.asarray(vector, dtype=np.float32)
     norm = float(np.linalg.norm(vector))
     return vector / np.float32(norm) if norm else vector
-
-
-def _by_role(texts: Sequence[QueryText]) -> dict[str, list[str]]:
-    written: dict[str, list[str]] = {}
-    for text in texts:
-        if text.role != "lexical":
-            written.setdefault(text.role, []).append(text.text)
-    return written
-
-
-def _mean(texts: Sequence[QueryText], by_role: Mapping[str, Vectors]) -> Vectors:
-    rows = {role: iter(vectors) for role, vectors in by_role.items()}
-    embedded = [text for text in texts if text.role != "lexical"]
-    return mean_vector(np.array([next(rows[text.role]) for text in embedded]), [text.weight for text in embedded])

@@ -20,8 +20,7 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    stop_before_delay,
-    stop_never,
+    stop_any,
     wait_exponential_jitter,
 )
 
@@ -34,6 +33,7 @@ OnError: TypeAlias = Literal["degrade", "raise"]
 
 _logger = logging.getLogger(__name__)
 _noted: ContextVar[dict[str, Any] | None] = ContextVar("situate_step_details", default=None)
+_clock: ContextVar[_Clock | None] = ContextVar("situate_step_clock", default=None)
 
 #: Errors that a second attempt would meet again.
 _PERMANENT = (
@@ -61,14 +61,32 @@ def note(**details: Any) -> None:
         noted.update(details)
 
 
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Stops the clock of the asynchronous step that is running while the block waits for its turn."""
+    clock = _clock.get()
+    if clock is None:
+        yield
+        return
+    started = time.monotonic()
+    clock.stop()
+    try:
+        yield
+    finally:
+        waited = time.monotonic() - started
+        clock.go_on(waited)
+        note(waited=clock.waited)
+
+
 @dataclass(frozen=True)
 class StepPolicy:
     """How an optional step may fail.
 
     Attributes:
-        timeout: Seconds for the step, all attempts and the waiting between them together; None for no limit. In
+        timeout: Seconds for the step, all attempts and the pauses between them together; None for no limit. In
             synchronous calls the work goes on in its thread after the limit, because Python cannot stop a thread,
-            but nobody waits for it; in asynchronous calls it is cancelled.
+            but nobody waits for it; in asynchronous calls it is cancelled. The time that an asynchronous call waits
+            for its turn, because other queries are in the same step (`Turns`), does not count.
         retries: Further attempts after the first, for errors that may pass (not for wrong input or models).
         backoff: Seconds before the first retry; doubled for each one after it, with jitter.
         on_error: "degrade" keeps the result of the step before; "raise" raises a `StepError`.
@@ -152,9 +170,9 @@ class Trace:
         """
         policy = self._runner.policy_of(name)
         with self._record(name) as record:
-            deadline = _deadline(policy)
+            clock = _Clock(policy.timeout)
             try:
-                value: T = Retrying(**_retrying(policy, record))(_within, work, policy, deadline)
+                value: T = Retrying(**_retrying(policy, record, clock))(_within, work, clock)
             except Exception as error:  # noqa: BLE001 - whatever an optional step dies of, the query goes on
                 self._failed(name, policy, record, error)
                 return fallback
@@ -165,9 +183,9 @@ class Trace:
         """`run` for asynchronous work. Cancelling it cancels the work, and is never taken for a failure of it."""
         policy = self._runner.policy_of(name)
         with self._record(name) as record:
-            deadline = _deadline(policy)
+            clock = _Clock(policy.timeout)
             try:
-                value: T = await AsyncRetrying(**_retrying(policy, record))(_awithin, work, policy, deadline)
+                value: T = await AsyncRetrying(**_retrying(policy, record, clock))(_awithin, work, clock)
             except Exception as error:  # noqa: BLE001 - as in run; CancelledError is no Exception and passes
                 self._failed(name, policy, record, error)
                 return fallback
@@ -223,20 +241,48 @@ class _Record:
         return (self.ended if self.ended is not None else time.perf_counter()) - self.started
 
 
-def _deadline(policy: StepPolicy) -> float | None:
-    return None if policy.timeout is None else time.monotonic() + policy.timeout
+class _Clock:
+    """What is left of a step's time."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.waited = 0.0
+        self.limit: asyncio.Timeout | None = None
+        self._started = time.monotonic()
+
+    def left(self) -> float | None:
+        """Seconds, 0 or more; None without a limit."""
+        if self.timeout is None:
+            return None
+        return max(0.0, self._started + self.waited + self.timeout - time.monotonic())
+
+    def stop(self) -> None:
+        if self.limit is not None:
+            self.limit.reschedule(None)
+
+    def go_on(self, waited: float) -> None:
+        self.waited += waited
+        left = self.left()
+        if self.limit is not None and left is not None and not self.limit.expired():
+            self.limit.reschedule(asyncio.get_running_loop().time() + left)
+
+    def over(self) -> TimeoutError:
+        return TimeoutError(f"no result within {self.timeout} s")
 
 
-def _retrying(policy: StepPolicy, record: _Record) -> dict[str, Any]:
+def _retrying(policy: StepPolicy, record: _Record, clock: _Clock) -> dict[str, Any]:
     """What both of tenacity's drivers are given."""
 
     def counted(state: RetryCallState) -> None:
         record.attempts = state.attempt_number
 
-    # a retry that would only begin after the limit is not waited for
-    limit = stop_never if policy.timeout is None else stop_before_delay(policy.timeout)
+    def too_late(state: RetryCallState) -> bool:
+        left = clock.left()
+        return left is not None and left <= state.upcoming_sleep
+
     return {
-        "stop": stop_after_attempt(policy.retries + 1) | limit,
+        # a retry that would only begin after the limit is not waited for
+        "stop": stop_any(stop_after_attempt(policy.retries + 1), too_late),
         "wait": wait_exponential_jitter(multiplier=policy.backoff, jitter=policy.backoff),
         "retry": retry_if_exception(lambda e: isinstance(e, Exception) and not isinstance(e, _PERMANENT)),
         "before": counted,
@@ -244,13 +290,13 @@ def _retrying(policy: StepPolicy, record: _Record) -> dict[str, Any]:
     }
 
 
-def _within(work: Callable[[], T], policy: StepPolicy, deadline: float | None) -> T:
-    """``work()``, waited for until the deadline.
+def _within(work: Callable[[], T], clock: _Clock) -> T:
+    """``work()``, waited for until the limit.
 
     Raises:
-        TimeoutError: The deadline passed first.
+        TimeoutError: The limit came first.
     """
-    if deadline is None:
+    if clock.timeout is None:
         return work()
     outcome: Future[T] = Future()
 
@@ -263,24 +309,28 @@ def _within(work: Callable[[], T], policy: StepPolicy, deadline: float | None) -
     # A daemon thread and no pool: a pool would wait for work that hangs when the program ends.
     threading.Thread(target=contextvars.copy_context().run, args=(run,), name="situate-step", daemon=True).start()
     try:
-        return outcome.result(max(0.0, deadline - time.monotonic()))
+        return outcome.result(clock.left())
     except TimeoutError as error:
         if outcome.done():  # the work's own error
             raise
-        raise TimeoutError(f"no result within {policy.timeout} s") from error
+        raise clock.over() from error
 
 
-async def _awithin(work: Callable[[], Awaitable[T]], policy: StepPolicy, deadline: float | None) -> T:
-    if deadline is None:
+async def _awithin(work: Callable[[], Awaitable[T]], clock: _Clock) -> T:
+    if clock.timeout is None:
         return await work()
-    limit = asyncio.timeout(max(0.0, deadline - time.monotonic()))
+    limit = clock.limit = asyncio.timeout(clock.left())
+    token = _clock.set(clock)
     try:
         async with limit:
             return await work()
     except TimeoutError as error:
         if not limit.expired():  # the work's own error
             raise
-        raise TimeoutError(f"no result within {policy.timeout} s") from error
+        raise clock.over() from error
+    finally:
+        _clock.reset(token)
+        clock.limit = None
 
 
 def _message(error: BaseException) -> str:

@@ -12,10 +12,14 @@ from situate.chunkers.errors import ModelError
 from situate.embedders.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
 from situate.retrievers.rerank._ranking import distinct, has_text, passage, reranked
 from situate.retrievers.steps import note
+from situate.retrievers.turns import ModelTurns
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
     from situate.embedders.cross_encoder import PairScores
+
+#: Queries whose pairs a model in this process is given at once: enough for full batches.
+AT_ONCE = 2
 
 
 class CrossEncoderReranker:
@@ -41,6 +45,7 @@ class CrossEncoderReranker:
         self.scorer: PairScorer = CrossEncoderModel(model) if isinstance(model, str) else model
         self.context = tuple(context)
         self.name = name
+        self._turns = ModelTurns(self.scorer, AT_ONCE)
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first. An empty query orders nothing.
@@ -55,7 +60,11 @@ class CrossEncoderReranker:
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop; cancelling it takes back what has not run."""
         hits, pairs = self._pairs(query, hits)
-        return self._ranked(hits, pairs, await self.scorer.ascore(pairs)) if pairs else hits
+        if not pairs:
+            return hits
+        turns = await self._turns.get()
+        async with turns.turn():
+            return self._ranked(hits, pairs, await self.scorer.ascore(pairs))
 
     def _pairs(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[tuple[str, str]]]:
         found = distinct(hits)

@@ -5,7 +5,6 @@ Khattab and Zaharia 2020, "ColBERT: Efficient and Effective Passage Search via C
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from situate.embedders.types import Vectors
 from situate.retrievers.payload import STATE, TOKENS
 from situate.retrievers.rerank._ranking import distinct, has_text, passage, reranked
 from situate.retrievers.steps import note
+from situate.retrievers.turns import ModelTurns
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class LateInteractionReranker:
         self.memory = memory
         self.name = name
         self._kept = _Kept(memory)
+        self._turns = ModelTurns(self.embedder, 1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
@@ -156,11 +157,15 @@ class LateInteractionReranker:
         judged = [hit for hit in found if has_text(hit)]
         if not query.strip() or not judged:
             return found
-        # both in threads: fifty passages of many callers at once would hold the loop for too long
-        known, missing = await asyncio.to_thread(self._known, judged)
-        new = await self.embedder.aembed_document_tokens(missing) if missing else []
-        tokens = (await self.embedder.aembed_query_tokens([query]))[0]
-        return await asyncio.to_thread(self._ranked, found, judged, tokens, known, missing, new)
+        turns = await self._turns.get()
+        async with turns.turn():
+            if turns.at_once == 1:
+                # one after the other, because the next one finds the token vectors that this one has made
+                return await turns.in_thread(lambda: self.rerank(query, found))
+            known, missing = await turns.in_thread(lambda: self._known(judged))
+            new = await self.embedder.aembed_document_tokens(missing) if missing else []
+            tokens = (await self.embedder.aembed_query_tokens([query]))[0]
+            return await turns.in_thread(lambda: self._ranked(found, judged, tokens, known, missing, new))
 
     def _known(self, hits: Sequence[Hit]) -> tuple[dict[str, Vectors], list[str]]:
         """Token vectors by passage, and the passages that have none yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -12,6 +11,7 @@ import numpy as np
 from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.embedders.types import Vectors
 from situate.retrievers.rerank._ranking import distinct, has_text, passage
+from situate.retrievers.turns import ModelTurns
 from situate.retrievers.types import Hit
 
 
@@ -64,6 +64,7 @@ class Mmr:
         self.keep = keep
         self.context = tuple(context)
         self.name = name
+        self._turns = ModelTurns(self.embedder, 1)
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits in the order in which they were chosen. An empty query orders nothing.
@@ -81,9 +82,13 @@ class Mmr:
         found, texts = self._texts(query, hits)
         if not texts:
             return found
-        vector = (await self.embedder.aembed_queries([query]))[0]
-        vectors = await self.embedder.aembed_documents(texts)
-        return await asyncio.to_thread(self._ranked, found, vector, vectors)
+        turns = await self._turns.get()
+        async with turns.turn():
+            if turns.at_once == 1:
+                return await turns.in_thread(lambda: self.rerank(query, found))
+            vector = (await self.embedder.aembed_queries([query]))[0]
+            vectors = await self.embedder.aembed_documents(texts)
+            return await turns.in_thread(lambda: self._ranked(found, vector, vectors))
 
     def _texts(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[str]]:
         found = distinct(hits)
