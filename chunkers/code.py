@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from situate.chunkers.definitions import definitions, paths
 from situate.chunkers.errors import InputError, MissingExtraError
 from situate.chunkers.sizing import SizedChunker, Splitter
-from situate.chunkers.spans import chunks_from_spans
+from situate.chunkers.spans import base_context, chunks_from_spans
 
 if TYPE_CHECKING:
     from situate.chunkers.types import Chunk, Document
@@ -30,8 +32,9 @@ class CodeChunker(SizedChunker):
     """Code cut at definitions, statements and expressions, the outermost that fit (tree-sitter).
 
     Each language is a package of its own, ``tree-sitter-<language>``; the extra ``code`` brings the usual ones. Text
-    that does not parse is cut all the same. The identifiers' words are searched by default: see
-    `LexicalScheme.split_identifiers`.
+    that does not parse is cut all the same. The classes and functions that hold a whole chunk are its
+    ``context.headings``, outermost first, where the grammar brings a query for definitions (most do). The identifiers'
+    words are searched by default: see `LexicalScheme.split_identifiers`.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
@@ -54,7 +57,12 @@ class CodeChunker(SizedChunker):
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
         text = document.text
-        return chunks_from_spans(document, self._spans("code", text, 0, len(text)))
+        spans = self._spans("code", text, 0, len(text))
+        if not spans or self._tags is None:
+            return chunks_from_spans(document, spans)
+        base = base_context(document)
+        path_of = dict(zip(spans, paths(definitions(text, self._grammar, self._tags), spans), strict=True))
+        return chunks_from_spans(document, spans, lambda *span: replace(base, headings=path_of[span]))
 
     def _splitter(self, kind: str, size: int) -> Splitter:
         if kind != "code":
@@ -73,9 +81,23 @@ class CodeChunker(SizedChunker):
 
     @cached_property
     def _grammar(self) -> Any:
-        module, function = _GRAMMARS.get(self.language, (f"tree_sitter_{self.language}", "language"))
+        return getattr(self._package, self._names[1])()
+
+    @cached_property
+    def _tags(self) -> str | None:
+        """The grammar's own query for definitions."""
+        return getattr(self._package, "TAGS_QUERY", None) or None
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Module and function of the grammar."""
+        return _GRAMMARS.get(self.language, (f"tree_sitter_{self.language}", "language"))
+
+    @cached_property
+    def _package(self) -> ModuleType:
+        module, _ = self._names
         try:
-            return getattr(importlib.import_module(module), function)()
+            return importlib.import_module(module)
         except ImportError as error:
             package = module.replace("_", "-")
             raise MissingExtraError.of(package, "code", f"cutting {self.language} code") from error
