@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SpanEncoder,
         SpanText,
     )
+    from situate.embedders.vllm import VLLMEncoder
 
 __all__ = [
     "ChunkScheme",
@@ -49,6 +50,7 @@ __all__ = [
     "SparseEmbedder",
     "SparseVector",
     "TEIEncoder",
+    "VLLMEncoder",
     "binarize",
     "family_of",
     "hamming_similarity",
@@ -83,5 +85,6 @@ __getattr__, __dir__ = lazy_exports(
         "SparseEmbedder": "sparse",
         "SparseVector": "sparse",
         "TEIEncoder": "remote",
+        "VLLMEncoder": "vllm",
     },
 )

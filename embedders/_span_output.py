@@ -1,4 +1,4 @@
-"""What goes to the scheduler and what comes back: readings -> work, pooled segments -> vectors."""
+"""What happens before and after the model: texts -> readings -> work, pooled segments -> vectors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from situate.chunkers.errors import NonFiniteVectorError
-from situate.embedders._pooling import Part, Reading, combined, normalised, pooled_parts
+from situate.embedders._pooling import Part, Reading, ReadingRules, combined, normalised, pooled_parts, read
 from situate.embedders._scheduler import Done, Reduction, Work
-from situate.embedders.types import Encoded, Pooling, Vectors
+from situate.embedders._tokens import TextTokenizer
+from situate.embedders.types import Encoded, Pooling, SpanText, Vectors
 
 if TYPE_CHECKING:
     from situate.embedders._heads import Heads
 
 _REDUCTIONS: dict[str, Reduction] = {"weighted_mean": "weighted", "max": "max"}
+
+
+def readings_of(
+    inputs: Sequence[SpanText], tokenizer: TextTokenizer, rules: ReadingRules, first: int = 0
+) -> list[Reading]:
+    """How each text is read.
+
+    Args:
+        inputs: Texts and their spans.
+        tokenizer: The model's.
+        rules: What the encoder decides for all of them.
+        first: The place of the first text in the caller's list, for messages.
+
+    Raises:
+        SpanError: A span is empty, reversed or outside its text.
+        OverflowLimitError: A text is too long and ``on_overflow="raise"``, or its window is too wide for the model.
+    """
+    offsets = any(item.spans is not None or item.prefix or item.suffix for item in inputs)
+    if any(item.apart for item in inputs):
+        tokens = [tokenizer.tokenize_apart(item.text, item.prefix, item.suffix) for item in inputs]
+    else:
+        tokens = tokenizer.tokenize([item.text for item in inputs], offsets=offsets)
+    return [
+        read(item, text, tokenizer, rules, first + i) for i, (item, text) in enumerate(zip(inputs, tokens, strict=True))
+    ]
 
 
 def work_of(readings: Sequence[Reading], pooling: Pooling, token_vectors: bool) -> Work:
@@ -48,7 +74,7 @@ class SpanOutput:
         dtype: The format that it computes in, likewise.
         pooling: How token vectors become one.
         heads: Linear layers behind the pooling.
-        dimension: Numbers of a vector that are kept.
+        dimension: Numbers of a vector that are kept; None: all.
         normalize: Whether vectors get L2 norm 1.
     """
 
@@ -56,7 +82,7 @@ class SpanOutput:
     dtype: str
     pooling: Pooling
     heads: Heads
-    dimension: int
+    dimension: int | None
     normalize: bool
 
     def encoded(self, readings: Sequence[Reading], done: Done, token_vectors: bool) -> list[Encoded]:
@@ -66,7 +92,7 @@ class SpanOutput:
             NonFiniteVectorError: The model computed NaN or infinity.
         """
         parts = [pooled_parts(span, self.pooling) for reading in readings for span in reading.spans]
-        vectors = self._finished(combined(parts, done.reduced, self.pooling), self.normalize)
+        vectors = self.finished(combined(parts, done.reduced, self.pooling))
         results: list[Encoded] = []
         row = at = 0
         for reading in readings:
@@ -82,11 +108,11 @@ class SpanOutput:
 
     def _token_vectors(self, parts: Sequence[Part], kept: Sequence[Vectors]) -> Vectors:
         if not parts:
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        return self._finished(np.concatenate(kept), True)
+            return np.zeros((0, self.dimension or 0), dtype=np.float32)
+        return self.finished(np.concatenate(kept), always=True)
 
-    def _finished(self, vectors: Vectors, normalize: bool) -> Vectors:
-        """The model's heads, the Matryoshka cut and the norm."""
+    def finished(self, vectors: Vectors, always: bool = False) -> Vectors:
+        """The model's heads, the Matryoshka cut and the norm, which token vectors always get."""
         vectors = self.heads(vectors)
         if not np.isfinite(vectors).all():
             raise NonFiniteVectorError(
@@ -94,4 +120,4 @@ class SpanOutput:
                 "format's range is too small for it; try dtype='float32'"
             )
         vectors = vectors[:, : self.dimension]
-        return normalised(vectors) if normalize else np.ascontiguousarray(vectors)
+        return normalised(vectors) if self.normalize or always else np.ascontiguousarray(vectors)

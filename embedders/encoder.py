@@ -15,9 +15,9 @@ from situate.embedders._adapters import Adapter, check_name
 from situate.embedders._extension import Extension, Method, Reach
 from situate.embedders._folder import ModelFolder
 from situate.embedders._loaded import LoadedModel, ModelKey
-from situate.embedders._pooling import Reading, ReadingRules, read
+from situate.embedders._pooling import Reading, ReadingRules
 from situate.embedders._scheduler import Priority, Scheduler
-from situate.embedders._span_output import SpanOutput, work_of
+from situate.embedders._span_output import SpanOutput, readings_of, work_of
 from situate.embedders._team import Team
 from situate.embedders._tokens import TextTokenizer
 from situate.embedders._variant import Variant
@@ -452,16 +452,7 @@ class Encoder:
             position_limit=self.position_limit,
             pool_prefix=self.pool_prefix,
         )
-        tokenizer = self._tokenizer
-        offsets = any(item.spans is not None or item.prefix or item.suffix for item in inputs)
-        if any(item.apart for item in inputs):
-            tokens = [tokenizer.tokenize_apart(item.text, item.prefix, item.suffix) for item in inputs]
-        else:
-            tokens = tokenizer.tokenize([item.text for item in inputs], offsets=offsets)
-        return [
-            read(item, text, tokenizer, rules, first + i)
-            for i, (item, text) in enumerate(zip(inputs, tokens, strict=True))
-        ]
+        return readings_of(inputs, self._tokenizer, rules, first)
 
     def _warn_of_loss(self, results: Sequence[Encoded]) -> None:
         lost = [result.lost_tokens for result in results if result.lost_tokens]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from situate.chunkers.errors import (
     ConventionError,
     InputError,
-    NonFiniteVectorError,
     OverflowLimitError,
     ServerError,
     TruncationWarning,
 )
+from situate.embedders._answers import as_matrix, checked, decoded, in_batches, nonsense
 from situate.embedders._http import Call, Conversation, HttpEncoder, Refusal
 from situate.embedders._schemes import unit
 from situate.embedders._served_spans import SpanReading, TokenOffsets
@@ -103,7 +100,7 @@ class OpenAIEncoder(HttpEncoder):
                 "ChunkScheme(pool_context=True)"
             )
         calls = []
-        for batch in _batches(inputs, self._batch_size):
+        for batch in in_batches(inputs, self._batch_size):
             body: dict[str, Any] = {"model": self.model, "input": [item.text or " " for item in batch]}
             if self._encoding == "base64":
                 body["encoding_format"] = "base64"
@@ -123,10 +120,10 @@ class OpenAIEncoder(HttpEncoder):
             rows = sorted(answer["data"], key=lambda row: row["index"])
             if [row["index"] for row in rows] != list(range(count)):
                 raise ServerError(f"{self._shown_url}/embeddings answered {len(rows)} vectors for {count} texts")
-            matrix = _matrix([_decoded(row["embedding"]) for row in rows])
+            matrix = as_matrix([decoded(row["embedding"]) for row in rows])
         except (KeyError, TypeError, ValueError) as error:
-            raise _nonsense(self._shown_url, "embeddings", error) from error
-        self._dimension = _checked(matrix, self._dimension, self._shown_url)
+            raise nonsense(self._shown_url, "embeddings", error) from error
+        self._dimension = checked(matrix, self._dimension, self._shown_url)
         return unit(matrix) if self._normalize else matrix
 
 
@@ -211,7 +208,7 @@ class TEIEncoder(HttpEncoder):
         return [next(pooled) if wanted else next(whole) for wanted in spanned]
 
     def _whole_texts(self, inputs: Sequence[SpanText]) -> Conversation:
-        batches = list(_batches(inputs, self._batch_size))
+        batches = list(in_batches(inputs, self._batch_size))
         calls = [self._embed([item.text for item in batch], truncate=False) for batch in batches]
         answers = yield calls
         # A batch with a text that is too long is refused as a whole: count its tokens, then have it cut.
@@ -263,7 +260,7 @@ class TEIEncoder(HttpEncoder):
         # A text in one piece has been tokenized already.
         pieces = [text for reading in readings for text in reading.texts if len(reading.texts) > 1]
         cut = iter((yield from self._offsets(pieces)))
-        batches = list(_batches(texts, self._batch_size))
+        batches = list(in_batches(texts, self._batch_size))
         answers = yield [Call("embed_all", {"inputs": list(batch), "truncate": False}) for batch in batches]
         matrices = iter(
             matrix
@@ -276,19 +273,19 @@ class TEIEncoder(HttpEncoder):
             try:
                 results.append(reading.encoded(found, self._pooling, self._normalize, token_vectors))
             except ValueError as error:
-                raise _nonsense(self._shown_url, "embed_all", error) from error
+                raise nonsense(self._shown_url, "embed_all", error) from error
         return results
 
     def _offsets(self, texts: Sequence[str]) -> Any:
         if not texts:
             return []
-        batches = list(_batches(texts, self._batch_size))
+        batches = list(in_batches(texts, self._batch_size))
         answers = yield [self._tokenize(batch) for batch in batches]
         try:
             rows = [row for answer in answers for row in answer]
             return [TokenOffsets.of(text, row) for text, row in zip(texts, rows, strict=True)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise _nonsense(self._shown_url, "tokenize", error) from error
+            raise nonsense(self._shown_url, "tokenize", error) from error
 
     def _embed(self, texts: Sequence[str], truncate: bool) -> Call:
         body = {"inputs": list(texts), "normalize": self._normalize, "truncate": truncate}
@@ -301,54 +298,19 @@ class TEIEncoder(HttpEncoder):
         try:
             return int(info["max_input_length"])
         except (KeyError, TypeError, ValueError) as error:
-            raise _nonsense(self._shown_url, "info", error) from error
+            raise nonsense(self._shown_url, "info", error) from error
 
     def _vectors(self, answer: Any, count: int, path: str) -> Vectors:
         try:
-            matrix = _matrix(answer)
+            matrix = as_matrix(answer)
         except (TypeError, ValueError) as error:
-            raise _nonsense(self._shown_url, path, error) from error
+            raise nonsense(self._shown_url, path, error) from error
         if len(matrix) != count:
             raise ServerError(f"{self._shown_url}/{path} answered {len(matrix)} vectors for {count} texts")
-        self._dimension = _checked(matrix, self._dimension, self._shown_url)
+        self._dimension = checked(matrix, self._dimension, self._shown_url)
         return matrix
 
     def _token_matrices(self, answer: Any, count: int) -> list[Vectors]:
         if not isinstance(answer, list) or len(answer) != count:
             raise ServerError(f"{self._shown_url}/embed_all did not answer one list of vectors for each text")
         return [self._vectors(rows, len(rows), "embed_all") for rows in answer]
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _decoded(embedding: Any) -> Any:
-    if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
-    return embedding
-
-
-def _matrix(rows: Any) -> Vectors:
-    """float32 ``[rows, dimension]``; a ValueError where the rows are no numbers or of unequal length."""
-    matrix = np.asarray(rows, dtype=np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] == 0:
-        raise ValueError(f"expected rows of numbers, got an array of shape {matrix.shape}")
-    return matrix
-
-
-def _checked(matrix: Vectors, known: int | None, url: str) -> int:
-    """The vectors' length, which has to stay what it was."""
-    if not np.isfinite(matrix).all():
-        raise NonFiniteVectorError(f"{url} answered a vector with NaN or infinity: look into its log")
-    if known is not None and matrix.shape[1] != known:
-        raise ServerError(f"{url} answered vectors of {matrix.shape[1]} numbers, before they had {known}")
-    return int(matrix.shape[1])
-
-
-def _nonsense(url: str, path: str, error: Exception) -> ServerError:
-    return ServerError(
-        f"{url}/{path} answered in a form that is not its interface's ({type(error).__name__}: {error}): is this "
-        "the right kind of server?"
-    )
