@@ -22,7 +22,7 @@ from situate.embedders.types import SpanText
 from tests.embedders.test_packed import FAMILIES, SIZES, TEXTS, save
 
 TRAINED, TARGET = 48, 192
-WORDS = ["the", "river", "bends", "twice", "before", "mill", "and", "wheel", "of", "oak", "stands", "on", "three", "floors"]
+WORDS = TEXTS[2].split()
 LONG = " ".join(WORDS[(i * i + 3 * i) % len(WORDS)] for i in range(150))
 
 
