@@ -211,7 +211,7 @@ _BGE = (
     Family(
         name="BGE English",
         source=CARD + "BAAI/bge-large-en-v1.5",
-        models=("baai/bge-*-en*", "whereisai/uae-large-v1", "abhinand/medembed-*"),
+        models=("baai/bge-*-en*", "whereisai/uae-large-v1"),
         query=BGE_QUERY,
         pooling="cls",
         max_tokens=512,

@@ -24,8 +24,8 @@ LIBRARY = (
         document="Represent the document for retrieval: ",
         max_tokens=8192,
         dimensions=(32, 64, 128, 256, 512, 768, 1024),
-        note="read without its retrieval adapters, which lie in the repository as LoRA adapters of their own: merge "
-        "one into a folder for the best search",
+        note="read without its retrieval adapters, which are LoRA adapters in folders of the repository: give them as "
+        "adapters=, and name one with adapter= for documents and one with query_adapter= for queries",
     ),
     Family(
         name="Jina v3",

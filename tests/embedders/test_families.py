@@ -59,6 +59,31 @@ from situate.embedders.types import SpanText
         ),
         ("Muennighoff/SGPT-125M-weightedmean-msmarco-specb-bitfit", "[q]", "{d}"),
         ("sentence-transformers/gtr-t5-base", "q", "d"),
+        (
+            "KaLM-Embedding/KaLM-embedding-multilingual-mini-instruct-v2.5",
+            "Instruct: Given a query, retrieve documents that answer the query \n Query: q",
+            "d",
+        ),
+        (
+            "NovaSearch/stella_en_400M_v5",
+            "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: q",
+            "d",
+        ),
+        (
+            "jinaai/jina-code-embeddings-0.5b",
+            "Find the most relevant code snippet given the following query:\nq",
+            "Candidate code snippet:\nd",
+        ),
+        ("jinaai/jina-embeddings-v5-text-small-retrieval", "Query: q", "Document: d"),
+        ("nomic-ai/CodeRankEmbed", "Represent this query for searching relevant code: q", "d"),
+        ("cl-nagoya/ruri-v3-310m", "検索クエリ: q", "検索文書: d"),
+        ("ai-forever/FRIDA", "search_query: q", "search_document: d"),
+        ("thenlper/gte-large-zh", "q", "d"),
+        (
+            "tencent/Youtu-Embedding",
+            "Instruction: Given a web search query, retrieve relevant passages that answer the query \nQuery: q",
+            "d",
+        ),
         ("text-embedding-3-small", "q", "d"),
     ],
 )
@@ -96,6 +121,30 @@ def test_every_record_can_be_found_pickled_and_is_its_own():
         assert family_of(plain) == family, f"{plain} is taken by an earlier family"
         assert family.pooling in ("mean", "cls", "last", "weighted_mean")
         assert tuple(sorted(family.dimensions)) == family.dimensions
+
+
+@pytest.mark.parametrize(
+    ("model", "pooling"),
+    [
+        ("thenlper/gte-base-zh", "cls"),
+        ("thenlper/gte-base", "mean"),
+        ("sentence-transformers/msmarco-distilbert-dot-v5", "mean"),
+        ("sentence-transformers/multi-qa-mpnet-base-dot-v1", "cls"),
+        ("dragonkue/snowflake-arctic-embed-l-v2.0-ko", "cls"),
+        ("Kingsoft-LLM/QZhou-Embedding", "mean"),
+        ("Kingsoft-LLM/QZhou-Embedding-Zh", "last"),
+        ("avsolatorio/GIST-small-Embedding-v0", "cls"),
+        ("avsolatorio/GIST-all-MiniLM-L6-v2", "mean"),
+        ("jinaai/jina-embedding-b-en-v1", "mean"),
+        ("Salesforce/SFR-Embedding-Code-400M_R", None),
+    ],
+)
+def test_members_of_a_family_that_pool_otherwise_have_their_own_record(model, pooling):
+    family = family_of(model)
+    assert (None if family is None else family.pooling) == pooling
+    if model.startswith("dragonkue"):
+        assert family is not None
+        assert family.query == "query: "
 
 
 def test_a_folder_is_known_by_its_name_and_a_stranger_is_not():
