@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.chunkers.errors import InputError
 from situate.embedders.types import ChunkScheme
+from situate.retrievers.boosts import Boost
 
 Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
 TokenStorage: TypeAlias = Literal["float32", "float16", "uint8"]
@@ -90,6 +91,7 @@ class PipelineConfig:
         maxsim_depth: Candidates that the MaxSim stage scores.
         maxsim_weight: Its share in the final score, with "minmax"; Qdrant's own fusion takes one half.
         keys: Metadata keys that filters use; each gets a payload index.
+        boosts: Scores out of the metadata (`Recency`, `PayloadScore`), added to the final score of every candidate.
     """
 
     dense: ChunkScheme = field(default_factory=ChunkScheme)
@@ -104,6 +106,7 @@ class PipelineConfig:
     maxsim_depth: int = 50
     maxsim_weight: float = 0.3
     keys: tuple[str, ...] = ()
+    boosts: tuple[Boost, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prefetch < 1 or self.maxsim_depth < 1 or self.rrf_k < 1:

@@ -10,6 +10,7 @@ import numpy as np
 
 from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.embedders.types import Vectors
+from situate.retrievers.boosts import boost_scores
 from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.lexical import SparseVector
 from situate.retrievers.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
@@ -92,6 +93,7 @@ class HybridSearch:
     are stored the best of them are scored by MaxSim and fused with what they had. With "minmax", which Qdrant does
     not offer, both candidate lists come back from one request and are fused here; each hit then tells the score that
     every stage gave it. Feedback costs a second search either way, because it needs the vectors that the first found.
+    Boosts are added last, to what every candidate scored; they cost a request, too.
     Scores of questions and of documents join the fused score, each by its share; documents cost a request each time.
 
     Args:
@@ -140,6 +142,9 @@ class HybridSearch:
             share = self.config.maxsim_weight
             kept = {point: fused[point] for point in candidates}
             final = _mean([kept, stages["maxsim"]], [1 - share, share])
+        if self.config.boosts:
+            stages["boost"] = boost_scores(self.client, self.collection, self.config.boosts, list(final))
+            final = {point: score + stages["boost"][point] for point, score in final.items()}
         chosen = _best(final, k)
         records = {
             str(record.id): record.payload or {}
@@ -221,9 +226,15 @@ class HybridSearch:
             first = self._points(self._query(vectors, k), feedback.top, where, with_vectors=True)
             dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
             vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
-        points = self._points(self._query(vectors, k, final=True), k, where)
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
-        return [(point.payload or {}, float(point.score), {stage: float(point.score)}) for point in points]
+        if not self.config.boosts:
+            points = self._points(self._query(vectors, k, final=True), k, where)
+            return [(point.payload or {}, float(point.score), {stage: float(point.score)}) for point in points]
+        points = self._points(self._query(vectors, k, final=True), max(k, self.config.prefetch), where)
+        boost = boost_scores(self.client, self.collection, self.config.boosts, [str(point.id) for point in points])
+        found = [(p.payload or {}, float(p.score), boost[str(p.id)], str(p.id)) for p in points]
+        found.sort(key=lambda each: (-each[1] - each[2], each[3]))
+        return [(payload, score + more, {stage: score, "boost": more}) for payload, score, more, _ in found[:k]]
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
         """The arguments of one Qdrant query that can return ``k`` hits."""
