@@ -47,7 +47,7 @@ class FolderLock:
             file.close()
             raise StoreLockedError(
                 f"the store {self._folder} is open in another process ({self._holder()}): one process at a time writes "
-                "an embedded store. Close it there, or run a Qdrant server and open it with open_client(url)"
+                "an embedded store. Close it there, or run a Qdrant server and open it with retrievers.open(url)"
             ) from error
         self._file = file
         holder = {"pid": os.getpid(), "host": socket.gethostname()}

@@ -108,7 +108,7 @@ class Store:
         if os.getpid() != self._pid:
             raise StorageError(
                 f"the store {self.folder} was opened by process {self._pid} and this is its fork {os.getpid()}: "
-                "an embedded store serves one process. Open a Qdrant server for several (open_client(url))"
+                "an embedded store serves one process. Open a Qdrant server for several (retrievers.open(url))"
             )
 
     def check_writable(self) -> None:

@@ -112,14 +112,13 @@ def test_the_demo_runs_on_every_store(tmp_path: Path, location: list[str], capsy
     """What it shows is the same wherever the index is."""
     docs = tmp_path / "docs"
     docs.mkdir()
-    for name in ("expenses.md", "leave.md"):
-        (docs / name).write_text((EXAMPLES / "documents" / name).read_text(encoding="utf-8"), encoding="utf-8")
-    for _ in range(2):
-        assert demo.main([str(docs), "--question", QUESTION, *location]) == 0
-        shown = " ".join(capsys.readouterr().out.split())
-        assert "Freeze it in the banking app" in shown
-        assert "2 documents, " in shown
-        assert "LangChain returned the same three passages as LlamaIndex for 1 of 1 questions." in shown
+    text = (EXAMPLES / "documents" / "expenses.md").read_text(encoding="utf-8")
+    (docs / "expenses.md").write_text(text, encoding="utf-8")
+    assert demo.main([str(docs), "--question", QUESTION, *location]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Freeze it in the banking app" in shown
+    assert "1 documents, " in shown
+    assert "LangChain returned the same three passages as LlamaIndex for 1 of 1 questions." in shown
 
 
 def test_the_demo_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
