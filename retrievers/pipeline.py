@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from situate.chunkers.errors import InputError
 from situate.embedders.types import Vectors
+from situate.retrievers.fusion import dbsf, relative_score, rrf
 from situate.retrievers.query_encoder import asked
 from situate.retrievers.search import FilterLike
 from situate.retrievers.steps import OnError, StepPolicy, StepRunner
-from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult
+from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
 
 if TYPE_CHECKING:
     from situate.retrievers.index import Index
     from situate.retrievers.steps import Trace
+
+TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
+
+_FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
 
 
 class Retriever:
@@ -27,6 +34,9 @@ class Retriever:
         rerankers: Order the hits anew, one after the other, cheap ones first.
         k: How many hits to return, at most.
         candidates: How many hits are searched for where there is something to rerank.
+        fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
+            "relative_score" or "dbsf" (`situate.retrievers.fusion`): each text is searched for by itself, and the
+            rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
         threshold: Hits whose final score is below are left out, so that a result may be empty: an honest "nothing
             relevant". Where a reranker failed, its scores are missing and nothing is left out. See
             `situate.retrievers.calibration` for how to choose it.
@@ -35,7 +45,7 @@ class Retriever:
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
 
     Raises:
-        InputError: ``k`` or ``candidates`` is less than 1.
+        InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class Retriever:
         rerankers: Sequence[Reranker] = (),
         k: int = 10,
         candidates: int = 50,
+        fuse_texts: TextFusion | None = None,
         threshold: float | None = None,
         on_error: OnError = "degrade",
         policy: StepPolicy | None = None,
@@ -53,11 +64,14 @@ class Retriever:
     ) -> None:
         if k < 1 or candidates < 1:
             raise InputError(f"k={k} and candidates={candidates} must be 1 or more")
+        if fuse_texts is not None and fuse_texts not in _FUSIONS:
+            raise InputError(f"fuse_texts={fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
         self.index = index
         self.expander = expander
         self.rerankers = tuple(rerankers)
         self.k = k
         self.candidates = candidates
+        self.fuse_texts: TextFusion | None = fuse_texts
         self.threshold = threshold
         self.runner = StepRunner(policy if policy is not None else StepPolicy(on_error=on_error), policies)
 
@@ -84,7 +98,9 @@ class Retriever:
         if (expander := self.expander) is not None and dense is None:
             texts = trace.run(expander.name, lambda: expander.expand(query), texts)
         expanded = len(trace.steps)
-        found = self.index.search_texts(query, texts, self._depth(k), filter, dense)
+        search = partial(self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        several = self._searches(texts, dense)
+        found = self._fused(query, several, [search(group) for group in several], k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.rerank, asked(query, texts), hits)
@@ -103,12 +119,33 @@ class Retriever:
         if (expander := self.expander) is not None and dense is None:
             texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
         expanded = len(trace.steps)
-        found = await self.index.asearch_texts(query, texts, self._depth(k), filter, dense)
+        search = partial(self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        several = self._searches(texts, dense)
+        found = self._fused(query, several, await _all(search, several), k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.arerank, asked(query, texts), hits)
             hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
+
+    def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
+        """What is searched for together. Texts without a vector go with the first that has one."""
+        embedded = [text for text in texts if text.role != "lexical" and text.weight > 0]
+        if self.fuse_texts is None or dense is not None or len(embedded) < 2:
+            return [list(texts)]
+        lexical = [text for text in texts if text.role == "lexical"]
+        return [[embedded[0], *lexical], *([text] for text in embedded[1:])]
+
+    def _fused(
+        self, query: str, searches: Sequence[Sequence[QueryText]], found: Sequence[SearchResult], k: int
+    ) -> SearchResult:
+        if len(found) == 1 or self.fuse_texts is None:
+            return found[0]
+        started = time.perf_counter()
+        weights = [texts[0].weight for texts in searches]
+        hits = _FUSIONS[self.fuse_texts]([each.hits for each in found], weights=weights)[: self._depth(k)]
+        fused = Step("fuse", time.perf_counter() - started, {"searches": len(found), "hits": len(hits)})
+        return SearchResult(query, tuple(hits), (*(step for each in found for step in each.steps), fused))
 
     def _checked(self, k: int | None) -> int:
         k = self.k if k is None else k
@@ -127,3 +164,15 @@ class Retriever:
         if self.threshold is not None and reranked:
             hits = [hit for hit in hits if hit.score >= self.threshold]
         return SearchResult(query, tuple(hits[:k]), steps)
+
+
+async def _all(
+    search: Callable[[Sequence[QueryText]], Awaitable[SearchResult]], several: Sequence[Sequence[QueryText]]
+) -> list[SearchResult]:
+    """The searches' results. If one fails, or the caller is cancelled, the others are cancelled."""
+    tasks = [asyncio.ensure_future(search(texts)) for texts in several]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document as LangChainDocument
@@ -38,6 +38,7 @@ class IndexRetriever(BaseRetriever):
         threshold: Leave out what scores lower after the last step.
         k: How many passages, at most.
         candidates: How many are searched for where there is something to rerank.
+        fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
         on_error: What the failure of an optional step does: "degrade" goes on without it, "raise" raises.
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
@@ -51,6 +52,7 @@ class IndexRetriever(BaseRetriever):
     threshold: float | None = None
     k: int = Field(default=10, ge=1)
     candidates: int = Field(default=50, ge=1)
+    fuse_texts: Literal["rrf", "relative_score", "dbsf"] | None = None
     filter: SkipValidation[Any] = None
     on_error: OnError = "degrade"
     policy: StepPolicy | None = None
@@ -71,6 +73,7 @@ class IndexRetriever(BaseRetriever):
             threshold=self.threshold,
             k=self.k,
             candidates=self.candidates,
+            fuse_texts=self.fuse_texts,
             on_error=self.on_error,
             policy=self.policy,
             policies=self.policies,
@@ -133,6 +136,7 @@ class SituateRetriever(IndexRetriever):
             threshold=pipeline.threshold,
             k=pipeline.k,
             candidates=pipeline.candidates,
+            fuse_texts=pipeline.fuse_texts,
             filter=filter,
             policy=pipeline.runner.policy,
             policies=pipeline.runner.policies,

@@ -13,7 +13,10 @@ from situate.chunkers import Document, Prompt
 from situate.chunkers.errors import GenerationError, InputError, StepError
 from situate.embedders import Embedder
 from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
+from situate.retrievers.fusion import dbsf, relative_score, rrf
 from situate.retrievers.hyde import Hyde, hyde_vector
+from situate.retrievers.pipeline import TextFusion
+from situate.retrievers.search import QueryVectors
 from situate.retrievers.steps import StepPolicy
 
 DOCUMENTS = [
@@ -228,3 +231,85 @@ async def test_a_given_dense_vector_takes_the_place_of_the_texts(index: Index, e
     assert found[0][0] == "bread"
     assert found[0][1] == pytest.approx(float(embedder.embed_documents([DOCUMENTS[3].text])[0] @ dense), abs=2e-3)
     assert not generator.asked
+
+
+class Wordings:
+    """An expander with texts of its own."""
+
+    name = "wordings"
+
+    def __init__(self, *texts: QueryText) -> None:
+        self.texts = list(texts)
+
+    def expand(self, query: str) -> list[QueryText]:
+        return self.texts
+
+    async def aexpand(self, query: str) -> list[QueryText]:
+        return self.texts
+
+
+FUSIONS = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+async def test_each_text_is_searched_for_and_the_rankings_are_fused(
+    index: Index, embedder: Embedder, fusion: TextFusion
+) -> None:
+    texts = [
+        QueryText("sleeping animals"),
+        QueryText("tame animals", weight=0.5),
+        QueryText("Wild yeast makes bread rise.", role="document", weight=0.25),
+        QueryText("cables", role="lexical", weight=0.5),
+        QueryText("never searched for", weight=0.0),
+    ]
+    retriever = Retriever(index, expander=Wordings(*texts), fuse_texts=fusion, k=4)
+    found = await both(retriever, "sleeping animals")
+    vectors = [
+        embedder.embed_queries(["sleeping animals"])[0],
+        embedder.embed_queries(["tame animals"])[0],
+        embedder.embed_documents(["Wild yeast makes bread rise."])[0],
+    ]
+    rankings = [index.search_vectors("", QueryVectors(vector), k=4).hits for vector in vectors]
+    expected = FUSIONS[fusion](rankings, weights=[1.0, 0.5, 0.25])
+    assert [name for name, _ in found] == [hit.chunk.document_id for hit in expected]
+    assert [score for _, score in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    steps = retriever.retrieve("sleeping animals").steps
+    assert [step.name for step in steps] == ["wordings", *["embed", "search"] * 3, "fuse"]
+    assert steps[-1].details == {"searches": 3, "hits": 4}
+
+
+async def test_ties_of_fused_searches_are_broken_the_same_way_every_time(index: Index) -> None:
+    """Two wordings of equal weight that rank two documents the other way round: the document's id decides."""
+    one, two = QueryText("cats"), QueryText("dogs")
+    orders = {
+        tuple((await both(Retriever(index, expander=Wordings(*texts), fuse_texts="rrf", k=4), "pets"))[:2])
+        for texts in ((one, two), (two, one))
+        for _ in range(3)
+    }
+    assert len(orders) == 1
+    (first, score), (second, tied) = orders.pop()
+    assert (first, second) == ("cats", "dogs")
+    assert score == tied
+
+
+async def test_one_text_needs_no_fusion_and_a_failing_expander_leaves_one(index: Index) -> None:
+    plain = await both(Retriever(index, k=3), "cats")
+    assert await both(Retriever(index, fuse_texts="rrf", k=3), "cats") == plain
+    failing = Retriever(index, expander=Hyde(Generator(error=GenerationError("down"))), fuse_texts="rrf", k=3)
+    failing.runner.policy = FAST_FAIL
+    assert await both(failing, "cats") == plain
+    assert failing.retrieve("cats").degraded == ("hyde",)
+
+
+async def test_a_search_that_fails_is_told_as_it_is(index: Index) -> None:
+    texts = Wordings(QueryText("cats"), QueryText("dogs", role="unknown"))
+    retriever = Retriever(index, expander=texts, fuse_texts="rrf")
+    with pytest.raises(InputError, match="unknown roles"):
+        retriever.retrieve("pets")
+    with pytest.raises(InputError, match="unknown roles"):
+        await retriever.aretrieve("pets")
+
+
+def test_a_fusion_that_is_none_is_refused(index: Index) -> None:
+    with pytest.raises(InputError, match="fuse_texts='sum'"):
+        Retriever(index, fuse_texts="sum")  # type: ignore[arg-type]
