@@ -55,7 +55,8 @@ class Embedder:
         query_instruction: What stands before a query; "" for nothing, None for what the model says.
         document_instruction: What stands before a document, likewise. ``{title}`` in it is replaced by the title.
         task: The task that the query instruction names, for models that take one (E5-instruct, Qwen3, ...); or the
-            name of one of the prompts in the model's folder.
+            name of one of the prompts in the model's folder; or the task adapter of a model whose own code has some
+            (Jina v3 to v5), for queries and documents both.
         scheme: How chunks become vectors.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
         pooling: How token vectors become one; None for what the model says.

@@ -108,8 +108,8 @@ class LibraryEncoder:
         self.normalize = normalize
         self._max_tokens = max_tokens
         self._corpus = None if corpus is None else tuple(corpus)
-        self._wants_corpus = family is not None and family.corpus
-        self._prompt = "" if family is None else family.document_instruction()
+        self._wants_corpus = corpus is not None or (family is not None and family.corpus)
+        self._prompt = None if family is None else family.document_instruction()
         self._context: Any = None
         self._dimension: int | None = None
         self._library = LibraryModel(
@@ -253,8 +253,9 @@ class LibraryEncoder:
         if sample is None:
             return {}
         if self._context is None:
+            prompt = model.prompts.get("document") or "" if self._prompt is None else self._prompt
             self._context = self._called(
-                model, sample, self._prompt, "document", convert_to_numpy=False, convert_to_tensor=True
+                model, sample, prompt, "document", convert_to_numpy=False, convert_to_tensor=True
             )
         return {"dataset_embeddings": self._context}
 

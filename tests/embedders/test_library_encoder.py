@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from situate.chunkers import Chunk, Document
-from situate.chunkers.errors import ConventionError, InputError, TruncationWarning, UnsafeModelError
-from situate.embedders import ChunkScheme, Embedder, LibraryEncoder
+from situate.chunkers.errors import (
+    ConventionError,
+    IncompatibleIndexError,
+    InputError,
+    TruncationWarning,
+    UnsafeModelError,
+)
+from situate.embedders import ChunkScheme, Embedder, LibraryEncoder, SpanText
 from situate.embedders.library_encoder import corpus_sample
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the a cat dog sat on mat query passage red blue house city berlin river . :"
@@ -215,6 +221,36 @@ def test_the_sample_comes_out_the_same_and_decides_the_index(cde):
     assert set(foreign.sample) <= set(PASSAGES[:2])
     assert Embedder("jxm/cde-small-v2", encoder=foreign).fingerprint != embedder.fingerprint
     json.dumps(embedder.fingerprint)
+
+
+def test_an_index_refuses_an_encoder_with_another_sample(cde, tmp_path):
+    from situate.retrievers import Index, PipelineConfig
+
+    def index(corpus):
+        encoder = LibraryEncoder(cde, corpus=corpus, trust_remote_code=True, device="cpu", dtype="float32")
+        return Index(Embedder("jxm/cde-small-v2", encoder=encoder), path=tmp_path / "i", config=PipelineConfig.plain())
+
+    with index(PASSAGES) as first:
+        first.add([Document(str(number), text) for number, text in enumerate(PASSAGES)])
+        kept = first.embedder.encoder.sample
+    with index(kept) as again:
+        assert again.search("a dog", k=1).hits
+    with index(PASSAGES[:3]) as other, pytest.raises(IncompatibleIndexError, match="encoder"):
+        other.search("a dog", k=1)
+
+
+def test_a_copy_under_another_name_reads_the_sample_it_is_given(cde, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(cde, tmp_path / "ours")
+    known, unknown = (
+        LibraryEncoder(folder, corpus=PASSAGES, trust_remote_code=True, device="cpu", dtype="float32")
+        for folder in (cde, copy)
+    )
+    assert unknown.sample == known.sample
+    texts = [SpanText("red house")]
+    alone = LibraryEncoder(copy, trust_remote_code=True, device="cpu", dtype="float32").encode(texts)[0].vectors
+    assert np.abs(unknown.encode(texts)[0].vectors - alone).max() > 1e-2
 
 
 def test_a_missing_sample_and_unasked_code_are_refused(cde):
