@@ -253,8 +253,8 @@ def check_dimensions(dimensions: int | None, full: int, family: Family) -> None:
         return
     if not 1 <= dimensions <= full:
         raise InputError(f"dimensions is {dimensions}, but the model's vectors have {full}: ask for 1 to {full}")
-    if dimensions < full and family.source and dimensions not in family.dimensions:
-        trained = ", ".join(map(str, family.dimensions)) or "whole vectors only"
+    if dimensions < full and family.source and not family.trained_to_be_cut(dimensions):
+        trained = family.cuts or "whole vectors only"
         warnings.warn(
             f"models of the family {family.name!r} were trained for {trained}, not to be cut to {dimensions} numbers: "
             "expect to find less",

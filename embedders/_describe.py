@@ -37,7 +37,7 @@ def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
         f"late        {'suited' if not family.late else 'not suited: ' + family.late}",
     ]
     if family.dimensions:
-        lines.append(f"dimensions  may be cut to {', '.join(map(str, family.dimensions))}")
+        lines.append(f"dimensions  may be cut to {family.cuts}")
     runs = _runs(embedder)
     if runs:
         lines.append(f"runs        {runs}")

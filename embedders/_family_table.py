@@ -38,7 +38,7 @@ def _row(family: Family) -> str:
         tokens,
         family.similarity,
         "no" if family.late or family.library or family.pooling in ("cls", "last") else "yes",
-        ", ".join(map(str, family.dimensions)),
+        family.cuts,
         _runs(family),
     )
     return "| " + " | ".join(cells) + " |\n"

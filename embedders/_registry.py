@@ -256,7 +256,8 @@ _GTE = (
         models=("alibaba-nlp/gte-multilingual-base",),
         pooling="cls",
         max_tokens=8192,
-        dimensions=(128, 256, 512, 768),
+        dimensions=(128, 768),
+        cut_anywhere=True,
     ),
     Family(
         name="GTE v1.5",

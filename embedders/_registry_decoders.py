@@ -14,7 +14,8 @@ DECODERS = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=32768,
-        dimensions=(32, 64, 128, 256, 512, 768, 1024, 2048, 2560, 4096),
+        dimensions=(32, 4096),
+        cut_anywhere=True,
         note="whole vectors have 1,024 (0.6B), 2,560 (4B) or 4,096 (8B) numbers",
     ),
     SitEmbFamily(

@@ -50,6 +50,7 @@ class Family:
         max_tokens: Tokens that a text is cut to, special tokens included; None: what the model's folder says.
         trained_tokens: Length it was trained on, which late chunking's windows should not exceed; None: ``max_tokens``.
         dimensions: Lengths that its vectors may be cut to (Matryoshka); () where cutting was not trained.
+        cut_anywhere: Whether every length between the smallest and the largest of ``dimensions`` was trained.
         layer_norm: Whether a vector is layer-normalised before it is cut.
         late: Why it is not suited to late chunking and situated windows; "" where it is suited, or where its
             pooling says it (pooling by the first or the last token is not suited).
@@ -82,6 +83,7 @@ class Family:
     max_tokens: int | None = None
     trained_tokens: int | None = None
     dimensions: tuple[int, ...] = ()
+    cut_anywhere: bool = False
     layer_norm: bool = False
     late: str = ""
     end_token: bool = False
@@ -163,6 +165,18 @@ class Family:
         """
         span = (len(before), len(before) + len(chunk))
         return self.spans_text(before + chunk + after, [span], lead=lead, title=title, overlap=overlap)
+
+    def trained_to_be_cut(self, dimensions: int) -> bool:
+        """Whether its vectors were trained to be cut to so many numbers."""
+        between = self.cut_anywhere and min(self.dimensions) <= dimensions <= max(self.dimensions)
+        return between or dimensions in self.dimensions
+
+    @property
+    def cuts(self) -> str:
+        """The lengths that its vectors may be cut to, in words."""
+        if self.cut_anywhere:
+            return f"any from {min(self.dimensions)} to {max(self.dimensions)}"
+        return ", ".join(map(str, self.dimensions))
 
     @property
     def situates(self) -> bool:

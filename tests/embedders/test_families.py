@@ -158,6 +158,19 @@ def test_a_folder_is_known_by_its_name_and_a_stranger_is_not():
     assert first.name == "BGE-M3"
 
 
+def test_some_models_may_be_cut_anywhere_and_others_at_some_lengths():
+    qwen, nomic, bge = (
+        family_of(n) for n in ("Qwen/Qwen3-Embedding-8B", "nomic-ai/nomic-embed-text-v1.5", "BAAI/bge-m3")
+    )
+    assert qwen is not None
+    assert nomic is not None
+    assert bge is not None
+    assert [qwen.trained_to_be_cut(n) for n in (31, 32, 300, 4096, 5000)] == [False, True, True, True, False]
+    assert [nomic.trained_to_be_cut(n) for n in (64, 300, 768)] == [True, False, True]
+    assert not bge.trained_to_be_cut(512)
+    assert (qwen.cuts, nomic.cuts, bge.cuts) == ("any from 32 to 4096", "64, 128, 256, 512, 768", "")
+
+
 def test_braces_in_a_text_are_only_text():
     family = Family(name="x", source="", query="{task}: ", document="{title}: ", task="find")
     assert family.query_text("{task} {0} {").text == "find: {task} {0} {"
