@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,16 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
         return reading
     for first, last in _token_ranges(item.spans, tokens.offsets):
         reading.spans.append(_weighted(parts(first, last)))
+    return _needed(reading)
+
+
+def _needed(reading: Reading) -> Reading:
+    """Without the windows that no span takes a token from: a few spans of a book need not have all of it read."""
+    used = sorted({part.sequence for parts in reading.spans for part in parts})
+    if len(used) < len(reading.sequences):
+        place = {sequence: number for number, sequence in enumerate(used)}
+        reading.sequences = [reading.sequences[sequence] for sequence in used]
+        reading.spans = [[replace(part, sequence=place[part.sequence]) for part in parts] for parts in reading.spans]
     return reading
 
 
