@@ -448,12 +448,18 @@ def _check(k: int) -> None:
 
 def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
     """Chunks that somebody else cut, numbered in the order of the text."""
-    for chunk in chunks:
-        if chunk.document_id != document.id or document.text[chunk.start : chunk.end] != chunk.text:
+    seen: set[str] = set()
+    for number, chunk in enumerate(chunks):
+        where = f"chunk {number} of {len(chunks)} ({chunk.id}, span {chunk.start}-{chunk.end})"
+        inside = 0 <= chunk.start <= chunk.end <= len(document.text)
+        if chunk.document_id != document.id or not inside or document.text[chunk.start : chunk.end] != chunk.text:
             raise SpanError(
-                f"chunk {chunk.id} (document {chunk.document_id!r}, span {chunk.start}-{chunk.end}) does not hold "
-                f"that span of document {document.id!r}: cut the chunks from the text that you hand in with them"
+                f"{where} of document {chunk.document_id!r} does not hold that span of document {document.id!r}: cut "
+                "the chunks from the text that you hand in with them"
             )
+        if chunk.id in seen:
+            raise SpanError(f"{where} of document {document.id!r} is there twice: hand every chunk over once")
+        seen.add(chunk.id)
     ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
 
