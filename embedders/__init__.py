@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from situate.embedders.multivector import MultiVectorEmbedder
     from situate.embedders.quantization import Int8Quantizer, binarize, hamming_similarity
     from situate.embedders.remote import OpenAIEncoder, TEIEncoder
-    from situate.embedders.seq2seq import MonoT5Model
+    from situate.embedders.seq2seq import DuelScorer, DuoT5Model, MonoT5Model
     from situate.embedders.sparse import SparseEmbedder, SparseVector
     from situate.embedders.types import (
         ChunkScheme,
@@ -32,6 +32,8 @@ __all__ = [
     "ChunkScheme",
     "ChunkVectors",
     "CrossEncoderModel",
+    "DuelScorer",
+    "DuoT5Model",
     "Embedder",
     "Encoded",
     "Encoder",
@@ -63,6 +65,8 @@ __getattr__, __dir__ = lazy_exports(
         "ChunkScheme": "types",
         "ChunkVectors": "types",
         "CrossEncoderModel": "cross_encoder",
+        "DuelScorer": "seq2seq",
+        "DuoT5Model": "seq2seq",
         "Encoded": "types",
         "Embedder": "embedder",
         "Encoder": "encoder",

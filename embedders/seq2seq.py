@@ -1,4 +1,8 @@
-"""MonoT5Model: an encoder-decoder that answers true or false about a pair (Nogueira et al. 2020)."""
+"""Encoder-decoders that answer true or false: about a pair (monoT5), about which of two passages is better (duoT5).
+
+Nogueira et al. 2020, "Document Ranking with a Pretrained Sequence-to-Sequence Model"; Pradeep et al. 2021, "The
+Expando-Mono-Duo Design Pattern for Text Ranking with Pretrained Sequence-to-Sequence Models".
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -18,15 +22,31 @@ from situate.embedders.models import resolve_model
 #: A longer text is never read to its end by a model of 512 tokens.
 _LONGEST = 20_000
 
+#: A query, a passage and another one.
+Duel: TypeAlias = tuple[str, str, str]
 
-class MonoT5Model:
-    """A T5 reranker ("Query: ... Document: ... Relevant:" -> true or false), as a `PairScorer`.
+
+@runtime_checkable
+class DuelScorer(Protocol):
+    """Anything that says which of two passages answers a query better; a server, say."""
+
+    def compare(self, duels: Sequence[Duel]) -> PairScores:
+        """Per duel the probability that the first passage is the better one, in order."""
+        ...
+
+    async def acompare(self, duels: Sequence[Duel]) -> PairScores:
+        """`compare` without blocking the event loop."""
+        ...
+
+
+class _TrueOrFalse:
+    """A T5 that is asked about one passage or several and answers true or false.
 
     The score is the softmax of "true" against "false" as the first word of the answer, in [0, 1]. Passages beyond the
     model's length are cut, and what is lost is counted. Out of memory halves a batch.
 
     Args:
-        model: A model folder or hub id.
+        model: A model folder or hub id; None for castorini's.
         true: The word of a relevant passage; "▁true" of castorini's monoT5.
         false: The word of an irrelevant one.
         max_tokens: Tokens that are read of a pair.
@@ -37,9 +57,13 @@ class MonoT5Model:
         allow_pickle: Read pickled weights, which can run any code.
     """
 
+    #: What stands before each passage.
+    _labels: tuple[str, ...]
+    _default: str
+
     def __init__(
         self,
-        model: str | os.PathLike[str] = "castorini/monot5-base-msmarco",
+        model: str | os.PathLike[str] | None = None,
         *,
         true: str = "▁true",
         false: str = "▁false",
@@ -52,7 +76,7 @@ class MonoT5Model:
     ) -> None:
         if max_tokens < 16 or batch_tokens < 1:
             raise InputError(f"max_tokens={max_tokens} must be 16 or more, and batch_tokens={batch_tokens} 1 or more")
-        self.model = os.fspath(model)
+        self.model = os.fspath(self._default if model is None else model)
         self.true = true
         self.false = false
         self.max_tokens = max_tokens
@@ -74,22 +98,16 @@ class MonoT5Model:
         self.__dict__.update(state)
         self._forget()
 
-    def score(self, pairs: Sequence[Pair]) -> PairScores:
-        """One score per (query, passage), in order.
-
-        Raises:
-            ModelNotFoundError: There is no such model.
-            InputError: The model's vocabulary has no such answers.
-            NonFiniteVectorError: It computed NaN or infinity.
-        """
-        ones = np.ones(len(pairs), dtype=np.int64)
-        if not pairs:
+    def _answered(self, questions: Sequence[tuple[str, ...]]) -> PairScores:
+        """Per question the probability of true."""
+        ones = np.ones(len(questions), dtype=np.int64)
+        if not questions:
             return PairScores(np.zeros(0, dtype=np.float32), ones, 0, 0)
         with self._lock:  # one owner of the device
             model, tokenizer, answers = self._loaded = self._loaded or self._load()
-            sequences, lost = self._written(tokenizer, pairs)
-            scores = np.zeros(len(pairs), dtype=np.float32)
-            order = sorted(range(len(pairs)), key=lambda i: -len(sequences[i]))
+            sequences, lost = self._written(tokenizer, questions)
+            scores = np.zeros(len(questions), dtype=np.float32)
+            order = sorted(range(len(questions)), key=lambda i: -len(sequences[i]))
             start = 0
             while start < len(order):
                 size = max(1, self.batch_tokens // len(sequences[order[start]]))
@@ -100,22 +118,27 @@ class MonoT5Model:
             raise NonFiniteVectorError(f"model {self.model!r} computed NaN or infinity; try dtype='float32'")
         return PairScores(scores, ones, sum(map(len, sequences)), lost)
 
-    async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
-        """`score` in a thread."""
-        return await asyncio.to_thread(self.score, pairs)
+    def _written(self, tokenizer: Any, questions: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], int]:
+        """Token ids of each question, and how many were left out.
 
-    def _written(self, tokenizer: Any, pairs: Sequence[Pair]) -> tuple[list[list[int]], int]:
-        """Token ids of each pair, the passage cut so that the question behind it is always read."""
+        The query keeps at most half of the room, the passages share the rest; the question behind them is always read.
+        """
         tail = tokenizer(" Relevant:")["input_ids"]
+        labels = [tokenizer(f" {label}", add_special_tokens=False)["input_ids"] for label in self._labels[1:]]
+        fixed = len(tail) + sum(map(len, labels))
         sequences: list[list[int]] = []
         lost = 0
-        for query, passage in pairs:
-            head = tokenizer(f"Query: {query[:_LONGEST]} Document:", add_special_tokens=False)["input_ids"]
+        for query, *passages in questions:
+            head = tokenizer(f"Query: {query[:_LONGEST]} {self._labels[0]}", add_special_tokens=False)["input_ids"]
             cut = head[: self.max_tokens // 2]
-            body = tokenizer(passage[:_LONGEST], add_special_tokens=False)["input_ids"]
-            room = self.max_tokens - len(cut) - len(tail)
-            lost += len(head) - len(cut) + max(0, len(body) - room) + max(0, len(passage) - _LONGEST) // 4
-            sequences.append([*cut, *body[:room], *tail])
+            bodies = [tokenizer(p[:_LONGEST], add_special_tokens=False)["input_ids"] for p in passages]
+            rooms = _shared([len(body) for body in bodies], self.max_tokens - len(cut) - fixed)
+            lost += len(head) - len(cut) + sum(len(body) - room for body, room in zip(bodies, rooms, strict=True))
+            lost += sum(max(0, len(p) - _LONGEST) // 4 for p in passages)
+            sequence = list(cut)
+            for body, room, label in zip(bodies, rooms, [*labels, tail], strict=True):
+                sequence += [*body[:room], *label]
+            sequences.append(sequence)
         return sequences, lost
 
     def _load(self) -> tuple[Any, Any, list[int]]:
@@ -143,6 +166,58 @@ class MonoT5Model:
             use_safetensors=None if self.allow_pickle else True,
         )
         return model.to(device).eval(), tokenizer, answers
+
+
+class MonoT5Model(_TrueOrFalse):
+    """A T5 reranker ("Query: ... Document: ... Relevant:" -> true or false), as a `PairScorer`."""
+
+    _labels = ("Document:",)
+    _default = "castorini/monot5-base-msmarco"
+
+    def score(self, pairs: Sequence[Pair]) -> PairScores:
+        """One score per (query, passage), in order.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            InputError: The model's vocabulary has no such answers.
+            NonFiniteVectorError: It computed NaN or infinity.
+        """
+        return self._answered(pairs)
+
+    async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
+        """`score` in a thread."""
+        return await asyncio.to_thread(self.score, pairs)
+
+
+class DuoT5Model(_TrueOrFalse):
+    """A T5 that compares ("Query: ... Document0: ... Document1: ... Relevant:" -> is the first one better?)."""
+
+    _labels = ("Document0:", "Document1:")
+    _default = "castorini/duot5-base-msmarco"
+
+    def compare(self, duels: Sequence[Duel]) -> PairScores:
+        """Per (query, passage, passage) the probability that the first passage is the better one, in order.
+
+        It is not one minus that of the two the other way round: ask both.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            InputError: The model's vocabulary has no such answers.
+            NonFiniteVectorError: It computed NaN or infinity.
+        """
+        return self._answered(duels)
+
+    async def acompare(self, duels: Sequence[Duel]) -> PairScores:
+        """`compare` in a thread."""
+        return await asyncio.to_thread(self.compare, duels)
+
+
+def _shared(lengths: Sequence[int], room: int) -> list[int]:
+    """How much of each passage is read: what a short one leaves of its share is the others'."""
+    shares = [0] * len(lengths)
+    for done, i in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
+        shares[i] = min(lengths[i], (room - sum(shares)) // (len(lengths) - done))
+    return shares
 
 
 def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list[int]) -> Any:

@@ -33,11 +33,12 @@ AT_A_SERVER = 16
 
 def in_this_process(model: object) -> bool:
     """Whether a model computes in this process (and no server does it). The first time this may read its files."""
-    from situate.embedders import CrossEncoderModel, Embedder, Encoder, LibraryEncoder, MonoT5Model, MultiVectorEmbedder
+    from situate import embedders as e
 
-    if isinstance(model, Embedder):
+    if isinstance(model, e.Embedder):
         model = model.encoder
-    return isinstance(model, Encoder | LibraryEncoder | CrossEncoderModel | MonoT5Model | MultiVectorEmbedder)
+    encoders = e.Encoder | e.LibraryEncoder | e.MultiVectorEmbedder
+    return isinstance(model, encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model)
 
 
 class Turns:

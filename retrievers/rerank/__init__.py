@@ -9,6 +9,7 @@ from situate.chunkers._lazy import lazy_exports
 if TYPE_CHECKING:
     from situate.retrievers.rerank.aggregate import ByDocument
     from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
+    from situate.retrievers.rerank.duo import DuoReranker
     from situate.retrievers.rerank.late_interaction import LateInteractionReranker, StoredTokens, maxsim
     from situate.retrievers.rerank.llm import ListwiseReranker, PairwiseReranker, PointwiseReranker
     from situate.retrievers.rerank.mmr import Mmr
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ByDocument",
     "CrossEncoderReranker",
+    "DuoReranker",
     "LateInteractionReranker",
     "ListwiseReranker",
     "Mmr",
@@ -33,6 +35,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "ByDocument": "aggregate",
         "CrossEncoderReranker": "cross_encoder",
+        "DuoReranker": "duo",
         "LateInteractionReranker": "late_interaction",
         "ListwiseReranker": "llm",
         "Mmr": "mmr",

@@ -47,6 +47,15 @@ def reranked(name: str, hits: Sequence[Hit], scores: Sequence[float | None]) -> 
     return [hit for _, hit in sorted(found, key=lambda pair: (-pair[1].score, pair[0]))]
 
 
+def above(name: str, judged: list[Hit], scores: list[float | None], hits: list[Hit]) -> list[Hit]:
+    """The judged hits in their new order, and behind them the others in their old one."""
+    first = reranked(name, judged, scores)
+    others = {hit.chunk.id for hit in judged}
+    # what was not judged keeps its place behind the judged, whatever scale its own score has
+    lowest = first[-1].score
+    return first + [Hit(hit.chunk, min(hit.score, lowest), hit.scores) for hit in hits if hit.chunk.id not in others]
+
+
 def passage(hit: Hit, context: Sequence[str]) -> str:
     """A hit's text, with the named fields of its context before it."""
     before = hit.chunk.context.render(context) if context else ""

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from situate.chunkers.errors import GenerationError, InputError
 from situate.chunkers.types import Prompt, TextGenerator
 from situate.retrievers.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, quoted, usable
-from situate.retrievers.rerank._ranking import distinct, has_text, passage, reranked
+from situate.retrievers.rerank._ranking import above, distinct, has_text, passage
 from situate.retrievers.steps import note
 from situate.retrievers.types import Hit
 
@@ -82,7 +82,7 @@ class _LlmReranker:
         if not query.strip() or not judged:
             return found
         scores = yield from self._scores(query, judged)
-        return _above(self.name, judged, scores, found)
+        return above(self.name, judged, scores, found)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         raise NotImplementedError
@@ -227,15 +227,6 @@ class ListwiseReranker(_LlmReranker):
         for place, i in enumerate(order):
             scores[i] = 1 - place / max(1, len(order) - 1)
         return scores
-
-
-def _above(name: str, judged: list[Hit], scores: list[float | None], hits: list[Hit]) -> list[Hit]:
-    """The judged hits in their new order, and behind them the others in their old one."""
-    first = reranked(name, judged, scores)
-    others = {hit.chunk.id for hit in judged}
-    # what was not judged keeps its place behind the judged, whatever scale its own score has
-    lowest = first[-1].score
-    return first + [Hit(hit.chunk, min(hit.score, lowest), hit.scores) for hit in hits if hit.chunk.id not in others]
 
 
 def _grade(answer: str) -> int | None:

@@ -1,4 +1,4 @@
-"""monoT5's scores equal the plain computation, one pair at a time."""
+"""monoT5's and duoT5's scores equal the plain computation, one pair or duel at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from situate.chunkers.errors import InputError, ModelNotFoundError
 from situate.embedders.cross_encoder import PairScorer
-from situate.embedders.seq2seq import MonoT5Model
+from situate.embedders.seq2seq import DuelScorer, DuoT5Model, MonoT5Model
 
 PAIRS = [("how long is leave?", "leave " * n) for n in (1, 40, 7, 7)] + [("", "weeks"), ("pay", "")]
 
@@ -21,8 +21,19 @@ def t5(tmp_path_factory):
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-    special = ["<pad>", "</s>", "<unk>", "true", "false", "Query:", "Document:", "Relevant:"]
-    plain = ["how", "long", "is", "leave?", "leave", "weeks", "pay"]
+    special = [
+        "<pad>",
+        "</s>",
+        "<unk>",
+        "true",
+        "false",
+        "Query:",
+        "Document:",
+        "Relevant:",
+        "Document0:",
+        "Document1:",
+    ]
+    plain = ["Document0:", "Document1:", "how", "long", "is", "leave?", "leave", "weeks", "pay"]
     words = [word if word.startswith("<") else f"▁{word}" for word in (*special, *plain)]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -97,3 +108,56 @@ def test_bad_input(t5):
         MonoT5Model("no/such").score(PAIRS)
     assert MonoT5Model("no/such").score([]).scores.shape == (0,)
     assert isinstance(MonoT5Model(t5), PairScorer)
+
+
+DUELS = [
+    ("how long is leave?", "leave weeks", "pay pay pay"),
+    ("how long is leave?", "pay pay pay", "leave weeks"),
+    ("pay", " ".join(["weeks"] * 12), "leave"),
+]
+
+
+def test_duels_equal_one_at_a_time(t5):
+    from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(t5)
+    model = T5ForConditionalGeneration.from_pretrained(t5, dtype=torch.float32).eval()
+    wanted = []
+    for query, first, second in DUELS:
+        text = f"Query: {query} Document0: {first} Document1: {second} Relevant:"
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            logits = model(input_ids=ids, decoder_input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[0, 0]
+        wanted.append(logits[[3, 4]].softmax(0)[0].item())
+    scorer = DuoT5Model(t5, device="cpu")
+    got = scorer.compare(DUELS)
+    np.testing.assert_allclose(got.scores, wanted, atol=1e-5)
+    assert np.std(wanted) > 1e-4
+    assert got.lost_tokens == 0
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(scorer)).compare(DUELS).scores, got.scores, atol=1e-6)
+
+
+async def test_duels_are_the_same_asynchronously(t5):
+    scorer = DuoT5Model(t5, device="cpu")
+    np.testing.assert_array_equal((await scorer.acompare(DUELS)).scores, scorer.compare(DUELS).scores)
+    assert isinstance(scorer, DuelScorer)
+    assert not isinstance(scorer, PairScorer)
+    assert scorer.compare([]).scores.shape == (0,)
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 100), (100, 3), (100, 100)])
+def test_two_long_passages_share_the_room_and_a_short_one_leaves_its_part(t5, first, second):
+    scorer = DuoT5Model(t5, device="cpu", max_tokens=48)
+    duel = ("pay", " ".join(["leave"] * first), " ".join(["weeks"] * second))
+    got = scorer.compare([duel])
+    sequence = scorer._written(scorer._loaded[1], [duel])[0][0]
+    _, tokenizer, _ = scorer._loaded
+    words = tokenizer.convert_ids_to_tokens(sequence)
+    assert got.tokens == len(sequence) <= 48
+    assert got.tokens >= 47
+    assert got.lost_tokens == first + second - words.count("▁leave") - words.count("▁weeks")
+    if first != second:
+        assert min(words.count("▁leave"), words.count("▁weeks")) == 3
+    else:
+        assert words.count("▁leave") == words.count("▁weeks")
+    assert words[-2:] == ["▁Relevant:", "</s>"]

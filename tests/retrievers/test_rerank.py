@@ -15,6 +15,7 @@ from situate.embedders.cross_encoder import PairScores
 from situate.retrievers.rerank import (
     ByDocument,
     CrossEncoderReranker,
+    DuoReranker,
     LateInteractionReranker,
     Mmr,
     Stage,
@@ -391,3 +392,82 @@ async def test_many_at_once_each_get_their_own_order(embedder, hits):
     given = hits(*TEXTS)
     results = await asyncio.gather(*(reranker.arerank(QUERY, given) for _ in range(50)))
     assert all(texts(result)[0] == TEXTS[1] for result in results)
+
+
+# -- duo
+
+
+class Duels:
+    """A `DuelScorer` with an opinion on every two texts, and a liking for whichever stands first."""
+
+    def __init__(self, worth, liking=0.0):
+        self.worth = worth
+        self.liking = liking
+        self.asked = []
+
+    def compare(self, duels):
+        self.asked.append(list(duels))
+        scores = [min(1.0, self.liking + self.worth[a] / (self.worth[a] + self.worth[b])) for _, a, b in duels]
+        return PairScores(np.array(scores, dtype=np.float32), np.ones(len(scores), dtype=np.int64), 7, 0)
+
+    async def acompare(self, duels):
+        return self.compare(duels)
+
+
+@both
+async def test_duo_is_the_papers_sum_over_both_orders(mode, hits):
+    worth = {"a": 1.0, "b": 2.0, "c": 4.0}
+    scorer = Duels(worth, liking=0.1)
+    found = await rerank(mode, DuoReranker(scorer, top=3), QUERY, hits("a", "b", "c", "d"))
+    assert [hit.chunk.text for hit in found] == ["c", "b", "a", "d"]
+    p = {(i, j): np.float32(0.1 + worth[i] / (worth[i] + worth[j])) for i in worth for j in worth if i != j}
+    for hit in found[:3]:
+        i = hit.chunk.text
+        expected = sum(p[i, j] + (1 - p[j, i]) for j in worth if j != i) / 4
+        assert hit.scores["duo"] == pytest.approx(expected, abs=1e-6)
+    assert "duo" not in found[3].scores
+    assert found[3].score <= found[2].score
+    assert len(scorer.asked) == 1
+    assert len(scorer.asked[0]) == 6
+
+
+@both
+async def test_a_liking_for_the_first_place_cancels_out(mode, hits):
+    same = dict.fromkeys(TEXTS, 1.0)
+    found = await rerank(mode, DuoReranker(Duels(same, liking=0.4)), QUERY, hits(*TEXTS))
+    assert [hit.chunk.text for hit in found] == list(TEXTS)
+    assert [hit.score for hit in found] == pytest.approx([0.5] * len(TEXTS))
+
+
+@both
+@pytest.mark.parametrize(("query", "texts"), [("", TEXTS), (QUERY, ("one",)), (QUERY, ()), (QUERY, (" ", "one", ""))])
+async def test_duo_with_nothing_to_compare_asks_nobody(mode, hits, query, texts):
+    scorer = Duels({})
+    given = hits(*texts)
+    assert await rerank(mode, DuoReranker(scorer), query, given) == given
+    assert scorer.asked == []
+
+
+def test_duo_end_to_end_judges_duplicates_once_and_is_a_reranker(hits):
+    given = hits(*TEXTS)
+    scorer = Duels({text: len(text) for text in TEXTS})
+    found = DuoReranker(scorer).rerank(QUERY, [*given, *given])
+    assert len(found) == len(TEXTS)
+    assert len(scorer.asked[0]) == len(TEXTS) * (len(TEXTS) - 1)
+    assert isinstance(DuoReranker(scorer), Reranker)
+
+
+def test_duo_refuses_nan_lost_comparisons_and_nonsense(hits):
+    class Broken(Duels):
+        def compare(self, duels):
+            return self.result
+
+    broken = Broken({})
+    broken.result = PairScores(np.full(6, np.nan, dtype=np.float32), np.ones(6, dtype=np.int64), 0, 0)
+    with pytest.raises(NonFiniteVectorError):
+        DuoReranker(broken).rerank(QUERY, hits("a", "b", "c"))
+    broken.result = PairScores(np.zeros(2, dtype=np.float32), np.ones(2, dtype=np.int64), 0, 0)
+    with pytest.raises(ModelError, match="2 scores for 6"):
+        DuoReranker(broken).rerank(QUERY, hits("a", "b", "c"))
+    with pytest.raises(InputError, match="top=1"):
+        DuoReranker(broken, top=1)
