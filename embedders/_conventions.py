@@ -165,7 +165,7 @@ def conventions(
     if stored.pooling is not None:
         changes["pooling"] = stored.pooling
         changes["pool_instruction"] = stored.pool_instruction and (family or record).pool_instruction
-    elif known is None and pooling is None and resolved is not None and not stored.modules:
+    elif known is None and pooling is None and resolved is not None and not stored.library:
         assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
     own_code = {} if resolved is None else resolved.config.get("auto_map", {})
     if known is None and "AutoModel" in own_code and not trust_remote_code:

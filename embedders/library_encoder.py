@@ -238,13 +238,14 @@ class LibraryEncoder:
         return vectors.astype(np.float32, copy=False)
 
     def _called(self, model: Any, texts: Sequence[str], prompt: str, role: Role, **told: Any) -> Any:
-        # The role is the task where nothing else is: a Router chooses its branch by it, other models ignore it.
+        # A Router chooses its branch by the role; other modules that take a task mean something else by it.
+        routed = {"task": role} if any(type(module).__name__ in ("Router", "Asym") for module in model) else {}
         return model.encode(
             list(texts),
             prompt=prompt,
             batch_size=self._library.batch_size,
             show_progress_bar=False,
-            **{"task": role, "convert_to_numpy": True, **self.options[role], **told},
+            **{"convert_to_numpy": True, **routed, **self.options[role], **told},
         )
 
     def _told(self, model: Any) -> dict[str, Any]:

@@ -350,9 +350,14 @@ def test_an_unknown_model_says_what_was_assumed(tmp_path):
     with pytest.warns(FallbackWarning, match=r"mean pooling.*no query and no document instruction"):
         record = merged(path)
     assert len(record.assumed) == 2
+    with pytest.warns(FallbackWarning, match=r"mean pooling"):
+        assert len(merged(folder(tmp_path / "no pooling", modules=MODULES[:1])).assumed) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merged(path, query_instruction="", document_instruction="", pooling="mean").assumed == ()
+        # What the library runs whole pools in its own way.
+        static = [{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}]
+        assert merged(folder(tmp_path / "static", modules=static)).assumed == ()
         # sentence-transformers' own files without prompts say that there are none.
         complete = folder(tmp_path / "complete", modules=MODULES, **{"1_Pooling__config": {"pooling_mode": "mean"}})
         assert merged(complete).assumed == ()

@@ -163,6 +163,29 @@ def test_static_embeddings_are_the_librarys(tmp_path):
     assert "only a table of vectors" in embedder.describe()
 
 
+def test_a_router_takes_its_branch_by_role(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {word: number for number, word in enumerate(WORDS.split())}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    generator = np.random.default_rng(0)
+    queries, documents = (
+        StaticEmbedding(tokenizer, embedding_weights=generator.standard_normal((len(vocabulary), 8), dtype=np.float32))
+        for _ in range(2)
+    )
+    router = Router.for_query_document([queries], [documents])
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "model"))
+    reference = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    embedder = Embedder(tmp_path / "model", device="cpu", dtype="float32")
+    np.testing.assert_allclose(embedder.embed_queries(TEXTS), unit(reference.encode_query(TEXTS)), atol=1e-6)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), unit(reference.encode_document(TEXTS)), atol=1e-6)
+    assert np.abs(embedder.embed_queries(TEXTS) - embedder.embed_documents(TEXTS)).max() > 0.1
+
+
 def test_a_task_adapter_is_switched_on_by_role(jina):
     from sentence_transformers import SentenceTransformer
 
