@@ -88,7 +88,7 @@ class PairWriter:
         overlap: Tokens of the passage that neighbouring windows share.
         max_windows: At most so many windows of a passage; what is behind them is not read.
         template: How a decoder is asked; None for a model that takes pairs.
-        instruction: The decoder's task; None for the template's own.
+        instruction: The decoder's task; None for the template's own. Without a template it stands before the query.
     """
 
     def __init__(
@@ -127,6 +127,8 @@ class PairWriter:
 
     def write(self, pairs: Sequence[Pair]) -> WrittenPairs:
         """The windows of each pair; at least one each."""
+        if self._template is None and self._instruction:
+            pairs = [(self._instruction + query, passage) for query, passage in pairs]
         queries, lost = self._tokenized([query for query, _ in pairs], self._room)
         passages, lost_too = self._tokenized([p for _, p in pairs], self._room * self._max_windows)
         lost += lost_too

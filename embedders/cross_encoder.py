@@ -89,7 +89,8 @@ class CrossEncoderModel:
         max_tokens: Tokens of a window, query and special tokens included; None for what the model says.
         overlap: Tokens that neighbouring windows share.
         max_windows: At most so many windows of a passage; the rest of it is not read, and counted.
-        instruction: The task, for decoders that take one.
+        instruction: The task, for decoders that take one; for others what stands before the query. None: the default
+            prompt of the model's folder, which sentence-transformers uses too, or nothing.
         template: How a decoder is asked; None for the one of its family.
         device: "auto", or a torch device.
         dtype: Format to compute in. "auto" is the fastest that the hardware computes in; "float32" is exact.
@@ -286,7 +287,7 @@ class CrossEncoderModel:
             overlap=self.overlap,
             max_windows=1 if self.aggregation == "first" else self.max_windows,
             template=template,
-            instruction=self.instruction,
+            instruction=_default_prompt(encoder) if self.instruction is None else self.instruction,
         )
         answers = None
         if template is not None:
@@ -328,6 +329,12 @@ class _Loaded:
 
 
 _NOTHING = PairScores(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64), 0, 0)
+
+
+def _default_prompt(encoder: Any) -> str | None:
+    """What sentence-transformers' `CrossEncoder` writes before the query of each pair."""
+    name = encoder.default_prompt_name
+    return None if name is None else encoder.prompts.get(name)
 
 
 def _taken_back(preparation: asyncio.Future[Any]) -> None:

@@ -139,6 +139,40 @@ def qwen(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("qwen"), Qwen3ForCausalLM(config), tokenizer)
 
 
+@pytest.fixture(scope="module")
+def qwen_classifier(tmp_path_factory):
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForSequenceClassification
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=byte_tokenizer(["<|endoftext|>", "<|im_start|>", "<|im_end|>"]),
+        model_max_length=1024,
+        pad_token="<|endoftext|>",
+    )
+    torch.manual_seed(6)
+    config = Qwen3Config(
+        vocab_size=400, num_key_value_heads=2, head_dim=8, max_position_embeddings=1024, pad_token_id=0, num_labels=1,
+        **SHAPE,
+    )  # fmt: skip
+    return saved(tmp_path_factory.mktemp("qwen-classifier"), Qwen3ForSequenceClassification(config), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
+
+    backend = byte_tokenizer(["<pad>", "<eos>", "<bos>"])
+    backend.add_tokens(["Yes"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, model_max_length=1024, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
+    )
+    torch.manual_seed(7)
+    config = GemmaConfig(
+        vocab_size=len(tokenizer), num_key_value_heads=1, head_dim=8, max_position_embeddings=1024, pad_token_id=0,
+        eos_token_id=1, bos_token_id=2, **SHAPE,
+    )  # fmt: skip
+    return saved(tmp_path_factory.mktemp("gemma"), GemmaForCausalLM(config), tokenizer)
+
+
 def predicted(folder, pairs, **arguments):
     from sentence_transformers import CrossEncoder
 
@@ -197,6 +231,57 @@ def test_a_decoder_equals_its_model_cards_procedure(qwen):
     got = CrossEncoderModel(qwen, dtype="float32", device="cpu", instruction="find policies").score(PAIRS).scores
     np.testing.assert_allclose(got, wanted, atol=1e-4)
     assert np.std(wanted) > 1e-3
+
+
+def test_a_decoder_that_classifies_equals_predict(qwen_classifier):
+    pairs = [pair for pair in PAIRS if all(pair)]
+    model = CrossEncoderModel(qwen_classifier, dtype="float32", device="cpu", output="model")
+    got = model.score(pairs).scores
+    np.testing.assert_allclose(got, predicted(qwen_classifier, pairs), atol=1e-4)
+    assert got.std() > 1e-3
+
+
+def test_bge_reranker_gemma_equals_its_model_cards_procedure(gemma):
+    """The card writes [bos] + "A: query" + sep + "B: passage" + sep + prompt and reads the logit of "Yes"."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gemma)
+    model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32).eval()
+    prompt = (
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing "
+        "a prediction of either 'Yes' or 'No'."
+    )
+    wanted = []
+    for query, passage in PAIRS:
+        parts = [f"A: {query}", "\n", f"B: {passage}", "\n", prompt]
+        ids = [tokenizer.bos_token_id]
+        for part in parts:
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+        wanted.append(logits[tokenizer.convert_tokens_to_ids("Yes")].item())
+    got = CrossEncoderModel(gemma, dtype="float32", device="cpu", output="logit").score(PAIRS)
+    np.testing.assert_allclose(got.scores, wanted, atol=1e-4)
+    assert np.std(wanted) > 1e-3
+    assert got.lost_tokens == 0
+
+
+def test_the_folders_default_prompt_stands_before_the_query(bert, tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    prompts = {"web": "Given a web search: ", "other": "leave "}
+    encoder = CrossEncoder(bert, device="cpu", local_files_only=True, prompts=prompts, default_prompt_name="web")
+    folder = str(tmp_path / "prompted")
+    encoder.save_pretrained(folder)
+    pairs = PAIRS[:4]
+    got = CrossEncoderModel(folder, dtype="float32", device="cpu", output="model").score(pairs).scores
+    np.testing.assert_allclose(got, predicted(folder, pairs), atol=1e-5)
+    without = CrossEncoderModel(bert, dtype="float32", device="cpu", output="model").score(pairs).scores
+    assert np.abs(got - without).max() > 1e-3
+    other = CrossEncoderModel(folder, dtype="float32", device="cpu", output="model", instruction="leave ")
+    np.testing.assert_allclose(other.score(pairs).scores, predicted(folder, pairs, prompt_name="other"), atol=1e-5)
+    none = CrossEncoderModel(folder, dtype="float32", device="cpu", output="model", instruction="")
+    np.testing.assert_allclose(none.score(pairs).scores, without, atol=1e-6)
 
 
 def test_a_decoder_with_one_answer_is_scored_by_its_logit(qwen):
