@@ -29,7 +29,12 @@ class SituateEmbeddings(BaseModel, Embeddings):
         query_instruction: Written in front of a query; None: what the model's own card says.
         document_instruction: Written in front of a document; None: what the model's own card says.
         dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
-        device: "auto", "cpu", "cuda", "mps".
+        layers: Run only the model's first so many layers (2D Matryoshka models).
+        max_tokens: Tokens that a text is cut to; None: what the model says.
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        adapters: Names of LoRA adapters and their folders or hub ids.
+        adapter: The one that texts are embedded with.
+        device: "auto", "cpu", "cuda", "mps"; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16", "float16".
         on_overflow: What happens to a text that is longer than the model reads: "warn", "raise" or "window".
         revision: The commit of the hub's repository.
@@ -42,7 +47,12 @@ class SituateEmbeddings(BaseModel, Embeddings):
     query_instruction: str | None = None
     document_instruction: str | None = None
     dimensions: int | None = Field(default=None, gt=0)
-    device: str = "auto"
+    layers: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
+    extension: Literal["linear", "ntk", "yarn", "self"] | None = None
+    adapters: dict[str, str] = Field(default_factory=dict)
+    adapter: str | None = None
+    device: str | list[str] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     on_overflow: Literal["warn", "raise", "window"] = "warn"
     revision: str | None = None
@@ -72,6 +82,11 @@ class SituateEmbeddings(BaseModel, Embeddings):
                     query_instruction=self.query_instruction,
                     document_instruction=self.document_instruction,
                     dimensions=self.dimensions,
+                    layers=self.layers,
+                    max_tokens=self.max_tokens,
+                    extension=self.extension,
+                    adapters=self.adapters,
+                    adapter=self.adapter,
                     device=self.device,
                     dtype=self.dtype,
                     on_overflow=self.on_overflow,

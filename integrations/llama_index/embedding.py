@@ -40,7 +40,11 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
         dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
         pooling: How token vectors become one; None: what the model says.
         max_tokens: Tokens that a text is cut to; None: what the model says.
-        device: "auto", or a torch device.
+        layers: Run only the model's first so many layers (2D Matryoshka models).
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        adapters: Names of LoRA adapters and their folders or hub ids.
+        adapter: The one that texts are embedded with.
+        device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16" or "float16".
         on_overflow: What happens to a text that is longer than the model reads: "warn", "raise" or "window".
         revision: Branch, tag or commit of the hub's repository.
@@ -59,7 +63,13 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
     dimensions: int | None = Field(default=None, gt=0, description="Leading dimensions to keep.")
     pooling: Pooling | None = Field(default=None, description="How token vectors become one.")
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
-    device: str = Field(default="auto", description="Where the model runs.")
+    layers: int | None = Field(default=None, gt=0, description="First layers to run.")
+    extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
+        default=None, description="How longer texts than trained are read."
+    )
+    adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
+    adapter: str | None = Field(default=None, description="The adapter to embed with.")
+    device: str | list[str] = Field(default="auto", description="Where the model runs.")
     dtype: DType = Field(default="auto", description="Format of the weights.")
     on_overflow: OnOverflow = Field(default="warn", description="What happens to texts that are too long.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
@@ -94,7 +104,7 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
             read = [
                 (known[f"{role}_instruction"] or "", known[f"{role}_suffix"] or "") for role in ("query", "document")
             ]
-            if read[0] != read[1]:
+            if read[0] != read[1] or "query_adapter" in known:
                 raise InputError(
                     f"{self.model_name!r} embeds queries and documents differently, but embeddings_cache keeps both "
                     "under the bare text, so that a query would get a document's vector: leave embeddings_cache out"
@@ -131,6 +141,10 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
             dimensions=self.dimensions,
             pooling=self.pooling,
             max_tokens=self.max_tokens,
+            layers=self.layers,
+            extension=self.extension,
+            adapters=self.adapters,
+            adapter=self.adapter,
             device=self.device,
             dtype=self.dtype,
             on_overflow=self.on_overflow,

@@ -12,6 +12,7 @@ from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
+from situate.chunkers.errors import InputError
 from situate.embedders import Embedder
 from situate.integrations.langchain import SituateEmbeddings
 
@@ -87,3 +88,13 @@ def test_around_an_embedder() -> None:
 def test_misspelt_settings_are_refused() -> None:
     with pytest.raises(ValidationError, match="dimension"):
         SituateEmbeddings(dimension=64)  # type: ignore[call-arg]
+
+
+def test_options_of_the_model_reach_the_embedder(minilm_path: str) -> None:
+    cut = SituateEmbeddings(model=minilm_path, layers=2, dimensions=64, dtype="float32")
+    wanted = Embedder(minilm_path, layers=2, dimensions=64, dtype="float32").embed_queries(["mill"])[0]
+    np.testing.assert_allclose(cut.embed_query("mill"), wanted, atol=1e-6)
+    assert cut.embedder.fingerprint["layers"] == 2
+    adapted = SituateEmbeddings(model=minilm_path, adapters={"legal": "/nowhere"}, adapter="tax")
+    with pytest.raises(InputError, match="adapter 'tax' is not known"):
+        _ = adapted.embedder

@@ -12,6 +12,7 @@ from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
+from situate.chunkers.errors import InputError
 from situate.embedders import Embedder
 from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbedding
 
@@ -146,3 +147,13 @@ def test_unfinished_nodes_are_embedded(embed_model: SituateEmbedding, events: An
     node.embedding = [0.0] * 384
     model([node])
     assert any(node.embedding)
+
+
+def test_options_of_the_model_reach_the_embedder(minilm_path: str) -> None:
+    cut = SituateEmbedding(model_name=minilm_path, layers=2, dimensions=64, dtype="float32")
+    wanted = Embedder(minilm_path, layers=2, dimensions=64, dtype="float32").embed_queries(["mill"])[0]
+    np.testing.assert_allclose(cut.get_query_embedding("mill"), wanted, atol=1e-6)
+    assert cut.embedder.fingerprint["layers"] == 2
+    adapted = SituateEmbedding(model_name=minilm_path, adapters={"legal": "/nowhere"}, adapter="tax")
+    with pytest.raises(InputError, match="adapter 'tax' is not known"):
+        _ = adapted.embedder
