@@ -198,9 +198,11 @@ class Collection:
             shard, self._shard = self._shard, None
             if shard is not None:
                 with engine_errors(f"closing collection {self.name!r}"):
-                    shard.flush()
-                    points = shard.info().points_count
-                    shard.close()
+                    try:
+                        shard.flush()
+                        points = shard.info().points_count
+                    finally:
+                        shard.close()
                 if self._durable:
                     seal.write(self.folder, points)
 

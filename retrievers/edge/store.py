@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime as dt
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -15,7 +17,7 @@ from uuid import uuid4
 
 from qdrant_client import models
 
-from situate.chunkers.errors import InputError, StorageError
+from situate.chunkers.errors import InputError, StorageError, StoreCorruptError
 from situate.retrievers.edge import snapshots
 from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import (
@@ -25,10 +27,12 @@ from situate.retrievers.edge.errors import (
 )
 from situate.retrievers.edge.lock import FolderLock
 from situate.retrievers.edge.maintenance import Maintenance
-from situate.retrievers.edge.manifest import CollectionEntry, Manifest
+from situate.retrievers.edge.manifest import MANIFEST_FILE, CollectionEntry, Manifest
 
 MEMORY = ":memory:"
 COLLECTIONS = "collections"
+#: What shards' folders are called, and those that a snapshot is unpacked in.
+_SHARD = re.compile(r"^[0-9a-f]{32}(\.unpacked)?$")
 #: Free room that makes a RAM disk worth using.
 _RAM_DISK_BYTES = 1 << 30
 
@@ -72,7 +76,7 @@ class Store:
         self._lock = FolderLock(folder)
         self._lock.acquire()
         try:
-            self._manifest = Manifest.load(folder)
+            self._manifest = self._contents()
             self._collections = {name: self._collection(name, e) for name, e in self._manifest.collections.items()}
             self._sweep()
         except BaseException:
@@ -92,11 +96,35 @@ class Store:
             on_write=self._maintenance.notify,
         )
 
+    def _contents(self) -> Manifest:
+        """The manifest; a new store is given an empty one before anything else, so that none is without.
+
+        Raises:
+            StoreCorruptError: Collections are there and the manifest is not.
+        """
+        if (self.folder / MANIFEST_FILE).exists():
+            return Manifest.load(self.folder)
+        shards = self._shards()
+        if shards:
+            # Taken for an empty store, it would be swept: all of them would be gone.
+            raise StoreCorruptError(
+                f"{self.folder / MANIFEST_FILE} is missing, and {len(shards)} collections are there in "
+                f"{self.folder / COLLECTIONS}, untouched: restore the file from a backup or a snapshot, or move the "
+                "folder away to begin anew"
+            )
+        manifest = Manifest()
+        manifest.save(self.folder)
+        return manifest
+
+    def _shards(self) -> list[Path]:
+        """The folders that hold a collection, whole or half-made; whatever else lies there is not ours."""
+        parent = self.folder / COLLECTIONS
+        return [folder for folder in (parent.iterdir() if parent.is_dir() else ()) if _SHARD.match(folder.name)]
+
     def _sweep(self) -> None:
         """Removes folders that no collection owns: what a crash left of a deletion or a half-made collection."""
         owned = {entry.folder for entry in self._manifest.collections.values()}
-        parent = self.folder / COLLECTIONS
-        for folder in parent.iterdir() if parent.is_dir() else ():
+        for folder in self._shards():
             if folder.name not in owned:
                 shutil.rmtree(folder, ignore_errors=True)
         for scratch in (self.folder / snapshots.SNAPSHOTS).rglob(f"*{snapshots.SCRATCH}"):
@@ -296,16 +324,15 @@ class Store:
         _open_stores.pop(str(self.folder), None)
         if os.getpid() != self._pid:
             return  # a fork: files and lock belong to the parent
-        try:
+        # Each is closed, also after one that could not be: a shard must not stay open once the lock is given back.
+        with contextlib.ExitStack() as closing:
+            if self.temporary:
+                closing.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            closing.callback(self._lock.release)
             for collection in self._collections.values():
                 collection.stop_optimizing()
-            self._maintenance.stop()
-            for collection in self._collections.values():
-                collection.close()
-        finally:
-            self._lock.release()
-            if self.temporary:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                closing.callback(collection.close)
+            closing.callback(self._maintenance.stop)
 
     def _retain(self) -> Store:
         self._users += 1

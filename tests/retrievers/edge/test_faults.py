@@ -21,7 +21,7 @@ import pytest
 from qdrant_client import models
 
 from situate.chunkers.errors import InputError, NonFiniteVectorError, SituateError, StorageError, StoreCorruptError
-from situate.retrievers.edge import AsyncEdgeClient, EdgeClient
+from situate.retrievers.edge import AsyncEdgeClient, EdgeClient, seal
 
 FULL = os.environ.get("SITUATE_FULL") == "1"
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
@@ -169,8 +169,8 @@ def files_of(shard: Path) -> list[Path]:
     return sorted(f for f in shard.rglob("*") if f.is_file() and f.stat().st_size > 0 and "wal" not in f.parts)
 
 
-def test_truncated_and_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Any file of a closed collection that lost its end, or is gone: said by name, and the other collection works."""
+def test_damaged_and_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of a closed collection that lost its end, holds something else, or is gone: said, and the rest works."""
     make(tmp_path / "store", name="damaged")
     make(tmp_path / "store", name="whole")
     entry = json.loads((tmp_path / "store" / "store.json").read_text())["collections"]["damaged"]
@@ -178,12 +178,17 @@ def test_truncated_and_missing_files(tmp_path: Path, capsys: pytest.CaptureFixtu
     files = [f for f in files_of(shard) if not f.name.startswith("situate-seal")]
     chosen = files if FULL else random.Random(0).sample(files, 6)
     for file in chosen:
-        for damage in ("truncate", "remove"):
+        for damage in ("truncate", "remove", "overwrite"):
             shutil.rmtree(tmp_path / "copy", ignore_errors=True)
             shutil.copytree(tmp_path / "store", tmp_path / "copy")
             victim = tmp_path / "copy" / file.relative_to(tmp_path / "store")
             if damage == "truncate":
                 os.truncate(victim, victim.stat().st_size // 3)
+            elif damage == "overwrite":
+                with victim.open("r+b") as bytes_of:
+                    changed = bytes(255 - byte for byte in bytes_of.read(100))
+                    bytes_of.seek(0)
+                    bytes_of.write(changed)
             else:
                 victim.unlink()
             with EdgeClient(tmp_path / "copy") as client:
@@ -193,7 +198,7 @@ def test_truncated_and_missing_files(tmp_path: Path, capsys: pytest.CaptureFixtu
                 assert len(client.query_points("whole", [1.0, 2, 3, 4]).points) == 10
                 assert client.delete_collection("damaged")
     with capsys.disabled():
-        print(f"\n{2 * len(chosen)} damaged files, each reported by collection")
+        print(f"\n{3 * len(chosen)} damaged files, each reported by collection")
 
 
 def test_a_damaged_manifest(tmp_path: Path) -> None:
@@ -212,14 +217,56 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
         assert client.count("c").count == 50
 
 
-def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
+def test_a_missing_manifest(tmp_path: Path) -> None:
+    """A store without its table of contents is no empty store: nothing of it is swept away."""
     make(tmp_path / "store")
-    left = tmp_path / "store" / "collections" / uuid.uuid4().hex
-    left.mkdir()
-    (left / "segment").write_text("half")
+    manifest = tmp_path / "store" / "store.json"
+    manifest.rename(tmp_path / "kept")
+    for _ in range(2):
+        with pytest.raises(StoreCorruptError, match=r"store\.json is missing, and 1 collections are there"):
+            EdgeClient(tmp_path / "store")
+    (tmp_path / "kept").rename(manifest)
     with EdgeClient(tmp_path / "store") as client:
-        assert not left.exists()
         assert client.count("c").count == 50
+
+
+def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
+    """Also those of the first collection that was to be made; what others put there stays."""
+    EdgeClient(tmp_path / "store").close()
+    left = tmp_path / "store" / "collections" / uuid.uuid4().hex
+    for turn in range(2):
+        left.mkdir(parents=True)
+        (left / "segment").write_text("half")
+        (left.parent / "notes.txt").write_text("not ours")
+        with EdgeClient(tmp_path / "store"):
+            assert not left.exists()
+            assert (left.parent / "notes.txt").exists()
+        make(tmp_path / "store", name=f"c{turn}")
+
+
+def test_a_collection_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are closed all the same, and the store can be opened again in this process."""
+    make(tmp_path / "store", name="a")
+    make(tmp_path / "store", name="b")
+    client = EdgeClient(tmp_path / "store", auto_optimize=False)
+    for name in "ab":
+        client.upsert(name, [point(99)])
+    broken = client._client.store.collection("b")
+    monkeypatch.setattr("situate.retrievers.edge.seal.write", _full_disk(broken.folder, seal.write))
+    with pytest.raises(OSError, match="No space"):
+        client.close()
+    monkeypatch.undo()
+    with EdgeClient(tmp_path / "store") as client:
+        assert client.count("a").count == client.count("b").count == 51
+
+
+def _full_disk(folder: Path, write: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
+    def sealed(shard: Path, points: int) -> None:
+        if shard == folder:
+            raise OSError(28, "No space left on device")
+        write(shard, points)
+
+    return sealed
 
 
 # -- folders
