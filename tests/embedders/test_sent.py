@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,13 +79,17 @@ def printed(description: str, role: str) -> tuple[list[str], list[int]]:
     return lines[start + 1].split(), [int(word) for word in lines[start + 2].split()]
 
 
-def pooled(folder: Path, tokens: list[str], ids: list[int], family: Family) -> Vectors:
-    """The vector by transformers alone, out of the tokens that `describe` marks."""
+@functools.cache
+def reference(folder: Path) -> Any:
     import transformers
 
-    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    return transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def pooled(folder: Path, tokens: list[str], ids: list[int], family: Family) -> Vectors:
+    """The vector by transformers alone, out of the tokens that `describe` marks."""
     with torch.inference_mode():
-        hidden = model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+        hidden = reference(folder)(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
     (first,) = [i for i, token in enumerate(tokens) if token.startswith("⟦")]
     (last,) = [i for i, token in enumerate(tokens) if token.endswith("⟧")]
     rows = hidden[first : last + 1]
