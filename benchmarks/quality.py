@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from situate.chunkers import AutoChunker, Document
 from situate.embedders import ChunkScheme, Embedder
-from situate.retrievers import Hit, Index, LexicalScheme, PipelineConfig
+from situate.retrievers import DocumentSignals, Hit, Index, LexicalScheme, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare, load_beir, load_jsonl
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,7 +37,7 @@ SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5", "char_recall
 
 
 def configurations() -> dict[str, PipelineConfig]:
-    """The baselines, the presets, and each preset with one part left out."""
+    """The baselines, the presets, and each preset with one part left out or one more taken in."""
     fast, quality = PipelineConfig.fast(), PipelineConfig.quality()
     assert fast.lexical is not None
     assert quality.lexical is not None
@@ -53,11 +53,14 @@ def configurations() -> dict[str, PipelineConfig]:
         "fast": fast,
         "fast, DBSF": fast.with_(fusion="dbsf"),
         "fast, RRF": fast.with_(fusion="rrf"),
+        "fast + document scores": fast.with_(document=DocumentSignals()),
         "fast - dense neighbours": fast.with_(dense=ChunkScheme()),
         "fast - BM25 neighbours": fast.with_(lexical=replace(fast.lexical, neighbours=0.0)),
         "fast - BM25 context": fast.with_(lexical=replace(fast.lexical, context=())),
         "quality": quality,
         "quality, DBSF": quality.with_(fusion="dbsf"),
+        "quality + document scores": quality.with_(document=DocumentSignals()),
+        "quality + headings in front": quality.with_(dense=replace(quality.dense, context=("headings",))),
         "quality - late chunking": quality.with_(dense=ChunkScheme(neighbours=0.35)),
         "quality - residual": quality.with_(dense=replace(quality.dense, residual=0.0)),
         "quality - dense neighbours": quality.with_(dense=replace(quality.dense, neighbours=0.0)),

@@ -9,7 +9,7 @@ from situate.chunkers._lazy import lazy_exports
 if TYPE_CHECKING:
     from situate.retrievers.cache import SemanticCache
     from situate.retrievers.calibration import calibrate
-    from situate.retrievers.config import Feedback, LexicalScheme, PipelineConfig
+    from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme, PipelineConfig
     from situate.retrievers.feedback import rocchio
     from situate.retrievers.hyde import Hyde
     from situate.retrievers.index import Index, IndexReport
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConversationalQuery",
+    "DocumentSignals",
     "Feedback",
     "Hit",
     "Hyde",
@@ -62,6 +63,7 @@ __getattr__, __dir__ = lazy_exports(
         "Turn": "rewriting",
         "calibrate": "calibration",
         "rocchio": "feedback",
+        "DocumentSignals": "config",
         "Feedback": "config",
         "Hit": "types",
         "Index": "index",
