@@ -9,6 +9,8 @@ Where the two rightly differ:
 - Local mode sorts by a payload key without an index; the engine, like a server, needs one (see test_reading).
 - Setting a key to null removes it, and local mode removes it always. The engine keeps the null on a point without a
   stored payload, which EdgeClient makes up for and a server does not: there, nothing is set to null.
+- A point whose words cancel out (a sparse score of 0) is a hit of local mode's, and none of the engine's: no two of a
+  query's examples cancel out here, and one test of its own shows it.
 - Local mode is exact. Collections here are small, so the engine is exact, too.
 """
 
@@ -261,6 +263,21 @@ def test_queries_find_the_same_points(
                 **request,
             )
         )
+
+
+def test_words_that_cancel_out_are_no_hits(pair: Pair) -> None:
+    good, bad = models.SparseVector(indices=[1], values=[1.0]), models.SparseVector(indices=[1], values=[2.0])
+    queries = (
+        models.SparseVector(indices=[1, 2], values=[1.0, -1.0]),
+        models.SparseVector(indices=[1], values=[0.0]),
+        models.RecommendQuery(recommend=models.RecommendInput(positive=[good], negative=[bad])),
+    )
+    words = models.SparseVector(indices=[1, 2], values=[1.0, 1.0])
+    with pair.collection([models.PointStruct(id=1, vector={"words": words})]) as name:
+        for query in queries:
+            ours, reference = pair.call("query_points", name, query, using="words")
+            assert ours.points == []
+            assert [hit.score for hit in reference.points] == [0.0]
 
 
 @examples(30)
