@@ -90,7 +90,7 @@ def _unbroken(kind: str) -> str:
     if kind == "letter":
         return "x" * CHARACTERS
     if kind == "cjk":
-        return "東京都千代田区" * (CHARACTERS // 7)
+        return "東京都千代田区" * (CHARACTERS // 21)  # three bytes each
     letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/", k=CHARACTERS)
     return "".join(letters)
 
