@@ -10,6 +10,7 @@ anyway, or several ask a server. Queries are answered in the order in which they
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +34,7 @@ Search: TypeAlias = Callable[[QueryVectors, Step], SearchResult]
 class _Request:
     written: WrittenQuery
     search: Search
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
     arrived: float = field(default_factory=time.perf_counter)
     result: Handed[SearchResult] = field(default_factory=Handed)
 
@@ -49,6 +51,7 @@ class AsyncSearcher:
         self._encoder = encoder
         self._local: bool | None = None
         self._waiting: deque[_Request] = deque()
+        self._called = False
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="situate-query")
         self._searching = Threads(searchers, "situate-search")
 
@@ -64,7 +67,7 @@ class AsyncSearcher:
         request = _Request(written, search)
         if self._local:
             self._waiting.append(request)
-            self._encoding.submit(self._encode_waiting)
+            self._have_encoded()
         else:
             # a server's answer is waited for in the loop, as many at once as there are
             started = time.perf_counter()
@@ -74,11 +77,29 @@ class AsyncSearcher:
 
     def close(self) -> None:
         """Take no more queries; those that came are answered."""
-        self._encoding.submit(self._searching.close)
+        self._encoding.submit(self._finish)
+
+    def _finish(self) -> None:
+        while self._waiting:
+            self._encode_batch()
+        self._searching.close()
         self._encoding.shutdown(wait=False)
 
+    def _have_encoded(self) -> None:
+        if not self._called:
+            self._called = True
+            self._encoding.submit(self._encode_waiting)
+
     def _encode_waiting(self) -> None:
-        """Vectors for those who wait; called once per query, so that most calls find nobody left."""
+        """Vectors for those who wait; who comes from now on calls again, and so does this for those it leaves."""
+        self._called = False
+        try:
+            self._encode_batch()
+        finally:
+            if self._waiting:
+                self._have_encoded()
+
+    def _encode_batch(self) -> None:
         taken: list[_Request] = []
         while self._waiting and len(taken) < BATCH_QUERIES:
             request = self._waiting.popleft()
@@ -108,7 +129,8 @@ class AsyncSearcher:
         self._hand_on(request, vectors, Step("embed", time.perf_counter() - started))
 
     def _hand_on(self, request: _Request, vectors: QueryVectors, step: Step) -> None:
-        self._searching.submit(request.result, request.search, vectors, step)
+        # in the caller's context, so that spans find their parent
+        self._searching.submit(request.result, request.context.run, request.search, vectors, step)
 
 
 def _raise(error: BaseException) -> NoReturn:

@@ -26,6 +26,7 @@ from situate.retrievers.payload import STATE, to_chunk
 from situate.retrievers.query_encoder import QueryEncoder, WrittenQuery
 from situate.retrievers.search import FilterLike, HybridSearch, QueryVectors
 from situate.retrievers.signals import SignalEncoder
+from situate.retrievers.tracing import record
 from situate.retrievers.types import QueryText, SearchResult, Step
 
 if TYPE_CHECKING:
@@ -417,8 +418,10 @@ class Index:
     ) -> SearchResult:
         started = time.perf_counter()
         hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
-        searched = Step("search", time.perf_counter() - started, {"hits": len(hits)})
-        return SearchResult(query, tuple(hits), (*before, searched))
+        steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
+        for step in steps:
+            record(step)
+        return SearchResult(query, tuple(hits), steps)
 
 
 def _alone(documents: Iterable[Document]) -> Iterable[_Item]:

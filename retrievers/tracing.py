@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,6 +28,17 @@ def otel_span(name: str) -> Iterator[StepSpan]:
         return
     with api.get_tracer("situate").start_as_current_span(name) as span:
         yield _OtelSpan(api, span)
+
+
+def record(step: Step) -> None:
+    """A span for a step that ends now, as a child of the current span."""
+    api = _api()
+    if api is None:
+        return
+    end = time.time_ns()
+    span = api.get_tracer("situate").start_span(f"situate.{step.name}", start_time=end - int(step.seconds * 1e9))
+    _OtelSpan(api, span).describe(step)
+    span.end(end)
 
 
 class _NoSpan:

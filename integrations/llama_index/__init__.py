@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         SituateLLMRerank,
         SituateRerank,
     )
-    from situate.integrations.llama_index.retriever import SituateRetriever
+    from situate.integrations.llama_index.retriever import SituateRetriever, SituateStepsEvent
     from situate.integrations.llama_index.situated_context import SituatedContext
     from situate.integrations.llama_index.vector_store import SituateVectorStore
 
@@ -33,6 +33,7 @@ __all__ = [
     "SituateLLMRerank",
     "SituateRerank",
     "SituateRetriever",
+    "SituateStepsEvent",
     "SituateVectorStore",
     "SituatedContext",
 ]
@@ -51,6 +52,7 @@ __getattr__, __dir__ = lazy_exports(
         "SituateLLMRerank": "rerank",
         "SituateRerank": "rerank",
         "SituateRetriever": "retriever",
+        "SituateStepsEvent": "retriever",
         "SituateVectorStore": "vector_store",
         "SituatedContext": "situated_context",
     },

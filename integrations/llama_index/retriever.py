@@ -11,6 +11,8 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.base import BaseEvent
 
 from situate.chunkers.errors import InputError
 from situate.embedders.types import Vectors
@@ -26,13 +28,33 @@ from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 if TYPE_CHECKING:
     from qdrant_client import models
 
+dispatcher = get_dispatcher(__name__)
+
+
+class SituateStepsEvent(BaseEvent):
+    """What each step of a query did, sent when the query is answered.
+
+    Attributes:
+        query: The query.
+        steps: Per step its ``name``, ``seconds``, ``details`` (counts, tokens, drafts) and ``error`` (None, or why the
+            step was skipped).
+    """
+
+    query: str
+    steps: list[dict[str, Any]]
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name LlamaIndex serialises the class by."""
+        return "SituateStepsEvent"
+
 
 class SituateRetriever(BaseRetriever):
     """Retrieves with a situate `Retriever` (expansion, hybrid search, rerankers, threshold) or from a bare `Index`.
 
     Of a query bundle its ``embedding`` counts first, then its ``custom_embedding_strs``, then its ``query_str``. Only
     the last is expanded; BM25, late interaction and rerankers use ``query_str`` in every case. The bundle is not
-    changed.
+    changed. What each step did goes to LlamaIndex's instrumentation as a `SituateStepsEvent`.
 
     Args:
         source: The retriever, or the index.
@@ -141,6 +163,12 @@ class SituateRetriever(BaseRetriever):
         return to_qdrant_filter(self.filters, prefix="metadata.")
 
     def _nodes(self, found: SearchResult) -> list[NodeWithScore]:
+        if found.steps:
+            steps = [
+                {"name": step.name, "seconds": step.seconds, "details": dict(step.details), "error": step.error}
+                for step in found.steps
+            ]
+            dispatcher.event(SituateStepsEvent(query=found.query, steps=steps))
         return [to_scored_node(hit, key=self._context_key, fields=self._context_fields) for hit in found]
 
 

@@ -313,3 +313,25 @@ async def test_a_search_that_fails_is_told_as_it_is(index: Index) -> None:
 def test_a_fusion_that_is_none_is_refused(index: Index) -> None:
     with pytest.raises(InputError, match="fuse_texts='sum'"):
         Retriever(index, fuse_texts="sum")  # type: ignore[arg-type]
+
+
+async def test_every_step_of_a_query_is_a_span_under_the_callers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_api = pytest.importorskip("opentelemetry.trace")
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    export = pytest.importorskip("opentelemetry.sdk.trace.export")
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    exporter = memory.InMemorySpanExporter()
+    provider = sdk.TracerProvider()
+    provider.add_span_processor(export.SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace_api, "_TRACER_PROVIDER", provider)
+    retriever = Retriever(index, expander=Hyde(Generator("Cats sleep all day.")), rerankers=[Alphabetical()])
+    for mode in ("sync", "async"):
+        exporter.clear()
+        with trace_api.get_tracer("application").start_as_current_span("request") as request:
+            result = retriever.retrieve("cats") if mode == "sync" else await retriever.aretrieve("cats")
+        spans = [span for span in exporter.get_finished_spans() if span.name != "request"]
+        assert sorted(span.name for span in spans) == sorted(f"situate.{step.name}" for step in result.steps)
+        assert {span.parent.span_id for span in spans} == {request.get_span_context().span_id}
+        (search,) = (span for span in spans if span.name == "situate.search")
+        assert dict(search.attributes) == {"situate.hits": len(result)}
+        assert not any("cats" in str(span.attributes).lower() for span in spans)

@@ -13,10 +13,13 @@ import pytest
 from llama_index.core import Document
 from llama_index.core.schema import MetadataMode, NodeRelationship, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.base import BaseEvent
+from llama_index_instrumentation.event_handlers import BaseEventHandler
 
 from situate.chunkers import Prompt
 from situate.chunkers.errors import InputError
-from situate.integrations.llama_index import HyDERetriever, SituateEmbedding, SituateRetriever
+from situate.integrations.llama_index import HyDERetriever, SituateEmbedding, SituateRetriever, SituateStepsEvent
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.hyde import Hyde
 from situate.retrievers.index import Index
@@ -225,3 +228,26 @@ async def test_the_search_is_off_the_event_loop(retriever: SituateRetriever, mon
     await retriever.aretrieve(QueryBundle(QUERY, embedding=[0.1] * 384))
     assert len(threads) == 2
     assert threading.get_ident() not in threads
+
+
+async def test_the_steps_of_a_query_go_to_the_instrumentation(retriever: SituateRetriever) -> None:
+    seen: list[SituateStepsEvent] = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+            if isinstance(event, SituateStepsEvent):
+                seen.append(event)
+
+    root = get_dispatcher()
+    handler = Handler()
+    root.add_event_handler(handler)
+    try:
+        retriever.retrieve(QUERY)
+        await retriever.aretrieve(QUERY)
+    finally:
+        root.event_handlers.remove(handler)
+    assert [event.query for event in seen] == [QUERY, QUERY]
+    for event in seen:
+        assert [step["name"] for step in event.steps] == ["embed", "search"]
+        assert event.steps[1]["details"] == {"hits": 2}
+        assert all(step["seconds"] >= 0 and step["error"] is None for step in event.steps)
