@@ -36,6 +36,6 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_the_pages_that_promise_it_take_part() -> None:
-    assert {"README", "quality", "hyde", "reranking", "fusion", "thresholds", "semantic-cache"} <= {
+    assert {"README", "quality", "hyde", "reranking", "fusion", "boosts", "steps", "thresholds", "semantic-cache"} <= {
         page.stem for page in PAGES
     }
