@@ -27,7 +27,7 @@ BAD = {
     "right to left": ("שלום לכולם. The zeppelin צפלין leaves at nine. مرحبا بالعالم، كيف الحال؟ ", "zeppelin"),
     "a table": ("| craft | leaves |\n| --- | --- |\n" + "| zeppelin | nine |\n| ferry | ten |\n" * 40, "zeppelin"),
     "code": ("def moor_zeppelin(mast):\n    return mast.lock()\n" * 20, "moor zeppelin"),
-    "base64": ("Zeppelin plan: " + base64.b64encode(RANDOM.randbytes(6000)).decode(), "zeppelin plan"),
+    "base64": ("Zeppelin plan: " + base64.b64encode(RANDOM.randbytes(1500)).decode(), "zeppelin plan"),
     "one character": ("Ж", "Ж"),
     "control characters": ("\x00\x07 zeppelin \u202e mast", "zeppelin mast"),
     "emoji alone": ("😀👩‍👧🏳️‍🌈" * 50, "😀"),
@@ -110,7 +110,7 @@ def test_unsorted_and_overlapping_foreign_spans_are_put_in_order(index: Index) -
 
 
 def test_a_chunk_longer_than_the_window_is_read_whole_in_the_late_pass(embedder: Embedder) -> None:
-    text = " ".join(f"Sentence {i} is about apples and pears." for i in range(80)) + " The zeppelin leaves at nine."
+    text = " ".join(f"Sentence {i} is about apples and pears." for i in range(40)) + " The zeppelin leaves at nine."
     config = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
     chunker = TextChunker(size=100_000)
     with Index(embedder, chunker=chunker, config=config) as index, pytest.warns(TruncationWarning):
