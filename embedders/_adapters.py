@@ -92,7 +92,7 @@ class Adapter:
                 # peft 0.21 asks transformers 5.23 by a name that it is about to drop.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
                 adapted = PeftModel(model, config)
-                loaded = set_peft_model_state_dict(adapted, weights)
+                loaded: Any = set_peft_model_state_dict(adapted, weights)
         except (ValueError, RuntimeError) as error:
             raise ConventionError(f"adapter {self.name!r} does not fit the model: {error}") from error
         own = [name for name in loaded.missing_keys if ".default." in name or name.endswith(".default")]

@@ -25,11 +25,10 @@ def chosen_device(device: str) -> torch.device:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        chosen = torch.device(device)
-        if chosen.type == "cuda" and chosen.index is None and torch.cuda.is_available():
+        if device == "cuda" and torch.cuda.is_available():
             # "cuda" and "cuda:0" are one device, whose weights are there once.
             return torch.device("cuda", torch.cuda.current_device())
-        return chosen
+        return torch.device(device)
     except RuntimeError as error:
         raise InputError(
             f"device {device!r} is not one that torch knows: use 'auto', 'cpu', 'cuda:0' or 'mps'"

@@ -155,8 +155,8 @@ class Embedder:
         Raises:
             InputError: There is no such adapter.
         """
-        names = {"adapter": adapter, "query_adapter": adapter if query_adapter is None else query_adapter}
-        return self._with(dataclasses.replace(self._settings, **names))
+        for_queries = adapter if query_adapter is None else query_adapter
+        return self._with(dataclasses.replace(self._settings, adapter=adapter, query_adapter=for_queries))
 
     @property
     def model(self) -> str:

@@ -335,7 +335,7 @@ class Encoder:
     def close(self) -> None:
         """Let go of the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
         with self._lock:
-            self._model_ = None
+            self._model_ = self._output_ = None
             team, self._team_ = self._team_, None
         if team is not None:
             team.close()
