@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate.chunkers._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.retrievers.boosts import PayloadScore, Recency
     from situate.retrievers.cache import SemanticCache
     from situate.retrievers.calibration import calibrate
     from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme, PipelineConfig
@@ -31,10 +32,12 @@ __all__ = [
     "LexicalScheme",
     "Location",
     "MultiQuery",
+    "PayloadScore",
     "PipelineConfig",
     "QueryExpander",
     "QueryText",
     "QueryVectors",
+    "Recency",
     "Reranker",
     "Retriever",
     "SearchResult",
@@ -69,7 +72,9 @@ __getattr__, __dir__ = lazy_exports(
         "Index": "index",
         "IndexReport": "index",
         "LexicalScheme": "config",
+        "PayloadScore": "boosts",
         "PipelineConfig": "config",
+        "Recency": "boosts",
         "QueryExpander": "types",
         "QueryText": "types",
         "QueryVectors": "search",

@@ -62,11 +62,11 @@ class Recency:
             scale=self.scale * 86_400,
             midpoint=self.midpoint,
         )
-        form: Any = {
-            "exp": lambda: models.ExpDecayExpression(exp_decay=params),
-            "gauss": lambda: models.GaussDecayExpression(gauss_decay=params),
-            "linear": lambda: models.LinDecayExpression(lin_decay=params),
-        }[self.decay]()
+        form: Any = models.ExpDecayExpression(exp_decay=params)
+        if self.decay == "gauss":
+            form = models.GaussDecayExpression(gauss_decay=params)
+        elif self.decay == "linear":
+            form = models.LinDecayExpression(lin_decay=params)
         return models.MultExpression(mult=[self.weight, form])
 
     @property

@@ -20,7 +20,6 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    stop_any,
     wait_exponential_jitter,
 )
 
@@ -280,9 +279,10 @@ def _retrying(policy: StepPolicy, record: _Record, clock: _Clock) -> dict[str, A
         left = clock.left()
         return left is not None and left <= state.upcoming_sleep
 
+    attempts = stop_after_attempt(policy.retries + 1)
     return {
         # a retry that would only begin after the limit is not waited for
-        "stop": stop_any(stop_after_attempt(policy.retries + 1), too_late),
+        "stop": lambda state: attempts(state) or too_late(state),
         "wait": wait_exponential_jitter(multiplier=policy.backoff, jitter=policy.backoff),
         "retry": retry_if_exception(lambda e: isinstance(e, Exception) and not isinstance(e, _PERMANENT)),
         "before": counted,

@@ -168,8 +168,15 @@ async def test_an_empty_query_asks_no_model(index: Index, query: str) -> None:
 
 async def test_a_long_query_is_answered(index: Index) -> None:
     with pytest.warns(UserWarning, match="lost"):
-        found = Retriever(index).retrieve("cats sleep " * 9_000)
+        found = Retriever(index).retrieve("cats sleep " * 10_000)
     assert found[0].chunk.document_id == "cats"
+
+
+@pytest.mark.parametrize("fusion", [None, "rrf"])
+async def test_k_may_be_larger_than_the_index(index: Index, fusion: TextFusion | None) -> None:
+    expander = Wordings(QueryText("cats"), QueryText("bread", weight=0.5))
+    retriever = Retriever(index, expander=expander, rerankers=[Alphabetical()], fuse_texts=fusion, k=1000)
+    assert [name for name, _ in await both(retriever, "cats")] == ["bread", "bridges", "cats", "dogs"]
 
 
 @pytest.mark.parametrize("k", [0, -3])

@@ -87,6 +87,17 @@ async def test_answers_without_a_query_are_errors(mode, scripted, build, answer)
         await expand(mode, build(scripted([answer])), QUERY)
 
 
+@pytest.mark.parametrize("answer", ["日本語で書かれた質問", "lorem ipsum dolor", "asdf \ufffd qwer"])
+@both
+async def test_garbage_and_other_languages_stand_beside_the_query_with_less_weight(mode, scripted, answer):
+    """They cannot be told from a good wording, so they may pull the query, and never take its place."""
+    for build in (MultiQuery, StepBack):
+        found = await expand(mode, build(scripted([answer]), weight=0.4), QUERY)
+        assert found == [QueryText(QUERY), QueryText(answer, weight=0.4)]
+    kept = ConversationalQuery(scripted([answer]), HISTORY, message_weight=0.5)
+    assert await expand(mode, kept, QUERY) == [QueryText(answer), QueryText(QUERY, weight=0.5)]
+
+
 @expanders
 def test_an_answer_of_50_megabytes_is_cut(scripted, build):
     texts = build(scripted(["word " * 10_000_000])).expand(QUERY)
