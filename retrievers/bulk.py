@@ -98,7 +98,7 @@ def add_dataset(
     index.__getstate__()  # says what keeps it from being sent to actors
     if not ray.is_initialized():
         ray.init()
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if num_gpus is None:
         num_gpus = 1.0 if resources.get("GPU", 0) else 0.0
     if actors is None:
@@ -122,7 +122,7 @@ def add_dataset(
 
 
 def _add_here(index: Index, dataset: Dataset, to_document: Callable[[Row], Document]) -> IndexReport:
-    batches = dataset.iter_batches(batch_size=BATCH_DOCUMENTS, batch_format="pyarrow")
+    batches: Iterable[Any] = dataset.iter_batches(batch_size=BATCH_DOCUMENTS, batch_format="pyarrow")
     return said(sum((_add(index, map(to_document, batch.to_pylist())) for batch in batches), IndexReport()))
 
 

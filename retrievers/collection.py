@@ -229,7 +229,7 @@ class Collection:
         for (document_id, document_hash), (version, chunks) in sorted(left.items(), key=lambda item: item[1]):
             if version > newest and self._abandoned_after:
                 continue
-            this = [
+            this: list[models.Condition] = [
                 models.FieldCondition(key="document_id", match=models.MatchValue(value=document_id)),
                 models.FieldCondition(key="document_hash", match=models.MatchValue(value=document_hash)),
             ]

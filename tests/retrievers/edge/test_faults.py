@@ -285,6 +285,39 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
             EdgeClient(locked)
 
 
+#: Opens a store on a disk that cannot be written, whoever asks.
+READ_ONLY = """
+import sys
+from situate.chunkers.errors import StorageError
+from situate.retrievers.edge import EdgeClient
+
+for path in (sys.argv[1], sys.argv[1] + "/new"):
+    try:
+        EdgeClient(path)
+    except StorageError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mount namespaces")
+def test_a_read_only_disk(tmp_path: Path) -> None:
+    """Said with the folder's name; nobody is told that another process has it, and nothing is taken for damaged."""
+    make(tmp_path / "store")
+    mount = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode != 0:
+        pytest.skip("no permission to mount a folder read-only")
+    command = f'{mount} && exec "$0" -B -c "$1" {tmp_path}/store'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command, sys.executable, READ_ONLY], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert "cannot be written (Read-only file system)" in said[0]
+    assert "cannot be made" in said[1]
+    with EdgeClient(tmp_path / "store") as client:
+        assert client.count("c").count == 50
+
+
 #: Fills a small RAM disk of its own, in a namespace of its own.
 FILLER = """
 import sys
