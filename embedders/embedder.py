@@ -27,6 +27,7 @@ from situate.embedders.types import (
     SpanEncoder,
     SpanText,
     Vectors,
+    pools_spans,
 )
 
 if TYPE_CHECKING:
@@ -385,6 +386,8 @@ class Embedder:
     def _plans(self, items: Sequence[Item], scheme: ChunkScheme | None, token_vectors: bool) -> list[Plan]:
         chosen = self._scheme if scheme is None else scheme
         check_scheme(chosen, self.family)
+        if chosen.context and not pools_spans(self.encoder):
+            chosen = dataclasses.replace(chosen, pool_context=True)
         trained = self.trained_tokens if chosen.late else None
         if chosen.late and trained is not None and (chosen.window or 0) > trained and not self._warned_of_window:
             self._warned_of_window = True

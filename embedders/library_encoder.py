@@ -79,6 +79,7 @@ class LibraryEncoder:
         allow_pickle: Read pickled weights, which can run any code.
     """
 
+    pools_spans = False
     takes_role = True  # `Embedder` says whether a text is a query or a document
 
     def __init__(
@@ -211,7 +212,7 @@ class LibraryEncoder:
             raise ConventionError(
                 f"model {self._library.model!r} is run whole by sentence-transformers, which hands back one vector per "
                 "text: no late chunking, no situated windows, no token vectors. ChunkScheme(neighbours=0.35) and "
-                "pooled context (pool_context=True) work with it"
+                "ChunkScheme(context=('headings',)) work with it"
             )
         if self._wants_corpus and not self._library.trust_remote_code:
             raise UnsafeModelError(

@@ -89,6 +89,9 @@ class OpenAIEncoder(HttpEncoder):
         self._batch_size = batch_size
         self._encoding = encoding
 
+    #: One vector a text.
+    pools_spans = False
+
     def __repr__(self) -> str:
         return f"OpenAIEncoder({self.model!r}, {self._shown_url!r})"
 
@@ -96,8 +99,7 @@ class OpenAIEncoder(HttpEncoder):
         if token_vectors or any(item.spans is not None for item in inputs):
             raise ConventionError(
                 f"{self._shown_url} returns one vector per text, so it cannot pool spans or return token vectors: for "
-                "late chunking use TEIEncoder or the model's own Encoder; for context in front of a chunk, "
-                "ChunkScheme(pool_context=True)"
+                "late chunking use TEIEncoder or the model's own Encoder"
             )
         calls = []
         for batch in in_batches(inputs, self._batch_size):

@@ -85,6 +85,11 @@ class SpanEncoder(Protocol):
         ...
 
 
+def pools_spans(encoder: SpanEncoder) -> bool:
+    """Whether an engine can pool a part of what it reads; one that cannot says so with ``pools_spans = False``."""
+    return bool(getattr(encoder, "pools_spans", True))
+
+
 @dataclass(frozen=True)
 class ChunkScheme:
     """How a document's chunks become vectors. The default is each chunk alone.
@@ -99,7 +104,8 @@ class ChunkScheme:
             Not together with ``late``.
         neighbours: After that, add this share of the previous and the next chunk's vector, renormalise.
         context: `Context` fields written in front of what the model reads.
-        pool_context: Whether the context's tokens are pooled with the chunk's.
+        pool_context: Whether the context's tokens are pooled with the chunk's. They are, whatever it says, where one
+            token stands for everything read (CLS and last-token pooling) or the engine returns one vector a text.
     """
 
     late: bool = False

@@ -149,14 +149,14 @@ class PipelineConfig:
 
     @classmethod
     def fast(cls) -> PipelineConfig:
-        """No further pass of the model and no token vectors: neighbour mixing, situated BM25."""
-        return cls(dense=ChunkScheme(neighbours=0.35))
+        """No further pass of the model and no token vectors: headings in front, neighbour mixing, situated BM25."""
+        return cls(dense=ChunkScheme(neighbours=0.35, context=("headings",)))
 
     @classmethod
     def quality(cls) -> PipelineConfig:
-        """Late chunking mixed with the chunk alone, neighbours, situated BM25, feedback, MaxSim over late tokens."""
+        """Late chunking mixed with the chunk alone, and `fast`, and feedback, and MaxSim over late token vectors."""
         return cls(
-            dense=ChunkScheme(late=True, residual=0.5, neighbours=0.35),
+            dense=ChunkScheme(late=True, residual=0.5, neighbours=0.35, context=("headings",)),
             feedback=Feedback(),
             token_vectors="float16",
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from situate.chunkers.errors import InputError
-from situate.embedders.types import Encoded, SpanEncoder, SpanText
+from situate.embedders.types import Encoded, SpanEncoder, SpanText, pools_spans
 from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class CachedEncoder:
     def dimension(self) -> int:
         """Length of a vector."""
         return self.encoder.dimension
+
+    @property
+    def pools_spans(self) -> bool:
+        """As the encoder beneath."""
+        return pools_spans(self.encoder)
 
     def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """As the encoder beneath."""

@@ -22,7 +22,7 @@ from situate.chunkers.errors import (
     ServerError,
     TruncationWarning,
 )
-from situate.chunkers.types import Chunk, Document
+from situate.chunkers.types import Chunk, Context, Document
 from situate.embedders import ChunkScheme, Embedder, OpenAIEncoder, SpanText, TEIEncoder
 
 KEY = "sk-secret-1234567890"
@@ -220,6 +220,15 @@ def test_an_embedder_writes_the_instructions_for_a_served_model(openai, server):
         embedder.encode_chunks([(document, [Chunk.of(document, 0, 0, 3)])], ChunkScheme(late=True, residual=0))
     with pytest.raises(ConventionError, match="one vector per text"):
         embedder.embed_query_tokens(["x"])
+
+
+def test_a_server_that_pools_no_spans_reads_headings_as_part_of_the_chunk(openai, server):
+    document = Document("d", "one two three")
+    chunk = Chunk.of(document, 0, 4, 7, context=Context(headings=("Numbers",)))
+    Embedder("intfloat/e5-base-v2", encoder=openai).encode_chunks(
+        [(document, [chunk])], ChunkScheme(context=("headings",))
+    )
+    assert server.requests[-1][2]["input"] == ["passage: Numbers\ntwo"]
 
 
 def test_an_empty_text_is_sent_as_a_blank(openai, server):
