@@ -115,6 +115,39 @@ class ModelTurns:
         return self._turns
 
 
+class Pace:
+    """Lets only so many calls begin in one iteration of an event loop.
+
+    A framework computes before it asks a retriever for anything. Two hundred calls that start in the same moment would
+    hold up the loop for all of that at once.
+
+    Args:
+        at_once: How many begin in an iteration.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self._lock = threading.Lock()
+        self._begun: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+
+    async def begin(self) -> None:
+        """Wait for an iteration in which few have begun; the first ones do not wait at all."""
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._lock:
+                begun = self._begun.get(loop, 0)
+                if begun < self.at_once:
+                    self._begun[loop] = begun + 1
+                    break
+            await asyncio.sleep(0)
+        if not begun:
+            loop.call_soon(self._next, loop)
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._begun.pop(loop, None)
+
+
 class Threads:
     """Threads for work in Python that would hold up the event loop.
 

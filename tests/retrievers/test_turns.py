@@ -11,7 +11,7 @@ import pytest
 from situate.chunkers.errors import InputError
 from situate.embedders import CrossEncoderModel, Embedder, OpenAIEncoder
 from situate.retrievers.steps import StepPolicy, StepRunner, note
-from situate.retrievers.turns import AT_A_SERVER, ModelTurns, Turns, in_this_process
+from situate.retrievers.turns import AT_A_SERVER, ModelTurns, Pace, Turns, in_this_process
 
 
 async def test_so_many_at_once_in_the_order_in_which_they_came() -> None:
@@ -32,6 +32,33 @@ async def test_so_many_at_once_in_the_order_in_which_they_came() -> None:
     await asyncio.gather(*(work(number) for number in range(20)))
     assert most == 2
     assert order == list(range(20))
+
+
+async def test_only_so_many_begin_in_an_iteration() -> None:
+    pace, begun = Pace(4), []
+
+    async def call(number: int) -> None:
+        await pace.begin()
+        begun.append(number)
+
+    calls = [asyncio.ensure_future(call(number)) for number in range(10)]
+    seen = []
+    while len(begun) < 10:
+        await asyncio.sleep(0)
+        seen.append(len(begun))
+    await asyncio.gather(*calls)
+    steps = [after - before for before, after in zip([0, *seen], seen, strict=False)]
+    assert max(steps) == 4
+    assert begun == list(range(10))
+
+
+def test_a_loop_that_ended_keeps_nobody_of_the_next_one_waiting() -> None:
+    pace = Pace(1)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(pace.begin())
+    loop.close()
+    asyncio.run(asyncio.wait_for(pace.begin(), 5))
+    asyncio.run(asyncio.wait_for(pace.begin(), 5))
 
 
 def test_every_event_loop_has_turns_of_its_own() -> None:
