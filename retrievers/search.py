@@ -18,6 +18,8 @@ from situate.retrievers.signals import document_scores
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from qdrant_client import QdrantClient, models
 
 #: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
@@ -210,7 +212,7 @@ class HybridSearch:
         step = _MAXSIM_AT_ONCE if isinstance(self.client, EdgeClient) else len(candidates)
         scores: _Scores = {}
         for start in range(0, len(candidates), step):
-            part = list(candidates[start : start + step])
+            part: list[int | str | UUID] = list(candidates[start : start + step])
             found = self.client.query_points(
                 self.collection,
                 query=tokens.tolist(),
