@@ -14,6 +14,7 @@ from situate.retrievers.fusion import dbsf, relative_score, rrf
 from situate.retrievers.query_encoder import asked
 from situate.retrievers.search import FilterLike
 from situate.retrievers.steps import OnError, StepPolicy, StepRunner
+from situate.retrievers.turns import Pace
 from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
 
 _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
+
+#: Each computes for 0.05 ms before it waits for anything.
+_PACE = Pace(32)
 
 
 class Retriever:
@@ -114,6 +118,7 @@ class Retriever:
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())
+        await _PACE.begin()
         trace = self.runner.trace()
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:

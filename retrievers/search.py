@@ -15,6 +15,7 @@ from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.lexical import SparseVector
 from situate.retrievers.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
 from situate.retrievers.signals import document_scores
+from situate.retrievers.turns import give_way
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class HybridSearch:
             for name, query in queries.items()
         ]
         answers = self.client.query_batch_points(self.collection, requests)
+        give_way()
         if payload:
             versions.update(
                 (str(point.id), (point.payload or {})["document_hash"]) for answer in answers for point in answer.points
@@ -222,10 +224,12 @@ class HybridSearch:
                 with_payload=False,
             )
             scores |= {str(point.id): float(point.score) for point in found.points}
+            give_way()
         return scores
 
     def _vectors_of(self, points: Sequence[str]) -> Vectors:
         records = self.client.retrieve(self.collection, points, with_payload=False, with_vectors=[DENSE])
+        give_way()
         return np.asarray(
             [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
         )

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from situate.chunkers.errors import InputError
@@ -26,6 +29,8 @@ T = TypeVar("T")
 #: that it touches a socket.
 PAUSE = 0.05
 
+#: Seconds for which a thread lets go of the interpreter between two pieces of work: as short as a sleep can be.
+_WAY = 0.0001
 
 #: How many queries may wait for the answers of one server at once.
 AT_A_SERVER = 16
@@ -39,6 +44,22 @@ def in_this_process(model: object) -> bool:
         model = model.encoder
     encoders = e.Encoder | e.LibraryEncoder | e.MultiVectorEmbedder
     return isinstance(model, encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model)
+
+
+_here = threading.local()
+
+
+def give_way() -> None:
+    """Let others have the interpreter for a moment; for work that holds it for milliseconds, time and again.
+
+    Does nothing outside of `Threads`: nobody waits behind a call that is not asynchronous.
+    """
+    if getattr(_here, "serves_a_loop", False):
+        time.sleep(_WAY)
+
+
+def _serve() -> None:
+    _here.serves_a_loop = True
 
 
 class Turns:
@@ -116,10 +137,10 @@ class ModelTurns:
 
 
 class Pace:
-    """Lets only so many calls begin in one iteration of an event loop.
+    """Lets only so many calls begin in one iteration of an event loop, in the order in which they came.
 
-    A framework computes before it asks a retriever for anything. Two hundred calls that start in the same moment would
-    hold up the loop for all of that at once.
+    A call computes before it first waits for anything. Two hundred calls that start in the same moment would hold up
+    the loop for all of that at once.
 
     Args:
         at_once: How many begin in an iteration.
@@ -128,24 +149,39 @@ class Pace:
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
         self._lock = threading.Lock()
-        self._begun: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+        self._starts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Start] = weakref.WeakKeyDictionary()
 
     async def begin(self) -> None:
         """Wait for an iteration in which few have begun; the first ones do not wait at all."""
         loop = asyncio.get_running_loop()
-        while True:
-            with self._lock:
-                begun = self._begun.get(loop, 0)
-                if begun < self.at_once:
-                    self._begun[loop] = begun + 1
-                    break
-            await asyncio.sleep(0)
-        if not begun:
-            loop.call_soon(self._next, loop)
-
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            self._begun.pop(loop, None)
+            start = self._starts.setdefault(loop, _Start())
+        if start.begun < self.at_once:
+            if not start.begun:
+                loop.call_soon(self._next, loop, start)
+            start.begun += 1
+            return
+        turn = loop.create_future()
+        start.waiting.append(turn)
+        await turn
+
+    def _next(self, loop: asyncio.AbstractEventLoop, start: _Start) -> None:
+        start.begun = 0
+        while start.waiting and start.begun < self.at_once:
+            turn = start.waiting.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                start.begun += 1
+        if start.begun:
+            loop.call_soon(self._next, loop, start)
+
+
+@dataclass(slots=True)
+class _Start:
+    """Of one event loop: how many calls have begun in this iteration, and those that wait for another."""
+
+    begun: int = 0
+    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
 class Threads:
@@ -159,7 +195,7 @@ class Threads:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_serve)
 
     async def run(self, work: Callable[[], T]) -> T:
         """``work()``, with the caller's context variables. Cancelling takes it back unless it has begun."""
