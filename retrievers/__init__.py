@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme, PipelineConfig
     from situate.retrievers.feedback import rocchio
     from situate.retrievers.hyde import Hyde
-    from situate.retrievers.index import Index, IndexReport
+    from situate.retrievers.incoming import IndexReport
+    from situate.retrievers.index import Index
     from situate.retrievers.opening import Location, open, open_async, open_async_client, open_client
     from situate.retrievers.pipeline import Retriever
     from situate.retrievers.rewriting import ConversationalQuery, MultiQuery, StepBack, Turn
@@ -70,7 +71,7 @@ __getattr__, __dir__ = lazy_exports(
         "Feedback": "config",
         "Hit": "types",
         "Index": "index",
-        "IndexReport": "index",
+        "IndexReport": "incoming",
         "LexicalScheme": "config",
         "PayloadScore": "boosts",
         "PipelineConfig": "config",

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from situate.chunkers.errors import InputError, MissingExtraError, SituateError
 from situate.chunkers.types import Document
-from situate.retrievers.index import BATCH_DOCUMENTS, EmptyDocumentWarning, Index, IndexReport, said
+from situate.retrievers.incoming import BATCH_DOCUMENTS, EmptyDocumentWarning, IndexReport, said
+from situate.retrievers.index import Index
 
 if TYPE_CHECKING:
     from ray.data import Dataset

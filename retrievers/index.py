@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from situate.chunkers.errors import InputError, ModelError, SpanError
-from situate.chunkers.generating import FAILED
-from situate.chunkers.summarising import SUMMARY_FAILED
-from situate.chunkers.types import Chunk, Chunker, Document, Situator, stable_id
+from situate.chunkers.errors import InputError, ModelError
+from situate.chunkers.types import Chunk, Chunker, Document, Situator
 from situate.embedders.types import Vectors
 from situate.retrievers.async_search import AsyncSearcher
 from situate.retrievers.collection import Collection, Version, in_documents
 from situate.retrievers.config import PipelineConfig
+from situate.retrievers.incoming import (
+    IndexReport,
+    Item,
+    checked,
+    hash_of_version,
+    hash_of_what_came,
+    in_batches,
+    said,
+    without_chunks,
+)
 from situate.retrievers.lexical import LexicalEncoder
 from situate.retrievers.opening import MEMORY, Location, open_client
 from situate.retrievers.payload import STATE, to_chunk
@@ -33,45 +38,6 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
     from situate.embedders.embedder import Embedder
-
-#: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
-#: of 200,000 characters take 75 MB.
-BATCH_DOCUMENTS = 64
-BATCH_CHARACTERS = 200_000
-
-_Item: TypeAlias = tuple[Document, Sequence[Chunk] | None]
-
-
-class EmptyDocumentWarning(UserWarning):
-    """Documents without text were not indexed."""
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What `Index.add` did.
-
-    Attributes:
-        added: Documents that were new.
-        replaced: Documents whose earlier version was replaced.
-        unchanged: Documents that were already there, word for word.
-        skipped: Ids of documents without any text.
-        chunks: Chunks written.
-    """
-
-    added: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    skipped: tuple[str, ...] = ()
-    chunks: int = 0
-
-    def __add__(self, other: IndexReport) -> IndexReport:
-        return IndexReport(
-            self.added + other.added,
-            self.replaced + other.replaced,
-            self.unchanged + other.unchanged,
-            self.skipped + other.skipped,
-            self.chunks + other.chunks,
-        )
 
 
 class Index:
@@ -219,7 +185,7 @@ class Index:
             InputError: A document has no id, or metadata that JSON cannot express.
             NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
         """
-        return self._add(_alone(documents))
+        return self._add(without_chunks(documents))
 
     def add_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
         """`add` for documents that somebody else cut and situated. All chunks of a document belong in one call.
@@ -231,7 +197,7 @@ class Index:
 
     async def aadd(self, documents: Iterable[Document]) -> IndexReport:
         """`add` without blocking the event loop; cancelling it stops after the batch that is being written."""
-        return await self._aadd(_alone(documents))
+        return await self._aadd(without_chunks(documents))
 
     async def aadd_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
         """`add_chunks` without blocking the event loop."""
@@ -246,27 +212,27 @@ class Index:
         """`delete` without blocking the event loop."""
         await asyncio.to_thread(self.delete, list(document_ids))
 
-    def _add(self, items: Iterable[_Item]) -> IndexReport:
+    def _add(self, items: Iterable[Item]) -> IndexReport:
         return said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
 
-    async def _aadd(self, items: Iterable[_Item]) -> IndexReport:
+    async def _aadd(self, items: Iterable[Item]) -> IndexReport:
         report = IndexReport()
         for batch in self._batches(items):
             report += await asyncio.to_thread(self._add_batch, batch)
         return said(report)
 
-    def _batches(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         from tqdm.auto import tqdm
 
         total = len(items) if isinstance(items, Sized) else None
         description = f"indexing into {self.collection!r}"
         with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
-            for batch in _together(items):
+            for batch in in_batches(items):
                 yield batch
                 # Here the batch has been written: a bar over the items would run ahead by a whole batch.
                 bar.update(len(batch))
 
-    def _add_batch(self, batch: Sequence[_Item]) -> IndexReport:
+    def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
         last = {document.id: (document, chunks) for document, chunks in batch}
         if "" in last:
             raise InputError("a document has an empty id: ids are what replacing and deleting go by")
@@ -275,12 +241,12 @@ class Index:
         skipped: list[str] = []
         work: list[tuple[Document, list[Chunk], str]] = []
         for document, given in last.values():
-            document_hash = self._document_hash(document, given)
+            document_hash = hash_of_version(document, (self.chunker, *self.situators) if given is None else given)
             if document_hash in known.get(document.id, ()):
                 continue
-            chunks = self._cut(document) if given is None else _checked(document, given)
+            chunks = self._cut(document) if given is None else checked(document, given)
             if given is None:
-                document_hash = _hash_of_what_came(document_hash, chunks)
+                document_hash = hash_of_what_came(document_hash, chunks)
             if not chunks:
                 skipped.append(document.id)
             elif document_hash not in known.get(document.id, ()):
@@ -301,14 +267,6 @@ class Index:
         for situator in self.situators if chunks else ():
             chunks = situator.situate(document, chunks)
         return chunks
-
-    def _document_hash(self, document: Document, chunks: Sequence[Chunk] | None) -> str:
-        """Identifies a version: the content, and what cuts it (or the chunks, where somebody else cut them)."""
-        if chunks is None:
-            how = [_fingerprint(part) for part in (self.chunker, *self.situators)]
-        else:
-            how = [repr((chunk.id, chunk.context, sorted(chunk.metadata.items()))) for chunk in chunks]
-        return stable_id("document", document.id, document.content_hash, *how)
 
     def _embedded(self, work: Sequence[tuple[Document, list[Chunk], str]]) -> list[Version]:
         items = [(document, chunks) for document, chunks, _ in work]
@@ -424,73 +382,6 @@ class Index:
         return SearchResult(query, tuple(hits), steps)
 
 
-def _alone(documents: Iterable[Document]) -> Iterable[_Item]:
-    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
-    items = ((document, None) for document in documents)
-    return list(items) if isinstance(documents, Sequence) else items
-
-
-def _together(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`."""
-    batch: list[_Item] = []
-    characters = 0
-    for item in items:
-        batch.append(item)
-        characters += len(item[0].text)
-        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
 def _check(k: int) -> None:
     if k < 1:
         raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
-
-
-def _checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks that somebody else cut, numbered in the order of the text."""
-    seen: set[str] = set()
-    for number, chunk in enumerate(chunks):
-        where = f"chunk {number} of {len(chunks)} ({chunk.id}, span {chunk.start}-{chunk.end})"
-        inside = 0 <= chunk.start <= chunk.end <= len(document.text)
-        if chunk.document_id != document.id or not inside or document.text[chunk.start : chunk.end] != chunk.text:
-            raise SpanError(
-                f"{where} of document {chunk.document_id!r} does not hold that span of document {document.id!r}: cut "
-                "the chunks from the text that you hand in with them"
-            )
-        if chunk.id in seen:
-            raise SpanError(f"{where} of document {document.id!r} is there twice: hand every chunk over once")
-        seen.add(chunk.id)
-    ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
-    return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
-
-
-def _hash_of_what_came(document_hash: str, chunks: Sequence[Chunk]) -> str:
-    """The version's hash, or another one where chunks were left without what a language model was to write.
-
-    Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
-    same ones fail again, this hash is the stored one and nothing is embedded.
-    """
-    failed = [chunk.id + mark for chunk in chunks for mark in (FAILED, SUMMARY_FAILED) if mark in chunk.metadata]
-    return stable_id("partly situated", document_hash, *failed) if failed else document_hash
-
-
-def _fingerprint(part: object) -> str:
-    """What a chunker or situator does, as text that is the same in every process."""
-    if callable(fingerprint := getattr(part, "fingerprint", None)):
-        return json.dumps(fingerprint(), sort_keys=True, default=str)
-    return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
-
-
-def said(report: IndexReport) -> IndexReport:
-    """The report, after a warning of what was left out."""
-    if report.skipped:
-        warnings.warn(
-            f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"
-            + (" ..." if len(report.skipped) > 5 else ""),
-            EmptyDocumentWarning,
-            stacklevel=3,
-        )
-    return report

@@ -22,7 +22,8 @@ from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import SituateTextSplitter
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index import Index, IndexReport
+from situate.retrievers.incoming import IndexReport
+from situate.retrievers.index import Index
 
 
 class SituateDocumentIndex(IndexRetriever, DocumentIndex):

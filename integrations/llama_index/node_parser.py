@@ -159,7 +159,7 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
         if batch:
             yield batch
         if empty:
-            from situate.retrievers.index import EmptyDocumentWarning
+            from situate.retrievers.incoming import EmptyDocumentWarning
 
             warnings.warn(
                 f"{empty} of {len(nodes)} documents hold no text and gave no nodes", EmptyDocumentWarning, stacklevel=2

@@ -18,7 +18,7 @@ from situate.embedders import Embedder
 from situate.retrievers import Index, IndexReport, LexicalScheme, PipelineConfig, open_client
 from situate.retrievers.bulk import Row, add_dataset, row_to_document
 from situate.retrievers.edge import EdgeClient
-from situate.retrievers.index import EmptyDocumentWarning
+from situate.retrievers.incoming import EmptyDocumentWarning
 from tests.rest_server import RestServer
 from tests.retrievers.crash_writer import HashEncoder
 

@@ -18,7 +18,8 @@ from situate.embedders import ChunkScheme, Embedder
 from situate.retrievers.collection import Collection, Version
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.edge import EdgeClient
-from situate.retrievers.index import EmptyDocumentWarning, Index, IndexReport
+from situate.retrievers.incoming import EmptyDocumentWarning, IndexReport
+from situate.retrievers.index import Index
 from situate.retrievers.payload import STATE, WRITING
 from situate.retrievers.types import QueryText
 

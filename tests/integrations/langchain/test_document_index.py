@@ -15,7 +15,7 @@ from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from situate.chunkers.errors import InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateTextSplitter
-from situate.retrievers.index import EmptyDocumentWarning
+from situate.retrievers.incoming import EmptyDocumentWarning
 
 
 class TestStandard(DocumentIndexerTestSuite):

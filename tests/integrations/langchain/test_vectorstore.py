@@ -28,7 +28,7 @@ from situate.integrations.langchain import (
 from situate.integrations.langchain.documents import to_chunk, to_document
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.edge import EdgeClient
-from situate.retrievers.index import EmptyDocumentWarning
+from situate.retrievers.incoming import EmptyDocumentWarning
 
 LATE = PipelineConfig(dense=ChunkScheme(late=True, residual=0.5, neighbours=0.35))
 

@@ -30,7 +30,7 @@ from situate.chunkers import Document as SituateDocument
 from situate.chunkers.errors import SpanError
 from situate.embedders.types import ChunkScheme
 from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbedding
-from situate.retrievers.index import EmptyDocumentWarning
+from situate.retrievers.incoming import EmptyDocumentWarning
 
 HANDBOOK = (
     "# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros a night. Then the head signs.\n\n"
