@@ -31,6 +31,7 @@ def main() -> None:
     names = ("plain", "fast", "quality")
     presets: dict[str, PipelineConfig] = {name: getattr(PipelineConfig, name)() for name in names}
     presets["quality - MaxSim"] = presets["quality"].with_(token_vectors=None)
+    presets["quality - late chunking"] = presets["quality"].with_(dense=presets["fast"].dense)
     for name, preset in presets.items():
         ranks: dict[str, dict[str, np.ndarray]] = {}
         for added, pooled in (("", False), (" + headings", False), (" + headings, pooled", True)):
