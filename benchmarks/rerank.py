@@ -3,9 +3,9 @@
     make bench-rerank
 
 Models have the geometry of cross-encoder/ms-marco-MiniLM-L6-v2 and -L12-v2 and random weights: speed does not depend
-on what a model has learnt, and nothing is downloaded. Contenders take turns, so that what else the machine does hits all
-of them; but it slows those most that spread each operator over all cores, so run it on a quiet machine. The median of the
-rounds is printed.
+on what a model has learnt, and nothing is downloaded. Contenders take turns, so that what else the machine does hits
+all of them; but it slows those most that spread each operator over all cores, so run it on a quiet machine. The
+median of the rounds is printed.
 """
 
 from __future__ import annotations
