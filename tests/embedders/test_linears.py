@@ -49,6 +49,23 @@ def test_a_projection_equals_the_public_operator(
         )
 
 
+@pytest.mark.skipif(not ONEDNN, reason="this torch was built without oneDNN")
+def test_short_passes_take_the_prepacked_weights_where_long_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_linears, "prepacking_pays", lambda dtype: False)
+    torch.manual_seed(0)
+    x, weight = torch.randn(_linears._SHORT_TOKENS + 1, 48), torch.randn(32, 48)
+    projection = Projection(weight, None, torch.float32, CPU, "gelu")
+    with torch.inference_mode():
+        expected = functional.gelu(functional.linear(x, weight))
+        torch.testing.assert_close(projection(x), expected)
+        torch.testing.assert_close(projection(x[1:]), expected[1:], rtol=1e-5, atol=1e-5)
+        projection._plain = torch.zeros_like(weight)
+        assert not projection(x).any(), "a long pass does not take the plain weights"
+        assert projection(x[1:]).any(), "a short pass does not take the prepacked weights"
+    monkeypatch.setattr(_linears, "_KEPT_TWICE", weight.nbytes - 1)
+    assert Projection(weight, None, torch.float32, CPU)._packed is None
+
+
 def test_operators_that_answer_wrongly_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     class Changed:
         def _reorder_linear_weight(self, weight: torch.Tensor, tokens: int) -> torch.Tensor:
