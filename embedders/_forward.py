@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from situate.chunkers.errors import ConventionError, UnsafeModelError
+from situate.chunkers.errors import ConventionError, ModelError, UnsafeModelError
 from situate.embedders import _attention, _self_extend
 from situate.embedders._folder import OFFSET_POSITIONS
 from situate.embedders._linears import Casts, prepack
@@ -226,7 +226,7 @@ def load_model(
     """The transformers model of a folder, for inference; of an encoder-decoder only the encoder.
 
     Raises:
-        ModelError: It cannot be changed as ``variant`` says.
+        ModelError: It cannot be changed as ``variant`` says, or some of its weights are not in the folder.
         UnsafeModelError: The model needs its own code or pickled weights, and neither was asked for.
     """
     import transformers
@@ -246,12 +246,13 @@ def load_model(
         loader = M2M100Encoder
     extra = {"trust_remote_code": trust_remote_code} if loader is transformers.AutoModel else {}
     try:
-        model = loader.from_pretrained(
+        model, loaded = loader.from_pretrained(
             str(folder),
             config=config,
             dtype=dtype,
             local_files_only=local,
             use_safetensors=None if allow_pickle else True,
+            output_loading_info=True,
             **extra,
         )
     except ValueError as error:
@@ -261,4 +262,17 @@ def load_model(
                 "read them"
             ) from error
         raise
+    _check_complete(folder, model, loaded["missing_keys"])
     return variant.apply(model).to(device).eval()
+
+
+def _check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a model that transformers filled up with random numbers, which it only logs (the pooler is not used)."""
+    weights = {name for name, _ in model.named_parameters()}
+    lost = sorted(name for name in missing if name in weights and "pooler" not in name.split("."))
+    if lost:
+        raise ModelError(
+            f"{len(lost)} weights of {type(model).__name__} are not in {str(folder)!r} ({lost[0]}, say), and would be "
+            "random numbers: the folder is incomplete, or was made for another class (its repository's own code: "
+            "trust_remote_code=True if you have read it and trust its author)"
+        )

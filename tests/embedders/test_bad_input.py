@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -280,3 +281,22 @@ def test_a_model_that_transformers_knows_needs_no_code_of_its_own(tmp_path: Path
     found = Encoder(folder, dtype="float32", device="cpu").encode([SpanText("x")])
     assert isinstance(transformers.AutoConfig.from_pretrained(folder), transformers.NomicBertConfig)
     assert found[0].vectors.shape == (1, 64)
+
+
+def test_a_model_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    """transformers fills them up with random numbers and logs it: vectors that mean nothing."""
+    for file in folder.iterdir():
+        if file.name != "model.safetensors":
+            (tmp_path / file.name).symlink_to(file)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    pooler = [name for name in weights if "pooler" in name]
+    safetensors.torch.save_file({name: weights[name] for name in weights if name not in pooler}, tmp_path / "x")
+    (tmp_path / "x").rename(tmp_path / "model.safetensors")
+    Encoder(tmp_path, device="cpu").encode([SpanText("x")])  # the pooler is not used
+    lost = "encoder.layer.0.intermediate.dense.weight"
+    assert pooler
+    assert lost in weights
+    safetensors.torch.save_file({name: weights[name] for name in weights if name != lost}, tmp_path / "y")
+    (tmp_path / "y").rename(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"1 weights of BertModel are not in .+ \({lost}, say\)"):
+        Encoder(tmp_path, device="cpu").encode([SpanText("x")])
