@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -11,13 +12,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import Encoding, Tokenizer, normalizers, processors
 
 from situate.chunkers.errors import ConventionError, ModelNotFoundError
+from situate.embedders._pieces import cuts, may_be_cut
 
 Ids = NDArray[np.int64]
 Offsets = NDArray[np.int64]
 
+#: Characters that are tokenized in one call where the text may be cut; 0.3 GB of the library's memory at most.
+_PIECE = 1_000_000
+#: Tokens whose offsets are fetched as Python objects (100 bytes each) at a time.
+_FETCHED = 1 << 16
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -127,19 +133,44 @@ class TextTokenizer:
             return [self._tokenize_slowly(_readable(text)) for text in texts]
         # The fast form keeps no offsets, which are half of the work.
         batch = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        if any(len(text) > _PIECE for text in texts):
+            short = iter(self.tokenize([text for text in texts if len(text) <= _PIECE], offsets=offsets))
+            return [
+                next(short) if len(text) <= _PIECE else self._tokenize_long(text, offsets=offsets) for text in texts
+            ]
         try:
             encodings = batch(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             texts = [_readable(text) for text in texts]
             encodings = batch(texts, add_special_tokens=False)
         return [
-            TokenizedText(
-                text,
-                np.array(encoding.ids, dtype=np.int64),
-                np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) if offsets else None,
-            )
+            TokenizedText(text, np.array(encoding.ids, dtype=np.int64), _offsets(encoding) if offsets else None)
             for text, encoding in zip(texts, encodings, strict=True)
         ]
+
+    def _tokenize_long(self, text: str, *, offsets: bool) -> TokenizedText:
+        """`tokenize` of one text, piece by piece where that gives the same tokens."""
+        assert self.backend is not None
+        text = _readable(text)
+        batch = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        bounds = [0, *self._cuts(text), len(text)]
+        ids, found = [], []
+        for first, last in itertools.pairwise(bounds):
+            (encoding,) = batch([text[first:last]], add_special_tokens=False)
+            ids.append(np.array(encoding.ids, dtype=np.int64))
+            if offsets:
+                found.append(_offsets(encoding) + first)
+        return TokenizedText(text, np.concatenate(ids), np.concatenate(found) if offsets else None)
+
+    def _cuts(self, text: str) -> list[int]:
+        if len(text) <= _PIECE or not self._may_be_cut:
+            return []
+        assert self.backend is not None
+        return cuts(text, _PIECE, [token.content for token in self.backend.get_added_tokens_decoder().values()])
+
+    @cached_property
+    def _may_be_cut(self) -> bool:
+        return self.backend is not None and may_be_cut(self.backend)
 
     def words(self, ids: Ids) -> list[str]:
         """What the vocabulary calls each token."""
@@ -202,6 +233,19 @@ def recovered_offsets(text: str, surfaces: Sequence[str]) -> Offsets | None:
         offsets[unknown] = _stripped(text, cursor, len(text))
     elif text[cursor:].strip():
         return None
+    return offsets
+
+
+def _offsets(encoding: Encoding) -> Offsets:
+    """int64 ``[tokens, 2]``; in parts, because the library hands a list of tuples over, ten times as large."""
+    tokens = len(encoding)
+    if tokens <= _FETCHED:
+        return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    offsets = np.empty((tokens, 2), dtype=np.int64)
+    for start in range(0, tokens, _FETCHED):
+        part = range(start, min(start + _FETCHED, tokens))
+        # None is for special tokens, and there are none in it.
+        offsets[part.start : part.stop] = [encoding.token_to_chars(token) or (0, 0) for token in part]
     return offsets
 
 
