@@ -191,6 +191,7 @@ def conventions(
         ]
         if wanted:
             assumed.append(f"no {' and no '.join(wanted)} instruction")
+    folder = set(changes)
     if query_instruction is not None:
         changes["query"] = query_instruction
     if document_instruction is not None:
@@ -199,7 +200,15 @@ def conventions(
         changes["pooling"] = pooling
     if normalize is not None:
         changes["normalize"] = normalize
-    merged = replace(record, **changes)
+    given = {
+        "query": query_instruction if task is None else task,
+        "document": document_instruction,
+        "pooling": pooling,
+        "normalize": normalize,
+    }
+    yours = {field for field, value in given.items() if value is not None}
+    told = (("the folder", tuple(sorted(folder - yours))), ("you", tuple(sorted(yours))))
+    merged = replace(record, told=tuple((who, fields) for who, fields in told if fields), **changes)
     if task is not None:
         merged = _with_task(merged, task, stored, model)
     if any(kind in ("StaticEmbedding", "WordEmbeddings", "BoW") for kind in stored.modules):

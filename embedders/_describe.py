@@ -4,66 +4,105 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import ConventionError, ModelError
+from situate.chunkers.errors import ConventionError, ModelError, ModelNotFoundError
 from situate.embedders._pooling import pooled_parts
-from situate.embedders.families import Family
+from situate.embedders.families import LIBRARY_LATE, Family
 from situate.embedders.models import ResolvedModel
-from situate.embedders.types import SpanText
+from situate.embedders.types import SpanEncoder, SpanText
 
 if TYPE_CHECKING:
+    from situate.embedders._profile import ModelProfile
     from situate.embedders.embedder import Embedder
 
 _TEXT = "⟨text⟩"
 _CHUNK = "⟨chunk⟩"
+#: What a record's fields are called, in the order of the lines.
+_FIELDS = (
+    ("query", "query instruction"),
+    ("document", "document instruction"),
+    ("pooling", "pooling"),
+    ("normalize", "norm"),
+    ("similarity", "similarity"),
+    ("max_tokens", "length"),
+    ("library", "modules"),
+)
 #: Read as a text where tokens are shown.
 EXAMPLE = "an example"
 
 
-def described(embedder: Embedder, resolved: ResolvedModel | None) -> str:
+def described(embedder: Embedder, profile: ModelProfile) -> str:
     """Some lines: the model and its files, then what is read for a query, a document and a chunk."""
-    family = embedder.family
-    files = "served elsewhere" if resolved is None else f"{resolved.source}: {resolved.path}"
+    refusal = ""
+    resolved: ResolvedModel | None = None
+    encoder: SpanEncoder | None = None
+    try:
+        resolved = profile.resolved
+    except ModelNotFoundError as error:
+        family, refusal = profile.record, str(error)
+    else:
+        family = profile.family
+        try:
+            encoder = profile.encoder
+        except ModelError as error:
+            refusal = str(error)
+    files = "its files are not here" if refusal else "served elsewhere"
+    if resolved is not None:
+        files = f"{resolved.source}: {resolved.path}"
+    late = family.late or (LIBRARY_LATE if refusal and family.library else "")
     lines = [
         f"model       {embedder.model if resolved is None else resolved.id} ({files})",
         f"family      {family.name}" + (f" ({family.source})" if family.source else ""),
-        f"vectors     {embedder.dimension} numbers, {_vectors(family)}",
-        f"reads       {_lengths(embedder)}",
+        f"said by     {_said(family)}",
+        f"vectors     {'' if encoder is None else f'{embedder.dimension} numbers, '}{_vectors(family)}",
+        f"reads       {_lengths(embedder, family, encoder)}",
         f"query       {_shown(family.query_text(_TEXT))}",
-        *_tokens(embedder, family.query_text(EXAMPLE)),
+        *_tokens(encoder, family.query_text(EXAMPLE)),
         f"document    {_shown(family.document_text(_TEXT))}",
-        *_tokens(embedder, family.document_text(EXAMPLE)),
+        *_tokens(encoder, family.document_text(EXAMPLE)),
         f"pooled      {_pooled(family)}",
         f"chunks      {_scheme(embedder)}",
-        f"late        {'suited' if not family.late else 'not suited: ' + family.late}",
+        f"late        {'not suited: ' + late if late else 'suited'}",
     ]
     if family.dimensions:
-        lines.append(f"dimensions  may be cut to {family.cuts}")
-    runs = _runs(embedder)
-    if runs:
-        lines.append(f"runs        {runs}")
-    lines += [f"changed     {line}" for line in _changes(embedder)]
+        lines.append(f"dimensions  may be cut to {family.cuts_of(None if encoder is None else encoder.dimension)}")
+    if refusal:
+        lines.append(f"not run     {refusal}")
+    lines += [f"runs        {line}" for line in _runs(encoder, family, resolved)]
+    lines += [f"changed     {line}" for line in _changes(embedder, encoder)]
     if family.note:
         lines.append(f"note        {family.note}")
+    if family.unconfirmed:
+        lines.append(f"unconfirmed {family.unconfirmed}")
     lines += [f"assumed     {line}" for line in family.assumed]
     return "\n".join(lines)
 
 
-def _lengths(embedder: Embedder) -> str:
+def _said(family: Family) -> str:
+    """Who said what, in the order in which they rule."""
+    told = [f"{who}: {', '.join(called for name, called in _FIELDS if name in fields)}" for who, fields in family.told]
+    rest = "nobody" if family.name == "unknown" else "the record"
+    return "; ".join([*reversed(told), f"{rest}: the rest" if told else rest])
+
+
+def _lengths(embedder: Embedder, family: Family, encoder: SpanEncoder | None) -> str:
     try:
-        return f"up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}"
+        if encoder is not None:
+            return f"up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}"
     except ConventionError:
+        pass
+    if family.max_tokens is None:
         return "a number of tokens that is not known: give max_tokens="
+    return f"up to {family.max_tokens} tokens, trained on {family.trained_tokens or family.max_tokens}"
 
 
 def _shown(text: SpanText) -> str:
     return repr(text.text)
 
 
-def _tokens(embedder: Embedder, written: SpanText) -> list[str]:
+def _tokens(encoder: SpanEncoder | None, written: SpanText) -> list[str]:
     """The tokens and ids of an example, as the encoder would send them: what is pooled stands between ⟦ and ⟧."""
     from situate.embedders.encoder import Encoder
 
-    encoder = embedder.encoder
     if not isinstance(encoder, Encoder):
         return []
     try:
@@ -80,11 +119,10 @@ def _tokens(embedder: Embedder, written: SpanText) -> list[str]:
     return lines
 
 
-def _changes(embedder: Embedder) -> list[str]:
+def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
     """What of the model is not run as its folder says."""
     from situate.embedders.encoder import Encoder
 
-    encoder = embedder.encoder
     if not isinstance(encoder, Encoder):
         return []
     lines = []
@@ -98,15 +136,19 @@ def _changes(embedder: Embedder) -> list[str]:
     return lines
 
 
-def _runs(embedder: Embedder) -> str:
+def _runs(encoder: SpanEncoder | None, family: Family, resolved: ResolvedModel | None) -> list[str]:
+    """What else than a plain pass over the tokens happens."""
     from situate.embedders.library_encoder import LibraryEncoder
 
-    encoder, family = embedder.encoder, embedder.family
-    if not isinstance(encoder, LibraryEncoder):
-        return ""
-    why = family.library or "this encoder was asked for"
-    options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
-    return f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else "")
+    lines = []
+    if isinstance(encoder, LibraryEncoder):
+        why = family.library or "this encoder was asked for"
+        options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
+        lines.append(f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else ""))
+    own = {} if resolved is None else resolved.config.get("auto_map") or {}
+    if own and getattr(encoder, "trust_remote_code", False):
+        lines.append(f"its repository's own code ({own.get('AutoModel', 'its modules')})")
+    return lines
 
 
 def _vectors(family: Family) -> str:
@@ -114,6 +156,8 @@ def _vectors(family: Family) -> str:
 
 
 def _pooled(family: Family) -> str:
+    if family.library:
+        return "by the model's own modules"
     what = {
         "mean": "the mean of all tokens",
         "cls": "the first token",

@@ -13,7 +13,7 @@ from situate.embedders._adapters import Adapter, check_name
 from situate.embedders._conventions import check_dimensions, conventions
 from situate.embedders._extension import Extension
 from situate.embedders.encoder import Encoder
-from situate.embedders.families import Family
+from situate.embedders.families import Family, family_of
 from situate.embedders.models import ResolvedModel, resolve_model
 from situate.embedders.types import OnOverflow, Pooling, SpanEncoder
 
@@ -102,18 +102,18 @@ class ModelProfile:
         """The conventions that hold, merged."""
         with self._lock:
             if self._family is None:
-                said = self.settings
-                self._family = conventions(
-                    said.model,
-                    self.resolved,
-                    family=said.family,
-                    query_instruction=said.query_instruction,
-                    document_instruction=said.document_instruction,
-                    task=said.task,
-                    pooling=said.pooling,
-                    trust_remote_code=said.trust_remote_code,
-                )
+                self._family = self._merged(self.resolved)
             return self._family
+
+    @property
+    def record(self) -> Family:
+        """The registry's record with the user's words, for a model whose files are not here.
+
+        Raises:
+            ModelNotFoundError: The registry has none.
+        """
+        known = self.settings.family is not None or family_of(self.settings.model) is not None
+        return self._merged(None) if known else self.family  # which raises
 
     @property
     def encoder(self) -> SpanEncoder:
@@ -152,13 +152,11 @@ class ModelProfile:
         encoder = self.encoder
         if isinstance(encoder, Encoder) and encoder.extension is not None:
             return encoder.trained_tokens
-        trained = self._length(
-            self.family.trained_tokens,
-            getattr(encoder, "trained_tokens", None),
-            self.settings.max_tokens,
-            self.family.max_tokens,
-        )
-        return min(trained, getattr(encoder, "position_limit", trained))
+        read = (self.settings.max_tokens, getattr(encoder, "max_tokens", None), self.family.max_tokens)
+        trained = self._length(self.family.trained_tokens, getattr(encoder, "trained_tokens", None), *read)
+        # No more than is read: a folder whose tokenizer sets no limit says nothing of the training.
+        most = next((length for length in read if length is not None), trained)
+        return min(trained, most, getattr(encoder, "position_limit", trained))
 
     def fingerprint(self) -> dict[str, Any]:
         """What of the model decides a document's vector, as JSON values."""
@@ -210,6 +208,19 @@ class ModelProfile:
             return None
         source = dict(self.settings.adapters)[adapter]
         return Adapter.found(adapter, source, allow_pickle=self.settings.allow_pickle).digest
+
+    def _merged(self, resolved: ResolvedModel | None) -> Family:
+        said = self.settings
+        return conventions(
+            said.model,
+            resolved,
+            family=said.family,
+            query_instruction=said.query_instruction,
+            document_instruction=said.document_instruction,
+            task=said.task,
+            pooling=said.pooling,
+            trust_remote_code=said.trust_remote_code,
+        )
 
     def _own_encoder(self) -> SpanEncoder:
         from situate.embedders._folder import ModelFolder

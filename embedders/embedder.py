@@ -263,10 +263,17 @@ class Embedder:
         }
 
     def describe(self) -> str:
-        """What the model is sent for a query and for a document, and where that is known from. For people."""
+        """What the model is sent for a query and for a document, and where that is known from. For people.
+
+        Needs no weights. Where the model cannot be run here (its files are missing, or its own code is not to run),
+        what would be sent stands there all the same, and why it is not.
+
+        Raises:
+            ModelNotFoundError: The files are missing, and the registry does not know the model.
+        """
         from situate.embedders._describe import described
 
-        return described(self, self._profile.resolved)
+        return described(self, self._profile)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """float32 ``[texts, dimension]``, each text written as a query.

@@ -63,7 +63,9 @@ class Family:
         document_options: Likewise for a document.
         corpus: Whether it reads a sample of the corpus before anything else (`LibraryEncoder`'s ``corpus``).
         note: What else a user should know.
+        unconfirmed: What of the record stands in no text that could be read, and so may be wrong; "" where all does.
         assumed: What was not known of the model and is a guess.
+        told: Who said what of it besides the registry: "the folder" or "you", and the names of fields.
     """
 
     name: str
@@ -93,7 +95,9 @@ class Family:
     document_options: tuple[tuple[str, str], ...] = ()
     corpus: bool = False
     note: str = ""
+    unconfirmed: str = ""
     assumed: tuple[str, ...] = ()
+    told: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def query_instruction(self, task: str | None = None) -> str:
         """What stands before a query, for ``task`` or the family's own."""
@@ -174,9 +178,15 @@ class Family:
     @property
     def cuts(self) -> str:
         """The lengths that its vectors may be cut to, in words."""
+        return self.cuts_of(None)
+
+    def cuts_of(self, full: int | None) -> str:
+        """The lengths that vectors of ``full`` numbers may be cut to, in words; None: those of the largest member."""
+        longest = max(self.dimensions, default=0)
+        longest = longest if full is None else min(full, longest)
         if self.cut_anywhere:
-            return f"any from {min(self.dimensions)} to {max(self.dimensions)}"
-        return ", ".join(map(str, self.dimensions))
+            return f"any from {min(self.dimensions)} to {longest}"
+        return ", ".join(str(length) for length in self.dimensions if length <= longest)
 
     @property
     def situates(self) -> bool:
