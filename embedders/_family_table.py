@@ -1,4 +1,4 @@
-"""The table of families in docs/models.md, out of the registry: ``python -m situate.embedders._family_table PAGE``."""
+"""What docs/models.md lists out of the registry: ``python -m situate.embedders._family_table PAGE`` writes it there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from situate.embedders._registry import FAMILIES
 from situate.embedders.families import Family
 
 BEGIN, END = "<!-- families: written by situate.embedders._family_table -->\n", "<!-- /families -->\n"
+DOUBTS = "<!-- unconfirmed: written by situate.embedders._family_table -->\n", "<!-- /unconfirmed -->\n"
 _HEAD = "| family | query | document | pooling | tokens | compared by | late | cut to | runs |\n" + "| --- " * 9 + "|\n"
 _TEXT = "⟨text⟩"
 
@@ -19,10 +20,17 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """The page with today's table between its marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    """The page with today's lists between their marks."""
+    for begin, end, written in ((BEGIN, END, table()), (*DOUBTS, doubts())):
+        before, rest = page.split(begin)
+        _, after = rest.split(end)
+        page = f"{before}{begin}{written}{end}{after}"
+    return page
+
+
+def doubts() -> str:
+    """Markdown: a line per family of whose record a part could not be confirmed."""
+    return "".join(f"- **{family.name}**: {family.unconfirmed}.\n" for family in FAMILIES if family.unconfirmed)
 
 
 def _row(family: Family) -> str:

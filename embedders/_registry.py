@@ -197,8 +197,10 @@ _BGE = (
         query="<instruct>{task}\n<query>",
         task=WEB_SEARCH,
         pooling="last",
-        max_tokens=8192,
+        max_tokens=4096,
         trained_tokens=512,
+        unconfirmed="whether the end token closes a text: its tokenizer_config.json (add_eos_token) decides, as in "
+        "FlagEmbedding, whose training sets it",
     ),
     Family(
         name="BGE Chinese",
@@ -253,11 +255,13 @@ _GTE = (
     Family(
         name="gte-multilingual",
         source=CARD + "Alibaba-NLP/gte-multilingual-base",
-        models=("alibaba-nlp/gte-multilingual-base",),
+        models=("alibaba-nlp/gte-multilingual-base", "alibaba-nlp-community/gte-multilingual-base"),
         pooling="cls",
         max_tokens=8192,
         dimensions=(128, 768),
         cut_anywhere=True,
+        remote_code=True,
+        note="alibaba-nlp-community/gte-multilingual-base holds it for transformers' own class",
     ),
     Family(
         name="GTE v1.5",
@@ -265,6 +269,7 @@ _GTE = (
         models=("alibaba-nlp/gte-*-en-v1.5",),
         pooling="cls",
         max_tokens=8192,
+        remote_code=True,
     ),
     Family(
         name="GTE Chinese",

@@ -28,6 +28,8 @@ DECODERS = (
         max_tokens=8192,
         note="published as a LoRA adapter of Qwen/Qwen3-Embedding-8B: merge it into a folder first. Use "
         "ChunkScheme(situated=..., residual=0.5)",
+        unconfirmed="the joints of the sentence between chunk and context, which the paper and the part of the card "
+        "that could be read give in part",
     ),
     Family(
         name="KaLM Gemma3",
@@ -100,8 +102,9 @@ DECODERS = (
         max_tokens=32768,
         trained_tokens=512,
         end_token=True,
-        note="its report: the vector is that of the end token, and examples may stand before the query. The record "
-        "follows its base (E5-mistral) in the rest; its own files rule over it",
+        note="its report: the vector is that of the end token, and examples may stand before the query",
+        unconfirmed="its card names no instruction and no pooling; template and end token are the report's, the rest "
+        "is that of its base (E5-mistral)",
     ),
     Family(
         name="GritLM",
@@ -124,6 +127,7 @@ DECODERS = (
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=32768,
+        unconfirmed="the blank behind 'Query:', which mteb leaves out; the prompts in its folder rule",
     ),
     Family(
         name="F2LLM v2",
@@ -144,6 +148,17 @@ DECODERS = (
         pooling="last",
         max_tokens=8192,
         end_token=True,
+    ),
+    Family(
+        name="Jina v5 text nano (retrieval)",
+        source="https://arxiv.org/abs/2602.15547",
+        models=("jinaai/jina-embeddings-v5-text-nano-retrieval",),
+        query="Query: ",
+        document="Document: ",
+        pooling="last",
+        max_tokens=8192,
+        dimensions=(32, 64, 128, 256, 512, 768),
+        note="the retrieval adapter merged into the weights",
     ),
     Family(
         name="Jina v5 text (retrieval)",
@@ -233,7 +248,7 @@ DECODERS = (
     Family(
         name="SGPT (symmetric)",
         source="https://arxiv.org/abs/2202.08904",
-        models=("muennighoff/sgpt-*",),
+        models=("muennighoff/sgpt-*", "bigscience-data/sgpt-bloom-1b7-nli"),
         pooling="weighted_mean",
         normalize=False,
         max_tokens=75,

@@ -14,6 +14,8 @@ ENCODERS = (
         document="search_document: ",
         max_tokens=512,
         dimensions=(256, 768),
+        remote_code=True,
+        note="transformers' own NomicBert has no mixture of experts",
     ),
     Family(
         name="Nomic v1",
@@ -121,6 +123,7 @@ ENCODERS = (
         max_tokens=512,
         dimensions=(256,),
         note="made to share an index with a larger model (Arctic-Embed m-v1.5, mxbai large); a linear layer follows",
+        unconfirmed="to which lengths beside 256 its vectors may be cut",
     ),
     Family(
         name="GIST (MiniLM)",
@@ -175,6 +178,8 @@ ENCODERS = (
         query="search_query: ",
         document="search_document: ",
         max_tokens=8192,
+        dimensions=(32, 64, 128, 256, 384),
+        unconfirmed="the cut lengths are those of the small model's card; the base model's was not found",
     ),
     Family(
         name="Granite R2 multilingual 311m",
@@ -204,9 +209,10 @@ ENCODERS = (
         models=("mixedbread-ai/deepset-mxbai-embed-de-*",),
         query="query: ",
         document="passage: ",
-        pooling="cls",
         max_tokens=512,
         dimensions=(256, 512, 768, 1024),
+        note="made from multilingual-e5-large, and pools by the mean as that does",
+        unconfirmed="to which lengths its vectors may be cut",
     ),
     Family(
         name="mxbai xsmall",
@@ -214,6 +220,7 @@ ENCODERS = (
         models=("mixedbread-ai/mxbai-embed-xsmall-*",),
         max_tokens=4096,
         dimensions=(64, 128, 192, 256, 384),
+        unconfirmed="to which lengths its vectors may be cut",
     ),
     Family(
         name="mxbai",
@@ -223,6 +230,7 @@ ENCODERS = (
         pooling="cls",
         max_tokens=512,
         dimensions=(64, 128, 256, 512, 768, 1024),
+        unconfirmed="to which lengths its vectors may be cut; its makers show 512 of 1,024",
     ),
     Family(
         name="EmbeddingGemma 2",

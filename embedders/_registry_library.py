@@ -6,6 +6,7 @@ from situate.embedders._registry_texts import CARD, INSTRUCT, INSTRUCT_TIGHT, WE
 from situate.embedders.families import STATIC_LATE, Family
 
 _ADAPTERS = "a task adapter is switched on in each call, which its own code does"
+_TOKEN_PREPENDING = "This sentence: <|im_start|>“", "” means in one word: “"  # QZhou-Zh's card, round every text
 _EOS_TOKEN = "</s>"  # the end-of-sequence token of the Llama and Mistral vocabularies
 
 LIBRARY = (
@@ -54,16 +55,30 @@ LIBRARY = (
         document_options=(("task", "retrieval"),),
     ),
     Family(
+        name="Jina v5 text nano",
+        source="https://arxiv.org/abs/2602.15547",
+        models=("jinaai/jina-embeddings-v5-text-nano",),
+        query="Query: ",
+        document="Document: ",
+        pooling="last",
+        max_tokens=8192,
+        dimensions=(32, 64, 128, 256, 512, 768),
+        remote_code=True,
+        library=_ADAPTERS + " (jinaai/jina-embeddings-v5-text-nano-retrieval needs neither)",
+        query_options=(("task", "retrieval"),),
+        document_options=(("task", "retrieval"),),
+    ),
+    Family(
         name="Jina v5 text",
         source="https://arxiv.org/abs/2602.15547",
-        models=("jinaai/jina-embeddings-v5-text-small", "jinaai/jina-embeddings-v5-text-nano"),
+        models=("jinaai/jina-embeddings-v5-text-small",),
         query="Query: ",
         document="Document: ",
         pooling="last",
         max_tokens=32768,
         dimensions=(32, 64, 128, 256, 512, 768, 1024),
         remote_code=True,
-        library=_ADAPTERS + " (jinaai/jina-embeddings-v5-text-small-retrieval and -nano-retrieval need neither)",
+        library=_ADAPTERS + " (jinaai/jina-embeddings-v5-text-small-retrieval needs neither)",
         query_options=(("task", "retrieval"),),
         document_options=(("task", "retrieval"),),
     ),
@@ -84,7 +99,10 @@ LIBRARY = (
         name="QZhou-Zh",
         source=CARD + "Kingsoft-LLM/QZhou-Embedding-Zh",
         models=("kingsoft-llm/qzhou-embedding-zh",),
-        query=INSTRUCT_TIGHT,
+        query=_TOKEN_PREPENDING[0] + INSTRUCT_TIGHT,
+        query_suffix=_TOKEN_PREPENDING[1],
+        document=_TOKEN_PREPENDING[0],
+        document_suffix=_TOKEN_PREPENDING[1],
         task=WEB_SEARCH,
         pooling="last",
         max_tokens=8192,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from situate.chunkers.errors import ConventionError, FallbackWarning, UnsafeModelError
+from situate.chunkers.errors import ConventionError, FallbackWarning, ModelNotFoundError, UnsafeModelError
 from situate.embedders import Embedder, Family, family_of
 from situate.embedders._conventions import conventions
 from situate.embedders._registry import FAMILIES
@@ -84,6 +84,12 @@ from situate.embedders.types import SpanText
             "Instruction: Given a web search query, retrieve relevant passages that answer the query \nQuery: q",
             "d",
         ),
+        (
+            "Kingsoft-LLM/QZhou-Embedding-Zh",
+            "This sentence: <|im_start|>“Instruct: Given a web search query, retrieve relevant passages that answer "
+            "the query\nQuery:q” means in one word: “",
+            "This sentence: <|im_start|>“d” means in one word: “",
+        ),
         ("text-embedding-3-small", "q", "d"),
     ],
 )
@@ -136,6 +142,8 @@ def test_every_record_can_be_found_pickled_and_is_its_own():
         ("avsolatorio/GIST-small-Embedding-v0", "cls"),
         ("avsolatorio/GIST-all-MiniLM-L6-v2", "mean"),
         ("jinaai/jina-embedding-b-en-v1", "mean"),
+        ("mixedbread-ai/mxbai-embed-large-v1", "cls"),
+        ("mixedbread-ai/deepset-mxbai-embed-de-large-v1", "mean"),
         ("Salesforce/SFR-Embedding-Code-400M_R", None),
     ],
 )
@@ -365,9 +373,10 @@ def test_an_unknown_model_says_what_was_assumed(tmp_path):
 
 def test_models_that_would_come_out_wrong_are_refused(tmp_path):
     auto_map = {"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
-    gte = folder(tmp_path / "gte-Qwen2-1.5B-instruct", config=auto_map, modules=MODULES)
-    with pytest.raises(UnsafeModelError, match="gives right vectors only through its repository's own code"):
-        Embedder(gte).encoder  # noqa: B018
+    for name in ("gte-Qwen2-1.5B-instruct", "gte-multilingual-base", "gte-large-en-v1.5", "nomic-embed-text-v2-moe"):
+        own = folder(tmp_path / name, config=auto_map, modules=MODULES)
+        with pytest.raises(UnsafeModelError, match="gives right vectors only through its repository's own code"):
+            Embedder(own).encoder  # noqa: B018
     for name in ("jina-embeddings-v4", "NV-Embed-v2", "QZhou-Embedding-Zh"):
         with pytest.raises(UnsafeModelError, match=r"own code \(.+\): pass trust_remote_code=True.*or serve it"):
             Embedder(folder(tmp_path / name), pooling="mean").encoder  # noqa: B018
@@ -404,6 +413,41 @@ def test_own_code_that_is_not_run_is_said(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merged(path, trust_remote_code=True).assumed == ()
+
+
+def test_what_cannot_run_here_is_described_all_the_same(tmp_path, monkeypatch):
+    auto_map = {"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    gte = folder(tmp_path / "gte-Qwen2-1.5B-instruct", config=auto_map, modules=MODULES)
+    refused = Embedder(gte, task="Find laws").describe()
+    assert "query       'Instruct: Find laws\\nQuery: ⟨text⟩'" in refused
+    assert "not run     model" in refused
+    assert "trust_remote_code=True" in refused
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    missing = Embedder("nvidia/NV-Embed-v2", document_instruction="D: ").describe()
+    assert "model       nvidia/NV-Embed-v2 (its files are not here)" in missing
+    assert "said by     you: document instruction; the record: the rest" in missing
+    assert "document    'D: ⟨text⟩</s>'" in missing
+    assert "pooled      by the model's own modules" in missing
+    assert "late        not suited" in missing
+    assert "not run     model 'nvidia/NV-Embed-v2' was not found" in missing
+    with pytest.raises(ModelNotFoundError):
+        Embedder("nobody/knows").describe()
+
+
+def test_describe_says_whose_word_it_is_and_what_is_doubtful(tmp_path):
+    tiny = {"model_type": "bert", "hidden_size": 64, "max_position_embeddings": 512}
+    path = folder(
+        tmp_path / "mxbai-embed-large-v1",
+        config=tiny,
+        modules=MODULES,
+        **{"1_Pooling__config": {"pooling_mode": "cls"}},
+        config_sentence_transformers={"prompts": {"query": "Q: "}},
+    )
+    shown = Embedder(path, document_instruction="D: ", max_tokens=100).describe()
+    assert "said by     you: document instruction; the folder: query instruction, pooling, norm; the record" in shown
+    assert "unconfirmed to which lengths its vectors may be cut" in shown
+    assert "dimensions  may be cut to 64\n" in shown  # not to more than it has
+    assert "reads       up to 100 tokens, trained on 100" in shown
 
 
 # Against sentence-transformers itself ---------------------------------------------------------------------------------
@@ -511,6 +555,8 @@ def test_the_page_about_models_holds_the_registry_as_it_is():
 
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     assert page == with_table(page), "run: python -m situate.embedders._family_table docs/models.md"
+    assert any(family.unconfirmed for family in FAMILIES)
     for family in FAMILIES:
+        assert family.unconfirmed in page
         (row,) = [line for line in table().splitlines() if line.startswith(f"| [{family.name}]({family.source}) |")]
         assert family.query.replace("\n", "⏎").replace("|", "\\|") in row
