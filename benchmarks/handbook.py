@@ -1,4 +1,4 @@
-"""What headings in front of the dense text change, on the handbook of the examples.
+"""What headings in front of the dense text change on the examples' handbook, by preset and with parts left out.
 
     python -m benchmarks.handbook
 
@@ -30,6 +30,9 @@ def main() -> None:
     questions = [question for question in load_questions(EXAMPLES / "questions.json") if question.document]
     names = ("plain", "fast", "quality")
     presets: dict[str, PipelineConfig] = {name: getattr(PipelineConfig, name)() for name in names}
+    lexical = presets["fast"].lexical
+    assert lexical is not None
+    presets["fast - BM25 neighbours"] = presets["fast"].with_(lexical=replace(lexical, neighbours=0.0))
     presets["quality - MaxSim"] = presets["quality"].with_(token_vectors=None)
     presets["quality - late chunking"] = presets["quality"].with_(dense=presets["fast"].dense)
     for name, preset in presets.items():
