@@ -25,7 +25,8 @@ ENCODERS = (
         document="search_document: ",
         max_tokens=8192,
         trained_tokens=2048,
-        note="trained on 2,048 tokens, reads longer ones by interpolated positions",
+        note="trained on 2,048 tokens; its own code stretches the positions of longer texts (dynamic NTK), and "
+        "transformers' own class only where config.json says so: extension='ntk' does it here",
     ),
     Family(
         name="Nomic v1.5",
@@ -37,7 +38,8 @@ ENCODERS = (
         trained_tokens=2048,
         dimensions=(64, 128, 256, 512, 768),
         layer_norm=True,
-        note="trained on 2,048 tokens, reads longer ones by interpolated positions",
+        note="trained on 2,048 tokens; its own code stretches the positions of longer texts (dynamic NTK), and "
+        "transformers' own class only where config.json says so: extension='ntk' does it here",
     ),
     Family(
         name="ModernBERT Embed",
@@ -55,6 +57,7 @@ ENCODERS = (
         query=CODE_QUERY,
         pooling="cls",
         max_tokens=8192,
+        trained_tokens=2048,
     ),
     Family(
         name="Jina v1",
