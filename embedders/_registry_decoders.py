@@ -79,6 +79,7 @@ DECODERS = (
         query=INSTRUCT_TIGHT,
         task=WEB_SEARCH,
         max_tokens=8192,
+        trained_tokens=1536,
         remote_code=True,
         note="its own code lets attention look both ways",
     ),
