@@ -53,9 +53,9 @@ class LibraryEncoder:
     takes it by itself where a model needs it. There are no spans and no token vectors, so late chunking is refused.
 
     Contextual Document Embeddings (Morris and Rush 2024) read a sample of the corpus first, and each text beside that
-    sample's vectors. Queries and documents have to see the same sample, so it decides the index: `sample` is what to
-    keep beside it (handed over as ``corpus`` it comes out the same), `fingerprint` holds its digest, and an index
-    refuses an encoder with another one.
+    sample's vectors. Queries and documents have to see the same sample, so it decides the index: the collection keeps
+    it and hands it to an encoder that comes without one. `fingerprint` holds its digest, and an index refuses an
+    encoder with another one.
 
         >>> encoder = LibraryEncoder("jxm/cde-small-v2", corpus=passages, trust_remote_code=True)  # doctest: +SKIP
         >>> Embedder("jxm/cde-small-v2", encoder=encoder)  # doctest: +SKIP
@@ -69,6 +69,7 @@ class LibraryEncoder:
             None: what its family says.
         document_options: Likewise for documents.
         corpus: Passages of the corpus, for the models that read a sample of it; as many as the model wants are drawn.
+            Needed for a new index only.
         normalize: Whether vectors get L2 norm 1.
         max_tokens: Tokens that a text is cut to; None for what the model says.
         device: "auto", or a torch device.
@@ -163,7 +164,13 @@ class LibraryEncoder:
 
     @property
     def sample(self) -> tuple[str, ...] | None:
-        """The passages of the corpus that the model reads first; None for models that read none."""
+        """The passages of the corpus that the model reads first; None for models that read none.
+
+        Handed over as ``corpus`` it comes out the same.
+
+        Raises:
+            ConventionError: The model reads a sample, and there is none yet.
+        """
         if not self._wants_corpus:
             return None
         if self._corpus is None:
@@ -173,6 +180,11 @@ class LibraryEncoder:
             )
         size = read_json(self._library.resolved.path / "config.json").get("transductive_corpus_size", 512)
         return corpus_sample(self._corpus, int(size))
+
+    def provide(self, sample: Sequence[str]) -> None:
+        """Hand over the sample that a collection kept. An encoder that has one, or reads none, keeps what it has."""
+        if self._wants_corpus and self._corpus is None:
+            self._corpus = tuple(sample)
 
     @property
     def fingerprint(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Where a collection's metadata holds what it was built with.
 _METADATA_KEY = "situate"
+#: Not among what is compared: the fingerprint has its digest.
+_SAMPLE_KEY = "situate_sample"
 #: Points in one upsert, and in one page of a scroll.
 BATCH_POINTS = 256
 #: On a server another writer may be at work: only what has been in writing for this long counts as abandoned.
@@ -97,8 +99,20 @@ class Collection:
         # The embedded client takes token vectors as arrays; what goes over a wire has to be lists.
         self._takes_arrays = isinstance(client, EdgeClient)
 
-    def open(self, fingerprint: Mapping[str, Any], dimension: int, config: PipelineConfig) -> None:
+    def open(
+        self,
+        fingerprint: Mapping[str, Any],
+        dimension: int,
+        config: PipelineConfig,
+        sample: Sequence[str] | None = None,
+    ) -> None:
         """Make the collection, or check that it was built with this encoder and configuration; then repair it.
+
+        Args:
+            fingerprint: What decides a document's vector.
+            dimension: Length of a vector.
+            config: What is stored.
+            sample: Passages that the encoder reads before anything else; a new collection keeps them.
 
         Raises:
             IncompatibleIndexError: It was built with another encoder or configuration, or not by situate.
@@ -108,15 +122,14 @@ class Collection:
         built_with = json.loads(json.dumps({"encoder": fingerprint, "stored": config.stored()}, default=str))
         if not self.client.collection_exists(self.name):
             try:
-                self._create(dimension, config, built_with)
+                self._create(dimension, config, built_with, sample)
             except UnexpectedResponse as error:
                 # Somebody else made it in the meantime, or this client did and the answer was lost on its way.
                 if error.status_code != _CONFLICT:
                     raise
             else:
                 return
-        metadata = self.client.get_collection(self.name).config.metadata or {}
-        before = metadata.get(_METADATA_KEY)
+        before = self._metadata().get(_METADATA_KEY)
         if before is None:
             raise IncompatibleIndexError(
                 f"collection {self.name!r} was not made by situate's Index: choose another collection name, or use "
@@ -130,7 +143,17 @@ class Collection:
             )
         self._repair()
 
-    def _create(self, dimension: int, config: PipelineConfig, built_with: Mapping[str, Any]) -> None:
+    def sample(self) -> tuple[str, ...] | None:
+        """What a collection that is there keeps for its encoder to read before anything else."""
+        kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None
+        return None if kept is None else tuple(kept)
+
+    def _metadata(self) -> Mapping[str, Any]:
+        return self.client.get_collection(self.name).config.metadata or {}
+
+    def _create(
+        self, dimension: int, config: PipelineConfig, built_with: Mapping[str, Any], sample: Sequence[str] | None
+    ) -> None:
         from qdrant_client import models
 
         # A model trained for the dot product says something by its vectors' lengths, which cosine would throw away.
@@ -153,7 +176,7 @@ class Collection:
             self.name,
             vectors_config=vectors,
             sparse_vectors_config=sparse or None,
-            metadata={_METADATA_KEY: built_with},
+            metadata={_METADATA_KEY: built_with} | ({} if sample is None else {_SAMPLE_KEY: list(sample)}),
         )
         self._create_indexes(config)
 

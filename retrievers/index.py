@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
     from situate.embedders.embedder import Embedder
+    from situate.embedders.types import SpanEncoder
 
 
 class Index:
@@ -133,7 +134,8 @@ class Index:
                 client = self._given_client if self._given_client is not None else self._open()
                 opened = Collection(client, self.collection, embedded=isinstance(client, EdgeClient))
                 try:
-                    opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config)
+                    sample = _sample(self.embedder.encoder, opened)
+                    opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
                 except BaseException:
                     # Whatever went wrong, a store that this index opened must not stay locked.
                     if self._given_client is None:
@@ -345,6 +347,7 @@ class Index:
         _check(k)
         if not query.strip():
             return SearchResult(query, ())
+        self._collection()  # may refuse the encoder, or have something for it to read first
         started = time.perf_counter()
         vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense))
         return self._found(query, k, filter, vectors, Step("embed", time.perf_counter() - started))
@@ -357,7 +360,7 @@ class Index:
         filter: FilterLike | None = None,
         dense: Vectors | None = None,
     ) -> SearchResult:
-        """`search_texts` without blocking the event loop."""
+        """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
         _check(k)
         if not query.strip():
             return SearchResult(query, ())
@@ -380,6 +383,17 @@ class Index:
         for step in steps:
             record(step)
         return SearchResult(query, tuple(hits), steps)
+
+
+def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | None:
+    """What the encoder reads before anything else: what it was given, else what the collection keeps for it."""
+    from situate.embedders import LibraryEncoder
+
+    if not isinstance(encoder, LibraryEncoder):
+        return None
+    if kept := collection.sample():
+        encoder.provide(kept)
+    return encoder.sample
 
 
 def _check(k: int) -> None:

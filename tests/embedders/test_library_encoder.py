@@ -256,8 +256,12 @@ def test_an_index_refuses_an_encoder_with_another_sample(cde, tmp_path):
     with index(PASSAGES) as first:
         first.add([Document(str(number), text) for number, text in enumerate(PASSAGES)])
         kept = first.embedder.encoder.sample
+        found = first.search("a dog", k=2).hits
     with index(kept) as again:
-        assert again.search("a dog", k=1).hits
+        assert again.search("a dog", k=2).hits == found
+    with index(None) as without:  # the collection keeps it
+        assert without.search("a dog", k=2).hits == found
+        assert without.embedder.encoder.sample == kept
     with index(PASSAGES[:3]) as other, pytest.raises(IncompatibleIndexError, match="encoder"):
         other.search("a dog", k=1)
 
