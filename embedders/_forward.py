@@ -262,12 +262,16 @@ def load_model(
                 "read them"
             ) from error
         raise
-    _check_complete(folder, model, loaded["missing_keys"])
+    check_complete(folder, model, loaded["missing_keys"])
     return variant.apply(model).to(device).eval()
 
 
-def _check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:
-    """Refuse a model that transformers filled up with random numbers, which it only logs (the pooler is not used)."""
+def check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:
+    """Refuse a model that transformers filled up with random numbers, which it only logs (the pooler is not used).
+
+    Raises:
+        ModelError: Weights are missing.
+    """
     weights = {name for name, _ in model.named_parameters()}
     lost = sorted(name for name in missing if name in weights and "pooler" not in name.split("."))
     if lost:

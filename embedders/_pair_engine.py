@@ -96,14 +96,14 @@ def load_cross_encoder(
     """sentence-transformers' `CrossEncoder` of a local folder.
 
     Raises:
-        ModelError: It cannot be loaded.
+        ModelError: It cannot be loaded, or the weights of what scores are not in the folder.
     """
     from sentence_transformers import CrossEncoder
 
     # On CPU everything starts from float32, so that what surrounds bfloat16 products can stay float32.
     base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
     try:
-        return CrossEncoder(
+        encoder = CrossEncoder(
             str(folder),
             device=str(device),
             local_files_only=True,
@@ -112,3 +112,23 @@ def load_cross_encoder(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{str(folder)!r} cannot be loaded as a cross-encoder: {error}") from error
+    _check_head(folder, encoder.model)
+    return encoder
+
+
+def _check_head(folder: Path, model: Any) -> None:
+    """Refuse a model whose head transformers made of random numbers, as it does of an embedding model's folder."""
+    from safetensors import safe_open
+
+    kept: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            kept.update(tensors.keys())
+    base = f"{model.base_model_prefix}."
+    heads = [name for name, _ in model.named_parameters() if not name.startswith(base) or ".pooler." in name]
+    lost = [name for name in heads if name not in kept and name.removeprefix(base) not in kept]
+    if kept and lost:
+        raise ModelError(
+            f"{str(folder)!r} holds no weights for what gives the scores ({lost[0]}, say), which would be random: it "
+            "is an embedding model or incomplete. Name a cross-encoder (cross-encoder/ms-marco-MiniLM-L6-v2, say)"
+        )

@@ -148,6 +148,7 @@ class _TrueOrFalse:
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
         from situate.embedders._devices import chosen_device
+        from situate.embedders._forward import check_complete
 
         device = chosen_device(self.device)
         fast = self.dtype == "bfloat16" or (self.dtype == "auto" and device.type == "cuda")
@@ -159,12 +160,14 @@ class _TrueOrFalse:
                 f"model {self.model!r} has no tokens {self.true!r} and {self.false!r}: pass true= and false=, the "
                 "answers that its model card names"
             )
-        model = AutoModelForSeq2SeqLM.from_pretrained(
+        model, loaded = AutoModelForSeq2SeqLM.from_pretrained(
             str(resolved.path),
             local_files_only=True,
             dtype=torch.bfloat16 if fast else torch.float32,
             use_safetensors=None if self.allow_pickle else True,
+            output_loading_info=True,
         )
+        check_complete(resolved.path, model, loaded["missing_keys"])
         return model.to(device).eval(), tokenizer, answers
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from situate.chunkers.errors import ConventionError, InputError, ModelNotFoundError, NonFiniteVectorError
+from situate.chunkers.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
 from situate.embedders._pairs import QWEN3_RERANKER, DecoderTemplate
 from situate.embedders.cross_encoder import CrossEncoderModel, PairScorer
 
@@ -264,6 +264,11 @@ def test_bge_reranker_gemma_equals_its_model_cards_procedure(gemma):
     np.testing.assert_allclose(got.scores, wanted, atol=1e-4)
     assert np.std(wanted) > 1e-3
     assert got.lost_tokens == 0
+
+
+def test_an_embedding_model_is_refused_instead_of_scored_by_a_random_head(minilm_path):
+    with pytest.raises(ModelError, match=r"no weights for what gives the scores \(classifier"):
+        CrossEncoderModel(minilm_path, device="cpu").score(PAIRS[:1])
 
 
 def test_the_folders_default_prompt_stands_before_the_query(bert, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from situate.chunkers.errors import InputError, ModelNotFoundError
+from situate.chunkers.errors import InputError, ModelError, ModelNotFoundError
 from situate.embedders.cross_encoder import PairScorer
 from situate.embedders.seq2seq import DuelScorer, DuoT5Model, MonoT5Model
 
@@ -99,7 +101,7 @@ def test_out_of_memory_halves_the_batch(t5, monkeypatch):
     np.testing.assert_allclose(scorer.score(PAIRS).scores, wanted, atol=1e-5)
 
 
-def test_bad_input(t5):
+def test_bad_input(t5, tmp_path):
     with pytest.raises(InputError, match="true="):
         MonoT5Model(t5, true="yes", device="cpu").score(PAIRS)
     with pytest.raises(InputError):
@@ -107,6 +109,11 @@ def test_bad_input(t5):
     with pytest.raises(ModelNotFoundError):
         MonoT5Model("no/such").score(PAIRS)
     assert MonoT5Model("no/such").score([]).scores.shape == (0,)
+    weights = load_file(f"{shutil.copytree(t5, tmp_path / 'torn')}/model.safetensors")
+    weights.pop("encoder.block.1.layer.0.SelfAttention.q.weight")
+    save_file(weights, tmp_path / "torn" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights .* are not in .*SelfAttention"):
+        MonoT5Model(str(tmp_path / "torn"), device="cpu").score(PAIRS)
     assert isinstance(MonoT5Model(t5), PairScorer)
 
 
