@@ -41,6 +41,12 @@ class LLMSituator(GeneratingSituator):
         backoff: Seconds before the second attempt, at most; the limit doubles each time.
         cache: A SQLite file in which answers are kept; None: nowhere.
         on_error: "degrade" or "raise".
+
+    Raises:
+        InputError: A number is out of range (``limit``, ``window``, ``batch`` and ``attempts`` from 1, ``backoff`` from
+            0, ``per_minute`` above 0, ``window`` from 1,000 with ``long_documents="summary"``), ``long_documents`` or
+            ``on_error`` is not one of its choices, or there is a ``cache`` but no ``model``.
+        StepError: On use with ``on_error="raise"``, where a chunk is left without an answer.
     """
 
     def __init__(

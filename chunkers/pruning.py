@@ -56,7 +56,10 @@ class PruningChunker:
 
     Attributes:
         chunker: Cuts the documents.
-        threshold: From 0 to 1; 0.8 leaves out what is nearly certainly nothing.
+        threshold: Above 0, at most 1; 0.8 leaves out what is nearly certainly nothing.
+
+    Raises:
+        InputError: ``threshold`` is not above 0 and at most 1.
     """
 
     chunker: Chunker

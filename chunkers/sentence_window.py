@@ -31,6 +31,10 @@ class SentenceWindowChunker(SizedChunker):
         tokenizer: The embedding model's tokenizer.
         window: Sentences on each side.
 
+    Raises:
+        InputError: ``window`` is negative, ``size`` is not positive, or ``overlap`` is negative or not smaller than
+            ``size``.
+
     >>> from situate.chunkers import Document
     >>> document = Document("d", "One. Two. Three. Four.")
     >>> chunk = SentenceWindowChunker(window=1).split(document)[1]

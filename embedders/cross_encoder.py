@@ -98,6 +98,10 @@ class CrossEncoderModel:
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
+
+    Raises:
+        InputError: ``output`` or ``aggregation`` is not one of its choices, ``max_tokens``, ``max_windows`` or
+            ``batch_tokens`` is less than 1, or ``overlap`` is negative.
     """
 
     def __init__(

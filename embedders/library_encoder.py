@@ -57,6 +57,9 @@ class LibraryEncoder:
     it and hands it to an encoder that comes without one. `fingerprint` holds its digest, and an index refuses an
     encoder with another one.
 
+    Raises:
+        InputError: ``corpus`` is one string instead of a list of passages.
+
         >>> encoder = LibraryEncoder("jxm/cde-small-v2", corpus=passages, trust_remote_code=True)  # doctest: +SKIP
         >>> Embedder("jxm/cde-small-v2", encoder=encoder)  # doctest: +SKIP
 

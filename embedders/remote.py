@@ -48,6 +48,10 @@ class OpenAIEncoder(HttpEncoder):
         backoff: Seconds before the first further try.
         longest_wait: Most seconds between two tries.
         concurrency: Requests of one call that are under way at once.
+
+    Raises:
+        InputError: ``base_url`` is no http or https address, ``batch_size`` or ``concurrency`` is less than 1, or
+            ``retries`` is negative.
     """
 
     def __init__(
@@ -152,6 +156,10 @@ class TEIEncoder(HttpEncoder):
         backoff: Seconds before the first further try.
         longest_wait: Most seconds between two tries.
         concurrency: Requests of one call that are under way at once.
+
+    Raises:
+        InputError: ``base_url`` is no http or https address, ``batch_size`` or ``concurrency`` is less than 1, or
+            ``retries`` is negative.
     """
 
     def __init__(

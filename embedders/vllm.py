@@ -53,6 +53,10 @@ class VLLMEncoder(HttpEncoder):
         backoff: Seconds before the first further try.
         longest_wait: Most seconds between two tries.
         concurrency: Requests of one call that are under way at once.
+
+    Raises:
+        InputError: ``base_url`` is no http or https address or ends in ``/v1``, ``batch_size``, ``max_tokens`` or
+            ``concurrency`` is less than 1, or ``retries`` is negative.
     """
 
     def __init__(

@@ -32,6 +32,10 @@ class Recency:
         midpoint: See ``scale``; more than 0 and less than 1.
         decay: The decay's form.
         at: What counts as today; None for the moment of the query.
+
+    Raises:
+        InputError: ``key`` is empty, ``weight`` is not finite, ``scale`` is not finite and above 0, ``midpoint`` is not
+            between 0 and 1, ``decay`` is not one of the three, or ``at`` has no time zone.
     """
 
     key: str
@@ -91,6 +95,9 @@ class PayloadScore:
         key: The metadata key that holds the number.
         weight: Its weight; less than 0 for a penalty.
         missing: What counts for a document without it, or with something that is no number.
+
+    Raises:
+        InputError: ``key`` is empty, or ``weight`` or ``missing`` is not finite.
     """
 
     key: str

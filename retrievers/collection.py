@@ -46,6 +46,9 @@ class Version:
         lexical: A BM25 vector per chunk, or None.
         tokens: float32 ``[tokens, dimension]`` per chunk, or None.
         signals: Vectors of the document and of questions, or None.
+
+    Raises:
+        NonFiniteVectorError: A vector in ``dense`` or ``tokens`` holds NaN or infinity; the message names the chunk.
     """
 
     document_id: str

@@ -92,6 +92,12 @@ class PipelineConfig:
         maxsim_weight: Its share in the final score, with "minmax"; Qdrant's own fusion takes one half.
         keys: Metadata keys that filters use; each gets a payload index.
         boosts: Scores out of the metadata (`Recency`, `PayloadScore`), added to the final score of every candidate.
+
+    Raises:
+        InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
+            ``maxsim_weight`` is not in [0, 1]; ``questions`` and the shares of ``document`` are negative, come to 1 or
+            more, or are asked for without "minmax"; ``document.lexical`` is asked for without ``lexical``; or
+            ``document.average_length`` is not above 0.
     """
 
     dense: ChunkScheme = field(default_factory=ChunkScheme)

@@ -81,6 +81,9 @@ class MultiQuery(_Rewriter):
         queries: How many wordings to ask for.
         weight: Weight of each, where the query itself has 1.
         name: The step's name.
+
+    Raises:
+        InputError: ``queries`` is not from 1 to 32, or ``weight`` is negative or not finite.
     """
 
     def __init__(
@@ -109,6 +112,9 @@ class StepBack(_Rewriter):
         generator: The language model.
         weight: Weight of the general question, where the query itself has 1.
         name: The step's name.
+
+    Raises:
+        InputError: ``weight`` is negative or not finite.
     """
 
     def __init__(self, generator: TextGenerator, *, weight: float = 0.5, name: str = "step_back") -> None:
@@ -151,6 +157,10 @@ class ConversationalQuery(_Rewriter):
         turns: Only the last so many turns are shown to the model.
         message_weight: Weight of the message as it was written, where a rewritten query has 1; 0 leaves it out.
         name: The step's name.
+
+    Raises:
+        InputError: ``queries`` is not from 1 to 32, ``turns`` is less than 1, or ``message_weight`` is negative or not
+            finite.
     """
 
     generator: TextGenerator

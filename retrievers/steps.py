@@ -89,6 +89,10 @@ class StepPolicy:
         retries: Further attempts after the first, for errors that may pass (not for wrong input or models).
         backoff: Seconds before the first retry; doubled for each one after it, with jitter.
         on_error: "degrade" keeps the result of the step before; "raise" raises a `StepError`.
+
+    Raises:
+        InputError: ``timeout`` is not above 0, ``retries`` or ``backoff`` is negative, or ``on_error`` is neither of
+            the two.
     """
 
     timeout: float | None = 30.0

@@ -69,6 +69,9 @@ class Turns:
 
     Args:
         at_once: How many.
+
+    Raises:
+        InputError: ``at_once`` is less than 1.
     """
 
     def __init__(self, at_once: int) -> None:

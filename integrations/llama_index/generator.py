@@ -26,6 +26,9 @@ class LlamaIndexGenerator:
         llm: The model; None: ``Settings.llm`` at the time of asking.
         concurrency: Requests under way at the same time, all calls on this object taken together (per event loop).
         settings: Passed on with every request (``temperature=0.7``, ``max_tokens=120``, ...).
+
+    Raises:
+        InputError: ``concurrency`` is less than 1.
     """
 
     def __init__(self, llm: LLM | None = None, *, concurrency: int = 8, **settings: Any) -> None:

@@ -67,6 +67,9 @@ class SituateRetriever(BaseRetriever):
         context_key: The metadata key that shows what situates a node.
         context_fields: The `Context` fields shown there; () for none.
         callback_manager: LlamaIndex's.
+
+    Raises:
+        InputError: ``similarity_top_k`` is less than 1.
     """
 
     def __init__(

@@ -22,6 +22,10 @@ class TenantScope:
     Attributes:
         key: The payload field that says whose a point is; dots lead into objects ("metadata.tenant").
         value: This tenant's value of it.
+
+    Raises:
+        InputError: ``key`` is not names (letters, digits, "_" and "-") joined by dots, or ``value`` is neither a string
+            nor an integer (True and False are none).
     """
 
     key: str

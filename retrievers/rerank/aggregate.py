@@ -22,6 +22,9 @@ class ByDocument:
         top: How many chunks "mean" and "sum" look at.
         per_document: How many chunks of a document are kept, its best; None keeps all.
         name: The step's name, under which the document's score is noted. A document's chunks stay in their order.
+
+    Raises:
+        InputError: ``score`` is not one of the four, or ``top`` or ``per_document`` is less than 1.
     """
 
     def __init__(

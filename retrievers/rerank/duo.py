@@ -33,6 +33,9 @@ class DuoReranker:
         top: Only the first so many hits are compared: ``top * (top - 1)`` comparisons.
         context: `Context` fields that are read in front of the passage.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``top`` is less than 2.
     """
 
     def __init__(

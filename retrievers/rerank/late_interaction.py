@@ -104,6 +104,9 @@ class LateInteractionReranker:
         context: `Context` fields that are read in front of the passage.
         memory: Bytes of passages' token vectors (float16) to keep for the next query; 0 for none.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``prior`` is not in [0, 1], or ``memory`` is negative.
     """
 
     def __init__(

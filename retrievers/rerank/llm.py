@@ -103,6 +103,9 @@ class PointwiseReranker(_LlmReranker):
         context: `Context` fields that are read in front of the passage.
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``top`` or ``max_chars`` is less than 1.
     """
 
     def __init__(
@@ -138,6 +141,9 @@ class PairwiseReranker(_LlmReranker):
         context: `Context` fields that are read in front of the passage.
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``top`` or ``max_chars`` is less than 1.
     """
 
     def __init__(
@@ -185,6 +191,9 @@ class ListwiseReranker(_LlmReranker):
         context: `Context` fields that are read in front of the passage.
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``top`` or ``max_chars`` is less than 1, or ``step`` is not at least 1 and less than ``window``.
     """
 
     def __init__(

@@ -44,6 +44,9 @@ class Mmr:
         keep: How many hits to choose; None for all.
         context: `Context` fields that are read in front of the passage.
         name: The step's name, under which the value at which a hit was chosen is noted.
+
+    Raises:
+        InputError: ``balance`` is not in [0, 1], or ``keep`` is less than 1.
     """
 
     def __init__(

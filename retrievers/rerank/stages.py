@@ -19,6 +19,9 @@ class Stage:
         keep: How many of its best hits go on; None for all.
         depth: How many hits it is given; None for all. Those behind are dropped, because what one stage scored cannot
             be compared with what another did.
+
+    Raises:
+        InputError: ``keep`` or ``depth`` is less than 1.
     """
 
     reranker: Reranker
@@ -39,6 +42,9 @@ class Stages:
     Args:
         stages: First to last; a bare reranker keeps everything.
         name: The step's name.
+
+    Raises:
+        InputError: There is no stage.
     """
 
     def __init__(self, *stages: Stage | Reranker, name: str = "stages") -> None:
