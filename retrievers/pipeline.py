@@ -114,7 +114,10 @@ class Retriever:
     async def aretrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
     ) -> SearchResult:
-        """`retrieve` without blocking the event loop; cancelling it cancels the step that is running."""
+        """`retrieve` without blocking the event loop; cancelling it cancels the step that is running.
+
+        Arguments and errors are those of `retrieve`: ``dense`` is float32 ``[dimension]``.
+        """
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())

@@ -136,7 +136,14 @@ def check_texts(texts: Sequence[QueryText]) -> None:
 
 
 def unit(vector: Vectors) -> Vectors:
-    """The vector with L2 norm 1; the zero vector, which has no direction, as it is."""
+    """The vector with L2 norm 1; the zero vector, which has no direction, as it is.
+
+    Args:
+        vector: ``[dimension]``.
+
+    Returns:
+        float32 ``[dimension]``.
+    """
     vector = np.asarray(vector, dtype=np.float32)
     norm = float(np.linalg.norm(vector))
     return vector / np.float32(norm) if norm else vector

@@ -85,7 +85,19 @@ class ServerClient(QdrantClient):
 
 
 class AsyncServerClient(AsyncQdrantClient):
-    """The asynchronous `ServerClient`."""
+    """The asynchronous `ServerClient`.
+
+    `upload_points` and `upload_collection` are qdrant-client's own here: they are not asynchronous, ask the first node
+    only, and raise what qdrant-client raises. Use `upsert`.
+
+    Args:
+        url: The server, or the nodes of one cluster.
+        attempts: How often a call is tried; with several nodes, on each.
+        options: As for `AsyncQdrantClient`; the same for all nodes.
+
+    Raises (on a call):
+        ServerError: No node answered in all of the attempts. The message names the URLs and never the API key.
+    """
 
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
         urls = [url] if isinstance(url, str) else list(url)

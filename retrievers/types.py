@@ -48,7 +48,13 @@ class Step:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits of a query, best first, and how they came about. Iterates over its hits."""
+    """The hits of a query, best first, and how they came about. Iterates over its hits.
+
+    Attributes:
+        query: What was asked.
+        hits: What was found, best first.
+        steps: What each step did, in order; one that degraded is among them and says why.
+    """
 
     query: str
     hits: tuple[Hit, ...]

@@ -40,13 +40,25 @@ class Collection:
 
     Reads go straight to the shard. Writes go through `update`, one at a time.
 
+    Args:
+        name: The collection's name.
+        folder: The shard's folder.
+        config: The collection's configuration as it was asked for.
+        created_at: When it was made, ISO 8601.
+        durable: Keep a write-ahead log, which lets writes survive the process.
+        sync_writes: Flush every write to disk before it is acknowledged.
+        on_write: Called after every write.
+
     Attributes:
         name: The collection's name.
         folder: The shard's folder.
         config: The collection's configuration as it was asked for.
         schema: The vectors that its points hold.
+        created_at: When it was made, ISO 8601.
         changes: Points changed since the shard was last optimised.
-        written: When it was last written, by the monotonic clock.
+        written: When it was last written: seconds of the monotonic clock, 0 for not yet.
+        dirty: Whether something was written that may be in the page cache only.
+        lock: Held while the shard is written or replaced.
         optimizing: When the optimisation under way began.
         optimized: When optimisations ended, and how long they took (seconds).
         error: What the last optimisation failed of.
@@ -276,7 +288,14 @@ class Collection:
                     self._optimizations.notify_all()
 
     def wait_optimized(self, timeout: float) -> bool:
-        """Waits until an optimisation has ended and none is due; False where that took longer than ``timeout`` (s)."""
+        """Waits until an optimisation has ended and none is due.
+
+        Args:
+            timeout: Seconds to wait, at most.
+
+        Returns:
+            False where that was not enough.
+        """
         with self._optimizations:
             return self._optimizations.wait_for(
                 lambda: bool(self.optimized) and self.optimizing is None and not self.optimization_due, timeout

@@ -60,7 +60,13 @@ class StoreOptions:
 
 
 class Store:
-    """A folder of shards with one lock, one manifest and many users. Get one with `open_store`."""
+    """A folder of shards with one lock, one manifest and many users. Get one with `open_store`.
+
+    Raises:
+        StoreLockedError: Another process has the folder open.
+        StoreCorruptError: The manifest is damaged, or missing while collections are there.
+        StorageError: The folder cannot be written, or a newer situate wrote it.
+    """
 
     def __init__(self, folder: Path, options: StoreOptions, *, temporary: bool) -> None:
         self.folder = folder
@@ -249,7 +255,11 @@ class Store:
         """Replaces a collection by the only one in a snapshot, or makes it.
 
         Raises:
-            StoreCorruptError: The snapshot is damaged; the collection is as it was.
+            InputError: The snapshot holds no collection or several.
+            StoreCorruptError: It is damaged, or none of an embedded store.
+            StorageError: A newer situate wrote it, or this store is closed or open for reading only.
+
+        After an error the collection is as it was.
         """
         with self._changing:
             self.check_writable()

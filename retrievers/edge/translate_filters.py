@@ -17,7 +17,12 @@ _Value = TypeVar("_Value")
 
 
 def edge_filter(filter_: models.Filter | Mapping[str, Any] | None) -> edge.Filter | None:
-    """The engine's form of ``filter_``; None for None."""
+    """The engine's form of ``filter_``; None for None.
+
+    Raises:
+        InputError: It is neither a filter nor a mapping, or holds a condition or a value that the engine cannot use.
+        ValidationError: A mapping has not the form of a `Filter` (pydantic's error, a ValueError).
+    """
     if filter_ is None:
         return None
     if isinstance(filter_, Mapping):
@@ -119,7 +124,12 @@ def _conditions(conditions: Any) -> list[Any] | None:
 
 
 def edge_condition(condition: models.Condition) -> Any:
-    """The engine's form of one condition."""
+    """The engine's form of one condition.
+
+    Raises:
+        InputError: The engine has no such condition.
+        TypeError, ValueError, OverflowError: It cannot use a value in it; `edge_filter` says InputError instead.
+    """
     translate = _CONDITIONS.get(type(condition))
     if translate is None:
         raise InputError(f"a filter cannot hold a {type(condition).__name__}: {condition!r}")

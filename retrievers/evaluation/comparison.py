@@ -18,7 +18,13 @@ from situate.retrievers.types import Hit
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and its 95 % paired bootstrap interval."""
+    """A mean difference and its 95 % paired bootstrap interval, in the measure's own unit (from -1 to 1 for nDCG).
+
+    Attributes:
+        mean: The mean over the queries.
+        low: The interval's lower end: the 2.5th percentile of the resampled means.
+        high: Its upper end: the 97.5th percentile.
+    """
 
     mean: float
     low: float

@@ -32,7 +32,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Documents, queries (id -> text) and judgements."""
+    """Documents, queries and judgements.
+
+    Attributes:
+        name: What the set is called in tables.
+        documents: What is searched.
+        queries: Query id -> text.
+        judgements: What is relevant; only queries to which something is are measured.
+    """
 
     name: str
     documents: Sequence[Document]
