@@ -10,7 +10,7 @@ event loop. Run it on a machine with nothing else to do. Frameworks have a basel
 nothing.
 
 As a server should, this program calls ``gc.freeze()`` when everything is loaded: without it the interpreter's full
-collections look at every object of torch, a tenth of a second each.
+collections look at every object of torch, and the loop waits for them.
 """
 
 from __future__ import annotations

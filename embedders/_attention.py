@@ -163,11 +163,11 @@ def _matmul_attention(
 ) -> torch.Tensor:
     """Attention in bfloat16 on CPU by two batched products, in blocks.
 
-    Half the time of scaled_dot_product_attention, whose CPU kernel multiplies small tiles. A softmax is its
-    exponentials over their sum; subtracting the maximum first only guards against overflow, and costs as much as all
-    the rest. So it is left out, and a block whose sums came near the format's limits is computed again with it.
-    Powers of 2 are a quarter cheaper than those of e. Fresh memory costs as much as a product, so all blocks of all
-    layers write their scores to the same place.
+    The CPU kernel of scaled_dot_product_attention multiplies small tiles, which is slower. A softmax is its
+    exponentials over their sum; subtracting the maximum first only guards against overflow, and means going through
+    all scores twice more. So it is left out, and a block whose sums came near the format's limits is computed again
+    with it. Powers of 2 are cheaper than those of e. Fresh memory is dear, so all blocks of all layers write their
+    scores to the same place.
     """
     count, heads, length, size = q.shape
     if scale != BASE_2:

@@ -29,7 +29,7 @@ FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
 _Scores: TypeAlias = dict[str, float]
 #: Payload, final score, the score of each stage.
 _Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
-#: Chunks that MaxSim scores in one request of the embedded engine: some five milliseconds for 160 tokens each.
+#: Chunks that MaxSim scores in one request of the embedded engine; few, because the event loop waits for each request.
 _MAXSIM_AT_ONCE = 16
 
 
@@ -41,6 +41,9 @@ class QueryVectors:
         dense: float32 ``[dimension]``, L2-normalised.
         lexical: BM25 terms; None leaves BM25 out.
         tokens: float32 ``[tokens, dimension]`` for the MaxSim stage; None leaves it out.
+
+    Raises:
+        NonFiniteVectorError: ``dense`` or ``tokens`` holds NaN or infinity.
     """
 
     dense: Vectors
