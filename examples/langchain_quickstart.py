@@ -1,6 +1,9 @@
-"""LangChain: a retriever over a folder, with late chunking, hybrid search and reranking.
+"""LangChain: a retriever over a folder, with situated chunks, hybrid search and reranking.
 
 python -m examples.langchain_quickstart "Who approves my expense claim?"
+
+Chunks are situated as `PipelineConfig.fast` does it: their headings lead them, and their neighbours are mixed into
+their vectors. `PipelineConfig.quality` adds late chunking, among others.
 """
 
 from __future__ import annotations

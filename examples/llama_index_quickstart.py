@@ -1,6 +1,9 @@
-"""LlamaIndex: a query engine over a folder, with late chunking, hybrid search and reranking.
+"""LlamaIndex: a retriever over a folder and a reranker behind it, with situated chunks and hybrid search.
 
 python -m examples.llama_index_quickstart "Who approves my expense claim?"
+
+Chunks are situated as `PipelineConfig.fast`, the default, does it: their headings lead them, and their neighbours are
+mixed into their vectors. `PipelineConfig.quality` (``config=...``) adds late chunking, among others.
 """
 
 from __future__ import annotations
