@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.async_client_base import AsyncQdrantBase
 from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.client_base import QdrantBase
@@ -25,7 +25,8 @@ from tenacity import (
     stop_after_attempt,
 )
 
-from situate.chunkers.errors import ServerError
+from situate.chunkers.errors import InputError, ServerError
+from situate.retrievers.columns import rows_of_columns
 
 #: How often a call is tried (on every node of a cluster), and how long it waits before all nodes are tried once more
 #: (seconds): a random time that may double each time.
@@ -36,7 +37,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 _TEMPORARY_STATUS = frozenset({429, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED})
 
-#: What is not tried again: uploads do so batch by batch, the others talk to no server.
+#: What is not tried again as a whole: uploads go on batch by batch, the others talk to no server.
 _ONCE = frozenset({"upload_points", "upload_collection", "migrate", "close"})
 
 
@@ -74,7 +75,7 @@ class ServerClient(QdrantClient):
     """
 
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
-        urls = [url] if isinstance(url, str) else list(url)
+        urls = _urls(url)
         super().__init__(url=urls[0], **options)
         # The same connection, with retries: the base class offers no seam to hand in a backend.
         self._client.__class__ = _PatientRemote
@@ -100,13 +101,20 @@ class AsyncServerClient(AsyncQdrantClient):
     """
 
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
-        urls = [url] if isinstance(url, str) else list(url)
+        urls = _urls(url)
         super().__init__(url=urls[0], **options)
         self._client.__class__ = _AsyncPatientRemote
         others = [AsyncQdrantClient(url=other, **options) for other in urls[1:]]
         nodes = [self._client, *(other._client for other in others)]
         self._client.others = others  # type: ignore[attr-defined]
         self._client.patience = _Patience(nodes, urls, attempts)  # type: ignore[attr-defined]
+
+
+def _urls(url: str | Sequence[str]) -> list[str]:
+    urls = [url] if isinstance(url, str) else list(url)
+    if not urls:
+        raise InputError("url is an empty list: name the server, or the nodes of one cluster")
+    return urls
 
 
 _Node = TypeVar("_Node")
@@ -189,6 +197,20 @@ class _PatientRemote(QdrantRemote):
         for other in self.others:
             other.close(grpc_grace=grpc_grace, **kwargs)
         super().close(grpc_grace=grpc_grace, **kwargs)
+
+    def upload_collection(  # type: ignore[override]  # likewise
+        self,
+        collection_name: str,
+        vectors: Any,
+        payload: Iterable[dict[Any, Any]] | None = None,
+        ids: Iterable[Any] | None = None,
+        batch_size: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        """`upload_points` of columns."""
+        rows = rows_of_columns(vectors, payload, ids)
+        points = (models.PointStruct(id=id_, vector=vector, payload=own) for id_, vector, own in rows)
+        self.upload_points(collection_name, points, batch_size, **kwargs)
 
     def upload_points(  # type: ignore[override]  # what it does not name it has no use for
         self,

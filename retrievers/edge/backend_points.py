@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
-from uuid import uuid4
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from situate.chunkers.errors import InputError
+from situate.retrievers.columns import rows_of_columns
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.errors import engine_errors
 from situate.retrievers.edge.translate_filters import edge_filter, edge_point_id
@@ -98,16 +97,7 @@ class PointsBackend(BackendBase):
         update_mode: types.UpdateMode | None = None,
         **kwargs: Any,
     ) -> None:
-        rows: Iterable[Any] = _rows(vectors)
-        if isinstance(vectors, dict):
-            lengths = {name: len(column) for name, column in vectors.items()}
-            if len(set(lengths.values())) > 1:
-                raise InputError(f"each named vector needs as many rows as the others, got {lengths}")
-            columns = [_rows(column) for column in vectors.values()]
-            rows = (dict(zip(vectors, row, strict=True)) for row in zip(*columns, strict=True))
-        given_ids = (str(uuid4()) for _ in itertools.count()) if ids is None else ids
-        payloads = itertools.repeat(None) if payload is None else payload
-        points = zip(given_ids, rows, payloads, strict=False)
+        points = rows_of_columns(vectors, payload, ids)
         self._upload(collection_name, points, batch_size, update_filter, update_mode)
 
     def update_vectors(
@@ -314,15 +304,6 @@ def apply_operation(backend: QdrantBase, name: str, operation: Any) -> types.Upd
     if isinstance(operation, models.DeleteVectorsOperation):
         return backend.delete_vectors(name, operation.delete_vectors.vector, _either(operation.delete_vectors))
     raise InputError(f"Unknown update operation: {type(operation).__name__}")
-
-
-def _rows(column: Any) -> Iterable[Any]:
-    """The rows as lists; those of an array some at a time, since it may be mapped from a file larger than RAM."""
-    if not isinstance(column, np.ndarray):
-        rows: Iterable[Any] = iter(column)
-        return rows
-    batches: Iterable[list[Any]] = (column[i : i + BATCH].tolist() for i in range(0, len(column), BATCH))
-    return itertools.chain.from_iterable(batches)
 
 
 def _id(value: Any) -> int | str:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import numpy as np
 import pytest
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from situate.chunkers.errors import ServerError
+from situate.chunkers.errors import InputError, ServerError
 from situate.retrievers import open_async_client, open_client, server
 from situate.retrievers.server import AsyncServerClient, ServerClient
 
@@ -130,6 +131,23 @@ def test_a_server_that_restarts_in_the_middle_of_an_upload(stand_in: StandIn) ->
     assert "4 attempts" in message
     assert KEY not in message
     client.close()
+
+
+@pytest.mark.parametrize("stand_in", [[*[None] * 3, *[503] * 9]], indirect=True)
+def test_columns_are_uploaded_like_points(stand_in: StandIn) -> None:
+    client = ServerClient(stand_in.url, attempts=4, api_key=KEY, check_compatibility=False)
+    with pytest.raises(ServerError, match="30 points were written"):
+        client.upload_collection("c", np.zeros((100, 2)), ids=range(100), batch_size=10)
+    assert stand_in.upserts == [list(range(10)), list(range(10, 20)), list(range(20, 30))]
+    with pytest.raises(InputError, match="as many rows"):
+        client.upload_collection("c", {"a": np.zeros((2, 2)), "b": np.zeros((3, 2))})
+    client.close()
+
+
+@pytest.mark.parametrize("client", [ServerClient, AsyncServerClient])
+def test_no_url_at_all(client: Any) -> None:
+    with pytest.raises(InputError, match="empty list"):
+        client([])
 
 
 @pytest.mark.parametrize("stand_in", [["stall"] * 10], indirect=True)
