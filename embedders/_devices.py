@@ -16,7 +16,7 @@ def chosen_device(device: str) -> torch.device:
     """The device that ``device`` names; "auto" is the first of CUDA, MPS and CPU that is there.
 
     Raises:
-        InputError: torch does not know the name.
+        InputError: torch does not know the name, or there is no such CUDA device.
     """
     import torch
 
@@ -28,11 +28,17 @@ def chosen_device(device: str) -> torch.device:
         if device == "cuda" and torch.cuda.is_available():
             # "cuda" and "cuda:0" are one device, whose weights are there once.
             return torch.device("cuda", torch.cuda.current_device())
-        return torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError as error:
         raise InputError(
             f"device {device!r} is not one that torch knows: use 'auto', 'cpu', 'cuda:0' or 'mps'"
         ) from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices (a build of torch "
+            "without CUDA sees none). Use 'auto', or 'cpu'"
+        )
+    return chosen
 
 
 def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:

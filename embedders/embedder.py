@@ -77,6 +77,10 @@ class Embedder:
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
         encoder: What turns texts into vectors, in place of the model's own `Encoder` (a server, say).
+
+    Raises:
+        InputError: ``dimensions`` or ``layers`` is less than 1, or ``extension`` is no known method. Other settings are
+            checked against the model, when it is looked up.
     """
 
     def __init__(

@@ -300,3 +300,11 @@ def test_a_model_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> 
     (tmp_path / "y").rename(tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=rf"1 weights of BertModel are not in .+ \({lost}, say\)"):
         Encoder(tmp_path, device="cpu").encode([SpanText("x")])
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("gpu", "not one that torch knows"), ("cuda:99", r"is not there: torch sees \d+ CUDA devices")]
+)
+def test_a_device_that_is_not_there(device: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Embedder(device=device).embed_queries(["Where?"])
