@@ -45,6 +45,7 @@ def rows_of_columns(
 
 def _rows(column: Any) -> Iterable[Any]:
     if not isinstance(column, np.ndarray):
-        return iter(column)
+        rows: Iterable[Any] = iter(column)
+        return rows
     batches = (column[i : i + _AT_ONCE].tolist() for i in range(0, len(column), _AT_ONCE))
     return itertools.chain.from_iterable(batches)
