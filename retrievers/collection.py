@@ -163,7 +163,7 @@ class Collection:
         dot = built_with["encoder"].get("similarity") == "dot"
         distance = models.Distance.DOT if dot else models.Distance.COSINE
         vectors = {DENSE: models.VectorParams(size=dimension, distance=distance)}
-        vectors |= vector_params(config, dimension)
+        vectors |= vector_params(config, dimension, distance)
         if config.token_vectors is not None:
             vectors[TOKENS] = models.VectorParams(
                 size=dimension,

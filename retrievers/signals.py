@@ -105,20 +105,20 @@ class SignalEncoder:
         return made
 
 
-def vector_params(config: PipelineConfig, dimension: int) -> dict[str, models.VectorParams]:
-    """The collection's further dense vectors."""
+def vector_params(config: PipelineConfig, dimension: int, distance: models.Distance) -> dict[str, models.VectorParams]:
+    """The collection's further dense vectors, compared as the chunks' own are."""
     from qdrant_client import models
 
     params: dict[str, models.VectorParams] = {}
     if config.document is not None and config.document.dense:
         # Only ever scores the documents of candidates: a graph over them would serve nobody.
         params[DOCUMENT] = models.VectorParams(
-            size=dimension, distance=models.Distance.COSINE, hnsw_config=models.HnswConfigDiff(m=0)
+            size=dimension, distance=distance, hnsw_config=models.HnswConfigDiff(m=0)
         )
     if config.questions:
         params[QUESTIONS] = models.VectorParams(
             size=dimension,
-            distance=models.Distance.COSINE,
+            distance=distance,
             multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
         )
     return params

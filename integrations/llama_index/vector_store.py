@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -74,6 +74,8 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         sparse_vector_name: The named vector that holds BM25 terms.
         lexical: How BM25 vectors are made; None for a store without them.
         metadata_keys: Metadata keys that filters use often; each gets a payload index.
+        similarity: How a new collection compares vectors, "cosine" or "dot"; None for what ``embedder``'s model was
+            trained with, cosine without an embedder.
     """
 
     stores_text: bool = True
@@ -86,6 +88,8 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         default=LexicalScheme(context=(), neighbours=0.0), description="How BM25 vectors are made."
     )
     metadata_keys: list[str] = Field(default_factory=list, description="Metadata keys with a payload index.")
+
+    similarity: Literal["cosine", "dot"] | None = Field(default=None, description="How vectors are compared.")
 
     _client: Any = PrivateAttr(default=None)
     _given: bool = PrivateAttr(default=False)
@@ -171,12 +175,12 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
             if self._exists():
                 return
             sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
+            similarity = self.similarity or ("cosine" if self._embedder is None else self._embedder.similarity)
+            distance = models.Distance.DOT if similarity == "dot" else models.Distance.COSINE
             try:
                 self.client.create_collection(
                     self.collection_name,
-                    vectors_config={
-                        self.dense_vector_name: models.VectorParams(size=dimension, distance=models.Distance.COSINE)
-                    },
+                    vectors_config={self.dense_vector_name: models.VectorParams(size=dimension, distance=distance)},
                     sparse_vectors_config={self.sparse_vector_name: sparse} if self.lexical is not None else None,
                     metadata={_OURS: _fingerprint(self._embedder)} if self._embedder is not None else None,
                 )

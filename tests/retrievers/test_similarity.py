@@ -11,8 +11,8 @@ from qdrant_client import models
 
 from situate.chunkers import Document
 from situate.embedders import Embedder, Family
-from situate.retrievers import Index, PipelineConfig
-from situate.retrievers.payload import DENSE
+from situate.retrievers import DocumentSignals, Index, PipelineConfig
+from situate.retrievers.payload import DENSE, DOCUMENT, QUESTIONS
 
 DOT = Family(name="dot", source="this test", normalize=False, similarity="dot", max_tokens=128)
 DOCUMENTS = [
@@ -35,10 +35,15 @@ def bare(tmp_path: Path, minilm_path: str) -> Path:
 @pytest.mark.parametrize(("family", "distance"), [(None, models.Distance.COSINE), (DOT, models.Distance.DOT)])
 def test_the_collection_compares_as_the_model_was_trained(bare, minilm_path, family, distance) -> None:
     embedder = Embedder(minilm_path if family is None else bare, family=family, dtype="float32")
+    config = PipelineConfig.plain().with_(document=DocumentSignals(dense=1e-9, lexical=0.0), questions=1e-9)
+    with Index(embedder, config=config) as index:
+        index.add(DOCUMENTS)
+        stored = index.client.get_collection(index.collection).config.params.vectors
+        assert {name: params.distance for name, params in stored.items()} == dict.fromkeys(
+            (DENSE, DOCUMENT, QUESTIONS), distance
+        )
     with Index(embedder, config=PipelineConfig.plain()) as index:
         index.add(DOCUMENTS)
-        stored = index.client.get_collection(index.collection).config.params.vectors[DENSE]
-        assert stored.distance == distance
         hits = index.search("Who makes honey?", k=3).hits
     query = embedder.embed_queries(["Who makes honey?"])[0]
     vectors = embedder.embed_documents([document.text for document in DOCUMENTS])

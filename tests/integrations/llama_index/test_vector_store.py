@@ -20,6 +20,7 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
 )
 from llama_index.vector_stores.qdrant import QdrantVectorStore
+from qdrant_client import models
 
 from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
 from situate.integrations.llama_index import SituateVectorStore
@@ -60,6 +61,21 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SituateVec
         case _:
             store = SituateVectorStore(client=EdgeClient(":memory:"), collection_name="theirs")
     yield store
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "distance"),
+    [({}, models.Distance.COSINE), ({"similarity": "dot"}, models.Distance.DOT)],
+)
+def test_vectors_are_compared_as_they_were_meant_to_be(settings: dict[str, Any], distance: models.Distance) -> None:
+    store = SituateVectorStore(**settings)
+    store.add(
+        [TextNode(id_="short", text="a", embedding=[1.0, 0.0]), TextNode(id_="long", text="b", embedding=[2.0, 2.0])]
+    )
+    assert store.client.get_collection("llama_index").config.params.vectors["dense"].distance == distance
+    found = store.query(VectorStoreQuery(query_embedding=[1.0, 0.0], similarity_top_k=1))
+    assert found.ids == ["long" if settings else "short"]
     store.close()
 
 
