@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.quality import CACHE
 from examples.asking import load_questions
 from situate.chunkers import read_documents
-from situate.embedders import Embedder
+from situate.embedders import ChunkScheme, Embedder
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, Comparison
 
@@ -33,6 +33,7 @@ def main() -> None:
     lexical = presets["fast"].lexical
     assert lexical is not None
     presets["fast - BM25 neighbours"] = presets["fast"].with_(lexical=replace(lexical, neighbours=0.0))
+    presets["late chunking"] = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
     presets["quality - MaxSim"] = presets["quality"].with_(token_vectors=None)
     presets["quality - late chunking"] = presets["quality"].with_(dense=presets["fast"].dense)
     for name, preset in presets.items():

@@ -55,7 +55,7 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
             `situate.chunkers.Chunker`. None: Markdown by its structure and other text recursively, in chunks of up to
             ``chunk_size`` tokens of the model.
         chunk_size: Size of the default splitter's chunks.
-        scheme: How chunks become vectors.
+        scheme: How chunks become vectors: late chunking, mixed half and half with the chunk alone behind its headings.
         situators: Write what situates the chunks (`situate.chunkers.Situator`), in this order, before the vectors are
             made; a ``scheme`` with ``context`` reads it.
         context_key: The metadata key that shows what situates a node to language and embedding models.
@@ -65,7 +65,9 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
     embed_model: SituateEmbedding = Field(default_factory=SituateEmbedding, description="Makes the vectors.")
     splitter: Any = Field(default=None, description="Any node parser or chunker; None for the default.")
     chunk_size: int = Field(default=200, gt=0, description="Tokens per chunk of the default splitter.")
-    scheme: ChunkScheme = Field(default=ChunkScheme(late=True), description="How chunks become vectors.")
+    scheme: ChunkScheme = Field(
+        default=ChunkScheme(late=True, context=("headings",)), description="How chunks become vectors."
+    )
     situators: list[Any] = Field(default_factory=list, description="Write context before vectors are made.")
     context_key: str = Field(default="context", min_length=1, description="Metadata key of the visible context.")
     context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context shown there.")

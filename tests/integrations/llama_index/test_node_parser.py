@@ -122,7 +122,7 @@ def test_metadata_shows_the_context_and_hides_the_stamp(embed_model: SituateEmbe
     assert document.metadata == {"title": "Handbook", "path": "x.md"}
     assert document.excluded_llm_metadata_keys == ["path"]
     stamp = json.loads(costs.metadata["situate"])
-    assert stamp["scheme"] == {"late": True}
+    assert stamp["scheme"] == {"late": True, "context": ["headings"]}
     assert stamp["span"] == [costs.start_char_idx, costs.end_char_idx]
     assert stamp["model"].startswith("sentence-transformers/all-MiniLM-L6-v2@")
     other = nodes_of(parser, Document(text=HANDBOOK + "More.", id_="d", metadata=document.metadata))
