@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -92,7 +90,6 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
     embedder = Embedder(model, encoder=CachedEncoder.of(plain, cache))
     chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
     chosen = {name: config for name, config in configurations().items() if names is None or name in names}
-    latencies: dict[str, float] = {}
     with ExitStack() as stack:
         searches: dict[str, Callable[[str], Iterator[Hit]]] = {}
         # Those with token vectors first: what the model makes for them serves the others as well.
@@ -100,7 +97,7 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
         for name, config in tqdm(order, desc=f"indexing {data.name}", unit="configuration"):
             index = stack.enter_context(Index(embedder, chunker=chunker, config=config))
             index.add(document for document in data.documents if document.text.strip())
-            searches[name] = _search(name, index, latencies)
+            searches[name] = _search(name, index)
         searches = {name: searches[name] for name in chosen}
         comparison = compare(
             data,
@@ -110,29 +107,22 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
         )
     baseline = RRF if RRF in chosen else next(iter(chosen))
     print(f"\n{comparison.table(baseline)}\n\nDifferences: points over {baseline!r} [95 % paired bootstrap]\n")
-    print("\n".join(f"{name}: {1000 * seconds:.1f} ms a query (median)" for name, seconds in latencies.items()))
     RESULTS.mkdir(exist_ok=True)
     written = RESULTS / f"quality-{data.name}"
     comparison.plot(written.with_suffix(".png"), (SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0], baseline)
     about = {
         "model": model,
+        "dtype": getattr(plain.encoder, "dtype", None),
         "machine": platform.processor() or platform.machine(),
         "versions": {name: version(name) for name in ("situate", "torch", "transformers", "qdrant-edge-py")},
-        "seconds_per_query": latencies,
     }
     results = json.loads(comparison.to_json(baseline)) | about
     written.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def _search(name: str, index: Index, latencies: dict[str, float]) -> Callable[[str], Iterator[Hit]]:
-    times: list[float] = []
-
+def _search(name: str, index: Index) -> Callable[[str], Iterator[Hit]]:
     def search(query: str) -> Iterator[Hit]:
-        started = time.perf_counter()
-        hits = _lexical_only(index, query) if name.startswith("BM25") else list(index.search(query, k=100))
-        times.append(time.perf_counter() - started)
-        latencies[name] = statistics.median(times)
-        return iter(hits)
+        return iter(_lexical_only(index, query) if name.startswith("BM25") else index.search(query, k=100))
 
     return search
 
