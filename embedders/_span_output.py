@@ -11,7 +11,7 @@ import numpy as np
 from situate.chunkers.errors import NonFiniteVectorError
 from situate.embedders._pooling import Part, Reading, ReadingRules, combined, normalised, pooled_parts, read
 from situate.embedders._scheduler import Done, Reduction, Work
-from situate.embedders._tokens import TextTokenizer
+from situate.embedders._tokens import Ids, TextTokenizer
 from situate.embedders.types import Encoded, Pooling, SpanText, Vectors
 
 if TYPE_CHECKING:
@@ -46,17 +46,21 @@ def readings_of(
 
 
 def work_of(readings: Sequence[Reading], pooling: Pooling, token_vectors: bool) -> Work:
-    """What a scheduler is asked for these texts."""
-    sequences = [ids for reading in readings for ids in reading.sequences]
+    """What a scheduler is asked for these texts; what is there several times is read once."""
+    sequences: list[Ids] = []
+    places: dict[bytes, int] = {}
     segments: list[tuple[int, int, int, int]] = []
     kept: list[tuple[int, int, int]] = []
-    first = 0
     for reading in readings:
+        at: list[int] = []
+        for ids in reading.sequences:
+            at.append(places.setdefault(ids.tobytes(), len(sequences)))
+            if at[-1] == len(sequences):
+                sequences.append(ids)
         for parts in reading.spans:
-            segments += [(first + p.sequence, p.start, p.end, p.weight) for p in pooled_parts(parts, pooling)]
+            segments += [(at[p.sequence], p.start, p.end, p.weight) for p in pooled_parts(parts, pooling)]
             if token_vectors:
-                kept += [(first + p.sequence, p.start, p.end) for p in parts]
-        first += len(reading.sequences)
+                kept += [(at[p.sequence], p.start, p.end) for p in parts]
     return Work(
         sequences=sequences,
         segments=np.array(segments, dtype=np.int64).reshape(-1, 4),

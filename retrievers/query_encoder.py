@@ -80,13 +80,16 @@ class QueryEncoder:
     def encode_many(self, several: Sequence[WrittenQuery]) -> list[QueryVectors]:
         """The vectors of queries, made together."""
         embedder = self.embedder
-        tokens = embedder.embed_query_tokens([w.asked for w in several]) if self.token_vectors else None
         queries = [text for w in several for text in w.of_role("query")]
         documents = [text for w in several for text in w.of_role("document")]
-        rows = {
-            "query": embedder.embed_queries(queries) if queries else (),
-            "document": embedder.embed_documents(documents) if documents else (),
-        }
+        rows: dict[str, Vectors | tuple[()]] = {}
+        tokens: Sequence[Vectors] | None
+        if self.token_vectors and self.local:
+            rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.asked for w in several])
+        else:
+            tokens = embedder.embed_query_tokens([w.asked for w in several]) if self.token_vectors else None
+            rows["query"] = embedder.embed_queries(queries) if queries else ()
+        rows["document"] = embedder.embed_documents(documents) if documents else ()
         return list(self._joined(several, rows, tokens))
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:

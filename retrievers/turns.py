@@ -40,10 +40,12 @@ def in_this_process(model: object) -> bool:
     """Whether a model computes in this process (and no server does it). The first time this may read its files."""
     from situate import embedders as e
 
-    if isinstance(model, e.Embedder):
-        model = model.encoder
     encoders = e.Encoder | e.LibraryEncoder | e.MultiVectorEmbedder
-    return isinstance(model, encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model)
+    here = encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model
+    # An embedder has an encoder, and so has a cache in front of one.
+    while not isinstance(model, here) and (beneath := getattr(model, "encoder", None)) is not None:
+        model = beneath
+    return isinstance(model, here)
 
 
 _here = threading.local()

@@ -291,6 +291,27 @@ def test_token_vectors_leave_out_special_tokens_and_the_instruction(minilm_path)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_queries_and_their_tokens_come_out_of_one_pass(minilm_path):
+    instructed = Embedder(minilm_path, query_instruction="search: ", dtype="float32", device="cpu")
+    texts = [*TEXTS, "another"]
+    rows, matrices = instructed.embed_queries_with_tokens(texts, TEXTS)
+    np.testing.assert_allclose(rows, instructed.embed_queries(texts), atol=1e-6)
+    for got, wanted in zip(matrices, instructed.embed_query_tokens(TEXTS), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_what_is_asked_twice_is_read_once():
+    from situate.embedders._pooling import Part, Reading
+    from situate.embedders._span_output import work_of
+
+    ids, other = np.array([1, 5, 2]), np.array([1, 6, 2])
+    whole, words = [Part(0, 0, 3)], [Part(0, 1, 2)]
+    work = work_of([Reading([ids], [whole]), Reading([other], [whole]), Reading([ids.copy()], [words])], "mean", True)
+    assert [sequence.tolist() for sequence in work.sequences] == [[1, 5, 2], [1, 6, 2]]
+    assert work.segments.tolist() == [[0, 0, 3, 1], [1, 0, 3, 1], [0, 1, 2, 1]]
+    assert work.kept.tolist() == [[0, 0, 3], [1, 0, 3], [0, 1, 2]]
+
+
 def test_a_text_without_words_has_no_token_vectors(embedder):
     shapes = [matrix.shape for matrix in embedder.embed_document_tokens(["", "one two", " \n", "three"])]
     assert shapes == [(0, 384), (2, 384), (0, 384), (1, 384)]
