@@ -26,7 +26,7 @@ TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
 _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
 
 #: Each computes for 0.05 ms before it waits for anything.
-_PACE = Pace(32)
+_PACE = Pace(16)
 
 
 class Retriever:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 #: LangChain computes 0.1 ms before it calls a retriever.
-_PACE = Pace(16)
+_PACE = Pace(8)
 
 
 class IndexRetriever(BaseRetriever):

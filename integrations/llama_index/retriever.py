@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 #: LlamaIndex computes 0.1 ms before it calls a retriever.
-_PACE = Pace(16)
+_PACE = Pace(8)
 
 
 class SituateStepsEvent(BaseEvent):
