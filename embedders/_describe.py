@@ -85,14 +85,14 @@ def _said(family: Family) -> str:
 
 
 def _lengths(embedder: Embedder, family: Family, encoder: SpanEncoder | None) -> str:
+    unknown = "a number of tokens that is not known: give max_tokens="
+    if encoder is None:
+        most, trained = family.max_tokens, family.trained_tokens or family.max_tokens
+        return unknown if most is None else f"up to {most} tokens, trained on {trained}"
     try:
-        if encoder is not None:
-            return f"up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}"
+        return f"up to {embedder.max_tokens} tokens, trained on {embedder.trained_tokens}"
     except ConventionError:
-        pass
-    if family.max_tokens is None:
-        return "a number of tokens that is not known: give max_tokens="
-    return f"up to {family.max_tokens} tokens, trained on {family.trained_tokens or family.max_tokens}"
+        return unknown
 
 
 def _shown(text: SpanText) -> str:

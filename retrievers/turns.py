@@ -48,7 +48,7 @@ def in_this_process(model: object) -> bool:
     return isinstance(model, here)
 
 
-_here = threading.local()
+_of_thread = threading.local()
 
 
 def give_way() -> None:
@@ -56,12 +56,12 @@ def give_way() -> None:
 
     Does nothing outside of `Threads`: nobody waits behind a call that is not asynchronous.
     """
-    if getattr(_here, "serves_a_loop", False):
+    if getattr(_of_thread, "serves_a_loop", False):
         time.sleep(_WAY)
 
 
 def _serve() -> None:
-    _here.serves_a_loop = True
+    _of_thread.serves_a_loop = True
 
 
 class Turns:
