@@ -1,6 +1,6 @@
 """Linear layers with weights laid out ahead for oneDNN.
 
-With AVX512 they are a fifth faster in bfloat16 and nearly twice in float32.
+With AVX512 they are the faster ones; without it, in float32, in short passes only.
 
 The operators are torch's own but private (torch.compile uses them). So everything here is behind `prepacking_works`,
 which compares them with the public operator once, and the layers fall back to that.
@@ -25,7 +25,7 @@ _FUSED: dict[Activation, tuple[str, list[float], str]] = {
     "relu": ("relu", [], ""),
 }
 _TYPICAL_TOKENS = 2048
-#: A pass of so few tokens is a fifth faster on prepacked weights, whatever the processor.
+#: A pass of so few tokens is faster on prepacked weights, whatever the processor.
 _SHORT_TOKENS = 48
 #: Weights of at most so many bytes are kept in both layouts, where the long passes want the plain one: MiniLM's and
 #: their like, 40 MB more in all. A larger model would cost more memory than a query's milliseconds are worth.
@@ -137,7 +137,7 @@ def activated(x: torch.Tensor, activation: Activation) -> torch.Tensor:
 
 
 def prepacking_pays(dtype: torch.dtype) -> bool:
-    """Whether prepacked products are faster in long passes: without AVX512, MKL's in float32 are a tenth ahead."""
+    """Whether prepacked products are faster in long passes: without AVX512, MKL's in float32 are ahead."""
     without = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch._C.has_mkl
     return dtype != torch.float32 or not without
 

@@ -88,7 +88,7 @@ def _merged(conditions: Any) -> Any:
     """The conditions of which any may hold, with those that match one field by value made one.
 
     The engine reads a point's payload once for each condition on a field without an index: ten thousand of them over
-    payloads of a megabyte take it most of a minute, and one that matches any of ten thousand values no time.
+    large payloads take it long, and one that matches any of ten thousand values no time.
     """
     if not isinstance(conditions, list | tuple) or len(conditions) < 2:
         return conditions
