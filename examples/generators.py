@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,13 +61,28 @@ class ChatEndpoint:
         key: The API key, if any; it is in no repr and no error.
         temperature: 0.7 as in HyDE's paper, so that drafts differ.
         timeout: Seconds for one answer.
+        max_tokens: Length of an answer, at most.
+
+    Attributes:
+        usage: Tokens of all answers so far, as the server counted them ("prompt_tokens", "completion_tokens").
     """
 
-    def __init__(self, url: str, model: str, key: str = "", *, temperature: float = 0.7, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        key: str = "",
+        *,
+        temperature: float = 0.7,
+        timeout: float = 60.0,
+        max_tokens: int = 300,
+    ) -> None:
         self.url = url.rstrip("/")
         self.model = model
         self.temperature = temperature
         self.timeout = timeout
+        self.max_tokens = max_tokens
+        self.usage: Counter[str] = Counter()
         self._key = key
 
     @classmethod
@@ -92,11 +108,19 @@ class ChatEndpoint:
     async def _ask(self, client: httpx.AsyncClient, prompt: Prompt) -> str:
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
         messages.append({"role": "user", "content": prompt.prefix + prompt.text})
-        body = {"model": self.model, "messages": messages, "temperature": self.temperature, "max_tokens": 300}
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+        }
         try:
             response = await client.post(f"{self.url}/chat/completions", json=body)
             response.raise_for_status()
             values: Any = response.json()
-            return str(values["choices"][0]["message"]["content"] or "")
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            answer = str(values["choices"][0]["message"]["content"] or "")
+            used = values.get("usage") or {}  # not every server counts
+            self.usage.update({name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")})
+            return answer
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise GenerationError(f"the language model at {self.url} failed: {type(error).__name__}") from error

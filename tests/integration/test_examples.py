@@ -217,7 +217,12 @@ async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         requests.append(head + await reader.readexactly(length))
         broken = b"broken" in requests[-1]
-        body = b"{}" if broken else json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
+        usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
+        answer = {
+            "choices": [{"message": {"content": "Yes."}}],
+            "usage": None if b"uncounted" in requests[-1] else usage,
+        }
+        body = b"{}" if broken else json.dumps(answer).encode()
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         await writer.drain()
         writer.close()
@@ -236,6 +241,9 @@ async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.
         assert requests[0].startswith(b"POST /v1/chat/completions")
         assert b"Bearer a-secret" in requests[0]
         assert [message["content"] for message in sent["messages"]] == ["Be brief.", "A document. Well?"]
+        assert endpoint.usage == {"prompt_tokens": 12, "completion_tokens": 2}
+        assert await endpoint.agenerate([Prompt("uncounted")]) == ["Yes."]
+        assert endpoint.usage == {"prompt_tokens": 12, "completion_tokens": 2}
         with pytest.raises(GenerationError) as caught:
             await endpoint.agenerate([Prompt("broken")])
         assert "a-secret" not in str(caught.value)
