@@ -9,7 +9,7 @@ from typing import Any
 from qdrant_client import QdrantClient
 
 from situate.retrievers.edge.backend import EdgeBackend
-from situate.retrievers.edge.inference import PlainVectorInspector
+from situate.retrievers.edge.inference import PlainVectorInspector, ShallowQueries
 from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
 
 
@@ -17,7 +17,7 @@ def _client_of(path: str, options: dict[str, bool]) -> EdgeClient:
     return EdgeClient(path, **options)
 
 
-class EdgeClient(QdrantClient):
+class EdgeClient(ShallowQueries, QdrantClient):
     """A `QdrantClient` over Qdrant Edge, Qdrant's own engine in this process.
 
     Usable wherever a `QdrantClient` is. Clients of the same path in one process share one store; another process gets
@@ -33,7 +33,9 @@ class EdgeClient(QdrantClient):
         read_only: Open a snapshot file, or the newest full snapshot in a store's folder, beside the store's writer. It
             is unpacked into a temporary folder and cannot be changed.
 
-    A store that is open in this process already keeps the options that it was opened with.
+    A store that is open in this process already keeps the options that it was opened with. Unlike on a server, payloads
+    are read into the operating system's page cache when a collection is opened; one made with `on_disk_payload=True`
+    leaves them on disk.
 
     Raises:
         StoreLockedError: Another process has the store open.

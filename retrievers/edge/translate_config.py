@@ -191,6 +191,17 @@ def named_vectors(vectors: Any) -> dict[str, models.VectorParams]:
     return dict(vectors)
 
 
+def _payload_memory(config: models.CreateCollection) -> edge.Memory | None:
+    """Read into the page cache when a shard is loaded, unless something else was asked for.
+
+    The engine's default is to leave payloads on disk, as on a server that holds many collections. After every
+    optimisation the first searches then wait for the disk, once a hit: longer than the search itself takes.
+    """
+    if config.payload is not None:
+        return pick(MEMORY, config.payload.memory, "memory")
+    return edge.Memory.Cached if config.on_disk_payload is None else None
+
+
 def edge_config(config: models.CreateCollection, *, wal: bool | None = None) -> edge.EdgeConfig:
     """The engine's configuration of a shard that holds the whole collection.
 
@@ -205,7 +216,7 @@ def edge_config(config: models.CreateCollection, *, wal: bool | None = None) -> 
         hnsw_config=edge_hnsw(config.hnsw_config),
         quantization_config=edge_quantization(config.quantization_config),
         optimizers=edge_optimizers(config.optimizers_config),
-        payload_memory=None if config.payload is None else pick(MEMORY, config.payload.memory, "memory"),
+        payload_memory=_payload_memory(config),
         id_tracker_memory=None if config.id_tracker is None else pick(MEMORY, config.id_tracker.memory, "memory"),
         wal_enabled=wal,
     )
