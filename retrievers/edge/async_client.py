@@ -17,7 +17,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend import EdgeBackend
 from situate.retrievers.edge.client import EdgeClient
-from situate.retrievers.edge.inference import PlainVectorInspector
+from situate.retrievers.edge.inference import PlainVectorInspector, ShallowQueries
 from situate.retrievers.edge.store import MEMORY, StoreOptions, open_store
 
 #: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.
@@ -79,7 +79,7 @@ def _give_back(backend: EdgeBackend) -> None:
     backend.close()
 
 
-class AsyncEdgeClient(AsyncQdrantClient):
+class AsyncEdgeClient(ShallowQueries, AsyncQdrantClient):
     """An `AsyncQdrantClient` over Qdrant Edge. It shares its store with every client of the same path.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from qdrant_client import models
@@ -23,6 +24,18 @@ class PlainVectorInspector(Inspector):
         if type(points) is models.NearestQuery and type(points.nearest) in _PLAIN:
             return False
         return super().inspect(points)
+
+
+class ShallowQueries:
+    """Goes before qdrant-client's class: queries of a batch are copied without their vectors and filters.
+
+    The original copies each request deeply to change one field of it, number by number: half a millisecond for two
+    plain vectors.
+    """
+
+    def _resolve_query_request(self, query: models.QueryRequest) -> models.QueryRequest:
+        resolve: Callable[[Any], Any] = getattr(self, "_resolve_query")  # noqa: B009 - of the class that follows
+        return query.model_copy(update={"query": resolve(query.query)})
 
 
 def _is_plain(point: Any) -> bool:
