@@ -3,11 +3,17 @@
 An operator that is spread over the cores makes them wait for one another at its end, hundreds of times in a pass, and
 the products of a small model are too short for that. So a pass over many sequences is dealt out instead: every core
 takes a share of the sequences through the whole model, and they meet once.
+
+A pass that cannot be dealt out is spread over the cores, operator by operator. Where other processes want the cores,
+too, that goes badly wrong: of the threads that wait for one another one has no core, while the others burn theirs
+waiting, and a query takes many times as long (benchmarks/crowded.py). The operating system counts how often it took the
+core away from a thread, which tells such a pass from a slow one; for a while then, one core computes alone.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -15,6 +21,11 @@ import torch
 
 #: Shares of fewer tokens are not worth the handing over, which costs as much as some ten tokens.
 _SMALLEST_SHARE = 128
+#: A core that is taken from a thread so often in a pass, and so often a second, is wanted by others. Now and then it is
+#: taken on a quiet machine, too, and one core alone would be the slower way.
+_TAKEN, _TAKEN_A_SECOND = 6, 50
+#: Seconds until a pass is spread over all cores again: at first, and after that went wrong again and again.
+_CROWDED_FOR, _CROWDED_AT_MOST = 0.25, 16.0
 
 
 class Crew:
@@ -27,6 +38,7 @@ class Crew:
     def __init__(self, size: int | None = None) -> None:
         self.size = torch.get_num_threads() if size is None else size
         self._pool: ThreadPoolExecutor | None = None
+        self._crowded_for, self._crowded_until = _CROWDED_FOR, 0.0
 
     def shares(self, lengths: Sequence[int]) -> list[list[int]]:
         """Deal out sequences, equally many tokens to each share.
@@ -58,6 +70,24 @@ class Crew:
         for task in running:
             task.result()
 
+    def run_one(self, task: Callable[[], None]) -> None:
+        """Run a task that cannot be shared: spread over all cores, or on one while others want the cores, too."""
+        if self.size < 2:
+            task()
+            return
+        started = time.monotonic()
+        if started < self._crowded_until:
+            self.run([task])
+            return
+        taken = _times_taken()
+        task()
+        taken, now = _times_taken() - taken, time.monotonic()
+        if taken >= _TAKEN and taken > _TAKEN_A_SECOND * (now - started):
+            self._crowded_until = now + self._crowded_for
+            self._crowded_for = min(2 * self._crowded_for, _CROWDED_AT_MOST)
+        else:
+            self._crowded_for = _CROWDED_FOR
+
     def _started(self) -> ThreadPoolExecutor:
         ready = threading.Barrier(self.size + 1)
         pool = ThreadPoolExecutor(self.size, thread_name_prefix="situate-core", initializer=_take_one_core)
@@ -68,6 +98,16 @@ class Crew:
         # The number belongs to a thread, but threads that have none yet take the last one that was set anywhere.
         torch.set_num_threads(own)
         return pool
+
+
+def _times_taken() -> int:
+    """How often this thread lost its core to another one; 0 where the operating system does not say."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    except (ImportError, AttributeError):  # Windows has no such module, macOS no such counter
+        return 0
 
 
 def _take_one_core() -> None:

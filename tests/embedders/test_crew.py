@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from situate.embedders import _crew
 from situate.embedders._crew import Crew
 from situate.embedders._forward import is_reentrant
 from situate.embedders.encoder import Encoder
@@ -53,6 +58,72 @@ def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
     fresh.start()
     fresh.join()
     assert [torch.get_num_threads(), *seen] == [before, before]
+
+
+def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How often the operating system took the core away is what a busy machine would say."""
+    crew, taken = Crew(2), iter([0, 0, 5, 50, 50, 99, 99, 99])
+    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    cores: list[tuple[bool, int]] = []
+    monkeypatch.setattr(_crew, "_CROWDED_FOR", 8.0)
+    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 0)
+    all_of_them = torch.get_num_threads()
+
+    def task() -> None:
+        cores.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+
+    for _ in range(4):
+        crew.run_one(task)  # the core is taken 0 times, then 45 times
+    assert cores == [(True, all_of_them)] * 2 + [(False, 1)] * 2
+    monkeypatch.setattr(crew, "_crowded_until", 0.0)
+    crew.run_one(task)
+    assert cores[-1] == (True, all_of_them), "it tries again"
+    assert crew._crowded_until - time.monotonic() > 8, "and waits longer if that goes wrong, too"
+    monkeypatch.setattr(crew, "_crowded_until", 0.0)
+    crew.run_one(task)
+    assert crew._crowded_for == 8, "once it went well, the next wait is short again"
+    assert crew._crowded_until == 0.0
+
+    def fails() -> None:
+        raise ValueError("a text that the model cannot read")
+
+    monkeypatch.setattr(crew, "_crowded_until", float("inf"))
+    with pytest.raises(ValueError, match="cannot read"):
+        crew.run_one(fails)
+
+
+def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, taken = Crew(2), iter([0, 9])
+    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 25)
+    crew.run_one(lambda: time.sleep(0.4))
+    assert crew._crowded_until == 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it by thread")
+def test_the_operating_system_counts_the_times_that_a_core_was_taken() -> None:
+    """Two busy processes on one core take it from each other."""
+    counts: list[int] = []
+
+    def share_a_core() -> None:
+        core = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {core})  # of this thread, and of what it starts
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            before, end = _crew._times_taken(), time.monotonic() + 20
+            while _crew._times_taken() == before and time.monotonic() < end:
+                pass
+            counts.append(_crew._times_taken() - before)
+        finally:
+            other.kill()
+            other.wait()
+
+    thread = threading.Thread(target=share_a_core)
+    thread.start()
+    thread.join()
+    assert counts[0] > 0
 
 
 def test_all_tasks_end_before_the_first_error_is_raised() -> None:
