@@ -45,7 +45,8 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The number format of the weights; "auto" is the fastest that the hardware computes in.
 
     That is bfloat16 on CPUs with AVX512-BF16 or AMX and on CUDA from Ampere on, float16 on older CUDA cards and on
-    MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32).
+    MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). Whether float32 was asked for
+    or is what "auto" came to makes a difference on some CPUs: see `Projection`.
 
     Raises:
         InputError: The name is not one of the four.

@@ -36,6 +36,7 @@ class Engine:
         batch_tokens: Most tokens of one pass over the model; None: what suits the device.
         max_tokens: Longest sequence that will come.
         variant: How the model differs from what its folder holds.
+        exact: Do not store float32 weights in float16, which is faster on some CPUs.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         batch_tokens: int | None = None,
         max_tokens: int = 512,
         variant: Variant = AS_IT_IS,
+        exact: bool = True,
     ) -> None:
         chosen = choose_forward(
             folder,
@@ -58,6 +60,7 @@ class Engine:
             allow_pickle=allow_pickle,
             max_tokens=max_tokens,
             variant=variant,
+            exact=exact,
         )
         if chosen.warning is not None:
             warnings.warn(f"model {folder.name!r}: {chosen.warning}", FallbackWarning, stacklevel=2)
@@ -75,12 +78,14 @@ class Engine:
         rows = [(job, int(i)) for job, taken in parts for i in taken]
         if len(parts) > 1:
             rows.sort(key=lambda row: -row[0].lengths[row[1]])
-        if self._crew is not None and len(rows) > 1:
-            shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
-            if len(shares) > 1:
-                self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
-                return
-        self._attempt(rows)
+        if self._crew is None:
+            self._attempt(rows)
+            return
+        shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
+        if len(shares) > 1:
+            self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
+        else:
+            self._crew.run_one(partial(self._attempt, rows))
 
     def settle(self) -> None:
         """Return when the results of all passes so far have been written."""

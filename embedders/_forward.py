@@ -18,7 +18,7 @@ from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
 from situate.embedders._variant import AS_IT_IS, Variant
 
-#: Relative error, against the padded pass in float32, that each format is allowed.
+#: What each format is allowed: see `tolerance`.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 
@@ -107,6 +107,7 @@ def choose_forward(
     allow_pickle: bool = False,
     max_tokens: int = 512,
     variant: Variant = AS_IT_IS,
+    exact: bool = True,
 ) -> Chosen:
     """Load a model and choose how it runs: the first way that computes what the padded pass computes.
 
@@ -121,6 +122,7 @@ def choose_forward(
         allow_pickle: Read pickled weights.
         max_tokens: Longest sequence that the model reads.
         variant: How the model differs from what its folder holds.
+        exact: Do not store float32 weights in float16.
 
     Raises:
         ModelError: The model cannot be loaded, or not be changed as ``variant`` says.
@@ -141,7 +143,7 @@ def choose_forward(
     with torch.inference_mode():
         reference = PaddedForward(model)(probe, packing).float()
         fault = "it was not tried"
-        for forward, casts, packed in _ways(model, load, device, dtype, base, variant):
+        for forward, casts, packed in _ways(model, load, device, dtype, base, variant, exact):
             if variant.groups and not packed:
                 break
             warning = None if packed else f"it runs padded, which is slower: packed, {fault}"
@@ -150,7 +152,7 @@ def choose_forward(
             except Exception as problem:  # noqa: BLE001  model code of any origin may refuse in any way
                 fault = f"it failed with {type(problem).__name__}: {problem}"
                 continue
-            if error <= _TOLERANCE[dtype]:
+            if error <= tolerance(dtype, exact):
                 return Chosen(forward, size, packed, reentrant, None if casts is None else casts.forget, warning)
             fault = f"its vectors differ by {error:.1%} from those of the padded pass"
         if variant.groups:
@@ -168,11 +170,12 @@ def _ways(
     dtype: torch.dtype,
     base: torch.dtype,
     variant: Variant,
+    exact: bool,
 ) -> Iterator[tuple[Forward, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
     if PostNormForward.fits(model):
-        yield PostNormForward(model, device, dtype), None, True
-    casts = prepack(model, dtype) if device.type == "cpu" else None
+        yield PostNormForward(model, device, dtype, exact=exact), None, True
+    casts = prepack(model, dtype, exact=exact) if device.type == "cpu" else None
     if casts is None and base != dtype:
         model = model.to(dtype)
     yield PackedForward(model, variant), casts, True
@@ -181,6 +184,11 @@ def _ways(
         yield PackedForward(load(dtype), variant), None, True
     model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     yield PaddedForward(model), casts, False
+
+
+def tolerance(dtype: torch.dtype, exact: bool) -> float:
+    """Relative error, against the padded pass in float32, that a way of running a model is allowed."""
+    return _TOLERANCE[torch.float16 if dtype == torch.float32 and not exact else dtype]
 
 
 def _probe(model: Any, device: torch.device, max_tokens: int) -> tuple[torch.Tensor, Packing]:

@@ -1,9 +1,12 @@
-"""Linear layers with weights laid out ahead for oneDNN.
+"""Linear layers with weights laid out ahead, for oneDNN or for FBGEMM.
 
-With AVX512 they are the faster ones; without it, in float32, in short passes only.
+oneDNN's are the faster ones with AVX512; without it, in float32, in short passes only. There FBGEMM's are ahead in
+passes of any length: float32 products whose weights are stored in float16, half the memory to read. They are for
+whoever did not ask for exact results; the rounding of the weights (2^-11) is an eighth of bfloat16's.
 
-The operators are torch's own but private (torch.compile uses them). So everything here is behind `prepacking_works`,
-which compares them with the public operator once, and the layers fall back to that.
+The operators are torch's own but private (torch.compile and quantization use them). So everything here is behind
+`prepacking_works` and `half_weights_work`, which compare them with the public operator once, and the layers fall back
+to that.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class Projection:
         dtype: Format to compute in.
         device: Where it runs.
         activation: What is applied to the result.
+        exact: Do not store float32 weights in float16.
     """
 
     def __init__(
@@ -73,10 +77,16 @@ class Projection:
         dtype: torch.dtype,
         device: torch.device,
         activation: Activation = "none",
+        *,
+        exact: bool = True,
     ) -> None:
         weight = weight.detach().to(device, dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
         self.activation = activation
+        self._half = None if exact or device.type != "cpu" else half_weights(weight, self.bias)
+        if self._half is not None:
+            self.prepacked = True
+            return
         possible = device.type == "cpu" and prepacking_works(dtype)
         self.prepacked = possible and prepacking_pays(dtype)
         self._packed: torch.Tensor | None = None
@@ -87,6 +97,8 @@ class Projection:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""
+        if self._half is not None:
+            return activated(torch.ops.quantized.linear_dynamic_fp16(x, self._half), self.activation)
         plain = self._plain
         if plain is not None and (self._packed is None or x.numel() > _SHORT_TOKENS * x.shape[-1]):
             return activated(functional.linear(x, plain, self.bias), self.activation)
@@ -100,30 +112,31 @@ class Projection:
 class PrepackedLinear(torch.nn.Module):
     """Takes the place of a ``torch.nn.Linear`` in a transformers model."""
 
-    def __init__(self, linear: torch.nn.Linear, casts: Casts, device: torch.device) -> None:
+    def __init__(self, linear: torch.nn.Linear, casts: Casts, device: torch.device, *, exact: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.projection = Projection(linear.weight, linear.bias, casts.dtype, device)
+        self.projection = Projection(linear.weight, linear.bias, casts.dtype, device, exact=exact)
         self.casts = casts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.projection(self.casts(x))
 
 
-def prepack(model: torch.nn.Module, dtype: torch.dtype) -> Casts | None:
+def prepack(model: torch.nn.Module, dtype: torch.dtype, *, exact: bool = True) -> Casts | None:
     """Replace the model's linear layers by prepacked ones that compute in ``dtype``; None where that does not work.
 
     All else (embeddings, norms, the residual stream) keeps its format: with float32 there, bfloat16 products cost
-    next to nothing in accuracy.
+    next to nothing in accuracy. ``exact`` is `Projection`'s.
     """
-    if not prepacking_pays(dtype) or not prepacking_works(dtype):
+    halved = not exact and dtype == torch.float32 and half_weights_work()
+    if not halved and not (prepacking_pays(dtype) and prepacking_works(dtype)):
         return None
     casts = Casts(dtype)
     device = torch.device("cpu")
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is torch.nn.Linear:
-                setattr(parent, name, PrepackedLinear(child, casts, device))
+                setattr(parent, name, PrepackedLinear(child, casts, device, exact=exact))
     return casts
 
 
@@ -140,6 +153,30 @@ def prepacking_pays(dtype: torch.dtype) -> bool:
     """Whether prepacked products are faster in long passes: without AVX512, MKL's in float32 are ahead."""
     without = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch._C.has_mkl
     return dtype != torch.float32 or not without
+
+
+def half_weights(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
+    """FBGEMM's copy in float16 of a float32 weight ``[out, in]``; None where it would be of no use, or not the same."""
+    if weight.dtype != torch.float32 or not half_weights_work() or weight.abs().max() > torch.finfo(torch.float16).max:
+        return None
+    return torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+
+@lru_cache(maxsize=1)
+def half_weights_work() -> bool:
+    """Whether FBGEMM's float16 weights are there, right, and the faster ones: on a CPU with AVX2 and not AVX512."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX2" or "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((7, 96), (64, 96), (64,)))
+    try:
+        for added in (bias, None):
+            got = torch.ops.quantized.linear_dynamic_fp16(x, torch.ops.quantized.linear_prepack_fp16(weight, added))
+            if not torch.allclose(got, functional.linear(x, weight, added), rtol=1e-2, atol=1e-2):
+                return False
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError):
+        return False  # another torch: the public operator does the same, slower
+    return True
 
 
 @lru_cache(maxsize=8)

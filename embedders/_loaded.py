@@ -32,7 +32,8 @@ class ModelKey:
         folder: The model's folder.
         digest: Changes with its weights.
         device: Where it runs, "auto" resolved.
-        dtype: Format of the weights, "auto" resolved.
+        dtype: Format to compute in, "auto" resolved.
+        exact: Whether that format was asked for, and not "auto".
         variant: How it differs from what the folder holds, adapters aside.
         trust_remote_code: Run the folder's own Python files.
         allow_pickle: Read pickled weights.
@@ -43,6 +44,7 @@ class ModelKey:
     digest: str
     device: str
     dtype: str
+    exact: bool = True
     variant: Variant = AS_IT_IS
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -112,6 +114,7 @@ class LoadedModel:
             batch_tokens=key.batch_tokens,
             max_tokens=key.folder.trained_tokens,
             variant=replace(key.variant, adapter=adapter),
+            exact=key.exact,
         )
         scheduler = Scheduler(engine, inside=self._inside)
         # The thread must not outlive its model, nor the interpreter.

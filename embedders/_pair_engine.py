@@ -34,6 +34,7 @@ class PairEngine(Engine):
         batch_tokens: Most tokens of one pass; None: what suits the device.
         representation: Hand back hidden states instead of logits.
         reentrant: Whether several threads may be inside the model at once.
+        exact: Do not store float32 weights in float16, which is faster on some CPUs.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class PairEngine(Engine):
         batch_tokens: int | None,
         representation: bool,
         reentrant: bool,
+        exact: bool,
     ) -> None:
         self.device = device
-        self.pair: PairForward = choose_pair_forward(model, device, dtype, answers, max_tokens)
+        self.pair: PairForward = choose_pair_forward(model, device, dtype, answers, max_tokens, exact=exact)
         self.packed = self.pair.packed
         self._representation = representation and self.pair.representation
         self.hidden_size = self.pair.size if self._representation else 1

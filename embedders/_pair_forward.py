@@ -15,11 +15,10 @@ from torch.nn import functional
 from situate.chunkers.errors import ConventionError, NonFiniteVectorError
 from situate.embedders import _attention
 from situate.embedders._folder import OFFSET_POSITIONS
+from situate.embedders._forward import tolerance
 from situate.embedders._linears import Casts, prepack
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
-
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 
 #: ids ``[tokens]``, their packing, which text each belongs to ``[tokens]`` -> ``[sequences, hidden]``.
 Features = Callable[[torch.Tensor, Packing, torch.Tensor], torch.Tensor]
@@ -49,7 +48,13 @@ class PairForward:
 
 
 def choose_pair_forward(
-    model: Any, device: torch.device, dtype: torch.dtype, answers: tuple[int, int | None] | None, max_tokens: int
+    model: Any,
+    device: torch.device,
+    dtype: torch.dtype,
+    answers: tuple[int, int | None] | None,
+    max_tokens: int,
+    *,
+    exact: bool = True,
 ) -> PairForward:
     """The first way that computes what the padded model computes, tried on made-up pairs.
 
@@ -59,6 +64,7 @@ def choose_pair_forward(
         dtype: Format to compute in.
         answers: Of a decoder, the ids of yes and no.
         max_tokens: Longest sequence that will come.
+        exact: Do not store float32 weights in float16.
 
     Raises:
         ConventionError: The model gives more than two logits.
@@ -85,12 +91,12 @@ def choose_pair_forward(
             model.to(dtype)
             return PairForward(whole, lambda x: x[:, 0], 1, False, False)
         size = hidden.shape[1]
-        for features, casts, packed in _ways(base, padded, device, dtype, decoder):
+        for features, casts, packed in _ways(base, padded, device, dtype, decoder, exact):
             try:
                 error = _relative_error(features(ids, packing, types).float(), hidden.float())
             except Exception:  # noqa: BLE001, S112  model code of any origin may refuse in any way; the next way is tried
                 continue
-            if error <= _TOLERANCE[dtype]:
+            if error <= tolerance(dtype, exact):
                 return PairForward(features, head, size, True, packed, None if casts is None else casts.forget)
     raise ConventionError("the model computes something else at every call: is it in training mode?")
 
@@ -102,8 +108,8 @@ class FirstTokens(PostNormForward):
     reading its positions from a second table.
     """
 
-    def __init__(self, base: Any, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(base, device, dtype)
+    def __init__(self, base: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
+        super().__init__(base, device, dtype, exact=exact)
         self._last = self._layers.pop()
         self._shift = 0
         types = getattr(base.embeddings, "token_type_embeddings", None)
@@ -211,13 +217,13 @@ class _Padded:
 
 
 def _ways(
-    base: Any, padded: _Padded, device: torch.device, dtype: torch.dtype, decoder: bool
+    base: Any, padded: _Padded, device: torch.device, dtype: torch.dtype, decoder: bool, exact: bool
 ) -> Iterator[tuple[Features, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
     original = getattr(base.config, "_attn_implementation", None) or "sdpa"
     if not decoder and PostNormForward.fits(base):
-        yield FirstTokens(base, device, dtype).features, None, True
-    casts = prepack(base, dtype) if device.type == "cpu" else None
+        yield FirstTokens(base, device, dtype, exact=exact).features, None, True
+    casts = prepack(base, dtype, exact=exact) if device.type == "cpu" else None
     if casts is None:
         base.to(dtype)
     yield _Packed(base, decoder), casts, True

@@ -120,9 +120,10 @@ class PostNormForward:
         model: The transformers model that the weights are read from. It is not kept.
         device: Where it runs.
         dtype: Format of the products.
+        exact: As `Projection`'s.
     """
 
-    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
         config = model.config
         layout = _LAYOUTS[config.model_type]
         self._dtype = dtype
@@ -147,7 +148,7 @@ class PostNormForward:
         self._positions = stream(positions[0 if padding is None else padding + 1 :])
         self._norm = norm(embeddings.LayerNorm)
         project = getattr(model, "embeddings_project", None)
-        self._project = None if project is None else Projection(project.weight, project.bias, dtype, device)
+        self._project = None if project is None else _projection(project, dtype, device, exact)
         self._distances = _Distances(model.encoder) if layout is _MPNET else None
         self._bias = torch.empty(0)
 
@@ -162,11 +163,12 @@ class PostNormForward:
                         torch.cat([q.bias.float() * scale, k.bias.float(), v.bias.float()]),
                         dtype,
                         device,
+                        exact=exact,
                     ),
-                    output=_projection(attrgetter(layout.output)(layer), dtype, device),
+                    output=_projection(attrgetter(layout.output)(layer), dtype, device, exact),
                     output_norm=norm(attrgetter(layout.output_norm)(layer)),
-                    up=_projection(attrgetter(layout.up)(layer), dtype, device, activation),
-                    down=_projection(attrgetter(layout.down)(layer), dtype, device),
+                    up=_projection(attrgetter(layout.up)(layer), dtype, device, exact, activation),
+                    down=_projection(attrgetter(layout.down)(layer), dtype, device, exact),
                     down_norm=norm(attrgetter(layout.down_norm)(layer)),
                 )
             )
@@ -221,5 +223,7 @@ class _Distances:
         return weights.permute(2, 0, 1).to(device)
 
 
-def _projection(linear: Any, dtype: torch.dtype, device: torch.device, activation: Activation = "none") -> Projection:
-    return Projection(linear.weight, linear.bias, dtype, device, activation)
+def _projection(
+    linear: Any, dtype: torch.dtype, device: torch.device, exact: bool, activation: Activation = "none"
+) -> Projection:
+    return Projection(linear.weight, linear.bias, dtype, device, activation, exact=exact)

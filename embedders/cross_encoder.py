@@ -305,6 +305,7 @@ class CrossEncoderModel:
             batch_tokens=self.batch_tokens,
             representation=self.aggregation == "parade",
             reentrant=is_reentrant(model, self.trust_remote_code),
+            exact=self._dtype != "auto",
         )
         if self.aggregation == "parade" and not engine.pair.representation:
             raise ConventionError(

@@ -400,6 +400,7 @@ class Encoder:
             digest=resolved.digest,
             device=self.device,
             dtype=self.dtype,
+            exact=self._dtype != "auto",
             variant=Variant(layers=self.layers, reach=self._reach),
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from situate.embedders import _linears
-from situate.embedders._linears import Activation, Casts, Projection, activated, prepack, prepacking_works
+from situate.embedders._linears import (
+    Activation,
+    Casts,
+    Projection,
+    activated,
+    half_weights_work,
+    prepack,
+    prepacking_works,
+)
+from situate.embedders.encoder import Encoder
+from situate.embedders.types import SpanText
 
 CPU = torch.device("cpu")
 ONEDNN = torch._C._has_mkldnn
@@ -64,6 +75,48 @@ def test_short_passes_take_the_prepacked_weights_where_long_ones_do_not(monkeypa
         assert projection(x[1:]).any(), "a short pass does not take the prepacked weights"
     monkeypatch.setattr(_linears, "_KEPT_TWICE", weight.nbytes - 1)
     assert Projection(weight, None, torch.float32, CPU)._packed is None
+
+
+AVX2_ALONE = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX2", reason="only CPUs with AVX2 and not AVX512 keep weights so"
+)
+
+
+@AVX2_ALONE
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [1, 9, 300])
+def test_weights_in_float16_cost_only_their_rounding(activation: Activation, bias: bool, tokens: int) -> None:
+    assert half_weights_work()
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, tokens, 48), torch.randn(32, 48)
+    added = torch.randn(32) if bias else None
+    projection = Projection(weight, added, torch.float32, CPU, activation, exact=False)
+    assert projection._half is not None
+    with torch.inference_mode():
+        rounded = functional.linear(x, weight.half().float(), added)
+        torch.testing.assert_close(projection(x), activated(rounded, activation), rtol=1e-5, atol=1e-5)
+
+
+@AVX2_ALONE
+def test_weights_that_float16_cannot_hold_or_that_were_asked_for_exactly_stay_as_they_are() -> None:
+    weight = torch.ones(32, 48)
+    assert Projection(weight, None, torch.float32, CPU)._half is None
+    assert Projection(weight * 1e5, None, torch.float32, CPU, exact=False)._half is None
+    model = torch.nn.Sequential(torch.nn.Linear(16, 4))
+    assert prepack(model, torch.float32) is None
+    assert prepack(model, torch.float32, exact=False) is not None
+
+
+@AVX2_ALONE
+def test_an_encoder_that_was_asked_for_float32_shares_no_rounded_weights(minilm_path: str) -> None:
+    fast, exact = Encoder(minilm_path, device="cpu"), Encoder(minilm_path, device="cpu", dtype="float32")
+    texts = [SpanText("The river bends twice before the mill."), SpanText("Its wheel is of oak.")]
+    got, wanted = fast.encode(texts), exact.encode(texts)
+    assert fast.dtype == exact.dtype == "float32"
+    for a, b in zip(got, wanted, strict=True):
+        assert float((a.vectors * b.vectors).sum()) > 0.999999
+        assert not np.array_equal(a.vectors, b.vectors)
 
 
 def test_operators_that_answer_wrongly_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
