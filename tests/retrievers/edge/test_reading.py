@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -349,6 +350,19 @@ def test_datatypes_and_distances(edge: EdgeClient, datatype: models.Datatype, di
     edge.upload_collection("c", vectors, ids=range(20))
     best = {edge.query_points("c", vectors[i], limit=1).points[0].id == i for i in range(20)}
     assert distance == models.Distance.DOT or best == {True}
+
+
+def test_payloads_are_read_ahead_unless_something_else_was_asked_for(tmp_path: Path) -> None:
+    asked: dict[str, dict[str, Any]] = {
+        "in_ram_mmap": {},
+        "mmap": {"on_disk_payload": True},
+        "mmap ": {"payload": models.PayloadStorageParams(memory=models.Memory.COLD)},
+    }
+    for kind, options in asked.items():
+        with EdgeClient(tmp_path / kind) as client:
+            client.create_collection("c", models.VectorParams(size=4, distance=models.Distance.DOT), **options)
+        (file,) = (tmp_path / kind).rglob("segment.json")
+        assert json.loads(file.read_text())["config"]["payload_storage_type"]["type"] == kind.strip()
 
 
 def test_updating_a_collection(tmp_path: Path) -> None:
