@@ -287,7 +287,7 @@ def model_vector(vector: Any) -> Any:
 
 def scored_point(point: edge.ScoredPoint, with_vectors: Any) -> models.ScoredPoint:
     """A hit as qdrant-client returns it."""
-    given = {
+    given: dict[str, Any] = {
         "id": model_id(point.id),
         "version": point.version,
         "score": point.score,
