@@ -62,6 +62,8 @@ class ChatEndpoint:
         temperature: 0.7 as in HyDE's paper, so that drafts differ.
         timeout: Seconds for one answer.
         max_tokens: Length of an answer, at most.
+        concurrency: Requests under way at once, of one call. A server that answers one after the other lets the rest
+            wait, and their seconds run.
 
     Attributes:
         usage: Tokens of all answers so far, as the server counted them ("prompt_tokens", "completion_tokens").
@@ -76,12 +78,14 @@ class ChatEndpoint:
         temperature: float = 0.7,
         timeout: float = 60.0,
         max_tokens: int = 300,
+        concurrency: int = 8,
     ) -> None:
         self.url = url.rstrip("/")
         self.model = model
         self.temperature = temperature
         self.timeout = timeout
         self.max_tokens = max_tokens
+        self.concurrency = concurrency
         self.usage: Counter[str] = Counter()
         self._key = key
 
@@ -102,8 +106,14 @@ class ChatEndpoint:
     async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
         """`generate` without blocking the event loop."""
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        gate = asyncio.Semaphore(self.concurrency)
         async with httpx.AsyncClient(timeout=self.timeout, headers=headers) as client:
-            return list(await asyncio.gather(*(self._ask(client, prompt) for prompt in prompts)))
+
+            async def ask(prompt: Prompt) -> str:
+                async with gate:
+                    return await self._ask(client, prompt)
+
+            return list(await asyncio.gather(*map(ask, prompts)))
 
     async def _ask(self, client: httpx.AsyncClient, prompt: Prompt) -> str:
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []

@@ -247,3 +247,28 @@ async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.
         with pytest.raises(GenerationError) as caught:
             await endpoint.agenerate([Prompt("broken")])
         assert "a-secret" not in str(caught.value)
+
+
+async def test_the_chat_endpoint_sends_only_so_many_requests_at_once() -> None:
+    import asyncio
+
+    under_way = most = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.02)  # long enough for every request that may be sent to arrive
+        under_way -= 1
+        body = json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    endpoint = ChatEndpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "small", concurrency=3)
+    async with server:
+        assert await endpoint.agenerate([Prompt(f"Well, {i}?") for i in range(10)]) == ["Yes."] * 10
+    assert 1 <= most <= 3
