@@ -27,7 +27,12 @@ from situate.embedders import ChunkScheme, Embedder
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder
 
-PRESETS = ("plain", "fast", "quality")
+PRESETS = {
+    "plain": PipelineConfig.plain(),
+    "fast": PipelineConfig.fast(),
+    "fast, fused by Qdrant (DBSF)": PipelineConfig.fast().with_(fusion="dbsf"),
+    "quality": PipelineConfig.quality(),
+}
 #: The first queries, whose times do not count. No query is asked twice: the second time it would be kept.
 WARM_UP = 10
 #: Queries of one preset before the next one's turn.
@@ -69,10 +74,9 @@ def query_times(
     """Print the median and the 95th percentile of a query, by preset."""
     with ExitStack() as opened:
         indexes: dict[str, Index] = {}
-        for name in PRESETS:
+        for name, config in PRESETS.items():
             # The copies cost no pass of the model; queries are asked once each, so they do.
             cached = Embedder(encoder=CachedEncoder.of(embedder, None))
-            config = getattr(PipelineConfig, name)()
             index = indexes[name] = opened.enter_context(Index(cached, chunker=chunker, config=config))
             copy = held = 0
             while held < chunks:
@@ -107,8 +111,7 @@ def indexing_times(embedder: Embedder, chunker: AutoChunker, items: Sequence[Cut
         started = time.perf_counter()
         embedder.encode_chunks(items, scheme=ChunkScheme())
         times["alone"].append(time.perf_counter() - started)
-        for name in PRESETS:
-            config = getattr(PipelineConfig, name)()
+        for name, config in PRESETS.items():
             with (
                 tempfile.TemporaryDirectory() as folder,
                 Index(embedder, path=Path(folder) / "store", chunker=chunker, config=config) as index,
