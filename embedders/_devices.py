@@ -65,6 +65,18 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cpu" and cpu_computes_bf16() else torch.float32
 
 
+def is_exact(dtype: str, device: torch.device) -> bool:
+    """Whether the weights are kept in the very format of `chosen_dtype`, so that "auto" and its name come to the same.
+
+    Not so on CPUs where "auto" means float32 products on weights in float16.
+    """
+    if dtype != "auto" or device.type != "cpu" or cpu_computes_bf16():
+        return True
+    from situate.embedders._linears import half_weights_work
+
+    return not half_weights_work()
+
+
 def cpu_computes_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in hardware."""
     import torch

@@ -83,17 +83,19 @@ class Projection:
         weight = weight.detach().to(device, dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
         self.activation = activation
+        self._fused = _FUSED[activation]
+        self._packed: torch.Tensor | None = None
+        self._plain: torch.Tensor | None = None
         self._half = None if exact or device.type != "cpu" else half_weights(weight, self.bias)
-        if self._half is not None:
-            self.prepacked = True
+        self.prepacked = self._half is not None
+        if self.prepacked:
             return
         possible = device.type == "cpu" and prepacking_works(dtype)
         self.prepacked = possible and prepacking_pays(dtype)
-        self._packed: torch.Tensor | None = None
         if self.prepacked or (possible and weight.nbytes <= _KEPT_TWICE):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
-        self._plain = None if self.prepacked else weight
-        self._fused = _FUSED[activation]
+        if not self.prepacked:
+            self._plain = weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""

@@ -33,7 +33,7 @@ class ModelKey:
         digest: Changes with its weights.
         device: Where it runs, "auto" resolved.
         dtype: Format to compute in, "auto" resolved.
-        exact: Whether that format was asked for, and not "auto".
+        exact: Whether the weights are kept in that very format.
         variant: How it differs from what the folder holds, adapters aside.
         trust_remote_code: Run the folder's own Python files.
         allow_pickle: Read pickled weights.

@@ -260,7 +260,7 @@ class CrossEncoderModel:
 
         import torch
 
-        from situate.embedders._devices import chosen_device, chosen_dtype
+        from situate.embedders._devices import chosen_device, chosen_dtype, is_exact
         from situate.embedders._forward import is_reentrant
         from situate.embedders._pair_engine import PairEngine, load_cross_encoder
         from situate.embedders._scheduler import Scheduler
@@ -305,7 +305,7 @@ class CrossEncoderModel:
             batch_tokens=self.batch_tokens,
             representation=self.aggregation == "parade",
             reentrant=is_reentrant(model, self.trust_remote_code),
-            exact=self._dtype != "auto",
+            exact=is_exact(self._dtype, device),
         )
         if self.aggregation == "parade" and not engine.pair.representation:
             raise ConventionError(

@@ -391,6 +391,8 @@ class Encoder:
             return self._model_
 
     def _key(self) -> ModelKey:
+        from situate.embedders._devices import chosen_device, is_exact
+
         resolved = resolve_model(
             self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
         )
@@ -400,7 +402,7 @@ class Encoder:
             digest=resolved.digest,
             device=self.device,
             dtype=self.dtype,
-            exact=self._dtype != "auto",
+            exact=is_exact(self._dtype, chosen_device(self._devices[0])),
             variant=Variant(layers=self.layers, reach=self._reach),
             trust_remote_code=self.trust_remote_code,
             allow_pickle=self.allow_pickle,

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from situate.embedders import _loaded
+from situate.embedders import _devices, _linears, _loaded
 from situate.embedders.encoder import Encoder
 from situate.embedders.types import SpanText
 from tests.embedders.test_packed import FAMILIES, TEXTS, save
@@ -51,6 +51,18 @@ def test_encoders_that_differ_on_the_host_alone_share_their_weights(folder: Path
     np.testing.assert_allclose(cut, whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True), atol=1e-6)
     for settings in ({"dtype": "bfloat16"}, {"layers": 2}, {"batch_tokens": 502}):
         assert Encoder(folder, **{**base, **settings})._scheduler.engine is not engine
+
+
+@pytest.mark.parametrize("halved", [True, False])
+def test_auto_shares_the_weights_of_the_format_that_it_means(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, halved: bool
+) -> None:
+    monkeypatch.setattr(_devices, "cpu_computes_bf16", lambda: False)
+    monkeypatch.setattr(_linears, "half_weights_work", lambda: halved)
+    base: dict[str, Any] = {"device": "cpu", "batch_tokens": 504}
+    auto, named = Encoder(folder, **base), Encoder(folder, dtype="float32", **base)
+    assert auto.dtype == named.dtype == "float32"
+    assert (auto._model is named._model) != halved
 
 
 def test_closing_one_leaves_the_others_and_the_last_frees_the_weights(folder: Path) -> None:
