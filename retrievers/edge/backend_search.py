@@ -14,7 +14,7 @@ from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import CollectionError, engine_errors
-from situate.retrievers.edge.translate_points import model_id, scored_point
+from situate.retrievers.edge.translate_points import model_id, query_response
 from situate.retrievers.edge.translate_queries import QueryTranslator, without_points
 
 
@@ -54,7 +54,7 @@ class SearchBackend(BackendBase):
                 lookup_from=lookup_from,
             )
             found = collection.shard.query(request)
-        return _response(found, with_vectors)
+        return query_response(found, with_vectors)
 
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
@@ -83,7 +83,7 @@ class SearchBackend(BackendBase):
             )
         with engine_errors(f"searching collection {collection_name!r}"):
             answers = collection.shard.query_batch(edge.QueryBatchRequest(translated))
-        return [_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
+        return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
 
     def query_points_groups(
         self,
@@ -257,10 +257,6 @@ def _check_window(limit: int, offset: int | None) -> None:
         raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
     if offset is not None and offset < 0:
         raise InputError(f"offset value {offset} is invalid. Must be 0 or larger.")
-
-
-def _response(found: list[edge.ScoredPoint], with_vectors: Any) -> types.QueryResponse:
-    return types.QueryResponse.model_construct(points=[scored_point(point, with_vectors) for point in found])
 
 
 def _widened(prefetch: Any, limit: int) -> Any:

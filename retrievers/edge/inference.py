@@ -29,8 +29,7 @@ class PlainVectorInspector(Inspector):
 class ShallowQueries:
     """Goes before qdrant-client's class: queries of a batch are copied without their vectors and filters.
 
-    The original copies each request deeply to change one field of it, number by number: half a millisecond for two
-    plain vectors.
+    The original copies each request deeply, number by number, to change one field of it.
     """
 
     def _resolve_query_request(self, query: models.QueryRequest) -> models.QueryRequest:

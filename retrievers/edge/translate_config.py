@@ -195,7 +195,7 @@ def _payload_memory(config: models.CreateCollection) -> edge.Memory | None:
     """Read into the page cache when a shard is loaded, unless something else was asked for.
 
     The engine's default is to leave payloads on disk, as on a server that holds many collections. After every
-    optimisation the first searches then wait for the disk, once a hit: longer than the search itself takes.
+    optimisation the first searches then wait for the disk, once a hit.
     """
     if config.payload is not None:
         return pick(MEMORY, config.payload.memory, "memory")

@@ -14,6 +14,7 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from qdrant_client import models
+from qdrant_client.conversions import common_types as types
 
 from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.retrievers.edge.translate_config import named_vectors
@@ -285,22 +286,29 @@ def model_vector(vector: Any) -> Any:
     return vector
 
 
-def scored_point(point: edge.ScoredPoint, with_vectors: Any) -> models.ScoredPoint:
-    """A hit as qdrant-client returns it."""
-    given: dict[str, Any] = {
-        "id": model_id(point.id),
-        "version": point.version,
-        "score": point.score,
-        "payload": point.payload,
-        "vector": None,
-        "shard_key": None,
-        "order_value": point.order_value,
-    }
+def query_response(points: Sequence[edge.ScoredPoint], with_vectors: Any) -> types.QueryResponse:
+    """Hits as qdrant-client returns them."""
+    given: list[dict[str, Any]] = [
+        {
+            "id": model_id(point.id),
+            "version": point.version,
+            "score": point.score,
+            "payload": point.payload,
+            "vector": None,
+            "shard_key": None,
+            "order_value": point.order_value,
+        }
+        for point in points
+    ]
     if not with_vectors:
-        return models.ScoredPoint(**given)
-    # Every value comes typed from the engine, and validating would look at every number of a vector. Without one
-    # validating is twice as fast as `model_construct`: pydantic does it in compiled code.
-    return models.ScoredPoint.model_construct(**(given | {"vector": model_vector(point.vector)}))
+        # Every value comes typed from the engine, but pydantic validates all hits at once in compiled code, and
+        # builds each by itself without.
+        return types.QueryResponse.model_validate({"points": given})
+    # Validating would look at every number of a vector.
+    found = zip(given, points, strict=True)
+    return types.QueryResponse.model_construct(
+        points=[models.ScoredPoint.model_construct(**(g | {"vector": model_vector(p.vector)})) for g, p in found]
+    )
 
 
 def record(point: edge.Record) -> models.Record:
