@@ -191,7 +191,7 @@ def run(
     sentences = LLMSituator(kept[SENTENCE], window=settings.window)
     questions = QuestionSituator(kept[QUESTIONS], window=settings.window, count=settings.questions)
     situated = _situated({SENTENCE: sentences, QUESTIONS: questions}, chunks, f"{data.name}: chunks")
-    fast = PipelineConfig.fast()
+    fast = PipelineConfig.fast().with_(fusion="minmax")  # which questions that are searched by meaning need
     in_front = replace(fast.dense, context=(*fast.dense.context, "sentence"))
     rows = {
         WITHOUT: (chunks, fast),

@@ -97,11 +97,11 @@ def to_filter(conditions: FilterLike | None) -> models.Filter | None:
 class HybridSearch:
     """Searches one collection by a `PipelineConfig`.
 
-    With "dbsf" or "rrf" everything is one Qdrant query: dense and BM25 candidates are fused, and where token vectors
-    are stored the best of them are scored by MaxSim and fused with what they had. With "minmax", which Qdrant does
-    not offer, both candidate lists come back from one request and are fused here; each hit then tells the score that
-    every stage gave it. Feedback costs a second search either way, because it needs the vectors that the first found.
-    Boosts are added last, to what every candidate scored; they cost a request, too.
+    With "dbsf" or "rrf", and where there is nothing to fuse, everything is one Qdrant query: dense and BM25 candidates
+    are fused, and where token vectors are stored the best of them are scored by MaxSim and fused with what they had.
+    With "minmax", which Qdrant does not offer, both candidate lists come back from one request and are fused here; each
+    hit then tells the score that every stage gave it. Feedback costs a second search either way, because it needs the
+    vectors that the first found. Boosts are added last, to what every candidate scored; they cost a request, too.
     Scores of questions and of documents join the fused score, each by its share; documents cost a request each time.
 
     Args:
@@ -126,8 +126,20 @@ class HybridSearch:
             vectors = replace(vectors, lexical=None)
         if self.config.token_vectors is None:
             vectors = replace(vectors, tokens=None)
-        ranked = self._fused_here if self.config.fusion == "minmax" else self._fused_by_qdrant
+        ranked = self._fused_here if self._needs_scores(vectors) else self._fused_by_qdrant
         return _newest(ranked(vectors, k, where))[:k]
+
+    def _needs_scores(self, vectors: QueryVectors) -> bool:
+        """Whether the stages' scores must come back: where there is something to fuse as Qdrant does not offer it."""
+        config = self.config
+        several = (
+            vectors.lexical is not None
+            or vectors.tokens is not None
+            or config.feedback is not None
+            or config.document is not None
+            or config.questions > 0
+        )
+        return config.fusion == "minmax" and several
 
     # -- fused here ---------------------------------------------------------------------------------------------
 
@@ -150,6 +162,10 @@ class HybridSearch:
             share = self.config.maxsim_weight
             kept = {point: fused[point] for point in candidates}
             final = _mean([kept, stages["maxsim"]], [1 - share, share])
+        return self._best_of(final, stages, k)
+
+    def _best_of(self, final: _Scores, stages: dict[str, _Scores], k: int) -> list[_Found]:
+        """The best after boosting, with their payloads."""
         if self.config.boosts:
             stages["boost"] = boost_scores(self.client, self.collection, self.config.boosts, list(final))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
@@ -242,18 +258,17 @@ class HybridSearch:
     def _fused_by_qdrant(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
         feedback = self.config.feedback
         if feedback is not None:
-            first = self._points(self._query(vectors, k), feedback.top, where, with_vectors=True)
+            first = self._points(self._query(vectors, k), feedback.top, where, payload=False, vectors=True)
             dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
             vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
+        query = self._query(vectors, k, final=True)
         if not self.config.boosts:
-            points = self._points(self._query(vectors, k, final=True), k, where)
+            points = self._points(query, k, where)
             return [(point.payload or {}, float(point.score), {stage: float(point.score)}) for point in points]
-        points = self._points(self._query(vectors, k, final=True), max(k, self.config.prefetch), where)
-        boost = boost_scores(self.client, self.collection, self.config.boosts, [str(point.id) for point in points])
-        found = [(p.payload or {}, float(p.score), boost[str(p.id)], str(p.id)) for p in points]
-        found.sort(key=lambda each: (-each[1] - each[2], each[3]))
-        return [(payload, score + more, {stage: score, "boost": more}) for payload, score, more, _ in found[:k]]
+        points = self._points(query, max(k, self.config.prefetch), where, payload=False)
+        scores = {str(point.id): float(point.score) for point in points}
+        return self._best_of(scores, {stage: scores}, k)
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
         """The arguments of one Qdrant query that can return ``k`` hits."""
@@ -282,14 +297,20 @@ class HybridSearch:
         return {"prefetch": [first, second], "query": models.FusionQuery(fusion=models.Fusion.DBSF)}
 
     def _points(
-        self, query: dict[str, Any], limit: int, where: models.Filter | None, with_vectors: bool = False
+        self,
+        query: dict[str, Any],
+        limit: int,
+        where: models.Filter | None,
+        *,
+        payload: bool = True,
+        vectors: bool = False,
     ) -> Sequence[models.ScoredPoint]:
         return self.client.query_points(
             self.collection,
             **_filtered(query, where),
             limit=limit,
-            with_payload=True,
-            with_vectors=[DENSE] if with_vectors else False,
+            with_payload=payload,
+            with_vectors=[DENSE] if vectors else False,
         ).points
 
     @staticmethod

@@ -88,12 +88,13 @@ async def test_the_event_loop_neither_encodes_nor_searches(
 
     watched(embedder.encoder, "encode")
     watched(embedder.encoder, "aencode")
-    watched(index.client, "query_batch_points")
-    watched(index.client, "retrieve")
+    searches = {"dbsf": {"query_points"}, "minmax": {"query_batch_points", "retrieve"}}[index.config.fusion]
+    for name in searches:
+        watched(index.client, name)
     retriever = Retriever(index, rerankers=[build(embedder) for build in rerankers], candidates=4)
     results = await asyncio.gather(*(retriever.aretrieve(query) for query in QUERIES[:4]))
     assert all(results)
-    assert {"encode", "query_batch_points", "retrieve"} <= set(threads)
+    assert {"encode", *searches} <= set(threads)
     assert "aencode" not in threads
     assert threading.get_ident() not in set().union(*threads.values())
 
