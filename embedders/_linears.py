@@ -100,7 +100,8 @@ class Projection:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""
         if self._half is not None:
-            return activated(torch.ops.quantized.linear_dynamic_fp16(x, self._half), self.activation)
+            # The overload by its name, so that it is not looked for in each of the 24 products of a query.
+            return activated(torch.ops.quantized.linear_dynamic_fp16.default(x, self._half), self.activation)
         plain = self._plain
         if plain is not None and (self._packed is None or x.numel() > _SHORT_TOKENS * x.shape[-1]):
             return activated(functional.linear(x, plain, self.bias), self.activation)

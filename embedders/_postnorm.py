@@ -97,7 +97,7 @@ class _Norm:
     epsilon: float
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(x, (len(self.weight),), self.weight, self.bias, self.epsilon)
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,14 @@ class PostNormForward:
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids -> ``[tokens, hidden]``."""
-        dtype, heads = self._dtype, self._heads
+        dtype, heads, tokens = self._dtype, self._heads, ids.shape[0]
         x = functional.embedding(ids, self._words) + functional.embedding(packing.position_ids, self._positions)
         x = self._norm(x)
         if self._project is not None:
             x = self._project(x.to(dtype)).to(self._stream)
         bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
         for layer in self._layers:
-            q, k, v = layer.inputs(x.to(dtype)).view(len(ids), 3, heads, -1).unbind(1)
+            q, k, v = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1).unbind(1)
             seen = packed_attention(q, k, v, packing, scale=BASE_2, bias=bias)
             x = layer.output_norm(x + layer.output(seen))
             x = layer.down_norm(x + layer.down(layer.up(x.to(dtype))))
