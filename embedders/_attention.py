@@ -77,6 +77,29 @@ def packed_attention(
     return out
 
 
+def packed_self_attention(
+    joined: torch.Tensor, packing: Packing, *, scale: float, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`packed_attention` of queries, keys and values that one product made.
+
+    A query's pass is one short sequence, where every operator counts, and taking the three apart is most of them.
+
+    Args:
+        joined: ``[tokens, 3, heads, head size]``.
+        packing: As in `packed_attention`, and so are the others.
+        scale: Factor of the scores.
+        bias: ``[heads, longest, longest]`` or larger.
+
+    Returns:
+        ``[tokens, heads * head size]``.
+    """
+    if len(packing.lengths) > 1 or packing.longest > _SHORT or bias is not None or joined.device.type != "cpu":
+        return packed_attention(*joined.unbind(1), packing, scale=scale, bias=bias)
+    query, key, value = joined.unsqueeze(0).permute(2, 0, 3, 1, 4).unbind(0)
+    out = functional.scaled_dot_product_attention(query, key, value, scale=scale)
+    return out.transpose(1, 2).reshape(joined.shape[0], -1)
+
+
 def transformers_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

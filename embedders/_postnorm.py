@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders._attention import BASE_2, packed_attention
+from situate.embedders._attention import BASE_2, packed_self_attention
 from situate.embedders._linears import Activation, Projection
 from situate.embedders._packing import Packing
 
@@ -194,8 +194,8 @@ class PostNormForward:
             x = self._project(x.to(dtype)).to(self._stream)
         bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
         for layer in self._layers:
-            q, k, v = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1).unbind(1)
-            seen = packed_attention(q, k, v, packing, scale=BASE_2, bias=bias)
+            joined = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1)
+            seen = packed_self_attention(joined, packing, scale=BASE_2, bias=bias)
             x = layer.output_norm(x + layer.output(seen))
             x = layer.down_norm(x + layer.down(layer.up(x.to(dtype))))
         return x

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from situate.chunkers.errors import FallbackWarning
 from situate.embedders import _crew
-from situate.embedders._attention import packed_attention
+from situate.embedders._attention import packed_attention, packed_self_attention
 from situate.embedders._forward import PackedForward, PaddedForward, load_model
 from situate.embedders._packing import Packing
 from situate.embedders.encoder import Encoder
@@ -261,6 +261,20 @@ def test_packed_attention_equals_its_definition(
     packing = Packing.of(lengths, torch.device("cpu"))
     got = packed_attention(q, k, v, packing, scale=0.25, causal=causal, window=window, bias=added)
     wanted = naive_attention(q, k, v, lengths, scale=0.25, causal=causal, window=window, bias=added)
+    tolerance = 2e-6 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(got.float(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [[1], [21], [33], [21, 21], [30, 8]])
+@pytest.mark.parametrize("bias", [False, True])
+def test_attention_of_what_one_product_made_is_the_same(dtype: torch.dtype, lengths: list[int], bias: bool) -> None:
+    torch.manual_seed(3)
+    joined = torch.randn(sum(lengths), 3, 4, 16).to(dtype)
+    added = torch.randn(4, 33, 33).to(dtype) if bias else None
+    got = packed_self_attention(joined, Packing.of(lengths, torch.device("cpu")), scale=0.25, bias=added)
+    q, k, v = joined.unbind(1)
+    wanted = naive_attention(q, k, v, lengths, scale=0.25, bias=added)
     tolerance = 2e-6 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(got.float(), wanted, rtol=tolerance, atol=tolerance)
 
