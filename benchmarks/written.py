@@ -8,7 +8,8 @@ so many characters, and the queries to which something in there is relevant.
 
 Every answer is kept in .situate/written.sqlite (--answers) with what it cost, so a run that was cut off goes on where
 it stopped, and what is printed is what all answers took, whenever they came. Prints a table per set with paired
-bootstrap intervals over `fast` without the model, and writes JSON to benchmarks/results/.
+bootstrap intervals over `fast` without the model (fused by min-max, which questions need), and writes JSON to
+benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from examples.generators import ChatEndpoint
 from situate.chunkers import AnswerCache, AutoChunker, Chunk, Document, LLMSituator, Prompt, QuestionSituator, Situator
 from situate.chunkers.generating import SituatingWarning
 from situate.embedders import Embedder
-from situate.retrievers import Hit, Index, PipelineConfig, Retriever
+from situate.retrievers import Hit, Index, PipelineConfig, QuestionFilter, Retriever
 from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare
 from situate.retrievers.hyde import Hyde
 from situate.retrievers.steps import StepPolicy
@@ -44,7 +45,9 @@ ANSWERS = Path(".situate/written.sqlite")
 DOCUMENT_MEASURES = ("nDCG@10", "RR@10")
 SPAN_MEASURES = ("char_recall@5", "char_recall@1", "char_iou@1")
 #: What everything is compared with.
-WITHOUT = "fast, no language model"
+WITHOUT = "fast, min-max, no language model"
+#: Cosine of a question and its chunk from which on the chunk counts as its answer; not tuned.
+ANSWERED = 0.5
 SENTENCE, QUESTIONS, DRAFTS = "a sentence per chunk", "questions per chunk", "HyDE"
 
 
@@ -193,12 +196,18 @@ def run(
     situated = _situated({SENTENCE: sentences, QUESTIONS: questions}, chunks, f"{data.name}: chunks")
     fast = PipelineConfig.fast().with_(fusion="minmax")  # which questions that are searched by meaning need
     in_front = replace(fast.dense, context=(*fast.dense.context, "sentence"))
+    keeps = QuestionFilter(embedder, at_least=ANSWERED)
+    answered = [(document, keeps.situate(document, cut)) for document, cut in situated[QUESTIONS]]
     rows = {
         WITHOUT: (chunks, fast),
         "+ sentence, BM25": (situated[SENTENCE], fast),
         "+ sentence, BM25 and dense": (situated[SENTENCE], fast.with_(dense=in_front)),
         "+ questions, BM25": (situated[QUESTIONS], fast),
-        "+ questions, BM25 and by meaning": (situated[QUESTIONS], fast.with_(questions=0.2)),
+        "+ questions, BM25 and by meaning (0.2)": (situated[QUESTIONS], fast.with_(questions=0.2)),
+        "+ questions, BM25 and by meaning (1)": (situated[QUESTIONS], fast.with_(questions=1.0)),
+        "+ answered questions, BM25": (answered, fast),
+        "+ answered questions, BM25 and by meaning (0.2)": (answered, fast.with_(questions=0.2)),
+        "+ answered questions, BM25 and by meaning (1)": (answered, fast.with_(questions=1.0)),
     }
     searches: dict[str, Callable[[str], Iterable[Hit]]] = {}
     with ExitStack() as stack:
@@ -221,6 +230,8 @@ def run(
     }
     costs = {name: generator.cost() | {"failed": failed[name]} for name, generator in kept.items()}
     counts = {"documents": len(chunks), "chunks": sum(len(cut) for _, cut in chunks), "queries": len(data.queries)}
+    for name, items in (("questions", situated[QUESTIONS]), ("answered questions", answered)):
+        counts[name] = sum(len(chunk.context.questions) for _, cut in items for chunk in cut)
     print(f"\n{writer.model}, {', '.join(f'{count} {what}' for what, count in counts.items())}\n")
     print(f"{comparison.table(WITHOUT)}\n\nDifferences: points over {WITHOUT!r} [95 % paired bootstrap]\n")
     print(_table(costs))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from situate.retrievers.index import Index
     from situate.retrievers.opening import Location, open, open_async, open_async_client, open_client
     from situate.retrievers.pipeline import Retriever
+    from situate.retrievers.question_filter import QuestionFilter
     from situate.retrievers.rewriting import ConversationalQuery, MultiQuery, StepBack, Turn
     from situate.retrievers.search import QueryVectors
     from situate.retrievers.steps import StepPolicy
@@ -38,6 +39,7 @@ __all__ = [
     "QueryExpander",
     "QueryText",
     "QueryVectors",
+    "QuestionFilter",
     "Recency",
     "Reranker",
     "Retriever",
@@ -79,6 +81,7 @@ __getattr__, __dir__ = lazy_exports(
         "QueryExpander": "types",
         "QueryText": "types",
         "QueryVectors": "search",
+        "QuestionFilter": "question_filter",
         "Reranker": "types",
         "Retriever": "pipeline",
         "SearchResult": "types",

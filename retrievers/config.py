@@ -83,9 +83,9 @@ class PipelineConfig:
         prefetch: Candidates taken from each of dense and BM25.
         feedback: Pseudo-relevance feedback, or None.
         document: Document-level scores, or None. Needs "minmax".
-        questions: Share, in the fused score, of the similarity between the query and the nearest of the questions that
-            a chunk answers (``context.questions``), stored as one multivector per chunk; 0 for not storing them.
-            Needs "minmax".
+        questions: How far a chunk's similarity is lifted towards that of the nearest of the questions that it answers
+            (``context.questions``), where that is nearer: 1 takes the question's in its place. Stored as one
+            multivector per chunk; 0 for not storing them. Needs "minmax".
         token_vectors: Also store one vector per token, in this datatype, for the MaxSim stage (Khattab and Zaharia
             2020); None for not storing them.
         maxsim_depth: Candidates that the MaxSim stage scores.
@@ -95,8 +95,8 @@ class PipelineConfig:
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
-            ``maxsim_weight`` is not in [0, 1]; ``questions`` and the shares of ``document`` are negative, come to 1 or
-            more, or are asked for without "minmax"; ``document.lexical`` is asked for without ``lexical``; or
+            ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
+            more; either of these is asked for without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0.
     """
 
@@ -121,19 +121,20 @@ class PipelineConfig:
             )
         if self.fusion not in ("minmax", "dbsf", "rrf"):
             raise InputError(f"fusion={self.fusion!r} is not one of 'minmax', 'dbsf', 'rrf'")
-        if not 0 <= self.maxsim_weight <= 1:
-            raise InputError(f"maxsim_weight={self.maxsim_weight} is a share: it must lie between 0 and 1")
+        for name, share in (("maxsim_weight", self.maxsim_weight), ("questions", self.questions)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name}={share} is a share: it must lie between 0 and 1")
         self._check_signals()
 
     def _check_signals(self) -> None:
         document = self.document
-        shares = [self.questions] if document is None else [self.questions, document.dense, document.lexical]
+        shares = [] if document is None else [document.dense, document.lexical]
         if not (all(share >= 0 for share in shares) and sum(shares) < 1):
             raise InputError(
-                f"questions and the document's shares are {shares}: each must be 0 or more, and together less than 1, "
-                "because the chunk's own scores have the rest"
+                f"the document's shares are {shares}: each must be 0 or more, and together less than 1, because the "
+                "chunk's own scores have the rest"
             )
-        if any(shares) and self.fusion != "minmax":
+        if (self.questions or any(shares)) and self.fusion != "minmax":
             raise InputError(f"fusion={self.fusion!r} knows no shares: document and questions need fusion='minmax'")
         if document is not None and document.lexical and self.lexical is None:
             raise InputError(

@@ -102,7 +102,8 @@ class HybridSearch:
     With "minmax", which Qdrant does not offer, both candidate lists come back from one request and are fused here; each
     hit then tells the score that every stage gave it. Feedback costs a second search either way, because it needs the
     vectors that the first found. Boosts are added last, to what every candidate scored; they cost a request, too.
-    Scores of questions and of documents join the fused score, each by its share; documents cost a request each time.
+    Questions that a chunk answers lift its dense score, and scores of documents join the fused one by their shares;
+    documents cost a request each time.
 
     Args:
         client: Any Qdrant client.
@@ -210,15 +211,18 @@ class HybridSearch:
         }
 
     def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[str, str]) -> _Scores:
-        """The fused score, and in it the scores of questions and documents by their shares."""
+        """The fused score, and in it the scores of questions, and of documents by their shares."""
         config = self.config
-        base = _fused({name: stages[name] for name in (DENSE, BM25) if name in stages})
-        shares = {QUESTIONS: config.questions}
-        if config.document is not None:
-            # What an earlier round found is no candidate any more.
-            found = {point: v for point, v in versions.items() if point in base or point in stages.get(QUESTIONS, ())}
-            stages.update(document_scores(self.client, self.collection, config, vectors, found))
-            shares |= {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
+        several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
+        if config.questions:
+            several[DENSE] = _lifted(stages[DENSE], stages[QUESTIONS], config.questions)
+        base = _fused(several)
+        if config.document is None:
+            return base
+        # What an earlier round found is no candidate any more.
+        found = {point: version for point, version in versions.items() if point in base}
+        stages.update(document_scores(self.client, self.collection, config, vectors, found))
+        shares = {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
         shares = {name: share for name, share in shares.items() if share and stages.get(name)}
         if not shares:
             return base
@@ -332,6 +336,21 @@ def _fused(stages: Mapping[str, _Scores]) -> _Scores:
     """One stage alone keeps its own scores (a cosine says more than its place between least and greatest)."""
     several = list(stages.values())
     return several[0] if len(several) == 1 else _mean(several)
+
+
+def _lifted(dense: _Scores, asked: _Scores, share: float) -> _Scores:
+    """Each chunk's similarity, lifted by a share of what the nearest of its questions is nearer than itself.
+
+    A chunk without questions keeps its own, and a question that is not near changes nothing: a score of its own for
+    questions would put every chunk that has any before those that have none. What only a question found was less
+    similar than all that was found without.
+    """
+    least = min(dense.values(), default=0.0)
+    lifted = dict(dense)
+    for point, score in asked.items():
+        own = dense.get(point, least)
+        lifted[point] = own + share * max(0.0, score - own)
+    return lifted
 
 
 def _mean(stages: Sequence[_Scores], weights: Sequence[float] | None = None) -> _Scores:

@@ -68,20 +68,19 @@ class Data:
             if len(rows):
                 asked[i] = (rows @ dense).max()
         lexical = _idf(DOCUMENTS * CHUNKS) * self.terms[:, :3].sum(1)
-        base = (min_max(chunk, best(chunk, 15)) + min_max(lexical, best(lexical, 15))) / 2
-        found = np.union1d(np.union1d(best(chunk, 15), best(lexical, 15)), best(asked, 15))
-        scored = np.union1d(best(chunk, 15), best(lexical, 15))
+        near, answering = best(chunk, 15), best(asked, 15)
+        lifted = np.full(len(chunk), chunk[near].min())
+        lifted[near] = chunk[near]
+        lifted[answering] += 0.25 * np.maximum(0, asked - lifted)[answering]
+        similar = np.union1d(near, answering)
+        base = (min_max(lifted, similar) + min_max(lexical, best(lexical, 15))) / 2
+        found = np.union1d(similar, best(lexical, 15))
         of = np.arange(DOCUMENTS * CHUNKS) // CHUNKS
         document = (self.documents @ dense)[of]
         document_lexical = (_idf(DOCUMENTS) * self.document_terms[:, :3].sum(1))[of]
         # A document in which no term of the query stands is not found, and counts as the least.
         with_terms = found[document_lexical[found] > 0]
-        return (
-            0.45 * min_max(base, scored)
-            + 0.25 * min_max(asked, best(asked, 15))
-            + 0.2 * min_max(document, found)
-            + 0.1 * min_max(document_lexical, with_terms)
-        )
+        return 0.7 * min_max(base, found) + 0.2 * min_max(document, found) + 0.1 * min_max(document_lexical, with_terms)
 
 
 def _idf(count: int) -> float:
@@ -133,6 +132,20 @@ def test_feedback_moves_what_they_are_compared_with(client: QdrantClient, data: 
     assert_equal(hits, data.expected(moved))
 
 
+def test_a_question_lifts_its_chunk_and_lowers_none(client: QdrantClient, data: Data) -> None:
+    """Neither do chunks without questions lose, nor do questions that are far off win anything."""
+    config = PipelineConfig(lexical=None, questions=1.0, prefetch=DOCUMENTS * CHUNKS)
+    dense = QueryVectors(data.query.dense)
+    own = dict(found(client, config.with_(questions=0.0), dense))
+    for (chunk, score), hit in zip(
+        found(client, config, dense), HybridSearch(client, "c", config).search(dense, 10), strict=True
+    ):
+        rows = data.questions[chunk // CHUNKS][chunk % CHUNKS]
+        nearest = float((rows @ dense.dense).max()) if len(rows) else -1.0
+        assert score == pytest.approx(max(hit.scores["dense"], nearest), abs=1e-4)
+        assert hit.scores["dense"] == pytest.approx(own.get(chunk, hit.scores["dense"]), abs=1e-4)
+
+
 def test_a_share_of_nothing_changes_nothing(client: QdrantClient, data: Data) -> None:
     without = found(client, CONFIG.with_(document=None, questions=0.0), data.query)
     assert found(client, CONFIG.with_(document=DocumentSignals(0.0, 0.0), questions=0.0), data.query) == without
@@ -148,9 +161,12 @@ def test_a_filter_holds(client: QdrantClient, data: Data) -> None:
 
 def test_impossible_shares_are_refused() -> None:
     with pytest.raises(InputError, match="together less than 1"):
-        PipelineConfig(questions=0.5, document=DocumentSignals(0.3, 0.2))
+        PipelineConfig(document=DocumentSignals(0.5, 0.5))
     with pytest.raises(InputError, match="each must be 0 or more"):
-        PipelineConfig(questions=-0.1)
+        PipelineConfig(document=DocumentSignals(-0.1, 0.5))
+    for share in (-0.1, 1.1):
+        with pytest.raises(InputError, match=rf"questions={share} is a share"):
+            PipelineConfig(questions=share)
     with pytest.raises(InputError, match="need fusion='minmax'"):
         PipelineConfig(questions=0.2, fusion="rrf")
     with pytest.raises(InputError, match="needs lexical="):
