@@ -88,6 +88,10 @@ class GenerationError(SituateError):
     """A language model failed, or answered nothing usable."""
 
 
+class PromptRefusedError(GenerationError):
+    """A language model's server did not take the prompt (too long for it, say): a second attempt would not help."""
+
+
 class StepError(SituateError):
     """An optional step of a query failed, and the caller asked for an error instead of degrading."""
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from situate.chunkers.answer_cache import AnswerCache
-from situate.chunkers.errors import GenerationError, InputError, StepError
+from situate.chunkers.errors import GenerationError, InputError, PromptRefusedError, StepError
 from situate.chunkers.prompting import ANSWER_LIMIT, aask, ask, one_line, quoted, usable
 from situate.chunkers.situating_report import CHARACTERS_PER_TOKEN, SituatingReport
 from situate.chunkers.summarising import LEAST_WINDOW, SUMMARY_FAILED, LongDocuments, summary_of, summary_prompt
@@ -328,7 +328,7 @@ class GeneratingSituator(ABC):
             "wait": wait_random_exponential(multiplier=self.backoff, max=60.0),
             # Input that cannot be used does not become usable.
             "retry": retry_if_exception(
-                lambda error: isinstance(error, Exception) and not isinstance(error, InputError)
+                lambda error: isinstance(error, Exception) and not isinstance(error, InputError | PromptRefusedError)
             ),
             "reraise": True,
         }

@@ -10,13 +10,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from situate.chunkers.errors import GenerationError
+from situate.chunkers.errors import GenerationError, PromptRefusedError
 from situate.chunkers.types import Prompt, TextGenerator
 
 #: Characters of a query that a prompt quotes, of a passage, and of an answer that anything is read from.
 QUERY_LIMIT = 2_000
 PASSAGE_LIMIT = 4_000
 ANSWER_LIMIT = 20_000
+
+#: HTTP statuses by which a server refuses what it was sent: bad, too large, not to be processed.
+_REFUSES = {400, 413, 422}
 
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -122,6 +125,18 @@ def ask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]:
 async def aask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]:
     """`ask` without blocking the event loop."""
     return _checked(prompts, await generator.agenerate(prompts))
+
+
+def generation_error(message: str, cause: Exception) -> GenerationError:
+    """What a `TextGenerator` raises for what its client raised: the clients of HTTP services tell the status."""
+    answer = getattr(cause, "response", None)
+    status = getattr(cause, "status_code", None) or getattr(answer, "status_code", None)
+    if status not in _REFUSES:
+        return GenerationError(message)
+    return PromptRefusedError(
+        f"{message}; status {status}: the prompt itself was refused. If it is longer than the model's context, show "
+        "less of the document (window=...)"
+    )
 
 
 def _checked(prompts: Sequence[Prompt], answers: Sequence[object]) -> list[str]:

@@ -203,7 +203,7 @@ class TextGenerator(Protocol):
         """One answer per prompt, in order.
 
         Raises:
-            GenerationError: The model failed.
+            GenerationError: The model failed. A `PromptRefusedError` is not tried again.
         """
         ...
 

@@ -14,6 +14,7 @@ import httpx
 
 from situate.chunkers import Prompt
 from situate.chunkers.errors import GenerationError
+from situate.chunkers.prompting import generation_error
 
 
 class CannedAnswers:
@@ -133,4 +134,4 @@ class ChatEndpoint:
             self.usage.update({name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")})
             return answer
         except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise GenerationError(f"the language model at {self.url} failed: {type(error).__name__}") from error
+            raise generation_error(f"the language model at {self.url} failed: {type(error).__name__}", error) from error

@@ -23,7 +23,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from situate.chunkers.errors import InputError, ModelError, StepError
+from situate.chunkers.errors import InputError, ModelError, PromptRefusedError, StepError
 from situate.retrievers.tracing import otel_span
 from situate.retrievers.types import Step
 
@@ -37,6 +37,7 @@ _clock: ContextVar[_Clock | None] = ContextVar("situate_step_clock", default=Non
 #: Errors that a second attempt would meet again.
 _PERMANENT = (
     ModelError,
+    PromptRefusedError,
     ValueError,
     TypeError,
     LookupError,

@@ -13,6 +13,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableConfig
 
 from situate.chunkers.errors import GenerationError
+from situate.chunkers.prompting import generation_error
 from situate.chunkers.types import Prompt
 
 
@@ -74,7 +75,8 @@ class LangChainGenerator:
         return messages
 
     def _failed(self, prompts: int, error: Exception) -> GenerationError:
-        return GenerationError(
+        message = (
             f"{type(self.model).__name__} failed on {prompts} prompts with {type(error).__name__}: look at the error "
             "that caused this one; HyDE, situators and rerankers can go on without (on_error)"
         )
+        return generation_error(message, error)

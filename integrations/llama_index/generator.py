@@ -14,6 +14,7 @@ from llama_index.core.llms import LLM, ChatMessage, CustomLLM, MessageRole
 from llama_index.core.settings import Settings
 
 from situate.chunkers.errors import GenerationError, InputError
+from situate.chunkers.prompting import generation_error
 from situate.chunkers.types import Prompt
 
 
@@ -139,7 +140,8 @@ def _completion(prompt: Prompt) -> str:
 
 def _failed(llm: LLM, error: Exception) -> GenerationError:
     # Providers repeat keys and prompts in their messages, so only the kind of failure is told here.
-    return GenerationError(
-        f"the language model {llm.metadata.model_name!r} failed with {type(error).__name__} (shown above): "
-        "retry, or ask another model"
+    message = (
+        f"the language model {llm.metadata.model_name!r} failed with {type(error).__name__} (shown above): retry, or "
+        "ask another model"
     )
+    return generation_error(message, error)

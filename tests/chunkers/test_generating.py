@@ -7,6 +7,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,6 +24,7 @@ from situate.chunkers import (
 )
 from situate.chunkers.errors import GenerationError, InputError, StepError, StoreCorruptError
 from situate.chunkers.generating import FAILED, SituatingWarning, part_around
+from situate.chunkers.prompting import generation_error
 
 
 class Model:
@@ -331,6 +333,35 @@ def test_a_situator_pickles_as_its_configuration(tmp_path: Path) -> None:
 def test_impossible_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InputError):
         LLMSituator(Model(), **options)  # type: ignore[arg-type]
+
+
+class _HttpError(Exception):
+    """As the clients of HTTP services raise it: the status at the error, or at its response."""
+
+    def __init__(self, status: int, at_response: bool) -> None:
+        super().__init__("sk-secret")
+        if at_response:
+            self.response = SimpleNamespace(status_code=status)
+        else:
+            self.status_code = status
+
+
+@pytest.mark.parametrize("at_response", [True, False])
+@pytest.mark.parametrize(("status", "sent"), [(400, 1), (413, 1), (422, 1), (429, 3), (500, 3)])
+def test_a_prompt_that_a_server_refuses_is_sent_once(status: int, sent: int, at_response: bool) -> None:
+    def answer(prompt: Prompt) -> str:
+        if prompt.text.count("Pier 2"):
+            raise generation_error("the model failed", _HttpError(status, at_response))
+        return "It is about the ferry."
+
+    model = Model(answer)
+    with pytest.warns(SituatingWarning, match="1 of 7 chunks .* the model failed") as said:
+        situated = situator(model, attempts=3, batch=1).situate(DOCUMENT, CHUNKS)
+    asked = [prompt for batch in model.batches for prompt in batch if "Pier 2" in prompt.text]
+    assert len(asked) == sent
+    assert ("window" in str(said[0].message)) == (sent == 1)
+    assert "secret" not in str(said[0].message)
+    assert sum(FAILED in chunk.metadata for chunk in situated) == 1
 
 
 def test_questions_are_read_line_by_line() -> None:

@@ -14,7 +14,7 @@ from examples.asking import derived_questions, load_questions
 from examples.generators import CannedAnswers, ChatEndpoint
 from examples.stages import STAGES
 from situate.chunkers import MarkdownChunker, Prompt, read_documents
-from situate.chunkers.errors import GenerationError
+from situate.chunkers.errors import GenerationError, PromptRefusedError
 from situate.retrievers.edge import EdgeClient
 from situate.retrievers.rewriting import Turn
 from tests.rest_server import RestServer
@@ -247,6 +247,28 @@ async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.
         with pytest.raises(GenerationError) as caught:
             await endpoint.agenerate([Prompt("broken")])
         assert "a-secret" not in str(caught.value)
+
+
+async def test_the_chat_endpoint_tells_a_refused_prompt_from_a_failure() -> None:
+    import asyncio
+
+    statuses = iter([b"400 Bad Request", b"503 Service Unavailable"])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+        writer.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % next(statuses))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    endpoint = ChatEndpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "small")
+    async with server:
+        with pytest.raises(PromptRefusedError, match="status 400"):
+            await endpoint.agenerate([Prompt("far too long")])
+        with pytest.raises(GenerationError) as failed:
+            await endpoint.agenerate([Prompt("Well?")])
+    assert not isinstance(failed.value, PromptRefusedError)
 
 
 async def test_the_chat_endpoint_sends_only_so_many_requests_at_once() -> None:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from situate.chunkers.errors import GenerationError, InputError, ModelError, StepError
+from situate.chunkers.errors import GenerationError, InputError, ModelError, PromptRefusedError, StepError
 from situate.retrievers.steps import StepPolicy, StepRunner, note
 
 
@@ -68,7 +68,9 @@ async def test_retries_are_bounded(mode):
 
 
 @both
-@pytest.mark.parametrize("error", [InputError("wrong"), ModelError("no weights"), TypeError("bug")])
+@pytest.mark.parametrize(
+    "error", [InputError("wrong"), ModelError("no weights"), PromptRefusedError("too long"), TypeError("bug")]
+)
 async def test_errors_that_would_come_again_are_not_retried(mode, error):
     work = Flaky(99, error)
     value, step = await run(mode, StepRunner(quick), work)
