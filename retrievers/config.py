@@ -77,8 +77,8 @@ class PipelineConfig:
         dense: How chunks become dense vectors.
         lexical: How they become BM25 vectors; None for dense search alone.
         fusion: "minmax" (the mean of both scores, each brought to [0, 1] over its candidates), "dbsf"
-            (distribution-based score fusion) or "rrf" (reciprocal rank fusion, Cormack et al. 2009). The last two are
-            done by Qdrant within one query.
+            (distribution-based score fusion; the mean, too) or "rrf" (reciprocal rank fusion, Cormack et al. 2009). The
+            last two are done by Qdrant within one query.
         rrf_k: The constant of RRF; 60 in the paper.
         prefetch: Candidates taken from each of dense and BM25.
         feedback: Pseudo-relevance feedback, or None.

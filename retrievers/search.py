@@ -266,12 +266,14 @@ class HybridSearch:
             dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
             vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
+        # DBSF adds two scores of about [0, 1]. Their mean stands beside what "minmax" and a cosine give.
+        unit = 0.5 if self.config.fusion == "dbsf" and stage == "fused" else 1.0
         query = self._query(vectors, k, final=True)
         if not self.config.boosts:
-            points = self._points(query, k, where)
-            return [(point.payload or {}, float(point.score), {stage: float(point.score)}) for point in points]
+            scored = [(point.payload or {}, unit * float(point.score)) for point in self._points(query, k, where)]
+            return [(payload, score, {stage: score}) for payload, score in scored]
         points = self._points(query, max(k, self.config.prefetch), where, payload=False)
-        scores = {str(point.id): float(point.score) for point in points}
+        scores = {str(point.id): unit * float(point.score) for point in points}
         return self._best_of(scores, {stage: scores}, k)
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:

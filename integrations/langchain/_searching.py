@@ -195,12 +195,10 @@ class SearchingStore(VectorStore):
         config = self.index.config
         if mode == "dense":
             return lambda cosine: _clamped((1.0 + cosine) / 2.0)
-        if config.fusion == "minmax":
-            return _clamped
         if config.fusion == "rrf" and config.token_vectors is None:
             # The best that reciprocal ranks can add up to is being first in both lists.
             return lambda score: _clamped(score * config.rrf_k / 2.0)
-        return lambda score: _clamped(score / 2.0)  # DBSF adds two scores of about [0, 1]
+        return _clamped
 
     def _similarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
         relevance = self._relevance(self._checked(kwargs.get("mode")))

@@ -109,6 +109,21 @@ def test_min_max_fusion_equals_the_formula(client: QdrantClient, data: Data) -> 
     assert [fused[place] for place, _ in found] == pytest.approx([score for _, score in found], abs=1e-4)
 
 
+def test_dbsf_equals_the_formula(client: QdrantClient, data: Data) -> None:
+    """The mean of both scores, each brought from three deviations around its candidates' mean to [0, 1]."""
+    dense, lexical, _ = data.scores()
+    fused = np.zeros(CHUNKS)
+    for scores in (dense, lexical):
+        near = best(scores, 15)
+        low = scores[near].mean() - 3 * scores[near].std(ddof=1)
+        fused[near] += (scores[near] - low) / (6 * scores[near].std(ddof=1)) / 2
+    found = search(client, CONFIG.with_(token_vectors=None, fusion="dbsf"), data.query)
+    assert [score for _, score in found] == pytest.approx(sorted(fused, reverse=True)[:10], abs=1e-4)
+    assert [fused[place] for place, _ in found] == pytest.approx([score for _, score in found], abs=1e-4)
+    alone = search(client, CONFIG.with_(lexical=None, token_vectors=None, fusion="dbsf"), data.query)
+    assert [score for _, score in alone] == pytest.approx(sorted(dense, reverse=True)[:10], abs=1e-4)
+
+
 def test_feedback_moves_the_dense_vector_towards_the_first_hits(client: QdrantClient, data: Data) -> None:
     dense, lexical, _ = data.scores()
     fused = (min_max(dense, best(dense, 15)) + min_max(lexical, best(lexical, 15))) / 2
