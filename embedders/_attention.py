@@ -94,7 +94,8 @@ def packed_self_attention(
         ``[tokens, heads * head size]``.
     """
     if len(packing.lengths) > 1 or packing.longest > _SHORT or bias is not None or joined.device.type != "cpu":
-        return packed_attention(*joined.unbind(1), packing, scale=scale, bias=bias)
+        query, key, value = joined.unbind(1)
+        return packed_attention(query, key, value, packing, scale=scale, bias=bias)
     query, key, value = joined.unsqueeze(0).permute(2, 0, 3, 1, 4).unbind(0)
     out = functional.scaled_dot_product_attention(query, key, value, scale=scale)
     return out.transpose(1, 2).reshape(joined.shape[0], -1)
