@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ Offsets = NDArray[np.int64]
 
 #: Characters that are tokenized in one call where the text may be cut; 0.3 GB of the library's memory at most.
 _PIECE = 1_000_000
+#: Characters up to which a text that comes alone is tokenized in the caller's thread.
+_QUERY = 1_000
 #: Tokens whose offsets are fetched as Python objects (100 bytes each) at a time.
 _FETCHED = 1 << 16
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
@@ -131,8 +133,7 @@ class TextTokenizer:
         """The tokens of each text. A lone surrogate, which no tokenizer reads, is read as U+FFFD."""
         if self.backend is None:
             return [self._tokenize_slowly(_readable(text)) for text in texts]
-        # The fast form keeps no offsets, which are half of the work.
-        batch = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        batch = self._batch(self.backend, offsets)
         if any(len(text) > _PIECE for text in texts):
             short = iter(self.tokenize([text for text in texts if len(text) <= _PIECE], offsets=offsets))
             return [
@@ -148,11 +149,25 @@ class TextTokenizer:
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
+    @staticmethod
+    def _batch(backend: Tokenizer, offsets: bool) -> Callable[..., list[Encoding]]:
+        # The fast form keeps no offsets, which are half of the work.
+        several = backend.encode_batch if offsets else backend.encode_batch_fast
+
+        def batch(texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
+            if len(texts) == 1 and len(texts[0]) <= _QUERY:
+                # A batch goes to the tokenizer's threads, and a query would wait for one to wake up. A long text
+                # does: alone it would hold the interpreter all the while.
+                return [backend.encode(texts[0], add_special_tokens=add_special_tokens)]
+            return several(texts, add_special_tokens=add_special_tokens)
+
+        return batch
+
     def _tokenize_long(self, text: str, *, offsets: bool) -> TokenizedText:
         """`tokenize` of one text, piece by piece where that gives the same tokens."""
         assert self.backend is not None
         text = _readable(text)
-        batch = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
+        batch = self._batch(self.backend, offsets)
         bounds = [0, *self._cuts(text), len(text)]
         ids, found = [], []
         for first, last in itertools.pairwise(bounds):

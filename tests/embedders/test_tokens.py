@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from situate.chunkers.errors import ConventionError, ModelNotFoundError
-from situate.embedders._tokens import TextTokenizer, TokenizedText, recovered_offsets
+from situate.embedders._tokens import _QUERY, TextTokenizer, TokenizedText, recovered_offsets
 
 TEXT = "Über Kiel  weht\u3000ein Wind, 👩‍👧 überall."
 
@@ -82,3 +82,15 @@ def test_begin_and_end_tokens_follow_the_tokenizer_config(tmp_path: Path) -> Non
 def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no tokenizer could be loaded"):
         TextTokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("offsets", [True, False])
+def test_a_text_that_comes_alone_has_the_tokens_that_it_has_among_others(minilm_path: str, offsets: bool) -> None:
+    tokenizer = TextTokenizer.load(Path(minilm_path))
+    texts = ["", "A river.", "Flu\u00df und \U0001f30a", "broken \ud800 half", "word " * 150, "word " * 250]
+    assert len(texts[-2]) <= _QUERY < len(texts[-1])
+    for text, among in zip(texts, tokenizer.tokenize(texts, offsets=offsets), strict=True):
+        (alone,) = tokenizer.tokenize([text], offsets=offsets)
+        np.testing.assert_array_equal(alone.ids, among.ids)
+        if offsets:
+            np.testing.assert_array_equal(alone.offsets, among.offsets)
