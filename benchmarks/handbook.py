@@ -30,6 +30,7 @@ def main() -> None:
     questions = [question for question in load_questions(EXAMPLES / "questions.json") if question.document]
     names = ("plain", "fast", "quality")
     presets: dict[str, PipelineConfig] = {name: getattr(PipelineConfig, name)() for name in names}
+    presets["fast, DBSF"] = presets["fast"].with_(fusion="dbsf")
     lexical = presets["fast"].lexical
     assert lexical is not None
     presets["fast - BM25 neighbours"] = presets["fast"].with_(lexical=replace(lexical, neighbours=0.0))

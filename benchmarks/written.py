@@ -8,8 +8,7 @@ so many characters, and the queries to which something in there is relevant.
 
 Every answer is kept in .situate/written.sqlite (--answers) with what it cost, so a run that was cut off goes on where
 it stopped, and what is printed is what all answers took, whenever they came. Prints a table per set with paired
-bootstrap intervals over `fast` without the model (fused by min-max, which questions need), and writes JSON to
-benchmarks/results/.
+bootstrap intervals over `fast` without the model, and writes JSON to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ ANSWERS = Path(".situate/written.sqlite")
 DOCUMENT_MEASURES = ("nDCG@10", "RR@10")
 SPAN_MEASURES = ("char_recall@5", "char_recall@1", "char_iou@1")
 #: What everything is compared with.
-WITHOUT = "fast, min-max, no language model"
+WITHOUT = "fast, no language model"
 #: Cosine of a question and its chunk from which on the chunk counts as its answer; not tuned.
 ANSWERED = 0.5
 SENTENCE, QUESTIONS, DRAFTS = "a sentence per chunk", "questions per chunk", "HyDE"
@@ -194,7 +193,7 @@ def run(
     sentences = LLMSituator(kept[SENTENCE], window=settings.window)
     questions = QuestionSituator(kept[QUESTIONS], window=settings.window, count=settings.questions)
     situated = _situated({SENTENCE: sentences, QUESTIONS: questions}, chunks, f"{data.name}: chunks")
-    fast = PipelineConfig.fast().with_(fusion="minmax")  # which questions that are searched by meaning need
+    fast = PipelineConfig.fast()
     in_front = replace(fast.dense, context=(*fast.dense.context, "sentence"))
     keeps = QuestionFilter(embedder, at_least=ANSWERED)
     answered = [(document, keeps.situate(document, cut)) for document, cut in situated[QUESTIONS]]

@@ -156,12 +156,8 @@ class PipelineConfig:
 
     @classmethod
     def fast(cls) -> PipelineConfig:
-        """No further pass of the model, no token vectors, one request of Qdrant.
-
-        Headings in front, neighbour mixing, situated BM25, fused by DBSF. With ``document`` or ``questions`` it needs
-        ``fusion="minmax"``.
-        """
-        return cls(dense=ChunkScheme(neighbours=0.35, context=("headings",)), fusion="dbsf")
+        """No further pass of the model and no token vectors: headings in front, neighbour mixing, situated BM25."""
+        return cls(dense=ChunkScheme(neighbours=0.35, context=("headings",)))
 
     @classmethod
     def quality(cls) -> PipelineConfig:

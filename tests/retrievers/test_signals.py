@@ -271,8 +271,7 @@ def test_a_chunk_is_found_by_a_question_that_it_answers(embedder: Embedder) -> N
 def test_an_index_without_them_is_not_searched_with_them(embedder: Embedder, tmp_path: object) -> None:
     with Index(embedder, path=str(tmp_path)) as index:
         index.add([FERRY])
-    fast = PipelineConfig.fast().with_(fusion="minmax")
-    for config in (fast.with_(document=DocumentSignals()), fast.with_(questions=0.2)):
+    for config in (PipelineConfig.fast().with_(document=DocumentSignals()), PipelineConfig.fast().with_(questions=0.2)):
         with pytest.raises(IncompatibleIndexError, match=r"stored\.(document|questions)=None"):
             Index(embedder, path=str(tmp_path), config=config).count()
     with Index(embedder, path=str(tmp_path)) as index:
