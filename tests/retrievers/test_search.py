@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from situate.chunkers import Chunk, Document
 from situate.chunkers.errors import NonFiniteVectorError
 from situate.retrievers.collection import Collection, Version
-from situate.retrievers.config import Feedback, LexicalScheme, PipelineConfig
+from situate.retrievers.config import Feedback, Fusion, LexicalScheme, PipelineConfig
 from situate.retrievers.edge import EdgeClient
 from situate.retrievers.lexical import SparseVector
 from situate.retrievers.search import HybridSearch, QueryVectors
@@ -122,6 +122,22 @@ def test_dbsf_equals_the_formula(client: QdrantClient, data: Data) -> None:
     assert [fused[place] for place, _ in found] == pytest.approx([score for _, score in found], abs=1e-4)
     alone = search(client, CONFIG.with_(lexical=None, token_vectors=None, fusion="dbsf"), data.query)
     assert [score for _, score in alone] == pytest.approx(sorted(dense, reverse=True)[:10], abs=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["dbsf", "rrf"])
+def test_maxsim_is_mixed_in_by_dbsf_where_qdrant_fuses(client: QdrantClient, data: Data, fusion: Fusion) -> None:
+    """The mean again, over the candidates of the fused ranking."""
+    config = CONFIG.with_(fusion=fusion, maxsim_depth=CHUNKS)
+    first = dict(search(client, config.with_(token_vectors=None), data.query, k=CHUNKS))
+    _, _, maxsim = data.scores()
+    expected = np.zeros(CHUNKS)
+    places = np.array(list(first))
+    for scores in (np.array(list(first.values())), maxsim[places]):
+        low = scores.mean() - 3 * scores.std(ddof=1)
+        expected[places] += (scores - low) / (6 * scores.std(ddof=1)) / 2
+    found = search(client, config, data.query, k=CHUNKS)
+    assert [score for _, score in found] == pytest.approx(sorted(expected[places], reverse=True), abs=1e-3)
+    assert max(expected) < 1
 
 
 def test_feedback_moves_the_dense_vector_towards_the_first_hits(client: QdrantClient, data: Data) -> None:
