@@ -86,9 +86,9 @@ def packed_self_attention(
 
     Args:
         joined: ``[tokens, 3, heads, head size]``.
-        packing: As in `packed_attention`, and so are the others.
+        packing: Where the sequences lie.
         scale: Factor of the scores.
-        bias: ``[heads, longest, longest]`` or larger.
+        bias: As in `packed_attention`.
 
     Returns:
         ``[tokens, heads * head size]``.

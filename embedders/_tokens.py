@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -133,45 +133,39 @@ class TextTokenizer:
         """The tokens of each text. A lone surrogate, which no tokenizer reads, is read as U+FFFD."""
         if self.backend is None:
             return [self._tokenize_slowly(_readable(text)) for text in texts]
-        batch = self._batch(self.backend, offsets)
         if any(len(text) > _PIECE for text in texts):
             short = iter(self.tokenize([text for text in texts if len(text) <= _PIECE], offsets=offsets))
             return [
                 next(short) if len(text) <= _PIECE else self._tokenize_long(text, offsets=offsets) for text in texts
             ]
         try:
-            encodings = batch(list(texts), add_special_tokens=False)
+            encodings = self._encodings(self.backend, list(texts), offsets)
         except (TypeError, UnicodeEncodeError):
             texts = [_readable(text) for text in texts]
-            encodings = batch(texts, add_special_tokens=False)
+            encodings = self._encodings(self.backend, texts, offsets)
         return [
             TokenizedText(text, np.array(encoding.ids, dtype=np.int64), _offsets(encoding) if offsets else None)
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
     @staticmethod
-    def _batch(backend: Tokenizer, offsets: bool) -> Callable[..., list[Encoding]]:
+    def _encodings(backend: Tokenizer, texts: list[str], offsets: bool) -> list[Encoding]:
+        if len(texts) == 1 and len(texts[0]) <= _QUERY:
+            # A batch goes to the tokenizer's threads, and a query would wait for one to wake up. A long text does: by
+            # itself it would hold the interpreter all the while.
+            return [backend.encode(texts[0], add_special_tokens=False)]
         # The fast form keeps no offsets, which are half of the work.
-        several = backend.encode_batch if offsets else backend.encode_batch_fast
-
-        def batch(texts: list[str], *, add_special_tokens: bool) -> list[Encoding]:
-            if len(texts) == 1 and len(texts[0]) <= _QUERY:
-                # A batch goes to the tokenizer's threads, and a query would wait for one to wake up. A long text
-                # does: alone it would hold the interpreter all the while.
-                return [backend.encode(texts[0], add_special_tokens=add_special_tokens)]
-            return several(texts, add_special_tokens=add_special_tokens)
-
-        return batch
+        batch = backend.encode_batch if offsets else backend.encode_batch_fast
+        return batch(texts, add_special_tokens=False)
 
     def _tokenize_long(self, text: str, *, offsets: bool) -> TokenizedText:
         """`tokenize` of one text, piece by piece where that gives the same tokens."""
         assert self.backend is not None
         text = _readable(text)
-        batch = self._batch(self.backend, offsets)
         bounds = [0, *self._cuts(text), len(text)]
         ids, found = [], []
         for first, last in itertools.pairwise(bounds):
-            (encoding,) = batch([text[first:last]], add_special_tokens=False)
+            (encoding,) = self._encodings(self.backend, [text[first:last]], offsets)
             ids.append(np.array(encoding.ids, dtype=np.int64))
             if offsets:
                 found.append(_offsets(encoding) + first)
