@@ -266,8 +266,8 @@ class HybridSearch:
             dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
             vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
-        # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean stands beside what "minmax" and
-        # a cosine give.
+        # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean stands beside what "minmax"
+        # and a cosine give.
         added = vectors.tokens is not None or (self.config.fusion == "dbsf" and vectors.lexical is not None)
         unit = 0.5 if added else 1.0
         query = self._query(vectors, k, final=True)
