@@ -22,6 +22,10 @@ _BLOCK = re.compile(
     "html|li|main|ol|p|pre|section|summary|table|tbody|thead|tr|ul"
 )
 _SKIPPED = frozenset({"script", "style", "template", "noscript", "nav", "svg", "head", "iframe"})
+#: What may stand in a head. Its end tag may be left out; then it ends before anything else.
+_IN_HEAD = frozenset({"title", "meta", "link", "base", "script", "style", "noscript", "template"})
+#: Where the browser reads on to the end of the page, too, if the end tag is missing.
+_RAW = frozenset({"script", "style"})
 _TAG = re.compile(r"<[^>]*>")
 
 
@@ -30,8 +34,8 @@ class HtmlChunker(SizedChunker):
     """The text between a page's block tags (paragraphs, items, rows, headings), joined while it fits, per section.
 
     For documents whose text *is* HTML source and has to stay that: a chunk is a span of the source, so inline tags
-    stay in it. Scripts, styles and navigation are left out. Where only the words matter, `read_documents` turns HTML
-    into Markdown first, and the vectors are cleaner.
+    stay in it. Scripts, styles and navigation (``<nav>``, ``role="navigation"``) are left out. Where only the words
+    matter, `read_documents` turns HTML into Markdown first, and the vectors are cleaner.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
@@ -49,6 +53,9 @@ class HtmlChunker(SizedChunker):
         """The document's chunks in order; [] where it is empty or has no text."""
         text = document.text
         reader = _Blocks(text)
+        while reader.unclosed is not None:
+            # The rest of the page would be left out with it: what is of this kind is shown instead.
+            reader = _Blocks(text, reader.shown | {reader.unclosed})
         path = HeadingPath(reader.headings)
         opening = {heading.start for heading in reader.headings}
         apart: set[int] = set()
@@ -76,11 +83,17 @@ class HtmlChunker(SizedChunker):
 
 
 class _Blocks(HTMLParser):
-    """The spans of text between block tags, and the headings among them."""
+    """The spans of text between block tags, and the headings among them.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: HTML source.
+        shown: Kinds of elements that are not left out: names of tags, and "navigation" for that role.
+    """
+
+    def __init__(self, text: str, shown: frozenset[str] = frozenset()) -> None:
         super().__init__(convert_charrefs=False)
         self.text = text
+        self.shown = shown
         self.blocks: list[tuple[int, int]] = []
         self.headings: list[Heading] = []
         self._skips: list[tuple[int, int]] = []
@@ -88,10 +101,14 @@ class _Blocks(HTMLParser):
         self._open = 0
         self._words = False
         self._skipping: str | None = None
+        self._kind = ""
+        self._depth = 0
         self._skipped_from = 0
         self._level = 0
         self.feed(text)
         self.close()
+        #: The kind of an element that is left out and has no end.
+        self.unclosed = self._kind if self._skipping is not None and self._skipping not in _RAW else None
         self._cut(len(text), len(text))
 
     def skipped_between(self, start: int, end: int) -> bool:
@@ -99,14 +116,18 @@ class _Blocks(HTMLParser):
         at = bisect_left(self._skips, (start, 0))
         return at < len(self._skips) and self._skips[at][1] <= end
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        if self._skipping is not None:
-            return
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         place = self._place()
+        if self._skipping == "head" and tag not in _IN_HEAD:
+            self._end_skip(place)
+        if self._skipping is not None:
+            self._depth += tag == self._skipping
+            return
         after = place + len(self.get_starttag_text() or "")
-        if tag in _SKIPPED:
+        kind = tag if tag in _SKIPPED else "navigation" if ("role", "navigation") in attrs else None
+        if kind is not None and kind not in self.shown:
             self._cut(place, after)
-            self._skipping, self._skipped_from = tag, place
+            self._skipping, self._kind, self._depth, self._skipped_from = tag, kind, 1, place
         elif _BLOCK.fullmatch(tag):
             self._cut(place, after)
             self._level = int(tag[1]) if re.fullmatch("h[1-6]", tag) else 0
@@ -121,9 +142,9 @@ class _Blocks(HTMLParser):
         closing = self.text.find(">", place)
         after = len(self.text) if closing == -1 else closing + 1
         if self._skipping is not None:
-            if tag == self._skipping:
-                self._skips.append((self._skipped_from, after))
-                self._skipping, self._open, self._words = None, after, False
+            self._depth -= tag == self._skipping
+            if not self._depth:
+                self._end_skip(after)
         elif _BLOCK.fullmatch(tag):
             self._cut(place, after)
             self._level = 0
@@ -136,6 +157,10 @@ class _Blocks(HTMLParser):
 
     def handle_charref(self, name: str) -> None:
         self._words = True
+
+    def _end_skip(self, after: int) -> None:
+        self._skips.append((self._skipped_from, after))
+        self._skipping, self._open, self._words = None, after, False
 
     def _place(self) -> int:
         line, column = self.getpos()

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from situate.chunkers.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from bs4 import BeautifulSoup
     from bs4.element import Tag
 
 #: Elements that hold nothing a reader of the text would look for.
-_DROPPED = ("script", "style", "noscript", "template", "nav", "svg", "iframe", "object", "form", "button", "head")
+_DROPPED = ("script", "style", "noscript", "template", "svg", "iframe", "object", "button", "title")
+#: The same, unless the whole page stands in one (a form around everything, an end tag that is missing).
+_ASIDE = 'nav, form, [role="navigation"]'
 _BLOCK = re.compile(
     "address|article|aside|blockquote|body|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|header|hr|html|main|"
     "ol|p|section|summary|table|ul"
@@ -36,10 +40,18 @@ def html_to_markdown(data: bytes | str) -> tuple[str, str | None]:
         raise MissingExtraError.of("beautifulsoup4", "documents", "reading HTML files") from error
     soup = BeautifulSoup(data, "html.parser")
     title = _title(soup)
-    for tag in soup.find_all(_DROPPED):
+    text = _text(soup, [*soup.select(_ASIDE), *soup.find_all(_DROPPED)])
+    if not text:
+        soup = BeautifulSoup(data, "html.parser")
+        text = _text(soup, soup.find_all(_DROPPED))
+    return text, title
+
+
+def _text(soup: BeautifulSoup, left_out: Iterable[Tag]) -> str:
+    for tag in left_out:
         tag.decompose()
     lines = "".join(_written(soup))
-    return _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in lines.split("\n"))).strip(), title
+    return _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in lines.split("\n"))).strip()
 
 
 def _title(soup: BeautifulSoup) -> str | None:

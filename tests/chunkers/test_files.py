@@ -71,6 +71,19 @@ def test_html_keeps_what_a_reader_sees_and_its_structure() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<head><title>t</title><body><p>Words.</p>", "Words."),  # </head> may be left out
+        ('<div role="navigation"><a>Home</a></div><p>Words.</p>', "Words."),
+        ("<form>Search</form><p>Words.</p>", "Words."),
+        ("<body><form><script>x</script><p>Words.</p></form></body>", "Words."),  # the whole page in a form
+    ],
+)
+def test_what_is_left_out_of_html_leaves_the_text(page: str, text: str) -> None:
+    assert html_to_markdown(page)[0] == text
+
+
 def test_html_of_any_depth_is_read() -> None:
     assert html_to_markdown("<div>" * 5000 + "deep")[0] == "deep"
 

@@ -184,6 +184,21 @@ def test_small_html_chunks_are_blocks() -> None:
     assert {chunk.context.headings[0] for chunk in chunks} == {"Leave & pay"}
 
 
+@pytest.mark.parametrize(
+    ("page", "texts"),
+    [
+        ("<html><head><title>t</title><body><p>Words.</p>", ["Words."]),  # </head> may be left out
+        ("<head><style>p {}</style><p>Words.", ["Words."]),
+        ("<nav>a<nav>b</nav>c</nav><p>Words.</p>", ["Words."]),
+        ('<div role="navigation"><div>a</div>b</div><p>Words.</p>', ["Words."]),
+        ("<nav>Menu<p>Words.</p>", ["Menu<p>Words."]),  # what does not end must not take the page with it
+        ("<nav>Menu</nav><p>Words.</p><script>if (a) {", ["Words."]),
+    ],
+)
+def test_what_is_left_out_of_html_ends(page: str, texts: list[str]) -> None:
+    assert [chunk.text.removeprefix("<nav>") for chunk in HtmlChunker(200).split(Document("d", page))] == texts
+
+
 PYTHON = '''import os
 
 
