@@ -67,4 +67,4 @@ class DialogueChunker(SizedChunker):
             heard = dict.fromkeys(filter(None, speakers[first : bisect_left(begins, end)]))
             return replace(base, speaker=", ".join(heard) or base.speaker)
 
-        return chunks_from_spans(document, packed(self, text, turns, apart), context)
+        return chunks_from_spans(document, packed(self, text, turns, apart, led=self.merge), context)

@@ -79,7 +79,7 @@ class HtmlChunker(SizedChunker):
                 place = block
             return replace(base, headings=path.at(place))
 
-        return chunks_from_spans(document, packed(self, text, reader.blocks, frozenset(apart)), context)
+        return chunks_from_spans(document, packed(self, text, reader.blocks, frozenset(apart), led=True), context)
 
 
 class _Blocks(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def packed(
-    sizes: SizedChunker, text: str, units: Sequence[tuple[int, int]], apart: frozenset[int] = frozenset()
+    sizes: SizedChunker,
+    text: str,
+    units: Sequence[tuple[int, int]],
+    apart: frozenset[int] = frozenset(),
+    *,
+    led: bool = False,
 ) -> list[tuple[int, int]]:
     """The units in order, as many to a span as fit.
 
@@ -19,6 +25,9 @@ def packed(
         text: The text.
         units: Sorted spans that do not overlap. One that is too large is cut as plain text.
         apart: Numbers of units that begin a new span, whatever has room.
+        led: Put the first part of a unit that is too large behind what is open before it, where that fills less than
+            half of a span, so that no question stands alone in front of its long answer, and no heading in front of
+            its long paragraph.
     """
     counts = sizes.counts([text[start:end] for start, end in units])
     spans: list[tuple[int, int]] = []
@@ -26,7 +35,13 @@ def packed(
     fresh = True
     for number, ((start, end), count) in enumerate(zip(units, counts, strict=True)):
         if count > sizes.size:
-            spans.extend(sizes._text_spans(text, start, end))
+            room = sizes.size - filled - sizes.count(text[spans[-1][1] : start]) if led and not fresh else 0
+            if number not in apart and room > max(sizes.overlap, sizes.size // 2):
+                parts = replace(sizes, size=room)._text_spans(text, start, end)
+                spans[-1] = (spans[-1][0], parts[0][1])
+                spans.extend(parts[1:])
+            else:
+                spans.extend(sizes._text_spans(text, start, end))
             fresh = True
             continue
         # What stands between two units (line ends, markup) is counted with the second.

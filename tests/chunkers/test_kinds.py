@@ -149,9 +149,18 @@ def test_turns_share_chunks_and_long_ones_are_cut() -> None:
     text = "Ann: Hi.\nBo: Yes.\nAnn: " + "well " * 30
     chunks = DialogueChunker(40).split(Document("d", text))
     assert chunks[0].context.speaker == "Ann, Bo"
-    assert chunks[0].text == "Ann: Hi.\nBo: Yes."
+    assert chunks[0].text == "Ann: Hi.\nBo: Yes.\nAnn: well well well"
     assert len(chunks) > 3
     assert {chunk.context.speaker for chunk in chunks[1:]} == {"Ann"}
+
+
+def test_a_question_is_not_cut_off_from_its_long_answer() -> None:
+    text = "Ann: Who signs?\nBo: " + "The head of the department does. " * 3
+    chunks = DialogueChunker(80).split(Document("d", text))
+    assert chunks[0].text.startswith("Ann: Who signs?\nBo: The head")
+    assert chunks[0].context.speaker == "Ann, Bo"
+    assert all(len(chunk.text) <= 80 for chunk in chunks)
+    assert DialogueChunker(80, merge=False).split(Document("d", text))[0].text == "Ann: Who signs?"
 
 
 HTML = """<html><head><title>x</title></head><body>
@@ -197,6 +206,12 @@ def test_small_html_chunks_are_blocks() -> None:
 )
 def test_what_is_left_out_of_html_ends(page: str, texts: list[str]) -> None:
     assert [chunk.text.removeprefix("<nav>") for chunk in HtmlChunker(200).split(Document("d", page))] == texts
+
+
+def test_a_heading_stays_with_a_long_block() -> None:
+    page = "<h2>Sick leave</h2><p>" + "Call before nine in the morning. " * 8 + "</p>"
+    chunks = HtmlChunker(100).split(Document("d", page))
+    assert chunks[0].text.startswith("Sick leave</h2><p>Call")
 
 
 PYTHON = '''import os
