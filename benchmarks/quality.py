@@ -122,12 +122,12 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
 
 def _search(name: str, index: Index) -> Callable[[str], Iterator[Hit]]:
     def search(query: str) -> Iterator[Hit]:
-        return iter(_lexical_only(index, query) if name.startswith("BM25") else index.search(query, k=100))
+        return iter(lexical_only(index, query) if name.startswith("BM25") else index.search(query, k=100))
 
     return search
 
 
-def _lexical_only(index: Index, query: str) -> list[Hit]:
+def lexical_only(index: Index, query: str) -> list[Hit]:
     from situate.retrievers.lexical import LexicalEncoder
     from situate.retrievers.payload import BM25, to_chunk
 
