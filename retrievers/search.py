@@ -188,6 +188,8 @@ class HybridSearch:
         """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
         from qdrant_client import models
 
+        from situate.retrievers.edge import EdgeClient
+
         limit = max(k, self.config.prefetch)
         queries: dict[str, Any] = {DENSE: vectors.dense.tolist()}
         if vectors.lexical is not None:
@@ -199,6 +201,10 @@ class HybridSearch:
             models.QueryRequest(query=query, using=name, filter=where, limit=limit, with_payload=payload)
             for name, query in queries.items()
         ]
+        if isinstance(self.client, EdgeClient) and not payload:
+            scores = self.client.query_batch_scores(self.collection, requests)
+            give_way()
+            return dict(zip(queries, scores, strict=True))
         answers = self.client.query_batch_points(self.collection, requests)
         give_way()
         if payload:

@@ -59,6 +59,18 @@ class SearchBackend(BackendBase):
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
     ) -> list[types.QueryResponse]:
+        answers = self._answers(collection_name, requests)
+        return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
+
+    def query_batch_scores(
+        self, collection_name: str, requests: Sequence[types.QueryRequest]
+    ) -> list[dict[str, float]]:
+        """What `query_batch_points` finds, as point id in text -> score, best first."""
+        return [{str(point.id): point.score for point in found} for found in self._answers(collection_name, requests)]
+
+    def _answers(
+        self, collection_name: str, requests: Sequence[types.QueryRequest]
+    ) -> Sequence[Sequence[edge.ScoredPoint]]:
         collection = self._store.collection(collection_name)
         translator = self._translator(collection)
         translated = []
@@ -82,8 +94,7 @@ class SearchBackend(BackendBase):
                 )
             )
         with engine_errors(f"searching collection {collection_name!r}"):
-            answers = collection.shard.query_batch(edge.QueryBatchRequest(translated))
-        return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
+            return collection.shard.query_batch(edge.QueryBatchRequest(translated))
 
     def query_points_groups(
         self,

@@ -13,6 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from situate.chunkers.errors import InputError, StorageError
 from situate.retrievers.edge import (
+    CollectionNotFoundError,
     EdgeClient,
     translate_config,
     translate_filters,
@@ -239,6 +240,25 @@ def test_what_is_returned(edge: EdgeClient) -> None:
     mmr = models.NearestQuery(nearest=[1.0, 0, 0, 0], mmr=models.Mmr(diversity=0.5))
     assert edge.query_points("c", mmr, limit=1).points[0].vector is None
     assert edge.query_batch_points("c", [models.QueryRequest(query=3)])[0].points[0].payload is None
+
+
+def test_scores_alone(edge: EdgeClient) -> None:
+    filled(edge, "c")
+    edge.upsert("c", [models.PointStruct(id="00000000-0000-4000-8000-000000000001", vector=[1.0, 0.0, 0.0, 0.0])])
+    requests = [
+        models.QueryRequest(query=3, limit=20),
+        models.QueryRequest(query=[1.0, 0.0, 0.0, 0.0], limit=2, offset=1, score_threshold=0.1),
+        models.QueryRequest(query=[1.0, 0.0, 0.0, 0.0], score_threshold=1.5),
+    ]
+    answers = [answer.points for answer in edge.query_batch_points("c", requests)]
+    assert [len(points) for points in answers] == [12, 2, 0]
+    assert [list(scores.items()) for scores in edge.query_batch_scores("c", requests)] == [
+        [(str(point.id), point.score) for point in points] for points in answers
+    ]
+    with pytest.raises(InputError, match="limit"):
+        edge.query_batch_scores("c", [models.QueryRequest(query=3, limit=0)])
+    with pytest.raises(CollectionNotFoundError, match="nowhere"):
+        edge.query_batch_scores("nowhere", requests)
 
 
 def test_looking_vectors_up_elsewhere(edge: EdgeClient) -> None:
