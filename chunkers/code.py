@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from situate.chunkers.definitions import definitions, paths
 from situate.chunkers.errors import InputError, MissingExtraError
-from situate.chunkers.sizing import SizedChunker, Splitter
-from situate.chunkers.spans import base_context, chunks_from_spans
+from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, SizedChunker, Splitter
+from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from situate.chunkers.definitions import Definition
     from situate.chunkers.types import Chunk, Document
 
 #: Languages whose grammar is not the function ``language`` of ``tree_sitter_<language>``.
@@ -30,6 +35,8 @@ _GRAMMARS = {
 @dataclass(frozen=True)
 class CodeChunker(SizedChunker):
     """Code cut at definitions, statements and expressions, the outermost that fit (tree-sitter).
+
+    A piece of less than a quarter of the size joins a neighbour where both fit.
 
     Each language is a package of its own, ``tree-sitter-<language>``; the extra ``code`` brings the usual ones. Text
     that does not parse is cut all the same. The classes and functions that hold a whole chunk are its
@@ -58,11 +65,59 @@ class CodeChunker(SizedChunker):
         """The document's chunks in order; [] where it is empty or only white space."""
         text = document.text
         spans = self._spans("code", text, 0, len(text))
-        if not spans or self._tags is None:
-            return chunks_from_spans(document, spans)
+        known = definitions(text, self._grammar, self._tags) if spans and self._tags is not None else []
+        spans = self._joined(text, self._opened(text, spans, known), known)
         base = base_context(document)
-        path_of = dict(zip(spans, paths(definitions(text, self._grammar, self._tags), spans), strict=True))
+        path_of = dict(zip(spans, paths(known, spans), strict=True))
         return chunks_from_spans(document, spans, lambda *span: replace(base, headings=path_of[span]))
+
+    def _opened(
+        self, text: str, spans: Sequence[tuple[int, int]], known: Sequence[Definition]
+    ) -> list[tuple[int, int]]:
+        """The spans with the small ones that begin a definition joined to what follows.
+
+        A definition that is too large is cut into its parts, so that its first line (``def f():``) comes without what
+        it opens: a chunk that is found by a name and says nothing. Where both are too much for one chunk, they are cut
+        anew in their middle, unless a definition begins there.
+        """
+        spans = list(spans)
+        starts = [one.start for one in known]
+        begun = frozenset(starts)
+        for at in reversed(range(len(spans) - 1)):
+            (start, end), (after, last) = spans[at : at + 2]
+            opened = known[bisect_left(starts, start) : bisect_left(starts, end)]
+            if any(one.end >= last for one in opened) and self._fits(text, (start, end), self.size // 4):
+                if self._fits(text, (start, last), self.size):
+                    spans[at : at + 2] = [(start, last)]
+                elif after not in begun and not self.overlap:
+                    halves = _halves(text, start, last)
+                    if all(self._fits(text, half, self.size) for half in halves):
+                        spans[at : at + 2] = halves
+        return spans
+
+    def _joined(
+        self, text: str, spans: Sequence[tuple[int, int]], known: Sequence[Definition]
+    ) -> list[tuple[int, int]]:
+        """The spans with small ones joined to a neighbour where both fit; the same definition's goes first."""
+        spans = list(spans)
+        # Between each two neighbours: how many definitions hold both.
+        depths = [len(path) for path in paths(known, [(start, end) for (start, _), (_, end) in pairwise(spans)])]
+        at = 0
+        while at < len(spans):
+            sides = [side for side in (at, at - 1) if 0 <= side < len(depths)]
+            small = self._fits(text, spans[at], self.size // 4)
+            sides = [side for side in sides if small and self._fits(text, _both(spans, side), self.size)]
+            if not sides:
+                at += 1
+                continue
+            at = max(sides, key=depths.__getitem__)
+            spans[at : at + 2] = [_both(spans, at)]
+            del depths[at]
+        return spans
+
+    def _fits(self, text: str, span: tuple[int, int], size: int) -> bool:
+        start, end = span
+        return end - start <= size * MAX_CHARACTERS_PER_TOKEN and self.count(text[start:end]) <= size
 
     def _splitter(self, kind: str, size: int) -> Splitter:
         if kind != "code":
@@ -101,3 +156,18 @@ class CodeChunker(SizedChunker):
         except ImportError as error:
             package = module.replace("_", "-")
             raise MissingExtraError.of(package, "code", f"cutting {self.language} code") from error
+
+
+def _both(spans: Sequence[tuple[int, int]], at: int) -> tuple[int, int]:
+    return spans[at][0], spans[at + 1][1]
+
+
+def _halves(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """The span cut at the end of the line that is nearest to its middle; whole where it is one line."""
+    middle = (start + end) // 2
+    ends = [place for place in (text.rfind("\n", start, middle), text.find("\n", middle, end)) if place != -1]
+    if not ends:
+        return [(start, end)]
+    cut = min(ends, key=lambda place: abs(place - middle))
+    halves = [trimmed(text, start, cut), trimmed(text, cut, end)]
+    return halves if all(first < last for first, last in halves) else [(start, end)]

@@ -240,6 +240,19 @@ def test_code_is_cut_at_definitions() -> None:
         "def second",
         "def third",
     ]
+
+
+def test_a_first_line_stays_with_what_it_opens() -> None:
+    lines = "".join(f"    total += weights[{number}] * prices[{number}]\n" for number in range(9))
+    source = f"import os\n\n\ndef total_of(weights, prices):\n    total = 0\n{lines}    return total\n\n\nLIMIT = 3\n"
+    chunks = CodeChunker(160).split(Document("d", source))
+    (first,) = [chunk for chunk in chunks if "def total_of" in chunk.text]
+    assert "def total_of(weights, prices):\n    total = 0\n    total +=" in first.text
+    assert {chunk.context.headings for chunk in chunks[1:-1]} == {("total_of",)}
+    assert all(len(chunk.text) <= 160 for chunk in chunks)
+
+
+def test_a_language_without_a_query_for_definitions_is_cut() -> None:
     assert CodeChunker(80, language="javascript").split(Document("d", "function f() { return 1 }"))
 
 
