@@ -40,8 +40,8 @@ from situate.retrievers.evaluation import CachedEncoder, Comparison, EvaluationS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MEASURES = ("char_recall@800tokens", "char_recall@5")
-#: The place of the first chunk that answers, as a reciprocal rank.
-PLACE = "RR"
+#: The reciprocal rank of the first chunk that answers: it holds half of an answer, or this many characters of one.
+PLACE, ENOUGH = "RR", 200
 Search = Callable[[str], Sequence[Hit]]
 
 
@@ -219,13 +219,13 @@ def _scores(data: EvaluationSet, search: Search, count: Callable[[str], int]) ->
 
 
 def _place(hits: Iterable[Hit], answers: Sequence[dict[str, set[int]]]) -> int | None:
-    """The place, from 1, of the first chunk that answers: it is half of an answer, or half of it is one."""
+    """The place, from 1, of the first chunk that answers."""
     for place, hit in enumerate(hits, start=1):
         for answer in answers:
             characters = answer.get(hit.chunk.document_id)
             if characters:
                 common = len(characters.intersection(range(hit.chunk.start, hit.chunk.end)))
-                if 2 * common >= min(len(characters), len(hit.chunk.text)):
+                if common >= min(len(characters) / 2, ENOUGH):
                     return place
     return None
 
