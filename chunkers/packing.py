@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def packed(
         if count > sizes.size:
             room = sizes.size - filled - sizes.count(text[spans[-1][1] : start]) if led and not fresh else 0
             if number not in apart and room > max(sizes.overlap, sizes.size // 2):
-                parts = replace(sizes, size=room)._text_spans(text, start, end)
+                parts = sizes._text_spans(text, start, end, room)
                 spans[-1] = (spans[-1][0], parts[0][1])
                 spans.extend(parts[1:])
             else:

@@ -161,29 +161,36 @@ class SizedChunker:
             self._splitters[kind, size] = known
         return known
 
-    def _even_size(self, text: str) -> int:
-        """The size at which ``text`` falls into about equal chunks; `size` where it needs many of them, or one."""
+    def _even_size(self, text: str, most: int) -> int:
+        """The size at which ``text`` falls into about equal chunks; ``most`` where it needs many of them, or one."""
         # Far more characters than this are many chunks, where one short rest does not matter.
-        if not self.balance or len(text) > 64 * self.size:
-            return self.size
+        if not self.balance or len(text) > 64 * most:
+            return most
         total = self.count(text)
-        parts = math.ceil(total / self.size)
-        return self.size if parts <= 1 else max(self.overlap + 1, min(self.size, math.ceil(total / parts * _SLACK)))
+        parts = math.ceil(total / most)
+        return most if parts <= 1 else max(self.overlap + 1, min(most, math.ceil(total / parts * _SLACK)))
 
-    def _text_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
-        """``text[start:end]`` cut at paragraphs, then lines, sentences, words, characters."""
-        return self._spans("text", text, start, end)
+    def _text_spans(self, text: str, start: int, end: int, most: int | None = None) -> list[tuple[int, int]]:
+        """``text[start:end]`` cut at paragraphs, then lines, sentences, words, characters.
+
+        Args:
+            text: The document's text.
+            start: First character.
+            end: One past the last.
+            most: The most that a span holds, where that is less than `size`.
+        """
+        return self._spans("text", text, start, end, most)
 
     def _markdown_spans(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """``text[start:end]`` cut at Markdown blocks, then as text."""
         return self._spans("markdown", text, start, end)
 
-    def _spans(self, kind: str, text: str, start: int, end: int) -> list[tuple[int, int]]:
+    def _spans(self, kind: str, text: str, start: int, end: int, most: int | None = None) -> list[tuple[int, int]]:
         spans: list[tuple[int, int]] = []
         size = max(_BLOCK, self.size * (64 if self.tokenizer is None else 256))
         for first, last in blocks(text, start, end, size):
             block = encodable(text[first:last])
-            for at, piece in self._splitter(kind, self._even_size(block)).chunk_indices(block):
+            for at, piece in self._splitter(kind, self._even_size(block, most or self.size)).chunk_indices(block):
                 # U+001C to U+001F are white space to Python but not to the splitter.
                 if piece.strip():
                     spans.extend(self._capped(text, first + at, first + at + len(piece)))
