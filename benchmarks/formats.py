@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,7 +273,8 @@ def main() -> None:
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
     arguments = parser.parse_args()
-    embedder = Embedder(arguments.model, encoder=CachedEncoder.of(Embedder(arguments.model), arguments.cache))
+    plain = Embedder(arguments.model)
+    embedder = Embedder(arguments.model, encoder=CachedEncoder.of(plain, arguments.cache))
     results = []
     for comparison in run(arguments.kind, arguments.folder, embedder).values():
         baseline = next(iter(comparison.scores))
@@ -281,8 +283,13 @@ def main() -> None:
             f"\n{queries} questions; points over {baseline!r} [95 % paired bootstrap]\n\n{comparison.table(baseline)}"
         )
         results.append(json.loads(comparison.to_json(baseline)))
+    about = {
+        "model": arguments.model,
+        "dtype": getattr(plain.encoder, "dtype", None),
+        "python": platform.python_version(),
+    }
     written = RESULTS / f"formats-{arguments.kind}.json"
-    written.write_text(json.dumps({"model": arguments.model, "tables": results}, indent=1) + "\n", encoding="utf-8")
+    written.write_text(json.dumps(about | {"tables": results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
