@@ -107,9 +107,12 @@ class _Blocks(HTMLParser):
         self._level = 0
         self.feed(text)
         self.close()
-        #: The kind of an element that is left out and has no end.
-        self.unclosed = self._kind if self._skipping is not None and self._skipping not in _RAW else None
         self._cut(len(text), len(text))
+
+    @property
+    def unclosed(self) -> str | None:
+        """The kind of an element that is left out and has no end."""
+        return self._kind if self._skipping is not None and self._skipping not in _RAW else None
 
     def skipped_between(self, start: int, end: int) -> bool:
         """Whether something that is left out lies between the places."""
