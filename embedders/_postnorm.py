@@ -196,8 +196,9 @@ class PostNormForward:
         for layer in self._layers:
             joined = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1)
             seen = packed_self_attention(joined, packing, scale=BASE_2, bias=bias)
-            x = layer.output_norm(x + layer.output(seen))
-            x = layer.down_norm(x + layer.down(layer.up(x.to(dtype))))
+            # In place: x is nobody else's, and a query's pass is short enough for a new tensor to show.
+            x = layer.output_norm(x.add_(layer.output(seen)))
+            x = layer.down_norm(x.add_(layer.down(layer.up(x.to(dtype)))))
         return x
 
     def _relative_bias(self, distances: _Distances, longest: int, x: torch.Tensor) -> torch.Tensor:
