@@ -5,8 +5,10 @@
 A folder holds a judged set, as for `benchmarks.quality`. Some hundred chunks are indexed again and again under new ids
 until there are as many as asked for; the sets' own queries are asked, ten of them by each preset in turn, so that what
 else the machine does hits all of them, and each has the processor's cache to itself for a while, as in an application.
-A query's time is that of `Index.search`, its embedding included; beside it stands the embedding alone. Indexing is that
-of `Index.add_chunks` into a new folder, over the time that the model takes for the same chunks alone.
+A query's time is that of `Index.search`, its embedding included; beside it stands the embedding alone. Processors
+differ, and the same one does from hour to hour, so its share of what sentence-transformers takes in its turn only to
+embed the query is given, too. Indexing is that of `Index.add_chunks` into a new folder, over the time that the model
+takes for the same chunks alone; --rounds 0 leaves it out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from benchmarks.quality import load
 from situate.chunkers import AutoChunker, Chunk, Document
 from situate.embedders import ChunkScheme, Embedder
+from situate.embedders.models import resolve_model
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder
 
@@ -37,6 +40,8 @@ PRESETS = {
 WARM_UP = 10
 #: Queries of one preset before the next one's turn.
 TURN = 10
+#: Whose row stands below the presets'.
+PEER = "sentence-transformers, embedding the query alone"
 Cut = tuple[Document, Sequence[Chunk]]
 
 
@@ -65,13 +70,17 @@ def main() -> None:
     queries = queries[:: max(1, len(queries) // (arguments.queries + WARM_UP))][: arguments.queries + WARM_UP]
     embedder.embed_queries(queries[:1])
     query_times(embedder, chunker, documents, queries, arguments.chunks)
-    indexing_times(embedder, chunker, items, arguments.rounds)
+    if arguments.rounds:
+        indexing_times(embedder, chunker, items, arguments.rounds)
 
 
 def query_times(
     embedder: Embedder, chunker: AutoChunker, documents: Sequence[Document], queries: Sequence[str], chunks: int
 ) -> None:
     """Print the median and the 95th percentile of a query, by preset."""
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(resolve_model(embedder.model).path), device="cpu")
     with ExitStack() as opened:
         indexes: dict[str, Index] = {}
         for name, config in PRESETS.items():
@@ -83,8 +92,8 @@ def query_times(
                 copies = [replace(document, id=f"{document.id}, copy {copy}") for document in documents]
                 held += index.add(copies).chunks
                 copy += 1
-        searched: dict[str, list[float]] = {name: [] for name in PRESETS}
-        embedded: dict[str, list[float]] = {name: [] for name in PRESETS}
+        searched: dict[str, list[float]] = {name: [] for name in (*PRESETS, PEER)}
+        embedded: dict[str, list[float]] = {name: [] for name in searched}
         for first in range(0, len(queries), TURN):
             for name, index in indexes.items():
                 for place, query in enumerate(queries[first : first + TURN], first):
@@ -93,14 +102,24 @@ def query_times(
                     if place >= WARM_UP:
                         searched[name].append(time.perf_counter() - started)
                         embedded[name].append(next(step.seconds for step in result.steps if step.name == "embed"))
-    print(f"| {len(queries) - WARM_UP} queries, {held:,} chunks | p50, ms | p95, ms | of which embedding, p50, ms |")
-    print("| --- | --- | --- | --- |")
-    for name in PRESETS:
+            for place, query in enumerate(queries[first : first + TURN], first):
+                started = time.perf_counter()
+                peer.encode(query)
+                if place >= WARM_UP:
+                    searched[PEER].append(time.perf_counter() - started)
+                    embedded[PEER].append(searched[PEER][-1])
+    unit = statistics.median(searched[PEER])
+    print(
+        f"| {len(queries) - WARM_UP} queries, {held:,} chunks | p50, ms | p95, ms | of which embedding, p50, ms "
+        "| p50 over sentence-transformers' embedding |"
+    )
+    print("| --- | --- | --- | --- | --- |")
+    for name in searched:
         ordered = sorted(searched[name])
         p95 = ordered[int(0.95 * (len(ordered) - 1))]
         print(
             f"| {name} | {1e3 * statistics.median(ordered):.1f} | {1e3 * p95:.1f} "
-            f"| {1e3 * statistics.median(embedded[name]):.1f} |"
+            f"| {1e3 * statistics.median(embedded[name]):.1f} | {statistics.median(ordered) / unit:.2f} |"
         )
 
 
