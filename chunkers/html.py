@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from situate.chunkers.headings import Heading, HeadingPath
+from situate.chunkers.html_text import heading_words
 from situate.chunkers.packing import packed
 from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
@@ -175,7 +176,7 @@ class _Blocks(HTMLParser):
             start, stop = trimmed(self.text, self._open, end)
             if start < stop:
                 self.blocks.append((start, stop))
-                words = " ".join(unescape(_TAG.sub(" ", self.text[start:stop])).split())
+                words = heading_words(unescape(_TAG.sub(" ", self.text[start:stop])))
                 if self._level and words:
                     self.headings.append(Heading(self._level, words, start, stop))
         self._open, self._words = after, False

@@ -47,6 +47,15 @@ def html_to_markdown(data: bytes | str) -> tuple[str, str | None]:
     return text, title
 
 
+def heading_words(text: str) -> str:
+    """A heading's words on one line, without the sign by which Sphinx and MkDocs link to it.
+
+    >>> heading_words("Sick\\n leave ¶")
+    'Sick leave'
+    """
+    return " ".join(text.split()).removesuffix("¶").rstrip()
+
+
 def _text(soup: BeautifulSoup, left_out: Iterable[Tag]) -> str:
     for tag in left_out:
         tag.decompose()
@@ -56,7 +65,7 @@ def _text(soup: BeautifulSoup, left_out: Iterable[Tag]) -> str:
 
 def _title(soup: BeautifulSoup) -> str | None:
     for tag in (soup.title, soup.h1):
-        if tag is not None and (words := " ".join(tag.get_text(" ").split())):
+        if tag is not None and (words := heading_words(tag.get_text(" "))):
             return words
     return None
 
@@ -100,7 +109,7 @@ def _form(tag: Tag) -> tuple[str, str, str | None]:
     """What stands before and after a tag's content, and the content where it is not its children's."""
     name = tag.name.lower()
     if match := _HEADING.match(name):
-        return f"\n\n{'#' * int(match.group(1))} ", "\n\n", " ".join(tag.get_text(" ").split())
+        return f"\n\n{'#' * int(match.group(1))} ", "\n\n", heading_words(tag.get_text(" "))
     if name == "pre":
         return "\n\n```\n", "\n```\n\n", tag.get_text().strip("\n")
     if name == "tr":

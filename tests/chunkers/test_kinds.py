@@ -32,6 +32,7 @@ from situate.chunkers import (
 )
 from situate.chunkers.cluster import best_groups
 from situate.chunkers.errors import InputError, MissingExtraError, NonFiniteVectorError, SpanError
+from situate.chunkers.html_text import html_to_markdown
 from tests.chunkers.conftest import TEXTS
 
 
@@ -206,6 +207,13 @@ def test_small_html_chunks_are_blocks() -> None:
 )
 def test_what_is_left_out_of_html_ends(page: str, texts: list[str]) -> None:
     assert [chunk.text.removeprefix("<nav>") for chunk in HtmlChunker(200).split(Document("d", page))] == texts
+
+
+def test_the_sign_that_links_to_a_heading_is_no_part_of_it() -> None:
+    page = '<h1>Leave<a class="headerlink" href="#leave">¶</a></h1><p>Ask her.</p>'
+    (chunk,) = HtmlChunker(100).split(Document("d", page))
+    assert chunk.context.headings == ("Leave",)
+    assert html_to_markdown(page) == ("# Leave\n\nAsk her.", "Leave")
 
 
 def test_a_heading_stays_with_a_long_block() -> None:
