@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from situate.chunkers.errors import FallbackWarning
 from situate.embedders._crew import Crew
 from situate.embedders._forward import choose_forward
+from situate.embedders._openmp import dismiss_team
 from situate.embedders._packing import Packing, on_device
 from situate.embedders._scheduler import Job, Reduction
 from situate.embedders._variant import AS_IT_IS, Variant
@@ -78,6 +79,18 @@ class Engine:
         rows = [(job, int(i)) for job, taken in parts for i in taken]
         if len(parts) > 1:
             rows.sort(key=lambda row: -row[0].lengths[row[1]])
+        try:
+            self._spread(rows)
+        finally:
+            dismiss_team()
+
+    def settle(self) -> None:
+        """Return when the results of all passes so far have been written."""
+        for write in self._unwritten:
+            write()
+        self._unwritten.clear()
+
+    def _spread(self, rows: list[tuple[Job, int]]) -> None:
         if self._crew is None:
             self._attempt(rows)
             return
@@ -86,12 +99,6 @@ class Engine:
             self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
         else:
             self._crew.run_one(partial(self._attempt, rows))
-
-    def settle(self) -> None:
-        """Return when the results of all passes so far have been written."""
-        for write in self._unwritten:
-            write()
-        self._unwritten.clear()
 
     def _attempt(self, rows: list[tuple[Job, int]]) -> None:
         try:

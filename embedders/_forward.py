@@ -14,6 +14,7 @@ from situate.chunkers.errors import ConventionError, ModelError, UnsafeModelErro
 from situate.embedders import _attention, _self_extend
 from situate.embedders._folder import OFFSET_POSITIONS
 from situate.embedders._linears import Casts, prepack
+from situate.embedders._openmp import computing
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
 from situate.embedders._variant import AS_IT_IS, Variant
@@ -140,7 +141,7 @@ def choose_forward(
     reentrant = is_reentrant(model, trust_remote_code)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
     probe, packing = _probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
-    with torch.inference_mode():
+    with computing():
         reference = PaddedForward(model)(probe, packing).float()
         fault = "it was not tried"
         for forward, casts, packed in _ways(model, load, device, dtype, base, variant, exact):

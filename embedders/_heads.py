@@ -48,6 +48,8 @@ class Heads:
 def _layer(head: DenseHead, allow_pickle: bool) -> _Layer:
     import torch
 
+    from situate.embedders._openmp import computing
+
     activation = getattr(torch.nn, head.activation, None)
     if not (isinstance(activation, type) and issubclass(activation, torch.nn.Module)):
         raise ConventionError(f"{head.folder.name} has the activation {head.activation!r}, which torch.nn has not")
@@ -66,7 +68,7 @@ def _layer(head: DenseHead, allow_pickle: bool) -> _Layer:
         )
 
     def activated(vectors: Vectors) -> Vectors:
-        with torch.inference_mode():
+        with computing():
             result: Vectors = function(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
         return result
 

@@ -81,11 +81,11 @@ class LibraryModel:
 
     def run(self, work: Callable[[Any], Any]) -> Any:
         """``work`` on the loaded model, in the model's thread."""
-        return self._thread.submit(lambda: work(self._loaded())).result()
+        return self._thread.submit(self._done, work).result()
 
     async def arun(self, work: Callable[[Any], Any]) -> Any:
         """`run` without blocking the event loop."""
-        return await asyncio.wrap_future(self._thread.submit(lambda: work(self._loaded())))
+        return await asyncio.wrap_future(self._thread.submit(self._done, work))
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides a vector, as JSON values."""
@@ -103,6 +103,14 @@ class LibraryModel:
             if self._thread_ is None:
                 self._thread_ = ThreadPoolExecutor(1, thread_name_prefix=f"situate-{self._kind}")
             return self._thread_
+
+    def _done(self, work: Callable[[Any], Any]) -> Any:
+        from situate.embedders._openmp import dismiss_team
+
+        try:
+            return work(self._loaded())
+        finally:
+            dismiss_team()
 
     def _loaded(self) -> Any:
         if self._loaded_ is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from situate.chunkers.errors import ModelError
 from situate.embedders._crew import Crew
 from situate.embedders._engine import Engine
+from situate.embedders._openmp import computing
 from situate.embedders._packing import Packing
 from situate.embedders._pair_forward import PairForward, choose_pair_forward
 from situate.embedders._scheduler import Job, Work
@@ -62,7 +63,7 @@ class PairEngine(Engine):
 
     def logits(self, representations: Vectors) -> Vectors:
         """float32 ``[pairs, hidden]`` -> float32 ``[pairs]``."""
-        with torch.inference_mode():
+        with computing():
             out: Vectors = self.pair.head(torch.from_numpy(representations).to(self.device)).cpu().numpy()
         return out
 

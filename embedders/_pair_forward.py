@@ -17,6 +17,7 @@ from situate.embedders import _attention
 from situate.embedders._folder import OFFSET_POSITIONS
 from situate.embedders._forward import tolerance
 from situate.embedders._linears import Casts, prepack
+from situate.embedders._openmp import computing
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
 
@@ -74,7 +75,7 @@ def choose_pair_forward(
     decoder = answers is not None
     padded = _Padded(model, base, decoder)
     ids, packing, types = _probe(model, device, max_tokens, pairs=not decoder)
-    with torch.inference_mode():
+    with computing():
         logits = padded.logits(ids, packing, types, answers)
         if not torch.isfinite(logits).all():
             raise NonFiniteVectorError(

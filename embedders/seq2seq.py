@@ -227,6 +227,8 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
     """float32 ``[sequences]``; on out of memory in halves."""
     import torch
 
+    from situate.embedders._openmp import computing
+
     try:
         longest = max(map(len, sequences))
         ids = torch.full((len(sequences), longest), int(model.config.pad_token_id or 0))
@@ -235,7 +237,7 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
         start = torch.full((len(sequences), 1), int(model.config.decoder_start_token_id or 0))
-        with torch.inference_mode():
+        with computing():
             logits = model(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
