@@ -12,6 +12,7 @@ to that.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -100,8 +101,7 @@ class Projection:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""
         if self._half is not None:
-            # The overload by its name, so that it is not looked for in each of the 24 products of a query.
-            return activated(torch.ops.quantized.linear_dynamic_fp16.default(x, self._half), self.activation)
+            return activated(_half_product()(x, self._half), self.activation)
         plain = self._plain
         if plain is not None and (self._packed is None or x.numel() > _SHORT_TOKENS * x.shape[-1]):
             return activated(functional.linear(x, plain, self.bias), self.activation)
@@ -163,6 +163,14 @@ def half_weights(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
     if weight.dtype != torch.float32 or not half_weights_work() or weight.abs().max() > torch.finfo(torch.float16).max:
         return None
     return torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+
+@lru_cache(maxsize=1)
+def _half_product() -> Callable[[torch.Tensor, Any], torch.Tensor]:
+    """FBGEMM's product. A query has 24 of them, short enough for torch's search for the overload to show."""
+    overload = torch.ops.quantized.linear_dynamic_fp16.default
+    found: Callable[[torch.Tensor, Any], torch.Tensor] = getattr(overload, "_op", overload)
+    return found
 
 
 @lru_cache(maxsize=1)
