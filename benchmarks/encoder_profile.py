@@ -1,26 +1,31 @@
 """Where the encoder's time goes, and how much faster than sentence-transformers it could be on this CPU at all.
 
-    python -m benchmarks.encoder_profile [--texts 80] [--rounds 5]
+    python -m benchmarks.encoder_profile [--texts 80] [--rounds 5] [--frameworks]
 
 torch's profiler adds up the operators' own times over all threads, for many texts at once and for queries one at a
 time. Beside it stands a bound: sentence-transformers' time, taken in turns with the encoder's, over what the model's
 matrix products alone would take at the best rate that torch's own product of such matrices reaches here, all else
 taking no time. A goal above the bound cannot be reached in this format on this CPU, whatever surrounds the products.
+--frameworks takes LlamaIndex's and LangChain's classes as well, whom 64 tasks ask for a query each, installed as by
+`make bench-encoder`.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.encoder import MODEL, compared, sample_texts, timed
+from benchmarks.encoder import MODEL, PeerProcess, compared, sample_texts, timed
 from situate.chunkers.errors import TruncationWarning
 from situate.embedders.encoder import Encoder
 from situate.embedders.models import resolve_model
@@ -41,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frameworks", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", TruncationWarning)
     from sentence_transformers import SentenceTransformer
@@ -49,37 +55,61 @@ def main() -> None:
     encoder = Encoder(folder, device="cpu")
     theirs = SentenceTransformer(str(folder), device="cpu")
     texts = sample_texts(arguments.texts)
-    queries = [text[:50] for text in sample_texts(40, 6, 12, seed=1)]
+    queries = [text[:50] for text in sample_texts(64, 6, 12, seed=1)]
     weights = sum(
         module.weight.numel()
         for name, module in theirs.named_modules()
         if isinstance(module, torch.nn.Linear) and "pooler" not in name
     )
-    single = [[query] for query in queries]
-    # What each encodes together. Queries that come at once fill one pass here, and are one after the other there.
-    rows = {
-        "bulk": (texts, [texts], [texts]),
-        "queries, one at a time": (queries, single, single),
-        "queries at once": (queries, [queries], single),
-    }
+    texts_in_one = {"sentence-transformers": timed(lambda: theirs.encode(texts))}
+    one_by_one = {"sentence-transformers": timed(lambda: [theirs.encode(query) for query in queries])}
     print(f"{torch.get_num_threads()} threads, {encoder.dtype}, torch {torch.__version__}")
-    for name, (words, calls, alone) in rows.items():
-        ours = timed(lambda calls=calls: run(encoder, calls))
-        peer = timed(lambda alone=alone: [theirs.encode(call) for call in alone])
-        seconds, others, ratios = compared(ours, {"sentence-transformers": peer}, arguments.rounds)
-        tokens = sum(min(len(ids), encoder.max_tokens) for ids in encoder.tokenizer.encode_batch(words))
-        flops = 2.0 * weights * tokens
-        shares = profiled(lambda calls=calls: run(encoder, calls))
-        rate = best_rate(tokens // len(calls))
-        print(f"\n{name}: {tokens:,} tokens in {len(calls)} calls, {1e3 * seconds:.0f} ms\n")
-        print("| part | share of the operators' time |\n| --- | --- |")
-        for part, share in shares.items():
-            print(f"| {part} | {share:.0%} |")
+    rates = {str(dtype)[6:]: best_rate(3072, dtype) / 1e9 for dtype in (torch.float32, torch.bfloat16)}
+    print("Products here, GFLOP/s: " + ", ".join(f"{rate:.0f} in {dtype}" for dtype, rate in rates.items()))
+    with ExitStack() as opened:
+        at_once = dict(one_by_one)
+        if arguments.frameworks:
+            scratch = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+            for name in ("llama-index", "langchain"):
+                peer = PeerProcess(name, folder, scratch, torch.get_num_threads())
+                opened.callback(peer.close)
+                if peer.why:
+                    print(f"{name} is left out: {peer.why}")
+                else:
+                    at_once[name] = peer.seconds("concurrent", queries)
+        # What comes at once fills one pass here.
+        table(encoder, "bulk", [texts], texts_in_one, weights, arguments.rounds)
+        table(encoder, "queries, one at a time", [[query] for query in queries], one_by_one, weights, arguments.rounds)
+        table(encoder, "queries at once", [queries], at_once, weights, arguments.rounds)
+
+
+def table(
+    encoder: Encoder,
+    name: str,
+    calls: Sequence[Sequence[str]],
+    peers: dict[str, Callable[[], float]],
+    weights: int,
+    rounds: int,
+) -> None:
+    """Print the operators' shares in these calls, and by how much every peer's time could be undercut."""
+    seconds, others, ratios = compared(timed(lambda: run(encoder, calls)), peers, rounds)
+    words = [text for call in calls for text in call]
+    tokens = sum(min(len(ids), encoder.max_tokens) for ids in encoder.tokenizer.encode_batch(words))
+    flops = 2.0 * weights * tokens
+    shares = profiled(lambda: run(encoder, calls))
+    rate = best_rate(tokens // len(calls))
+    print(f"\n{name}: {tokens:,} tokens in {len(calls)} calls, {1e3 * seconds:.0f} ms\n")
+    print("| part | share of the operators' time |\n| --- | --- |")
+    for part, share in shares.items():
+        print(f"| {part} | {share:.0%} |")
+    print(
+        f"\nProducts: {flops / 1e9:.1f} GFLOP; the best rate here is {rate / 1e9:.0f} GFLOP/s, "
+        f"{1e3 * flops / rate:.0f} ms."
+    )
+    for peer, time_taken in others.items():
         print(
-            f"\nsentence-transformers {1e3 * others['sentence-transformers']:.0f} ms, "
-            f"{ratios['sentence-transformers']:.2f} times ours. Products: {flops / 1e9:.1f} GFLOP; the best rate here "
-            f"is {rate / 1e9:.0f} GFLOP/s, {1e3 * flops / rate:.0f} ms: no more than "
-            f"{others['sentence-transformers'] * rate / flops:.1f} times is possible."
+            f"{peer} {1e3 * time_taken:.0f} ms, {ratios[peer]:.2f} times ours; "
+            f"no more than {time_taken * rate / flops:.1f} times is possible."
         )
 
 
@@ -106,15 +136,16 @@ def profiled(work: Callable[[], None]) -> dict[str, float]:
     return {name: spent / total for name, spent in found.items()}
 
 
-def best_rate(rows: int, seconds: float = 2.0) -> float:
+def best_rate(rows: int, dtype: torch.dtype = torch.float32, seconds: float = 2.0) -> float:
     """Floating-point operations a second of the fastest product of a pass's matrices, with MiniLM's largest weights.
 
     Args:
         rows: Tokens of a pass; at most 3,072 of them are multiplied at once.
+        dtype: Format of the matrices.
         seconds: How long to try.
     """
     rows = min(rows, 3072)
-    x, weight = torch.randn(rows, 384), torch.randn(1536, 384)
+    x, weight = torch.randn(rows, 384).to(dtype), torch.randn(1536, 384).to(dtype)
     times = []
     with torch.inference_mode():
         until = time.perf_counter() + seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -93,9 +94,42 @@ def test_not_even_after_an_error() -> None:
 def test_it_is_there_again_for_the_next_product() -> None:
     weight = torch.rand(512, 512)
     wanted = weight @ weight
-    for _ in range(3):
+    for _ in range(40):
         dismiss_team()
         assert torch.equal(weight @ weight, wanted)
+
+
+def test_the_main_thread_keeps_its_team_while_it_is_alone() -> None:
+    program = """
+import os, threading, torch
+from situate.embedders._openmp import _PASSES_ALONE, computing
+torch.set_num_threads(2)
+with computing():
+    weight = torch.ones(2048, 2048)
+def work():
+    with computing():
+        weight @ weight
+def threads():
+    import time; time.sleep(0.2)
+    return len(os.listdir("/proc/self/task"))
+def other():
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+counts = [threads()]
+for _ in range(_PASSES_ALONE - 1):
+    work()
+counts.append(threads())
+work()
+counts.append(threads())
+other()
+counts.append(threads())
+work()
+counts.append(threads())
+print([count - counts[0] for count in counts])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0, 0, 1, 1, 0]"
 
 
 def test_queries_from_many_threads_leave_none(minilm_path: str) -> None:
