@@ -135,7 +135,7 @@ print([count - counts[0] for count in counts])
 def test_queries_from_many_threads_leave_none(minilm_path: str) -> None:
     numbers, alone = count(), threading.Lock()
     with Encoder(minilm_path) as encoder:
-        encoder.encode([SpanText("a text among several " * 12)] * 20)  # the encoder's own threads begin
+        encoder.encode([SpanText(f"text {n} among several " * 12) for n in range(20)])  # its own threads begin
 
         def query() -> None:
             with alone:  # so that it runs in its caller's thread
