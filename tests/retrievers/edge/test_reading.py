@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from pathlib import Path
 from typing import Any, get_args
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -253,7 +254,8 @@ def test_scores_alone(edge: EdgeClient) -> None:
     answers = [answer.points for answer in edge.query_batch_points("c", requests)]
     assert [len(points) for points in answers] == [12, 2, 0]
     assert [list(scores.items()) for scores in edge.query_batch_scores("c", requests)] == [
-        [(str(point.id), point.score) for point in points] for points in answers
+        [(point.id if isinstance(point.id, int) else UUID(str(point.id)).int, point.score) for point in points]
+        for points in answers
     ]
     with pytest.raises(InputError, match="limit"):
         edge.query_batch_scores("c", [models.QueryRequest(query=3, limit=0)])
