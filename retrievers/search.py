@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
 
 import numpy as np
 
@@ -20,12 +19,14 @@ from situate.retrievers.turns import give_way
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from qdrant_client import QdrantClient, models
 
 #: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
 FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
-#: Point id -> score. Ids are numbers here, which are made and compared faster than texts: of a UUID, its 128 bits.
-_Scores: TypeAlias = dict[int, float]
+#: Point id -> score.
+_Scores: TypeAlias = dict[str, float]
 #: Payload, final score, the score of each stage.
 _Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
 #: Chunks that MaxSim scores in one request of the embedded engine; few, because the event loop waits for each request.
@@ -144,7 +145,7 @@ class HybridSearch:
     # -- fused here ---------------------------------------------------------------------------------------------
 
     def _fused_here(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
-        versions: dict[int, str] = {}
+        versions: dict[str, str] = {}
         stages = self._candidates(vectors, k, where, versions)
         fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
@@ -167,17 +168,12 @@ class HybridSearch:
     def _best_of(self, final: _Scores, stages: dict[str, _Scores], k: int) -> list[_Found]:
         """The best after boosting, with their payloads."""
         if self.config.boosts:
-            boosts = boost_scores(
-                self.client, self.collection, self.config.boosts, [str(_id(point)) for point in final]
-            )
-            stages["boost"] = dict(zip(final, boosts.values(), strict=True))
+            stages["boost"] = boost_scores(self.client, self.collection, self.config.boosts, list(final))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
         chosen = _best(final, k)
         records = {
-            _key(record.id): record.payload or {}
-            for record in self.client.retrieve(
-                self.collection, [_id(point) for point in chosen], with_payload=True, with_vectors=False
-            )
+            str(record.id): record.payload or {}
+            for record in self.client.retrieve(self.collection, chosen, with_payload=True, with_vectors=False)
         }
         return [
             # A point that was deleted since it was found has no record.
@@ -187,7 +183,7 @@ class HybridSearch:
         ]
 
     def _candidates(
-        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
+        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[str, str]
     ) -> dict[str, _Scores]:
         """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
         from qdrant_client import models
@@ -213,16 +209,14 @@ class HybridSearch:
         give_way()
         if payload:
             versions.update(
-                (_key(point.id), (point.payload or {})["document_hash"])
-                for answer in answers
-                for point in answer.points
+                (str(point.id), (point.payload or {})["document_hash"]) for answer in answers for point in answer.points
             )
         return {
-            name: {_key(point.id): float(point.score) for point in answer.points}
+            name: {str(point.id): float(point.score) for point in answer.points}
             for name, answer in zip(queries, answers, strict=True)
         }
 
-    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[int, str]) -> _Scores:
+    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[str, str]) -> _Scores:
         """The fused score, and in it the scores of questions, and of documents by their shares."""
         config = self.config
         several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
@@ -240,7 +234,7 @@ class HybridSearch:
             return base
         return _mean([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
 
-    def _maxsim(self, tokens: Vectors, candidates: Sequence[int]) -> _Scores:
+    def _maxsim(self, tokens: Vectors, candidates: Sequence[str]) -> _Scores:
         from qdrant_client import models
 
         from situate.retrievers.edge import EdgeClient
@@ -249,7 +243,7 @@ class HybridSearch:
         step = _MAXSIM_AT_ONCE if isinstance(self.client, EdgeClient) else len(candidates)
         scores: _Scores = {}
         for start in range(0, len(candidates), step):
-            part = [_id(point) for point in candidates[start : start + step]]
+            part: list[int | str | UUID] = list(candidates[start : start + step])
             found = self.client.query_points(
                 self.collection,
                 query=tokens.tolist(),
@@ -258,13 +252,12 @@ class HybridSearch:
                 limit=len(part),
                 with_payload=False,
             )
-            scores |= {_key(point.id): float(point.score) for point in found.points}
+            scores |= {str(point.id): float(point.score) for point in found.points}
             give_way()
         return scores
 
-    def _vectors_of(self, points: Sequence[int]) -> Vectors:
-        ids = [_id(point) for point in points]
-        records = self.client.retrieve(self.collection, ids, with_payload=False, with_vectors=[DENSE])
+    def _vectors_of(self, points: Sequence[str]) -> Vectors:
+        records = self.client.retrieve(self.collection, points, with_payload=False, with_vectors=[DENSE])
         give_way()
         return np.asarray(
             [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
@@ -288,7 +281,7 @@ class HybridSearch:
             scored = [(point.payload or {}, unit * float(point.score)) for point in self._points(query, k, where)]
             return [(payload, score, {stage: score}) for payload, score in scored]
         points = self._points(query, max(k, self.config.prefetch), where, payload=False)
-        scores = {_key(point.id): unit * float(point.score) for point in points}
+        scores = {str(point.id): unit * float(point.score) for point in points}
         return self._best_of(scores, {stage: scores}, k)
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
@@ -388,19 +381,7 @@ def _mean(stages: Sequence[_Scores], weights: Sequence[float] | None = None) -> 
     return total
 
 
-def _key(point: models.ExtendedPointId) -> int:
-    """A point's id as a number."""
-    if isinstance(point, int):
-        return point
-    return int(point.replace("-", ""), 16) if isinstance(point, str) else point.int
-
-
-def _id(key: int) -> models.ExtendedPointId:
-    """The id whose number it is; those that are numbers themselves have 64 bits."""
-    return key if key < 1 << 64 else str(UUID(int=key))
-
-
-def _best(scores: _Scores, k: int) -> list[int]:
+def _best(scores: _Scores, k: int) -> list[str]:
     """The ``k`` points with the highest scores; ties by id, so that the same search finds the same."""
     return sorted(scores, key=lambda point: (-scores[point], point))[:k]
 

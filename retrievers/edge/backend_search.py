@@ -64,11 +64,9 @@ class SearchBackend(BackendBase):
 
     def query_batch_scores(
         self, collection_name: str, requests: Sequence[types.QueryRequest]
-    ) -> list[dict[int, float]]:
-        """What `query_batch_points` finds, as point id -> score, best first; of a UUID, its number."""
-        return [
-            {_number(point.id): point.score for point in found} for found in self._answers(collection_name, requests)
-        ]
+    ) -> list[dict[str, float]]:
+        """What `query_batch_points` finds, as point id in text -> score, best first."""
+        return [{str(point.id): point.score for point in found} for found in self._answers(collection_name, requests)]
 
     def _answers(
         self, collection_name: str, requests: Sequence[types.QueryRequest]
@@ -297,9 +295,3 @@ def _group_values(payload: dict[str, Any], group_by: str) -> list[Any]:
     values = value_by_key(payload, group_by) or []
     flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
     return [v for v in flat if isinstance(v, str) or type(v) is int]
-
-
-def _number(point: Any) -> int:
-    """The id that the engine gave a point, a number or a UUID, as a number."""
-    number: int = point if isinstance(point, int) else point.int
-    return number

@@ -81,8 +81,8 @@ class EdgeClient(ShallowQueries, QdrantClient):
 
     def query_batch_scores(
         self, collection_name: str, requests: Sequence[models.QueryRequest]
-    ) -> list[dict[int, float]]:
-        """What `query_batch_points` finds, as point id -> score, best first; of a UUID, its number (`UUID.int`).
+    ) -> list[dict[str, float]]:
+        """What `query_batch_points` finds, as point id (in text) -> score, best first.
 
         Building a hundred hits takes as long as finding them, and who fuses rankings needs no more of them than this.
 

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 from pathlib import Path
 from typing import Any, get_args
-from uuid import UUID
 
 import numpy as np
 import pytest
@@ -254,13 +253,20 @@ def test_scores_alone(edge: EdgeClient) -> None:
     answers = [answer.points for answer in edge.query_batch_points("c", requests)]
     assert [len(points) for points in answers] == [12, 2, 0]
     assert [list(scores.items()) for scores in edge.query_batch_scores("c", requests)] == [
-        [(point.id if isinstance(point.id, int) else UUID(str(point.id)).int, point.score) for point in points]
-        for points in answers
+        [(str(point.id), point.score) for point in points] for points in answers
     ]
     with pytest.raises(InputError, match="limit"):
         edge.query_batch_scores("c", [models.QueryRequest(query=3, limit=0)])
     with pytest.raises(CollectionNotFoundError, match="nowhere"):
         edge.query_batch_scores("nowhere", requests)
+
+
+def test_scores_of_a_number_and_of_the_uuid_of_that_number(edge: EdgeClient) -> None:
+    edge.create_collection("c", PARAMS)
+    ids: list[int | str] = [5, "00000000-0000-0000-0000-000000000005"]
+    edge.upsert("c", [models.PointStruct(id=i, vector=[1.0, 0.0, 0.0, 0.0]) for i in ids])
+    (scores,) = edge.query_batch_scores("c", [models.QueryRequest(query=[1.0, 0.0, 0.0, 0.0])])
+    assert set(scores) == {str(i) for i in ids}
 
 
 def test_looking_vectors_up_elsewhere(edge: EdgeClient) -> None:
