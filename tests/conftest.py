@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -20,6 +22,20 @@ FULL = os.environ.get("SITUATE_FULL") == "1"
 settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile("full", deadline=None)
 settings.load_profile("full" if FULL else "short")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def all_cores() -> Iterator[None]:
+    """A pass takes the cores that it always takes.
+
+    On a busy machine some passes would be left to one core, which adds up in another order: two vectors of one text
+    would differ in their last bit now and then, and many tests want the same bits.
+    """
+    from situate.embedders import _crew
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_crew, "_TAKEN", sys.maxsize)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -68,6 +68,7 @@ def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_
     monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
     cores: list[tuple[bool, int]] = []
     monkeypatch.setattr(_crew, "_CROWDED_FOR", 8.0)
+    monkeypatch.setattr(_crew, "_TAKEN", 6)
     monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 0)
     all_of_them = torch.get_num_threads()
 
@@ -97,6 +98,7 @@ def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_
 def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
     crew, taken = Crew(2), iter([0, 9])
     monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    monkeypatch.setattr(_crew, "_TAKEN", 6)
     monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 25)
     crew.run_one(lambda: time.sleep(0.4))
     assert crew._crowded_until == 0.0
