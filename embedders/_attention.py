@@ -21,7 +21,7 @@ BASE_2 = math.log(2)
 #: Scores held at once on CPU: 8 MB in bfloat16.
 _CPU_SCORES = 1 << 22
 #: Up to this length one sequence alone on CPU is not worth what prepares longer and more of them.
-_SHORT = 32
+SHORT = 32
 #: Sums of exponentials between these cannot have lost anything that matters to overflow or underflow.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-32, 1e35
 
@@ -65,7 +65,7 @@ def packed_attention(
         and window is None
         and bias is None
         and query.shape[1] == key.shape[1]
-        and (len(packing.lengths) > 1 or packing.longest > _SHORT)
+        and (len(packing.lengths) > 1 or packing.longest > SHORT)
     )
     if len(packing.runs) == 1:
         return _run(query, key, value, packing.runs[0], packing, plain, scale, causal, window, bias)
@@ -93,7 +93,7 @@ def packed_self_attention(
     Returns:
         ``[tokens, heads * head size]``.
     """
-    if len(packing.lengths) > 1 or packing.longest > _SHORT or bias is not None or joined.device.type != "cpu":
+    if len(packing.lengths) > 1 or packing.longest > SHORT or bias is not None or joined.device.type != "cpu":
         query, key, value = joined.unbind(1)
         return packed_attention(query, key, value, packing, scale=scale, bias=bias)
     if joined.dtype != torch.float32:

@@ -175,7 +175,7 @@ def _ways(
 ) -> Iterator[tuple[Forward, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
     if PostNormForward.fits(model):
-        yield PostNormForward(model, device, dtype, exact=exact), None, True
+        yield PostNormForward(model, device, dtype, exact=exact).compile(), None, True
     casts = prepack(model, dtype, exact=exact) if device.type == "cpu" else None
     if casts is None and base != dtype:
         model = model.to(dtype)

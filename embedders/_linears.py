@@ -111,6 +111,70 @@ class Projection:
         )
         return out
 
+    def scriptable(self) -> torch.nn.Module:
+        """The same in a form that TorchScript can read, on the same weights."""
+        if self._half is not None:
+            return _Half(self._half, self.activation)
+        plain = None if self._plain is None else _Plain(self._plain, self.bias, self.activation)
+        if self._packed is None:
+            assert plain is not None
+            return plain
+        packed = _Packed(self._packed, self.bias, self.activation)
+        return packed if plain is None else _ByLength(packed, plain)
+
+
+class _Half(torch.nn.Module):
+    """A `Projection` on FBGEMM's weights, for TorchScript."""
+
+    def __init__(self, weights: Any, activation: str) -> None:
+        super().__init__()
+        self.weights, self.activation = weights, activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[tokens, in]`` -> ``[tokens, out]``."""
+        return activated(torch.ops.quantized.linear_dynamic_fp16(x, self.weights), self.activation)
+
+
+class _Plain(torch.nn.Module):
+    """A `Projection` on weights as they are, for TorchScript."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> None:
+        super().__init__()
+        self.weight, self.bias, self.activation = weight, bias, activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[tokens, in]`` -> ``[tokens, out]``."""
+        return activated(functional.linear(x, self.weight, self.bias), self.activation)
+
+
+class _Packed(torch.nn.Module):
+    """A `Projection` on oneDNN's weights, for TorchScript."""
+
+    def __init__(self, packed: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> None:
+        super().__init__()
+        self.packed, self.bias = packed, bias
+        self.attribute, _, self.algorithm = _FUSED[activation]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[tokens, in]`` -> ``[tokens, out]``."""
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.packed, self.bias, self.attribute, [], self.algorithm
+        )
+        return out
+
+
+class _ByLength(torch.nn.Module):
+    """A `Projection` that keeps its weights twice, for TorchScript."""
+
+    def __init__(self, few: _Packed, many: _Plain) -> None:
+        super().__init__()
+        self.few, self.many, self.limit = few, many, _SHORT_TOKENS
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[tokens, in]`` -> ``[tokens, out]``."""
+        out: torch.Tensor = self.many(x) if x.shape[0] > self.limit else self.few(x)
+        return out
+
 
 class PrepackedLinear(torch.nn.Module):
     """Takes the place of a ``torch.nn.Linear`` in a transformers model."""
@@ -143,8 +207,8 @@ def prepack(model: torch.nn.Module, dtype: torch.dtype, *, exact: bool = True) -
     return casts
 
 
-def activated(x: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """``activation(x)``."""
+def activated(x: torch.Tensor, activation: str) -> torch.Tensor:
+    """``activation(x)``, one of `Activation`; TorchScript reads this."""
     if activation == "gelu":
         return functional.gelu(x)
     if activation == "gelu_tanh":

@@ -143,7 +143,8 @@ class FirstTokens(PostNormForward):
                 scale=1.0,
             )
         x = layer.output_norm(x[first] + layer.output(seen.flatten(1)))
-        return layer.down_norm(x + layer.down(layer.up(x.to(self._dtype))))
+        out: torch.Tensor = layer.down_norm(x + layer.down(layer.up(x.to(self._dtype))))
+        return out
 
 
 class _Packed:

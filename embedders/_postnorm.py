@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders._attention import BASE_2, packed_self_attention
+from situate.embedders._attention import BASE_2, SHORT, packed_self_attention
 from situate.embedders._linears import Activation, Projection
 from situate.embedders._packing import Packing
+from situate.embedders._torchscript import Attention, Layer, Layers, Norm, Stack, compiled
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -25,6 +26,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
+#: One sequence of up to so many tokens goes through compiled layers: in longer ones the interpreter's part is small.
+_COMPILED = 128
 
 
 @dataclass(frozen=True)
@@ -91,23 +94,13 @@ _LAYOUTS: dict[str, _Layout] = {
 
 
 @dataclass(frozen=True)
-class _Norm:
-    weight: torch.Tensor
-    bias: torch.Tensor
-    epsilon: float
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
-
-
-@dataclass(frozen=True)
 class _Layer:
     inputs: Projection
     output: Projection
-    output_norm: _Norm
+    output_norm: Norm
     up: Projection
     down: Projection
-    down_norm: _Norm
+    down_norm: Norm
 
 
 class PostNormForward:
@@ -134,8 +127,8 @@ class PostNormForward:
         def stream(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.detach().to(device, self._stream).contiguous()
 
-        def norm(module: Any) -> _Norm:
-            return _Norm(stream(module.weight), stream(module.bias), float(module.eps))
+        def norm(module: Any) -> Norm:
+            return Norm(stream(module.weight), stream(module.bias), float(module.eps))
 
         embeddings = model.embeddings
         self._words = stream(embeddings.word_embeddings.weight)
@@ -151,6 +144,9 @@ class PostNormForward:
         self._project = None if project is None else _projection(project, dtype, device, exact)
         self._distances = _Distances(model.encoder) if layout is _MPNET else None
         self._bias = torch.empty(0)
+        self._compiled: Layers | None = None
+        # In bfloat16 a longer sequence has an attention of its own, which is faster than torch's.
+        self._most_compiled = _COMPILED if dtype == torch.float32 else SHORT
 
         self._layers: list[_Layer] = []
         for layer in attrgetter(layout.layers)(model):
@@ -187,12 +183,18 @@ class PostNormForward:
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids -> ``[tokens, hidden]``."""
-        dtype, heads, tokens = self._dtype, self._heads, ids.shape[0]
         x = functional.embedding(ids, self._words) + functional.embedding(packing.position_ids, self._positions)
         x = self._norm(x)
         if self._project is not None:
-            x = self._project(x.to(dtype)).to(self._stream)
+            x = self._project(x.to(self._dtype)).to(self._stream)
         bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
+        if self._compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
+            return self._compiled(x, bias)
+        return self._through(x, packing, bias)
+
+    def _through(self, x: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:
+        """The layers, one after the other; ``x`` is overwritten."""
+        dtype, heads, tokens = self._dtype, self._heads, x.shape[0]
         for layer in self._layers:
             joined = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1)
             seen = packed_self_attention(joined, packing, scale=BASE_2, bias=bias)
@@ -200,6 +202,30 @@ class PostNormForward:
             x = layer.output_norm(x.add_(layer.output(seen)))
             x = layer.down_norm(x.add_(layer.down(layer.up(x.to(dtype)))))
         return x
+
+    def compile(self) -> PostNormForward:
+        """Let sequences that come alone go through compiled layers, where that works; returns itself."""
+        if self._words.device.type != "cpu" or not self._layers:
+            return self
+        attention = Attention(self._heads, BASE_2, SHORT)
+        stack = Stack(
+            Layer(
+                self._dtype,
+                attention,
+                layer.inputs.scriptable(),
+                layer.output.scriptable(),
+                layer.output_norm,
+                layer.up.scriptable(),
+                layer.down.scriptable(),
+                layer.down_norm,
+            )
+            for layer in self._layers
+        )
+        example = self._layers[-1].down_norm.bias + torch.linspace(-1, 1, 7)[:, None]
+        packing = Packing.of([len(example)], example.device)
+        bias = None if self._distances is None else self._relative_bias(self._distances, len(example), example)
+        self._compiled = compiled(stack, lambda x, bias: self._through(x, packing, bias), example, bias)
+        return self
 
     def _relative_bias(self, distances: _Distances, longest: int, x: torch.Tensor) -> torch.Tensor:
         """``[heads, longest, longest]`` or larger; it depends on distance alone, so the largest one serves all."""
