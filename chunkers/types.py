@@ -100,12 +100,8 @@ class Context:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Context:
         """The inverse of `to_dict`; keys that are not fields are left out."""
-        known = {f.name for f in fields(cls)}
-        taken: dict[str, Any] = {name: value for name, value in values.items() if name in known}
-        for name, value in taken.items():
-            if isinstance(value, list):
-                taken[name] = tuple(value)
-        return cls(**taken)
+        known = cls.__dataclass_fields__
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known})
 
 
 @dataclass(frozen=True)
