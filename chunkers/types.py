@@ -101,7 +101,8 @@ class Context:
     def from_dict(cls, values: Mapping[str, Any]) -> Context:
         """The inverse of `to_dict`; keys that are not fields are left out."""
         known = cls.__dataclass_fields__
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known})
+        taken: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known}
+        return cls(**taken)
 
 
 @dataclass(frozen=True)

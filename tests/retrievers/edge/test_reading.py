@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from pathlib import Path
 from typing import Any, get_args
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -267,6 +268,17 @@ def test_scores_of_a_number_and_of_the_uuid_of_that_number(edge: EdgeClient) -> 
     edge.upsert("c", [models.PointStruct(id=i, vector=[1.0, 0.0, 0.0, 0.0]) for i in ids])
     (scores,) = edge.query_batch_scores("c", [models.QueryRequest(query=[1.0, 0.0, 0.0, 0.0])])
     assert set(scores) == {str(i) for i in ids}
+
+
+def test_every_spelling_of_a_uuid_is_the_same_point(edge: EdgeClient) -> None:
+    edge.create_collection("c", PARAMS)
+    written = "0f8fad5b-d9cb-469f-a165-70867728950e"
+    edge.upsert("c", [models.PointStruct(id=written.upper(), vector=[1.0, 0.0, 0.0, 0.0])])
+    for spelling in (written, written.replace("-", ""), f"{{{written}}}", f"urn:uuid:{written}", UUID(written)):
+        assert [record.id for record in edge.retrieve("c", [spelling])] == [written]
+    for other in (f"{written}\n", written[:-1], f"{written}0", written.replace("0f8", "0g8")):
+        with pytest.raises(InputError, match="point id"):
+            edge.retrieve("c", [other])
 
 
 def test_looking_vectors_up_elsewhere(edge: EdgeClient) -> None:
