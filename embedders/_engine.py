@@ -135,12 +135,13 @@ class Engine:
         """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""
         found = []
         for job, starts in places:
-            at = starts[job.work.segments[:, 0]]
-            rows = np.flatnonzero(at >= 0)
-            segments = job.work.segments[rows, 1:]
-            found.append(
-                (job, rows, np.column_stack([at[rows] + segments[:, 0], at[rows] + segments[:, 1], segments[:, 2]]))
-            )
+            rows, segments = np.arange(len(job.work.segments)), job.work.segments[:, 1:]
+            if len(starts) > 1 or starts[0] != 0:  # otherwise it is a query, and the numbers are right as they are
+                at = starts[job.work.segments[:, 0]]
+                rows = np.flatnonzero(at >= 0)
+                segments, at = segments[rows], at[rows]
+                segments = np.column_stack([at + segments[:, 0], at + segments[:, 1], segments[:, 2]])
+            found.append((job, rows, segments))
             if len(job.work.kept):
                 for row in np.flatnonzero(starts[job.work.kept[:, 0]] >= 0).tolist():
                     sequence, first, last = job.work.kept[row].tolist()

@@ -52,7 +52,9 @@ class Packing:
                 runs.append(Run(start, 1, length))
             start += length
         if len(lengths) == 1:
-            positions = torch.arange(start, device=device)
+            # numpy's is the faster one for a query, but would have to be copied to a GPU.
+            on_cpu = device.type == "cpu"
+            positions = torch.from_numpy(np.arange(start)) if on_cpu else torch.arange(start, device=device)
             bounds = np.array([0, start], dtype=np.int32)
         else:
             sizes = np.asarray(lengths, dtype=np.int64)

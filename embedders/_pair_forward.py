@@ -127,7 +127,7 @@ class FirstTokens(PostNormForward):
         x = self(ids, packing)
         layer, first = self._last, packing.bounds[:-1].long()
         q, k, v = layer.inputs(x.to(self._dtype)).view(len(ids), 3, self._heads, -1).unbind(1)
-        bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
+        bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x.device)
         seen = q.new_empty((len(packing.lengths), q.shape[1], 1, q.shape[2]))
         done = 0
         for run in packing.runs:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from situate.embedders._attention import BASE_2, SHORT, packed_self_attention
 from situate.embedders._linears import Activation, Projection
 from situate.embedders._packing import Packing
-from situate.embedders._torchscript import Attention, Layer, Layers, Norm, Stack, compiled
+from situate.embedders._torchscript import PROBE, Attention, Layer, Norm, Pass, Stack, compiled
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -26,7 +26,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
 }
-#: One sequence of up to so many tokens goes through compiled layers: in longer ones the interpreter's part is small.
+#: One sequence of up to so many tokens takes the compiled pass: in longer ones the interpreter's part is small.
 _COMPILED = 128
 
 
@@ -144,7 +144,7 @@ class PostNormForward:
         self._project = None if project is None else _projection(project, dtype, device, exact)
         self._distances = _Distances(model.encoder) if layout is _MPNET else None
         self._bias = torch.empty(0)
-        self._compiled: Layers | None = None
+        self._compiled: Pass | None = None
         # In bfloat16 a longer sequence has an attention of its own, which is faster than torch's.
         self._most_compiled = _COMPILED if dtype == torch.float32 else SHORT
 
@@ -183,18 +183,17 @@ class PostNormForward:
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids -> ``[tokens, hidden]``."""
+        bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, ids.device)
+        if self._compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
+            return self._compiled(ids, bias)
+        return self._in_python(ids, packing, bias)
+
+    def _in_python(self, ids: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:
+        dtype, heads, tokens = self._dtype, self._heads, ids.shape[0]
         x = functional.embedding(ids, self._words) + functional.embedding(packing.position_ids, self._positions)
         x = self._norm(x)
         if self._project is not None:
-            x = self._project(x.to(self._dtype)).to(self._stream)
-        bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x)
-        if self._compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
-            return self._compiled(x, bias)
-        return self._through(x, packing, bias)
-
-    def _through(self, x: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:
-        """The layers, one after the other; ``x`` is overwritten."""
-        dtype, heads, tokens = self._dtype, self._heads, x.shape[0]
+            x = self._project(x.to(dtype)).to(self._stream)
         for layer in self._layers:
             joined = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1)
             seen = packed_self_attention(joined, packing, scale=BASE_2, bias=bias)
@@ -204,11 +203,12 @@ class PostNormForward:
         return x
 
     def compile(self) -> PostNormForward:
-        """Let sequences that come alone go through compiled layers, where that works; returns itself."""
-        if self._words.device.type != "cpu" or not self._layers:
+        """Let sequences that come alone take a compiled pass, where that works; returns itself."""
+        device = self._words.device
+        if device.type != "cpu":
             return self
         attention = Attention(self._heads, BASE_2, SHORT)
-        stack = Stack(
+        layers = [
             Layer(
                 self._dtype,
                 attention,
@@ -220,18 +220,19 @@ class PostNormForward:
                 layer.down_norm,
             )
             for layer in self._layers
-        )
-        example = self._layers[-1].down_norm.bias + torch.linspace(-1, 1, 7)[:, None]
-        packing = Packing.of([len(example)], example.device)
-        bias = None if self._distances is None else self._relative_bias(self._distances, len(example), example)
-        self._compiled = compiled(stack, lambda x, bias: self._through(x, packing, bias), example, bias)
+        ]
+        project = None if self._project is None else self._project.scriptable()
+        stack = Stack(self._dtype, self._words, self._positions, self._norm, project, layers)
+        packing = Packing.of([len(PROBE)], device)
+        bias = None if self._distances is None else self._relative_bias(self._distances, len(PROBE), device)
+        self._compiled = compiled(stack, lambda ids, bias: self._in_python(ids, packing, bias), bias)
         return self
 
-    def _relative_bias(self, distances: _Distances, longest: int, x: torch.Tensor) -> torch.Tensor:
+    def _relative_bias(self, distances: _Distances, longest: int, device: torch.device) -> torch.Tensor:
         """``[heads, longest, longest]`` or larger; it depends on distance alone, so the largest one serves all."""
         bias = self._bias  # read once: another thread may put a smaller one there
         if bias.shape[-1] < longest:
-            bias = self._bias = distances(longest, x.device).to(self._dtype)
+            bias = self._bias = distances(longest, device).to(self._dtype)
         return bias
 
 

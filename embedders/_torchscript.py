@@ -1,12 +1,12 @@
-"""A post-norm encoder's layers, over one sequence, without the interpreter between their operators.
+"""A post-norm encoder's pass over one sequence, without the interpreter between its operators.
 
 A query's pass is a hundred operators of some ten to a hundred microseconds, and Python's way from one to the next takes
 a fifth of it; handing over FBGEMM's weights, objects of a class of their own, is the longest. TorchScript calls the
 same operators out of compiled code, bit for bit, and lets Python's other threads work meanwhile.
 
 torch advises against TorchScript for new code. What it advises instead wants a C++ compiler on the user's machine
-(torch.compile) or goes back to Python (torch.export). So the layers are compiled where that works, and compared with
-the loop in Python; without them, all is as before.
+(torch.compile) or goes back to Python (torch.export). So the pass is compiled where that works, and compared with the
+one in Python; without it, all is as before.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
-#: float32 ``[tokens, hidden]`` of one sequence (it is overwritten) and what is added to the scores -> the last layer's.
-Layers: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+#: int64 ``[tokens]`` ids of one sequence, and what is added to the scores -> float32 ``[tokens, hidden]``.
+Pass: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+#: What a compiled pass is tried on.
+PROBE = torch.arange(7)
 
 
 class Attention(torch.nn.Module):
@@ -101,36 +104,57 @@ class Layer(torch.nn.Module):
 
 
 class Stack(torch.nn.Module):
-    """All layers."""
+    """All of the model.
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    Args:
+        dtype: Format to compute products in.
+        words: ``[vocabulary, width]``.
+        positions: ``[longest, width]``, that of the first token first.
+        norm: Behind their sum.
+        project: From the width of the embeddings to that of the layers, where they differ.
+        layers: In order.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        norm: Norm,
+        project: torch.nn.Module | None,
+        layers: Iterable[Layer],
+    ) -> None:
         super().__init__()
+        self.dtype, self.words, self.positions = dtype, words, positions
+        self.norm, self.project = norm, project
         self.layers = torch.nn.ModuleList(layers)
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """``[tokens, hidden]`` of the same shape; ``x`` is overwritten."""
+    def forward(self, ids: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """int64 ``[tokens]`` -> ``[tokens, hidden]``."""
+        x: torch.Tensor = self.norm(functional.embedding(ids, self.words).add_(self.positions[: ids.shape[0]]))
+        if self.project is not None:
+            x = self.project(x.to(self.dtype)).to(self.words.dtype)
         for layer in self.layers:
             x = layer(x, bias)
         return x
 
 
-def compiled(stack: Stack, same: Layers, example: torch.Tensor, bias: torch.Tensor | None) -> Layers | None:
-    """The layers out of compiled code; None where torch cannot, or where it computes something else.
+def compiled(stack: Stack, same: Pass, bias: torch.Tensor | None) -> Pass | None:
+    """The pass out of compiled code; None where torch cannot, or where it computes something else.
 
     Args:
-        stack: The layers.
-        same: What they must compute.
-        example: float32 ``[tokens, hidden]`` to try them on.
-        bias: As the layers take it.
+        stack: The model.
+        same: What it must compute.
+        bias: As a pass over `PROBE` takes it.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             script: Any = torch.jit.script(stack.eval())
         # Twice, for it is the second pass in which TorchScript makes its plan: no query shall wait for that.
-        found = [script(example.clone(), bias) for _ in range(2)]
+        found = [script(PROBE, bias) for _ in range(2)]
     except Exception:  # noqa: BLE001  a private corner of torch, and no source to be read in a frozen application
         return None
-    wanted = same(example.clone(), bias)
-    run: Layers = script
+    wanted = same(PROBE, bias)
+    run: Pass = script
     return run if all(torch.allclose(each, wanted, rtol=1e-4, atol=1e-5) for each in found) else None

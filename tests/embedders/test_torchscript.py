@@ -1,4 +1,4 @@
-"""One sequence through compiled layers: the bits of the loop in Python, or that loop itself."""
+"""One sequence through a compiled pass: the bits of the one in Python, or that one itself."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def sequence(length: int) -> tuple[torch.Tensor, Packing]:
 
 
 def in_python(forward: PostNormForward, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """Without the compiled layers."""
-    layers, forward._compiled = forward._compiled, None
+    """Without the compiled pass."""
+    kept, forward._compiled = forward._compiled, None
     try:
         return forward(ids, packing)
     finally:
-        forward._compiled = layers
+        forward._compiled = kept
 
 
 @pytest.mark.parametrize("family", POST_NORM)
@@ -61,14 +61,14 @@ def test_one_sequence_gets_the_same_bits(family: str, dtype: torch.dtype, exact:
             torch.testing.assert_close(got, wanted, rtol=1e-4 if exact else 1e-2, atol=1e-5 if exact else 1e-2)
 
 
-def test_short_sequences_alone_take_compiled_layers_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_sequences_alone_take_the_compiled_pass_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = PostNormForward(FAMILIES["bert"][0]().eval(), CPU, torch.float32).compile()
-    layers, through = forward._compiled, []
-    assert layers is not None
+    compiled_pass, through = forward._compiled, []
+    assert compiled_pass is not None
 
-    def counted(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        through.append(len(x))
-        return layers(x, bias)
+    def counted(ids: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        through.append(len(ids))
+        return compiled_pass(ids, bias)
 
     monkeypatch.setattr(forward, "_compiled", counted)
     for lengths in ([5], [128], [129], [5, 5], [40, 3]):
@@ -100,26 +100,19 @@ def test_every_projection_can_be_compiled(
         torch.testing.assert_close(script(x), projection(x), rtol=0, atol=0)
 
 
-def stack() -> Stack:
+def test_a_pass_that_computes_something_else_is_not_used() -> None:
     torch.manual_seed(6)
 
     def projection(into: int, out: int) -> torch.nn.Module:
         return Projection(torch.randn(out, into), torch.randn(out), torch.float32, CPU).scriptable()
 
-    norm = Norm(torch.ones(8), torch.zeros(8), 1e-5)
-    attention = Attention(2, 1.0, 32)
-    layer = Layer(
-        torch.float32, attention, projection(8, 24), projection(8, 8), norm, projection(8, 12), projection(12, 8), norm
-    )
-    return Stack([layer])
-
-
-def test_layers_that_compute_something_else_are_not_used() -> None:
-    made = stack()
-    same: Callable[..., torch.Tensor] = made.forward
-    example = torch.randn(7, 8)
-    assert compiled(made, same, example, None) is not None
-    assert compiled(made, lambda x, bias: same(x, bias) + 1e-2, example, None) is None
+    norm, attention = Norm(torch.ones(8), torch.zeros(8), 1e-5), Attention(2, 1.0, 32)
+    parts = projection(8, 24), projection(8, 8), norm, projection(8, 12), projection(12, 8), norm
+    layer = Layer(torch.float32, attention, *parts)
+    stack = Stack(torch.float32, torch.randn(20, 8), torch.randn(30, 8), norm, None, [layer])
+    same: Callable[..., torch.Tensor] = stack.forward
+    assert compiled(stack, same, None) is not None
+    assert compiled(stack, lambda ids, bias: same(ids, bias) + 1e-2, None) is None
 
 
 def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
