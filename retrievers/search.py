@@ -14,19 +14,18 @@ from situate.retrievers.boosts import boost_scores
 from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.lexical import SparseVector
 from situate.retrievers.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
+from situate.retrievers.point_keys import point_id, point_key
 from situate.retrievers.signals import document_scores
 from situate.retrievers.turns import give_way
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from qdrant_client import QdrantClient, models
 
 #: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
 FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
-#: Point id -> score.
-_Scores: TypeAlias = dict[str, float]
+#: `point_key` -> score.
+_Scores: TypeAlias = dict[int, float]
 #: Payload, final score, the score of each stage.
 _Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
 #: Chunks that MaxSim scores in one request of the embedded engine; few, because the event loop waits for each request.
@@ -145,7 +144,7 @@ class HybridSearch:
     # -- fused here ---------------------------------------------------------------------------------------------
 
     def _fused_here(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
-        versions: dict[str, str] = {}
+        versions: dict[int, str] = {}
         stages = self._candidates(vectors, k, where, versions)
         fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
@@ -168,13 +167,13 @@ class HybridSearch:
     def _best_of(self, final: _Scores, stages: dict[str, _Scores], k: int) -> list[_Found]:
         """The best after boosting, with their payloads."""
         if self.config.boosts:
-            stages["boost"] = boost_scores(self.client, self.collection, self.config.boosts, list(final))
+            boosts = boost_scores(
+                self.client, self.collection, self.config.boosts, [str(point_id(point)) for point in final]
+            )
+            stages["boost"] = dict(zip(final, boosts.values(), strict=True))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
         chosen = _best(final, k)
-        records = {
-            str(record.id): record.payload or {}
-            for record in self.client.retrieve(self.collection, chosen, with_payload=True, with_vectors=False)
-        }
+        records = self._payloads(chosen)
         return [
             # A point that was deleted since it was found has no record.
             (records[point], final[point], {name: scores[point] for name, scores in stages.items() if point in scores})
@@ -182,8 +181,17 @@ class HybridSearch:
             if point in records
         ]
 
+    def _payloads(self, points: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
+        from situate.retrievers.edge import EdgeClient
+
+        if isinstance(self.client, EdgeClient):
+            return self.client.payloads(self.collection, points)
+        ids = [point_id(point) for point in points]
+        records = self.client.retrieve(self.collection, ids, with_payload=True, with_vectors=False)
+        return {point_key(record.id): record.payload or {} for record in records}
+
     def _candidates(
-        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[str, str]
+        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
     ) -> dict[str, _Scores]:
         """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
         from qdrant_client import models
@@ -191,32 +199,40 @@ class HybridSearch:
         from situate.retrievers.edge import EdgeClient
 
         limit = max(k, self.config.prefetch)
-        queries: dict[str, Any] = {DENSE: vectors.dense.tolist()}
+        queries: dict[str, Any] = {DENSE: vectors.dense}
         if vectors.lexical is not None:
             queries[BM25] = _sparse(vectors.lexical)
         if self.config.questions:
-            queries[QUESTIONS] = [vectors.dense.tolist()]
+            queries[QUESTIONS] = vectors.dense[None]
         payload = ["document_hash"] if self.config.document is not None else False
+        if isinstance(self.client, EdgeClient) and not payload:
+            scores = self.client.nearest_scores(self.collection, queries, limit, where)
+            give_way()
+            return scores
         requests = [
-            models.QueryRequest(query=query, using=name, filter=where, limit=limit, with_payload=payload)
+            models.QueryRequest(
+                query=query.tolist() if isinstance(query, np.ndarray) else query,
+                using=name,
+                filter=where,
+                limit=limit,
+                with_payload=payload,
+            )
             for name, query in queries.items()
         ]
-        if isinstance(self.client, EdgeClient) and not payload:
-            scores = self.client.query_batch_scores(self.collection, requests)
-            give_way()
-            return dict(zip(queries, scores, strict=True))
         answers = self.client.query_batch_points(self.collection, requests)
         give_way()
         if payload:
             versions.update(
-                (str(point.id), (point.payload or {})["document_hash"]) for answer in answers for point in answer.points
+                (point_key(point.id), (point.payload or {})["document_hash"])
+                for answer in answers
+                for point in answer.points
             )
         return {
-            name: {str(point.id): float(point.score) for point in answer.points}
+            name: {point_key(point.id): float(point.score) for point in answer.points}
             for name, answer in zip(queries, answers, strict=True)
         }
 
-    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[str, str]) -> _Scores:
+    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[int, str]) -> _Scores:
         """The fused score, and in it the scores of questions, and of documents by their shares."""
         config = self.config
         several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
@@ -234,7 +250,7 @@ class HybridSearch:
             return base
         return _mean([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
 
-    def _maxsim(self, tokens: Vectors, candidates: Sequence[str]) -> _Scores:
+    def _maxsim(self, tokens: Vectors, candidates: Sequence[int]) -> _Scores:
         from qdrant_client import models
 
         from situate.retrievers.edge import EdgeClient
@@ -243,7 +259,7 @@ class HybridSearch:
         step = _MAXSIM_AT_ONCE if isinstance(self.client, EdgeClient) else len(candidates)
         scores: _Scores = {}
         for start in range(0, len(candidates), step):
-            part: list[int | str | UUID] = list(candidates[start : start + step])
+            part: list[models.ExtendedPointId] = [point_id(point) for point in candidates[start : start + step]]
             found = self.client.query_points(
                 self.collection,
                 query=tokens.tolist(),
@@ -252,12 +268,13 @@ class HybridSearch:
                 limit=len(part),
                 with_payload=False,
             )
-            scores |= {str(point.id): float(point.score) for point in found.points}
+            scores |= {point_key(point.id): float(point.score) for point in found.points}
             give_way()
         return scores
 
-    def _vectors_of(self, points: Sequence[str]) -> Vectors:
-        records = self.client.retrieve(self.collection, points, with_payload=False, with_vectors=[DENSE])
+    def _vectors_of(self, points: Sequence[int]) -> Vectors:
+        ids = [point_id(point) for point in points]
+        records = self.client.retrieve(self.collection, ids, with_payload=False, with_vectors=[DENSE])
         give_way()
         return np.asarray(
             [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
@@ -281,7 +298,7 @@ class HybridSearch:
             scored = [(point.payload or {}, unit * float(point.score)) for point in self._points(query, k, where)]
             return [(payload, score, {stage: score}) for payload, score in scored]
         points = self._points(query, max(k, self.config.prefetch), where, payload=False)
-        scores = {str(point.id): unit * float(point.score) for point in points}
+        scores = {point_key(point.id): unit * float(point.score) for point in points}
         return self._best_of(scores, {stage: scores}, k)
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
@@ -381,7 +398,7 @@ def _mean(stages: Sequence[_Scores], weights: Sequence[float] | None = None) -> 
     return total
 
 
-def _best(scores: _Scores, k: int) -> list[str]:
+def _best(scores: _Scores, k: int) -> list[int]:
     """The ``k`` points with the highest scores; ties by id, so that the same search finds the same."""
     return sorted(scores, key=lambda point: (-scores[point], point))[:k]
 

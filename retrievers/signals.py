@@ -138,8 +138,8 @@ def document_scores(
     collection: str,
     config: PipelineConfig,
     vectors: QueryVectors,
-    versions: Mapping[str, str],
-) -> dict[str, dict[str, float]]:
+    versions: Mapping[int, str],
+) -> dict[str, dict[int, float]]:
     """Each candidate's score for its document, by signal, from one request.
 
     Args:
@@ -147,7 +147,7 @@ def document_scores(
         collection: The collection's name.
         config: Says which signals there are.
         vectors: The query's.
-        versions: Candidate point -> hash of the version of the document that it belongs to.
+        versions: Candidate point, as a number -> hash of the version of the document that it belongs to.
     """
     from qdrant_client import models
 
@@ -169,7 +169,7 @@ def document_scores(
         for name, query in queries.items()
     ]
     answers = client.query_batch_points(collection, requests)
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     for name, answer in zip(queries, answers, strict=True):
         known = {(point.payload or {})["document_hash"]: float(point.score) for point in answer.points}
         scores[name] = {point: known[version] for point, version in versions.items() if version in known}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
@@ -14,8 +14,10 @@ from situate.chunkers.errors import InputError
 from situate.retrievers.edge.backend_base import BackendBase
 from situate.retrievers.edge.collection import Collection
 from situate.retrievers.edge.errors import CollectionError, engine_errors
-from situate.retrievers.edge.translate_points import model_id, query_response
+from situate.retrievers.edge.translate_filters import edge_filter
+from situate.retrievers.edge.translate_points import QUERY, checked_vector, model_id, query_response
 from situate.retrievers.edge.translate_queries import QueryTranslator, without_points
+from situate.retrievers.point_keys import point_id, point_key
 
 
 class SearchBackend(BackendBase):
@@ -62,11 +64,40 @@ class SearchBackend(BackendBase):
         answers = self._answers(collection_name, requests)
         return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
 
-    def query_batch_scores(
-        self, collection_name: str, requests: Sequence[types.QueryRequest]
-    ) -> list[dict[str, float]]:
-        """What `query_batch_points` finds, as point id in text -> score, best first."""
-        return [{str(point.id): point.score for point in found} for found in self._answers(collection_name, requests)]
+    def nearest_scores(
+        self, collection_name: str, vectors: Mapping[str, Any], limit: int, query_filter: types.Filter | None
+    ) -> dict[str, dict[int, float]]:
+        """What a query by each of the vectors finds, by the vector's name: `point_key` -> score, best first."""
+        _check_window(limit, None)
+        collection = self._store.collection(collection_name)
+        where = edge_filter(query_filter)
+        requests = [
+            edge.QueryRequest(
+                limit=limit,
+                offset=None,
+                query=edge.Query.Nearest(checked_vector(vector, name, collection.schema, QUERY), using=name),
+                prefetches=None,
+                with_vector=False,
+                with_payload=False,
+                filter=where,
+                score_threshold=None,
+                params=None,
+            )
+            for name, vector in vectors.items()
+        ]
+        with engine_errors(f"searching collection {collection_name!r}"):
+            answers = collection.shard.query_batch(edge.QueryBatchRequest(requests))
+        return {
+            name: {point_key(point.id): point.score for point in found}
+            for name, found in zip(vectors, answers, strict=True)
+        }
+
+    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The payloads of those of the points that are there, by `point_key`."""
+        collection = self._store.collection(collection_name)
+        with engine_errors(f"retrieving from collection {collection_name!r}"):
+            found = collection.shard.retrieve([point_id(point) for point in points], True, False)
+        return {point_key(point.id): point.payload or {} for point in found}
 
     def _answers(
         self, collection_name: str, requests: Sequence[types.QueryRequest]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -79,22 +79,37 @@ class EdgeClient(ShallowQueries, QdrantClient):
         """Whether `close` was called."""
         return self._client.closed
 
-    def query_batch_scores(
-        self, collection_name: str, requests: Sequence[models.QueryRequest]
-    ) -> list[dict[str, float]]:
-        """What `query_batch_points` finds, as point id (in text) -> score, best first.
+    def nearest_scores(
+        self,
+        collection_name: str,
+        vectors: Mapping[str, Any],
+        limit: int,
+        query_filter: models.Filter | None = None,
+    ) -> dict[str, dict[int, float]]:
+        """The points nearest to each of several vectors, in one request: by the vector's name, id -> score, best first.
 
         Building a hundred hits takes as long as finding them, and who fuses rankings needs no more of them than this.
+        Ids are numbers, `situate.retrievers.point_keys.point_key`'s; `payloads` takes them.
 
         Args:
             collection_name: The collection.
-            requests: Queries by vectors or points; texts for fastembed are not embedded here.
+            vectors: Vector name -> float32 ``[size]`` (of a multivector ``[rows, size]``), a list, or a sparse vector.
+            limit: Most points for each.
+            query_filter: Which points are considered.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
-            InputError: A request cannot be read.
+            InputError: A vector is of the wrong size or not finite, or ``limit`` is less than 1.
         """
-        return self._client.query_batch_scores(collection_name, requests)
+        return self._client.nearest_scores(collection_name, vectors, limit, query_filter)
+
+    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The payloads of points by the numbers of their ids, as `nearest_scores` gives them; those that are there.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
+        return self._client.payloads(collection_name, points)
 
     def optimize(self, collection_name: str | None = None) -> bool:
         """Builds HNSW graphs and removes deleted points now, and waits for it. Reads and writes go on meanwhile.

@@ -88,7 +88,7 @@ async def test_the_event_loop_neither_encodes_nor_searches(
 
     watched(embedder.encoder, "encode")
     watched(embedder.encoder, "aencode")
-    searches = {"dbsf": {"query_points"}, "minmax": {"query_batch_scores", "retrieve"}}[index.config.fusion]
+    searches = {"dbsf": {"query_points"}, "minmax": {"nearest_scores", "payloads"}}[index.config.fusion]
     for name in searches:
         watched(index.client, name)
     retriever = Retriever(index, rerankers=[build(embedder) for build in rerankers], candidates=4)
