@@ -100,10 +100,17 @@ def packed_self_attention(
         query, key, value = joined.unsqueeze(0).permute(2, 0, 3, 1, 4).unbind(0)
         out = functional.scaled_dot_product_attention(query, key, value, scale=scale)
         return out.transpose(1, 2).reshape(joined.shape[0], -1)
-    # In float32 two products take two thirds of the time of scaled_dot_product_attention, whose tiles are larger than
-    # these sequences. In bfloat16 they would round the scores.
+    return short_attention(joined, scale)
+
+
+def short_attention(joined: torch.Tensor, scale: float) -> torch.Tensor:
+    """`packed_self_attention` of one short sequence in float32; TorchScript reads this.
+
+    Two products take two thirds of the time of scaled_dot_product_attention, whose tiles are larger than these
+    sequences. In bfloat16 they would round the scores.
+    """
     query, key, value = joined.permute(1, 2, 0, 3).unbind(0)
-    scores = torch.baddbmm(query.new_empty(1), query, key.transpose(1, 2), beta=0, alpha=scale)
+    scores = torch.baddbmm(query.new_empty([1]), query, key.transpose(1, 2), beta=0, alpha=scale)
     return torch.bmm(torch.softmax(scores, -1), value).transpose(0, 1).reshape(joined.shape[0], -1)
 
 

@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional
 
+from situate.embedders._attention import short_attention
+
 #: int64 ``[tokens]`` ids of one sequence, and what is added to the scores -> float32 ``[tokens, hidden]``.
 Pass: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
@@ -31,7 +33,7 @@ class Attention(torch.nn.Module):
     Args:
         heads: Number of them.
         scale: Factor of the scores.
-        short: Up to so many tokens, and in float32, it is two products and a softmax.
+        short: Up to so many tokens, and in float32, it is `short_attention`.
     """
 
     def __init__(self, heads: int, scale: float, short: int) -> None:
@@ -41,16 +43,13 @@ class Attention(torch.nn.Module):
     def forward(self, joined: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """``[tokens, 3 * heads * head size]`` -> ``[tokens, heads * head size]``."""
         tokens = joined.shape[0]
-        query, key, value = joined.view(tokens, 3, self.heads, -1).permute(1, 2, 0, 3).unbind(0)
+        joined = joined.view(tokens, 3, self.heads, -1)
         if bias is None and tokens <= self.short and joined.dtype == torch.float32:
-            scores = torch.baddbmm(query.new_empty([1]), query, key.transpose(1, 2), beta=0, alpha=self.scale)
-            out = torch.bmm(torch.softmax(scores, -1), value)
-        else:
-            mask = None if bias is None else bias[:, :tokens, :tokens].to(joined.dtype)
-            out = functional.scaled_dot_product_attention(
-                query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), attn_mask=mask, scale=self.scale
-            ).squeeze(0)
-        return out.transpose(0, 1).reshape(tokens, -1)
+            return short_attention(joined, self.scale)
+        query, key, value = joined.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+        mask = None if bias is None else bias[:, :tokens, :tokens].to(joined.dtype)
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+        return out.transpose(1, 2).reshape(tokens, -1)
 
 
 class Norm(torch.nn.Module):

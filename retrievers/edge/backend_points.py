@@ -25,6 +25,7 @@ from situate.retrievers.edge.translate_points import (
     record,
 )
 from situate.retrievers.edge.translate_queries import edge_order_by, edge_payload_selector
+from situate.retrievers.point_keys import point_id, point_key
 
 _UPDATE_MODES = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
@@ -224,6 +225,13 @@ class PointsBackend(BackendBase):
         with engine_errors(f"retrieving from collection {collection_name!r}"):
             found = collection.shard.retrieve(points, edge_payload_selector(with_payload), with_vectors)
         return [record(point) for point in found]
+
+    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The payloads of those of the points that are there, by `point_key`."""
+        collection = self._store.collection(collection_name)
+        with engine_errors(f"retrieving from collection {collection_name!r}"):
+            found = collection.shard.retrieve([point_id(point) for point in points], True, False)
+        return {point_key(point.id): point.payload or {} for point in found}
 
     def scroll(
         self,

@@ -17,7 +17,7 @@ from situate.retrievers.edge.errors import CollectionError, engine_errors
 from situate.retrievers.edge.translate_filters import edge_filter
 from situate.retrievers.edge.translate_points import QUERY, checked_vector, model_id, query_response
 from situate.retrievers.edge.translate_queries import QueryTranslator, without_points
-from situate.retrievers.point_keys import point_id, point_key
+from situate.retrievers.point_keys import point_key
 
 
 class SearchBackend(BackendBase):
@@ -61,7 +61,30 @@ class SearchBackend(BackendBase):
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
     ) -> list[types.QueryResponse]:
-        answers = self._answers(collection_name, requests)
+        collection = self._store.collection(collection_name)
+        translator = self._translator(collection)
+        translated = []
+        for request in requests:
+            limit = 10 if request.limit is None else request.limit
+            _check_window(limit, request.offset)
+            translated.append(
+                translator.request(
+                    query=request.query,
+                    using=request.using,
+                    prefetch=request.prefetch,
+                    query_filter=request.filter,
+                    params=request.params,
+                    limit=limit,
+                    offset=request.offset,
+                    # a request that does not say gets no payload, as from a server
+                    with_payload=bool(request.with_payload) if request.with_payload is None else request.with_payload,
+                    with_vectors=request.with_vector or False,
+                    score_threshold=request.score_threshold,
+                    lookup_from=request.lookup_from,
+                )
+            )
+        with engine_errors(f"searching collection {collection_name!r}"):
+            answers = collection.shard.query_batch(edge.QueryBatchRequest(translated))
         return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
 
     def nearest_scores(
@@ -91,41 +114,6 @@ class SearchBackend(BackendBase):
             name: {point_key(point.id): point.score for point in found}
             for name, found in zip(vectors, answers, strict=True)
         }
-
-    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The payloads of those of the points that are there, by `point_key`."""
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"retrieving from collection {collection_name!r}"):
-            found = collection.shard.retrieve([point_id(point) for point in points], True, False)
-        return {point_key(point.id): point.payload or {} for point in found}
-
-    def _answers(
-        self, collection_name: str, requests: Sequence[types.QueryRequest]
-    ) -> Sequence[Sequence[edge.ScoredPoint]]:
-        collection = self._store.collection(collection_name)
-        translator = self._translator(collection)
-        translated = []
-        for request in requests:
-            limit = 10 if request.limit is None else request.limit
-            _check_window(limit, request.offset)
-            translated.append(
-                translator.request(
-                    query=request.query,
-                    using=request.using,
-                    prefetch=request.prefetch,
-                    query_filter=request.filter,
-                    params=request.params,
-                    limit=limit,
-                    offset=request.offset,
-                    # a request that does not say gets no payload, as from a server
-                    with_payload=bool(request.with_payload) if request.with_payload is None else request.with_payload,
-                    with_vectors=request.with_vector or False,
-                    score_threshold=request.score_threshold,
-                    lookup_from=request.lookup_from,
-                )
-            )
-        with engine_errors(f"searching collection {collection_name!r}"):
-            return collection.shard.query_batch(edge.QueryBatchRequest(translated))
 
     def query_points_groups(
         self,
