@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from situate.chunkers.errors import FallbackWarning
 from situate.embedders._crew import Crew
 from situate.embedders._forward import choose_forward
+from situate.embedders._native_forward import native_sums
 from situate.embedders._openmp import dismiss_team
 from situate.embedders._packing import Packing, on_device
 from situate.embedders._scheduler import Job, Reduction
@@ -180,6 +181,8 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
         segments: int64 ``[segments, 3]``: first row of ``hidden``, one past the last, weight of the first.
         reduction: As in `Work`.
     """
+    if reduction != "max" and (sums := native_sums(hidden, segments, reduction == "weighted")) is not None:
+        return sums
     first, last = segments[:, 0], segments[:, 1]
     device = hidden.device
     if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS and device.type == "cpu":

@@ -14,9 +14,11 @@ from situate.chunkers.errors import ConventionError, ModelError, UnsafeModelErro
 from situate.embedders import _attention, _self_extend
 from situate.embedders._folder import OFFSET_POSITIONS
 from situate.embedders._linears import Casts, prepack
+from situate.embedders._native_forward import NativeForward
 from situate.embedders._openmp import computing
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
+from situate.embedders._postnorm_modules import PostNormModules
 from situate.embedders._variant import AS_IT_IS, Variant
 
 #: What each format is allowed: see `tolerance`.
@@ -174,7 +176,9 @@ def _ways(
     exact: bool,
 ) -> Iterator[tuple[Forward, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
-    if PostNormForward.fits(model):
+    if PostNormModules.fits(model):
+        if device.type == "cpu" and dtype == torch.float32 and not exact and NativeForward.fits(model):
+            yield NativeForward(model), None, True
         yield PostNormForward(model, device, dtype, exact=exact).compile(), None, True
     casts = prepack(model, dtype, exact=exact) if device.type == "cpu" else None
     if casts is None and base != dtype:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+#: Those of a query, which is one short sequence after another.
+_POSITIONS = torch.arange(512)
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -52,9 +55,9 @@ class Packing:
                 runs.append(Run(start, 1, length))
             start += length
         if len(lengths) == 1:
-            # numpy's is the faster one for a query, but would have to be copied to a GPU.
             on_cpu = device.type == "cpu"
-            positions = torch.from_numpy(np.arange(start)) if on_cpu else torch.arange(start, device=device)
+            short = on_cpu and start <= len(_POSITIONS)
+            positions = _POSITIONS[:start] if short else torch.arange(start, device=device)
             bounds = np.array([0, start], dtype=np.int32)
         else:
             sizes = np.asarray(lengths, dtype=np.int64)

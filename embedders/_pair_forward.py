@@ -20,6 +20,7 @@ from situate.embedders._linears import Casts, prepack
 from situate.embedders._openmp import computing
 from situate.embedders._packing import Packing
 from situate.embedders._postnorm import PostNormForward
+from situate.embedders._postnorm_modules import PostNormModules
 
 #: ids ``[tokens]``, their packing, which text each belongs to ``[tokens]`` -> ``[sequences, hidden]``.
 Features = Callable[[torch.Tensor, Packing, torch.Tensor], torch.Tensor]
@@ -127,7 +128,7 @@ class FirstTokens(PostNormForward):
         x = self(ids, packing)
         layer, first = self._last, packing.bounds[:-1].long()
         q, k, v = layer.inputs(x.to(self._dtype)).view(len(ids), 3, self._heads, -1).unbind(1)
-        bias = None if self._distances is None else self._relative_bias(self._distances, packing.longest, x.device)
+        bias = self._relative_bias(packing.longest, x.device)
         seen = q.new_empty((len(packing.lengths), q.shape[1], 1, q.shape[2]))
         done = 0
         for run in packing.runs:
@@ -223,7 +224,7 @@ def _ways(
 ) -> Iterator[tuple[Features, Casts | None, bool]]:
     """The ways to run a model, fastest first; whether each packs."""
     original = getattr(base.config, "_attn_implementation", None) or "sdpa"
-    if not decoder and PostNormForward.fits(base):
+    if not decoder and PostNormModules.fits(base):
         yield FirstTokens(base, device, dtype, exact=exact).features, None, True
     casts = prepack(base, dtype, exact=exact) if device.type == "cpu" else None
     if casts is None:

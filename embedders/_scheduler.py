@@ -66,9 +66,9 @@ class Job:
     def __init__(self, work: Work, hidden_size: int) -> None:
         self.work = work
         self.future: Future[Done] = Future()
-        self.lengths = np.fromiter(map(len, work.sequences), dtype=np.int64, count=len(work.sequences))
+        self.lengths = np.array([len(ids) for ids in work.sequences], dtype=np.int64)
         # Longest first: neighbours of equal length run fastest, and what does not fit the memory shows at once.
-        self.order = np.argsort(-self.lengths, kind="stable")
+        self.order = np.argsort(-self.lengths, kind="stable") if len(self.lengths) > 1 else np.arange(len(self.lengths))
         self.tokens = int(self.lengths.sum())
         self.begun = 0
         self.result = Done(

@@ -111,8 +111,10 @@ class QueryEncoder:
             dense = written.dense
             if dense is None:
                 embedded = [text for text in written.texts if text.role != "lexical"]
-                vectors = np.array([next(by_role[text.role]) for text in embedded])
-                dense = mean_vector(vectors, [text.weight for text in embedded])
+                vectors = [next(by_role[text.role]) for text in embedded]
+                weights = [text.weight for text in embedded]
+                # The direction of one alone does not depend on its weight.
+                dense = vectors[0] if len(vectors) == 1 else mean_vector(np.array(vectors), weights)
             yield QueryVectors(unit(dense), self._terms(written), None if tokens is None else tokens[i])
 
     def _terms(self, written: WrittenQuery) -> SparseVector | None:

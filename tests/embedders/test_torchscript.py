@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from situate.embedders import _torchscript
+from situate.embedders import _native_forward, _torchscript
 from situate.embedders._forward import PaddedForward
 from situate.embedders._linears import Projection
 from situate.embedders._packing import Packing
@@ -117,6 +117,7 @@ def test_a_pass_that_computes_something_else_is_not_used() -> None:
 
 def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [[SpanText("a query")], [SpanText("another, somewhat longer query about rivers and mills")]]
+    monkeypatch.setattr(_native_forward, "library", lambda: None)
 
     def vectors(with_compiled: bool) -> list[list[float]]:
         # A number of its own: weights that another test has loaded would be shared, and with them the pass.
