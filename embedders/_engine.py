@@ -72,6 +72,7 @@ class Engine:
         self._crew = Crew() if device.type == "cpu" and chosen.reentrant else None
         self.batch_tokens = batch_tokens or (_cpu_budget(chosen.hidden_size) if device.type == "cpu" else 32768)
         self._forward = chosen.forward
+        self._shared = chosen.shared
         self._after = chosen.after
         self._unwritten: list[Callable[[], None]] = []
 
@@ -98,6 +99,8 @@ class Engine:
         shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
         if len(shares) > 1:
             self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
+        elif self._shared:
+            self._attempt(rows)  # whose workers do not wait for one that has no core
         else:
             self._crew.run_one(partial(self._attempt, rows))
 

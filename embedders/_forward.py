@@ -89,6 +89,7 @@ class Chosen:
         hidden_size: Length of its token vectors.
         packed: Whether it computes no padding.
         reentrant: Whether several threads may be inside at once.
+        shared: Whether a pass over one sequence is shared among the cores by the way itself, not operator by operator.
         after: Called behind every batch, by the thread that ran it.
         warning: What the caller should know; None where all is as it should be.
     """
@@ -97,6 +98,7 @@ class Chosen:
     hidden_size: int
     packed: bool
     reentrant: bool
+    shared: bool = False
     after: Callable[[], None] | None = None
     warning: str | None = None
 
@@ -156,14 +158,14 @@ def choose_forward(
                 fault = f"it failed with {type(problem).__name__}: {problem}"
                 continue
             if error <= tolerance(dtype, exact):
-                return Chosen(forward, size, packed, reentrant, None if casts is None else casts.forget, warning)
+                after = None if casts is None else casts.forget
+                return Chosen(forward, size, packed, reentrant, isinstance(forward, NativeForward), after, warning)
             fault = f"its vectors differ by {error:.1%} from those of the padded pass"
         if variant.groups:
             raise ConventionError(f"extension='self' needs a model that runs packed; this one does not: {fault}")
         plain = PaddedForward(load(dtype))
-        return Chosen(
-            plain, size, False, reentrant, None, f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
-        )
+        warning = f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
+        return Chosen(plain, size, False, reentrant, warning=warning)
 
 
 def _ways(
