@@ -1,11 +1,11 @@
-"""Where the encoder's time goes, and how much faster than sentence-transformers it could be on this CPU at all.
+"""How much of the encoder's time its products need, and how much faster than sentence-transformers it could be at all.
 
     python -m benchmarks.encoder_profile [--texts 80] [--rounds 5] [--frameworks]
 
-torch's profiler adds up the operators' own times over all threads, for many texts at once and for queries one at a
-time. Beside it stands a bound: sentence-transformers' time, taken in turns with the encoder's, over what the model's
-matrix products alone would take at the best rate that torch's own product of such matrices reaches here, all else
-taking no time. A goal above the bound cannot be reached in this format on this CPU, whatever surrounds the products.
+For many texts at once, for queries one at a time and for queries at once: what the model's matrix products alone would
+take at the best rate that torch's own product of such matrices reaches here, all else taking no time, as a share of
+what the encoder takes. Beside it stands a bound: sentence-transformers' time, taken in turns with the encoder's, over
+that of the products. A goal above the bound cannot be reached in this format on this CPU, whatever surrounds them.
 --frameworks takes LlamaIndex's and LangChain's classes as well, whom 64 tasks ask for a query each, installed as by
 `make bench-encoder`.
 """
@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.encoder import MODEL, PeerProcess, compared, sample_texts, timed
 from situate.chunkers.errors import TruncationWarning
@@ -31,18 +30,9 @@ from situate.embedders.encoder import Encoder
 from situate.embedders.models import resolve_model
 from situate.embedders.types import SpanText
 
-#: What an operator's name begins with, and what it is to the model.
-PARTS = {
-    "products": ("quantized::linear", "aten::addmm", "aten::mm", "mkldnn::_linear", "mkl::_mkl_linear", "aten::linear"),
-    "attention": ("aten::_scaled_dot_product", "aten::scaled_dot", "aten::bmm", "aten::baddbmm", "aten::exp2"),
-    "activation": ("aten::gelu", "aten::relu"),
-    "norms": ("aten::native_layer_norm", "aten::layer_norm"),
-    "additions": ("aten::add", "aten::addcmul"),
-}
-
 
 def main() -> None:
-    """Print both tables."""
+    """Print what was found for each kind of call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
@@ -78,12 +68,12 @@ def main() -> None:
                 else:
                     at_once[name] = peer.seconds("concurrent", queries)
         # What comes at once fills one pass here.
-        table(encoder, "bulk", [texts], texts_in_one, weights, arguments.rounds)
-        table(encoder, "queries, one at a time", [[query] for query in queries], one_by_one, weights, arguments.rounds)
-        table(encoder, "queries at once", [queries], at_once, weights, arguments.rounds)
+        bound(encoder, "bulk", [texts], texts_in_one, weights, arguments.rounds)
+        bound(encoder, "queries, one at a time", [[query] for query in queries], one_by_one, weights, arguments.rounds)
+        bound(encoder, "queries at once", [queries], at_once, weights, arguments.rounds)
 
 
-def table(
+def bound(
     encoder: Encoder,
     name: str,
     calls: Sequence[Sequence[str]],
@@ -91,20 +81,15 @@ def table(
     weights: int,
     rounds: int,
 ) -> None:
-    """Print the operators' shares in these calls, and by how much every peer's time could be undercut."""
+    """Print the products' share in these calls, and by how much every peer's time could be undercut."""
     seconds, others, ratios = compared(timed(lambda: run(encoder, calls)), peers, rounds)
     words = [text for call in calls for text in call]
     tokens = sum(min(len(ids), encoder.max_tokens) for ids in encoder.tokenizer.encode_batch(words))
     flops = 2.0 * weights * tokens
-    shares = profiled(lambda: run(encoder, calls))
     rate = best_rate(tokens // len(calls))
-    print(f"\n{name}: {tokens:,} tokens in {len(calls)} calls, {1e3 * seconds:.0f} ms\n")
-    print("| part | share of the operators' time |\n| --- | --- |")
-    for part, share in shares.items():
-        print(f"| {part} | {share:.0%} |")
     print(
-        f"\nProducts: {flops / 1e9:.1f} GFLOP; the best rate here is {rate / 1e9:.0f} GFLOP/s, "
-        f"{1e3 * flops / rate:.0f} ms."
+        f"\n{name}: {tokens:,} tokens in {len(calls)} calls, {1e3 * seconds:.0f} ms, of which products "
+        f"({flops / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s) would take {flops / rate / seconds:.0%}."
     )
     for peer, time_taken in others.items():
         print(
@@ -117,23 +102,6 @@ def run(encoder: Encoder, calls: Sequence[Sequence[str]]) -> None:
     """Encode the texts of each call together."""
     for call in calls:
         encoder.encode([SpanText(text) for text in call], priority="query" if len(call) == 1 else "document")
-
-
-def profiled(work: Callable[[], None]) -> dict[str, float]:
-    """Share of each part in the operators' own time, over all threads."""
-    from torch._C._profiler import _ExperimentalConfig  # the crew's threads are not seen otherwise
-
-    work()
-    with profile(
-        activities=[ProfilerActivity.CPU], experimental_config=_ExperimentalConfig(profile_all_threads=True)
-    ) as seen:
-        work()
-    found = dict.fromkeys([*PARTS, "all else"], 0.0)
-    for event in seen.key_averages():
-        part = next((name for name, starts in PARTS.items() if event.key.startswith(starts)), "all else")
-        found[part] += event.self_cpu_time_total
-    total = sum(found.values())
-    return {name: spent / total for name, spent in found.items()}
 
 
 def best_rate(rows: int, dtype: torch.dtype = torch.float32, seconds: float = 2.0) -> float:
