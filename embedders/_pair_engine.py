@@ -59,6 +59,7 @@ class PairEngine(Engine):
         # On CPU a batch's activations should stay in the cache; a GPU wants to be full.
         self.batch_tokens = batch_tokens or (4096 if device.type == "cpu" else 32768)
         self._crew = Crew() if device.type == "cpu" and reentrant else None
+        self._shared = False
         self._unwritten = []
 
     def logits(self, representations: Vectors) -> Vectors:
