@@ -361,18 +361,20 @@ static PyObject *reduce(PyObject *self, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
-/* run(model, job): addresses. Whether this worker was the last one to leave, so that the job may be used again. */
+/* run(model, job): addresses. Whether this worker was the last one to leave, so that the job may be used again, and whether an
+ * id was unknown, which must be read before leaving. */
 static PyObject *run(PyObject *self, PyObject *arguments) {
     (void)self;
     unsigned long long model, address;
     if (!PyArg_ParseTuple(arguments, "KK", &model, &address)) return NULL;
     Job *job = (Job *)(uintptr_t)address;
-    int last;
+    int last, unknown;
     Py_BEGIN_ALLOW_THREADS
     work((const Model *)(uintptr_t)model, job);
+    unknown = atomic_load(&job->unknown);
     last = atomic_fetch_sub(&job->inside, 1) == 1;
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(last);
+    return Py_BuildValue("ii", last, unknown);
 }
 
 static PyObject *supported(PyObject *self, PyObject *none) {
@@ -407,7 +409,7 @@ static PyObject *layout(PyObject *self, PyObject *none) {
 #endif
 
 static PyMethodDef FUNCTIONS[] = {
-    {"run", run, METH_VARARGS, "run(model, job): take part in a pass; whether this worker was the last one to leave."},
+    {"run", run, METH_VARARGS, "run(model, job): take part in a pass; whether this worker left last, and whether an id was unknown."},
     {"reduce", reduce, METH_VARARGS, "reduce(hidden, dimension, segments, count, weighted, out): sums of rows."},
     {"supported", supported, METH_NOARGS, "Whether this processor has what the pass needs."},
     {"layout", layout, METH_NOARGS, "Bytes of a layer, a model and a job; columns of a panel."},

@@ -33,10 +33,12 @@ _STAGES_OF_A_LAYER = 6
 #: Sequences of so many tokens together share a pass: what it writes still fits the cache then, and the weights, which
 #: are read once a pass, are read seldom enough.
 _TOKENS = 192
+#: Memory for longer passes is not kept.
+_KEPT_TOKENS = 1024
 #: Workers of one pass. More were not measured.
 _MOST_WORKERS = 4
 
-_Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], None] | None]"
+_Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], object] | None]"
 
 
 class _Layer(ctypes.Structure):
@@ -179,33 +181,34 @@ class NativeForward:
         out = torch.empty((len(ids), self._hidden))
         bias = None if self._distances is None else self._distances(packing.longest, ids.device, torch.float32)
         workers = min(torch.get_num_threads(), _MOST_WORKERS)
-        unknown, begin = 0, 0
+        unknown, begin = False, 0
         for first, last, tokens in _groups(packing.lengths):
             scratch = self._scratch(tokens, last - first, workers)
             job = scratch.job
             job.ids, job.bounds = ids.data_ptr() + 8 * begin, bounds.data_ptr() + 4 * first
             job.x, job.sequences, job.tokens = out.data_ptr() + 4 * begin * self._hidden, last - first, tokens
             job.bias, job.bias_size = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[-1])
-            self._run(scratch, workers)
-            unknown |= job.unknown
+            unknown |= self._run(scratch, workers)
             begin += tokens
         if unknown:
             raise IndexError(f"a token's id is not among the model's {self._model.vocabulary}")
         return out
 
-    def _run(self, scratch: _Scratch, workers: int) -> None:
-        """One pass: this thread takes part, and so do helpers, as far as they come in time."""
+    def _run(self, scratch: _Scratch, workers: int) -> bool:
+        """One pass: this thread takes part, and so do helpers, as far as they come. Whether an id was unknown."""
         run, model, job = library().run, ctypes.addressof(self._model), ctypes.addressof(scratch.job)
 
-        def take_part() -> None:
-            if run(model, job):  # the last one to leave
-                self._free.append(scratch)
+        def take_part() -> bool:
+            last, unknown = run(model, job)
+            if last and scratch.tokens <= _KEPT_TOKENS:
+                self._free.append(scratch)  # from here on it is another pass's
+            return bool(unknown)
 
         helpers = self._helpers.free(workers - 1)
         scratch.job.inside = 1 + helpers
         # `take_part` holds the model and the job for a helper that comes after all is done.
         self._helpers.ask(take_part, helpers)
-        take_part()
+        return take_part()
 
     def _scratch(self, tokens: int, sequences: int, workers: int) -> _Scratch:
         try:
@@ -235,6 +238,7 @@ class _Scratch:
     """A job, and the memory that its workers write to: used again and again, for fresh memory is dear."""
 
     def __init__(self, model: _Model, tokens: int, sequences: int, workers: int) -> None:
+        self.tokens = tokens
         self._room = tokens, sequences, workers
         stages = 1 + model.depth * _STAGES_OF_A_LAYER
         size = model.hidden // model.heads
@@ -287,7 +291,7 @@ class _Helpers:
             self._threads.append(thread)
         return wanted if self._tasks.empty() else 0
 
-    def ask(self, task: Callable[[], None], times: int) -> None:
+    def ask(self, task: Callable[[], object], times: int) -> None:
         """Have so many threads run the task."""
         for _ in range(times):
             self._tasks.put(task)
