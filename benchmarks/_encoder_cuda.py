@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import encoder as cpu
-from situate.embedders.encoder import Encoder
-from situate.embedders.models import resolve_model
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.models.resolve import resolve_model
 from situate.embedders.types import SpanText
 
 

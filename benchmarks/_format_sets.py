@@ -14,7 +14,7 @@ from pathlib import Path
 from examples.asking import Question, load_questions
 from situate.chunkers import Document, read_documents
 from situate.chunkers.headings import HeadingPath, markdown_headings
-from situate.chunkers.html_text import html_to_markdown
+from situate.chunkers.readers.html import html_to_markdown
 from situate.chunkers.spans import trimmed
 from situate.retrievers.evaluation import EvaluationSet, Judgement
 

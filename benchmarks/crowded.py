@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from sentence_transformers import SentenceTransformer
 
 from situate.embedders import Embedder
-from situate.embedders.models import resolve_model
+from situate.embedders.models.resolve import resolve_model
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 #: Queries of one before the other's turn, and those at the beginning that are not counted.

@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from situate.embedders.encoder import Encoder
-from situate.embedders.models import resolve_model
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.models.resolve import resolve_model
 from situate.embedders.types import SpanText
 
 ROOT = Path(__file__).resolve().parent.parent

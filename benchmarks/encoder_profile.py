@@ -25,10 +25,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks.encoder import MODEL, PeerProcess, compared, sample_texts, timed
-from situate.chunkers.errors import TruncationWarning
-from situate.embedders.encoder import Encoder
-from situate.embedders.models import resolve_model
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.models.resolve import resolve_model
 from situate.embedders.types import SpanText
+from situate.errors import TruncationWarning
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from situate.embedders.models import resolve_model
+from situate.embedders.models.resolve import resolve_model
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 LIBRARIES = ("situate", "sentence-transformers")

@@ -26,7 +26,7 @@ from pathlib import Path
 from benchmarks.quality import load
 from situate.chunkers import AutoChunker, Chunk, Document
 from situate.embedders import ChunkScheme, Embedder
-from situate.embedders.models import resolve_model
+from situate.embedders.models.resolve import resolve_model
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder
 

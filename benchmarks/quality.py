@@ -128,8 +128,8 @@ def _search(name: str, index: Index) -> Callable[[str], Iterator[Hit]]:
 
 
 def lexical_only(index: Index, query: str) -> list[Hit]:
-    from situate.retrievers.lexical import LexicalEncoder
-    from situate.retrievers.payload import BM25, to_chunk
+    from situate.retrievers.index.lexical import LexicalEncoder
+    from situate.retrievers.index.payload import BM25, to_chunk
 
     scheme = index.config.lexical or LexicalScheme()
     terms = LexicalEncoder(scheme).encode_query(query)

@@ -46,7 +46,7 @@ def saved_model(folder: Path, layers: int) -> str:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    from situate.embedders.models import resolve_model
+    from situate.embedders.models.resolve import resolve_model
 
     torch.manual_seed(0)
     config = BertConfig(
@@ -76,11 +76,11 @@ def contenders_of(folder: str, texts: list[str], with_maxsim: bool) -> dict[str,
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
     from sentence_transformers import CrossEncoder
 
-    from situate.chunkers.types import Chunk
     from situate.embedders import Embedder
-    from situate.embedders.cross_encoder import CrossEncoderModel
+    from situate.embedders.pairs.cross_encoder import CrossEncoderModel
     from situate.retrievers.rerank import CrossEncoderReranker, LateInteractionReranker
     from situate.retrievers.types import Hit
+    from situate.types import Chunk
 
     pairs = [(QUERY, text) for text in texts]
     hits = [Hit(Chunk(str(i), str(i), 0, text, 0, len(text)), 0.0) for i, text in enumerate(texts)]

@@ -32,7 +32,7 @@ import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
 from tqdm import tqdm
 
-from situate.retrievers.edge import EdgeClient
+from situate.retrievers.storage.edge import EdgeClient
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS = 100

@@ -32,12 +32,12 @@ from tqdm.auto import tqdm
 from benchmarks.quality import CACHE, RESULTS, load
 from examples.generators import ChatEndpoint
 from situate.chunkers import AnswerCache, AutoChunker, Chunk, Document, LLMSituator, Prompt, QuestionSituator, Situator
-from situate.chunkers.generating import SituatingWarning
+from situate.chunkers.situators.generating import SituatingWarning
 from situate.embedders import Embedder
 from situate.retrievers import Hit, Index, PipelineConfig, QuestionFilter, Retriever
 from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare
-from situate.retrievers.hyde import Hyde
-from situate.retrievers.steps import StepPolicy
+from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.pipeline.steps import StepPolicy
 
 ANSWERS = Path(".situate/written.sqlite")
 #: The first place beside the usual measures: in a small part of a set five passages hold nearly every answer.

@@ -4,97 +4,71 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.chunkers.answer_cache import AnswerCache
-    from situate.chunkers.auto import AutoChunker
-    from situate.chunkers.cluster import ClusterSemanticChunker
-    from situate.chunkers.code import CodeChunker
-    from situate.chunkers.dialogue import DialogueChunker
-    from situate.chunkers.files import read_documents
-    from situate.chunkers.foreign import SplitterChunker
-    from situate.chunkers.html import HtmlChunker
-    from situate.chunkers.llm import LLMSituator
-    from situate.chunkers.markdown import MarkdownChunker
-    from situate.chunkers.pruning import PruningChunker, low_value
-    from situate.chunkers.questions import QuestionSituator
-    from situate.chunkers.semantic import SemanticChunker
-    from situate.chunkers.sentence_window import SentenceWindowChunker
-    from situate.chunkers.situating_report import SituatingReport
-    from situate.chunkers.spans import recover_spans
-    from situate.chunkers.structural import HeadingSituator
-    from situate.chunkers.text import TextChunker
-    from situate.chunkers.tokens import FixedTokenChunker
-    from situate.chunkers.types import (
-        Chunk,
-        Chunker,
-        Context,
-        Document,
-        Prompt,
-        Situator,
-        TextGenerator,
+    from situate.chunkers.auto import AutoChunker as AutoChunker
+    from situate.chunkers.cluster import ClusterSemanticChunker as ClusterSemanticChunker
+    from situate.chunkers.code import CodeChunker as CodeChunker
+    from situate.chunkers.dialogue import DialogueChunker as DialogueChunker
+    from situate.chunkers.foreign import SplitterChunker as SplitterChunker
+    from situate.chunkers.html import HtmlChunker as HtmlChunker
+    from situate.chunkers.markdown import MarkdownChunker as MarkdownChunker
+    from situate.chunkers.pruning import PruningChunker as PruningChunker, low_value as low_value
+    from situate.chunkers.readers.files import read_documents as read_documents
+    from situate.chunkers.semantic import SemanticChunker as SemanticChunker
+    from situate.chunkers.sentence_window import SentenceWindowChunker as SentenceWindowChunker
+    from situate.chunkers.situators.answer_cache import AnswerCache as AnswerCache
+    from situate.chunkers.situators.headings import HeadingSituator as HeadingSituator
+    from situate.chunkers.situators.questions import QuestionSituator as QuestionSituator
+    from situate.chunkers.situators.report import SituatingReport as SituatingReport
+    from situate.chunkers.situators.sentence import LLMSituator as LLMSituator
+    from situate.chunkers.spans import recover_spans as recover_spans
+    from situate.chunkers.text import TextChunker as TextChunker
+    from situate.chunkers.tokens import FixedTokenChunker as FixedTokenChunker
+    from situate.types import (
+        Chunk as Chunk,
+        Chunker as Chunker,
+        Context as Context,
+        Document as Document,
+        Prompt as Prompt,
+        Situator as Situator,
+        TextGenerator as TextGenerator,
     )
 
-__all__ = [
-    "AnswerCache",
-    "AutoChunker",
-    "Chunk",
-    "Chunker",
-    "ClusterSemanticChunker",
-    "CodeChunker",
-    "Context",
-    "DialogueChunker",
-    "Document",
-    "FixedTokenChunker",
-    "HeadingSituator",
-    "HtmlChunker",
-    "LLMSituator",
-    "MarkdownChunker",
-    "Prompt",
-    "PruningChunker",
-    "QuestionSituator",
-    "SemanticChunker",
-    "SentenceWindowChunker",
-    "SituatingReport",
-    "Situator",
-    "SplitterChunker",
-    "TextChunker",
-    "TextGenerator",
-    "low_value",
-    "read_documents",
-    "recover_spans",
-]
-
-__getattr__, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "AnswerCache": "answer_cache",
-        "AutoChunker": "auto",
-        "Chunk": "types",
-        "Chunker": "types",
-        "ClusterSemanticChunker": "cluster",
-        "CodeChunker": "code",
-        "Context": "types",
-        "DialogueChunker": "dialogue",
-        "Document": "types",
-        "FixedTokenChunker": "tokens",
-        "HeadingSituator": "structural",
-        "HtmlChunker": "html",
-        "LLMSituator": "llm",
-        "MarkdownChunker": "markdown",
-        "Prompt": "types",
-        "PruningChunker": "pruning",
-        "QuestionSituator": "questions",
-        "SemanticChunker": "semantic",
-        "SentenceWindowChunker": "sentence_window",
-        "SituatingReport": "situating_report",
-        "Situator": "types",
-        "SplitterChunker": "foreign",
-        "TextChunker": "text",
-        "TextGenerator": "types",
-        "low_value": "pruning",
-        "read_documents": "files",
-        "recover_spans": "spans",
+        "situate.chunkers.auto": ("AutoChunker",),
+        "situate.chunkers.cluster": ("ClusterSemanticChunker",),
+        "situate.chunkers.code": ("CodeChunker",),
+        "situate.chunkers.dialogue": ("DialogueChunker",),
+        "situate.chunkers.foreign": ("SplitterChunker",),
+        "situate.chunkers.html": ("HtmlChunker",),
+        "situate.chunkers.markdown": ("MarkdownChunker",),
+        "situate.chunkers.pruning": (
+            "PruningChunker",
+            "low_value",
+        ),
+        "situate.chunkers.readers.files": ("read_documents",),
+        "situate.chunkers.semantic": ("SemanticChunker",),
+        "situate.chunkers.sentence_window": ("SentenceWindowChunker",),
+        "situate.chunkers.situators.answer_cache": ("AnswerCache",),
+        "situate.chunkers.situators.headings": ("HeadingSituator",),
+        "situate.chunkers.situators.questions": ("QuestionSituator",),
+        "situate.chunkers.situators.report": ("SituatingReport",),
+        "situate.chunkers.situators.sentence": ("LLMSituator",),
+        "situate.chunkers.spans": ("recover_spans",),
+        "situate.chunkers.text": ("TextChunker",),
+        "situate.chunkers.tokens": ("FixedTokenChunker",),
+        "situate.types": (
+            "Chunk",
+            "Chunker",
+            "Context",
+            "Document",
+            "Prompt",
+            "Situator",
+            "TextGenerator",
+        ),
     },
 )

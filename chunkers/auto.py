@@ -13,7 +13,7 @@ from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.text import TextChunker
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
 # A line that can only be meant as a heading: at the top or after a blank line, and followed by a blank line.

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from situate.chunkers.errors import InputError
 from situate.chunkers.packing import within
 from situate.chunkers.semantic import Embed, unit_vectors
 from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import chunks_from_spans
+from situate.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from situate.chunkers.definitions import definitions, paths
-from situate.chunkers.errors import InputError, MissingExtraError
 from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, SizedChunker, Splitter
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
+from situate.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from situate.chunkers.definitions import Definition
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 #: Languages whose grammar is not the function ``language`` of ``tree_sitter_<language>``.
 _GRAMMARS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from situate.chunkers.errors import MissingExtraError
+from situate.errors import MissingExtraError
 
 if TYPE_CHECKING:
     import tree_sitter

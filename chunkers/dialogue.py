@@ -12,7 +12,7 @@ from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Context, Document
+    from situate.types import Chunk, Context, Document
 
 # "Ann Lee:", "**Ann:**", "[10:32] Ann:", "10:32:07 Ann Lee (host):", "> Ann:" and "<ann> ..." at the start of a line.
 _TURN = re.compile(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from situate.chunkers.spans import chunks_from_spans, recover_spans, trimmed
-from situate.chunkers.types import Chunk, Document
+from situate.types import Chunk, Document
 
 
 @dataclass(frozen=True)

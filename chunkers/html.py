@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from situate.chunkers.headings import Heading, HeadingPath
-from situate.chunkers.html_text import heading_words
 from situate.chunkers.packing import packed
+from situate.chunkers.readers.html import heading_words
 from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Context, Document
+    from situate.types import Chunk, Context, Document
 
 _BLOCK = re.compile(
     "address|article|aside|blockquote|body|br|caption|dd|details|div|dl|dt|figcaption|figure|footer|h[1-6]|header|hr|"

@@ -11,7 +11,7 @@ from situate.chunkers.spans import base_context, chunks_from_spans
 
 if TYPE_CHECKING:
     from situate.chunkers.headings import Heading
-    from situate.chunkers.types import Chunk, Context, Document
+    from situate.types import Chunk, Context, Document
 
 
 @dataclass(frozen=True)

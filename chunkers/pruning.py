@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Chunker, Document
+from situate.errors import InputError
+from situate.types import Chunk, Chunker, Document
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _SENTENCE = re.compile(r"[^\W\d_]{2,}[^.!?。！？\n]{12,}[.!?。！？]")

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.chunkers.packing import packed
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import chunks_from_spans
+from situate.errors import InputError, NonFiniteVectorError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 #: Texts -> float ``[texts, dimension]``; `Embedder.embed_documents` is one.
 Embed: TypeAlias = "Callable[[Sequence[str]], NDArray[np.float32]]"

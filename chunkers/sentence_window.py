@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import InputError
 from situate.chunkers.packing import within
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans
+from situate.errors import InputError
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 #: Key in a chunk's metadata: the ``[start, end]`` of the sentences around it, in the document's text.
 WINDOW = "sentence_window"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

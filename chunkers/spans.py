@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from situate.chunkers.errors import SpanError
-from situate.chunkers.types import Chunk, Context, Document
+from situate.errors import SpanError
+from situate.types import Chunk, Context, Document
 
 #: Candidate places kept per piece. More than one is only ever needed where the text repeats itself.
 _BEAM = 16

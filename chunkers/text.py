@@ -9,7 +9,7 @@ from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import chunks_from_spans
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, SizedChunker, bloc
 from situate.chunkers.spans import chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
-    from situate.chunkers.types import Chunk, Document
+    from situate.types import Chunk, Document
 
 
 @dataclass(frozen=True)

@@ -4,91 +4,88 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.embedders._extension import Extension
-    from situate.embedders.cross_encoder import CrossEncoderModel, PairScorer, PairScores
-    from situate.embedders.embedder import Embedder
-    from situate.embedders.encoder import Encoder
-    from situate.embedders.families import Family, family_of
-    from situate.embedders.library_encoder import LibraryEncoder
-    from situate.embedders.models import ResolvedModel, resolve_model
-    from situate.embedders.multivector import MultiVectorEmbedder
-    from situate.embedders.quantization import Int8Quantizer, binarize, hamming_similarity
-    from situate.embedders.remote import OpenAIEncoder, TEIEncoder
-    from situate.embedders.seq2seq import DuelScorer, DuoT5Model, MonoT5Model
-    from situate.embedders.sparse import SparseEmbedder, SparseVector
-    from situate.embedders.types import (
-        ChunkScheme,
-        ChunkVectors,
-        Encoded,
-        SpanEncoder,
-        SpanText,
+    from situate.embedders.embedder import Embedder as Embedder
+    from situate.embedders.library.encoder import LibraryEncoder as LibraryEncoder
+    from situate.embedders.library.multivector import MultiVectorEmbedder as MultiVectorEmbedder
+    from situate.embedders.library.sparse import SparseEmbedder as SparseEmbedder, SparseVector as SparseVector
+    from situate.embedders.local.encoder import Encoder as Encoder
+    from situate.embedders.models.extension import Extension as Extension
+    from situate.embedders.models.families import Family as Family, family_of as family_of
+    from situate.embedders.models.resolve import ResolvedModel as ResolvedModel, resolve_model as resolve_model
+    from situate.embedders.pairs.cross_encoder import (
+        CrossEncoderModel as CrossEncoderModel,
+        PairScorer as PairScorer,
+        PairScores as PairScores,
     )
-    from situate.embedders.vllm import VLLMEncoder
+    from situate.embedders.pairs.t5 import (
+        DuelScorer as DuelScorer,
+        DuoT5Model as DuoT5Model,
+        MonoT5Model as MonoT5Model,
+    )
+    from situate.embedders.quantization import (
+        Int8Quantizer as Int8Quantizer,
+        binarize as binarize,
+        hamming_similarity as hamming_similarity,
+    )
+    from situate.embedders.remote.openai import OpenAIEncoder as OpenAIEncoder, TEIEncoder as TEIEncoder
+    from situate.embedders.remote.vllm import VLLMEncoder as VLLMEncoder
+    from situate.embedders.types import (
+        ChunkScheme as ChunkScheme,
+        ChunkVectors as ChunkVectors,
+        Encoded as Encoded,
+        SpanEncoder as SpanEncoder,
+        SpanText as SpanText,
+    )
 
-__all__ = [
-    "ChunkScheme",
-    "ChunkVectors",
-    "CrossEncoderModel",
-    "DuelScorer",
-    "DuoT5Model",
-    "Embedder",
-    "Encoded",
-    "Encoder",
-    "Extension",
-    "Family",
-    "Int8Quantizer",
-    "LibraryEncoder",
-    "MonoT5Model",
-    "MultiVectorEmbedder",
-    "OpenAIEncoder",
-    "PairScorer",
-    "PairScores",
-    "ResolvedModel",
-    "SpanEncoder",
-    "SpanText",
-    "SparseEmbedder",
-    "SparseVector",
-    "TEIEncoder",
-    "VLLMEncoder",
-    "binarize",
-    "family_of",
-    "hamming_similarity",
-    "resolve_model",
-]
-
-__getattr__, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "ChunkScheme": "types",
-        "ChunkVectors": "types",
-        "CrossEncoderModel": "cross_encoder",
-        "DuelScorer": "seq2seq",
-        "DuoT5Model": "seq2seq",
-        "Encoded": "types",
-        "Embedder": "embedder",
-        "Encoder": "encoder",
-        "Extension": "_extension",
-        "Family": "families",
-        "Int8Quantizer": "quantization",
-        "LibraryEncoder": "library_encoder",
-        "MultiVectorEmbedder": "multivector",
-        "MonoT5Model": "seq2seq",
-        "OpenAIEncoder": "remote",
-        "PairScorer": "cross_encoder",
-        "PairScores": "cross_encoder",
-        "ResolvedModel": "models",
-        "binarize": "quantization",
-        "family_of": "families",
-        "hamming_similarity": "quantization",
-        "resolve_model": "models",
-        "SpanEncoder": "types",
-        "SpanText": "types",
-        "SparseEmbedder": "sparse",
-        "SparseVector": "sparse",
-        "TEIEncoder": "remote",
-        "VLLMEncoder": "vllm",
+        "situate.embedders.embedder": ("Embedder",),
+        "situate.embedders.library.encoder": ("LibraryEncoder",),
+        "situate.embedders.library.multivector": ("MultiVectorEmbedder",),
+        "situate.embedders.library.sparse": (
+            "SparseEmbedder",
+            "SparseVector",
+        ),
+        "situate.embedders.local.encoder": ("Encoder",),
+        "situate.embedders.models.extension": ("Extension",),
+        "situate.embedders.models.families": (
+            "Family",
+            "family_of",
+        ),
+        "situate.embedders.models.resolve": (
+            "ResolvedModel",
+            "resolve_model",
+        ),
+        "situate.embedders.pairs.cross_encoder": (
+            "CrossEncoderModel",
+            "PairScorer",
+            "PairScores",
+        ),
+        "situate.embedders.pairs.t5": (
+            "DuelScorer",
+            "DuoT5Model",
+            "MonoT5Model",
+        ),
+        "situate.embedders.quantization": (
+            "Int8Quantizer",
+            "binarize",
+            "hamming_similarity",
+        ),
+        "situate.embedders.remote.openai": (
+            "OpenAIEncoder",
+            "TEIEncoder",
+        ),
+        "situate.embedders.remote.vllm": ("VLLMEncoder",),
+        "situate.embedders.types": (
+            "ChunkScheme",
+            "ChunkVectors",
+            "Encoded",
+            "SpanEncoder",
+            "SpanText",
+        ),
     },
 )

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from situate.chunkers.errors import InputError, SituateWarning
-from situate.chunkers.types import Chunk, Document
-from situate.embedders._extension import Extension, Method
-from situate.embedders._profile import DType, ModelProfile, ModelSettings
-from situate.embedders._schemes import Plan, check_finite, check_scheme, finish, plan, unit
-from situate.embedders.families import Family, Similarity
-from situate.embedders.models import DEFAULT_MODEL
+from situate.embedders.models.extension import Extension, Method
+from situate.embedders.models.families import Family, Similarity
+from situate.embedders.models.profile import DType, ModelProfile, ModelSettings
+from situate.embedders.models.resolve import DEFAULT_MODEL
+from situate.embedders.schemes import Plan, check_finite, check_scheme, finish, plan, unit
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
@@ -29,6 +27,8 @@ from situate.embedders.types import (
     Vectors,
     pools_spans,
 )
+from situate.errors import InputError, SituateWarning
+from situate.types import Chunk, Document
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -275,7 +275,7 @@ class Embedder:
         Raises:
             ModelNotFoundError: The files are missing, and the registry does not know the model.
         """
-        from situate.embedders._describe import described
+        from situate.embedders.describe import described
 
         return described(self, self._profile)
 

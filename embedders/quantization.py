@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.chunkers.errors import InputError
 from situate.embedders.types import Vectors
+from situate.errors import InputError
 
 
 @dataclass(frozen=True)

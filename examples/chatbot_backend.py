@@ -17,12 +17,12 @@ from typing import Self
 
 from examples.generators import ChatEndpoint
 from situate.chunkers import Document, HeadingSituator, Prompt, TextGenerator, read_documents
-from situate.chunkers.errors import GenerationError
-from situate.chunkers.prompting import quoted
 from situate.embedders import Embedder
+from situate.errors import GenerationError
+from situate.prompting import quoted
 from situate.retrievers import Hit, Index, Retriever
+from situate.retrievers.expand.rewriting import ConversationalQuery, Turn
 from situate.retrievers.rerank import LateInteractionReranker
-from situate.retrievers.rewriting import ConversationalQuery, Turn
 
 HANDBOOK = Path(__file__).parent / "documents"
 

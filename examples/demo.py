@@ -34,10 +34,10 @@ from examples.report import Report
 from examples.stages import DEPTH, FULL, STAGES, Asked, Comparison
 from situate import retrievers
 from situate.chunkers import Document, HeadingSituator, read_documents
-from situate.chunkers.errors import SituateError
+from situate.errors import SituateError
 from situate.retrievers import Index, PipelineConfig, Reranker, Retriever
-from situate.retrievers.hyde import Hyde
-from situate.retrievers.opening import server_urls
+from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.storage.connect import server_urls
 
 HERE = Path(__file__).parent
 HANDBOOK = HERE / "documents"
@@ -91,7 +91,7 @@ def opened(store: Sequence[str]) -> QdrantClient:
     """The client of the store, wherever that is: what follows is the same."""
     key = os.environ.get("SITUATE_QDRANT_KEY")
     location = store[0] if len(store) == 1 else store
-    return retrievers.open(location, **({"api_key": key} if key and server_urls(location) else {}))
+    return retrievers.connect(location, **({"api_key": key} if key and server_urls(location) else {}))
 
 
 def through_llama_index(

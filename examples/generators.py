@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 
 from situate.chunkers import Prompt
-from situate.chunkers.errors import GenerationError
-from situate.chunkers.prompting import generation_error
+from situate.errors import GenerationError
+from situate.prompting import generation_error
 
 
 class CannedAnswers:

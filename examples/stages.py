@@ -10,9 +10,9 @@ from qdrant_client import QdrantClient
 from examples.asking import Question
 from situate.embedders import Embedder
 from situate.retrievers import Hit, Index, PipelineConfig, QueryVectors
-from situate.retrievers.lexical import LexicalEncoder
+from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.rerank import LateInteractionReranker
-from situate.retrievers.search import HybridSearch
+from situate.retrievers.search.hybrid import HybridSearch
 
 #: How far down a ranking the right passage is looked for.
 DEPTH = 50

@@ -4,92 +4,83 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.retrievers.boosts import PayloadScore, Recency
-    from situate.retrievers.cache import SemanticCache
-    from situate.retrievers.calibration import calibrate
-    from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme, PipelineConfig
-    from situate.retrievers.feedback import rocchio
-    from situate.retrievers.hyde import Hyde
-    from situate.retrievers.incoming import IndexReport
-    from situate.retrievers.index import Index
-    from situate.retrievers.opening import Location, open, open_async, open_async_client, open_client
-    from situate.retrievers.pipeline import Retriever
-    from situate.retrievers.question_filter import QuestionFilter
-    from situate.retrievers.rewriting import ConversationalQuery, MultiQuery, StepBack, Turn
-    from situate.retrievers.search import QueryVectors
-    from situate.retrievers.steps import StepPolicy
-    from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
+    from situate.retrievers.cache import SemanticCache as SemanticCache
+    from situate.retrievers.calibration import calibrate as calibrate
+    from situate.retrievers.config import (
+        DocumentSignals as DocumentSignals,
+        Feedback as Feedback,
+        LexicalScheme as LexicalScheme,
+        PipelineConfig as PipelineConfig,
+    )
+    from situate.retrievers.expand.hyde import Hyde as Hyde
+    from situate.retrievers.expand.rewriting import (
+        ConversationalQuery as ConversationalQuery,
+        MultiQuery as MultiQuery,
+        StepBack as StepBack,
+        Turn as Turn,
+    )
+    from situate.retrievers.index.documents import IndexReport as IndexReport
+    from situate.retrievers.index.index import Index as Index
+    from situate.retrievers.index.question_filter import QuestionFilter as QuestionFilter
+    from situate.retrievers.pipeline.steps import StepPolicy as StepPolicy
+    from situate.retrievers.retriever import Retriever as Retriever
+    from situate.retrievers.search.boosts import PayloadScore as PayloadScore, Recency as Recency
+    from situate.retrievers.search.feedback import rocchio as rocchio
+    from situate.retrievers.search.hybrid import QueryVectors as QueryVectors
+    from situate.retrievers.storage.connect import (
+        Location as Location,
+        connect as connect,
+        connect_async as connect_async,
+    )
+    from situate.retrievers.types import (
+        Hit as Hit,
+        QueryExpander as QueryExpander,
+        QueryText as QueryText,
+        Reranker as Reranker,
+        SearchResult as SearchResult,
+        Step as Step,
+    )
 
-__all__ = [
-    "ConversationalQuery",
-    "DocumentSignals",
-    "Feedback",
-    "Hit",
-    "Hyde",
-    "Index",
-    "IndexReport",
-    "LexicalScheme",
-    "Location",
-    "MultiQuery",
-    "PayloadScore",
-    "PipelineConfig",
-    "QueryExpander",
-    "QueryText",
-    "QueryVectors",
-    "QuestionFilter",
-    "Recency",
-    "Reranker",
-    "Retriever",
-    "SearchResult",
-    "SemanticCache",
-    "Step",
-    "StepBack",
-    "StepPolicy",
-    "Turn",
-    "calibrate",
-    "open",
-    "open_async",
-    "open_async_client",
-    "open_client",
-    "rocchio",
-]
-
-__getattr__, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "ConversationalQuery": "rewriting",
-        "Hyde": "hyde",
-        "MultiQuery": "rewriting",
-        "SemanticCache": "cache",
-        "StepBack": "rewriting",
-        "StepPolicy": "steps",
-        "Turn": "rewriting",
-        "calibrate": "calibration",
-        "rocchio": "feedback",
-        "DocumentSignals": "config",
-        "Feedback": "config",
-        "Hit": "types",
-        "Index": "index",
-        "IndexReport": "incoming",
-        "LexicalScheme": "config",
-        "PayloadScore": "boosts",
-        "PipelineConfig": "config",
-        "Recency": "boosts",
-        "QueryExpander": "types",
-        "QueryText": "types",
-        "QueryVectors": "search",
-        "QuestionFilter": "question_filter",
-        "Reranker": "types",
-        "Retriever": "pipeline",
-        "SearchResult": "types",
-        "Step": "types",
-        "Location": "opening",
-        "open": "opening",
-        "open_async": "opening",
-        "open_async_client": "opening",
-        "open_client": "opening",
+        "situate.retrievers.cache": ("SemanticCache",),
+        "situate.retrievers.calibration": ("calibrate",),
+        "situate.retrievers.config": (
+            "DocumentSignals",
+            "Feedback",
+            "LexicalScheme",
+            "PipelineConfig",
+        ),
+        "situate.retrievers.expand.hyde": ("Hyde",),
+        "situate.retrievers.expand.rewriting": (
+            "ConversationalQuery",
+            "MultiQuery",
+            "StepBack",
+            "Turn",
+        ),
+        "situate.retrievers.index.documents": ("IndexReport",),
+        "situate.retrievers.index.index": ("Index",),
+        "situate.retrievers.index.question_filter": ("QuestionFilter",),
+        "situate.retrievers.pipeline.steps": ("StepPolicy",),
+        "situate.retrievers.retriever": ("Retriever",),
+        "situate.retrievers.search.boosts": (
+            "PayloadScore",
+            "Recency",
+        ),
+        "situate.retrievers.search.feedback": ("rocchio",),
+        "situate.retrievers.search.hybrid": ("QueryVectors",),
+        "situate.retrievers.storage.connect": ("Location", "connect", "connect_async"),
+        "situate.retrievers.types": (
+            "Hit",
+            "QueryExpander",
+            "QueryText",
+            "Reranker",
+            "SearchResult",
+            "Step",
+        ),
     },
 )

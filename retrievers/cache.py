@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError
-from situate.chunkers.types import stable_id
 from situate.embedders.types import Vectors
+from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers.cache_codecs import Codec
-from situate.retrievers.steps import StepPolicy, StepRunner, note
+from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
 from situate.retrievers.types import Step
+from situate.types import stable_id
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from situate.chunkers.types import Chunk, Context
 from situate.retrievers.types import Hit, SearchResult
+from situate.types import Chunk, Context
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 
 Goal: TypeAlias = Literal["f1", "precision", "recall"]
 

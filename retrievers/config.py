@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from situate.chunkers.errors import InputError
 from situate.embedders.types import ChunkScheme
-from situate.retrievers.boosts import Boost
+from situate.errors import InputError
+from situate.retrievers.search.boosts import Boost
 
 Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
 TokenStorage: TypeAlias = Literal["float32", "float16", "uint8"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
-from situate.chunkers.types import Chunk
+from situate.types import Chunk
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def all_cores() -> Iterator[None]:
     On a busy machine some passes would be left to one core, which adds up in another order: two vectors of one text
     would differ in their last bit now and then, and many tests want the same bits.
     """
-    from situate.embedders import _crew
+    from situate.embedders.local import cores as _crew
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_crew, "_TAKEN", sys.maxsize)

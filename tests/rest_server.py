@@ -18,8 +18,8 @@ from pydantic import BaseModel, TypeAdapter
 from qdrant_client import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from situate.chunkers.errors import SituateError
-from situate.retrievers.edge import EdgeClient
+from situate.errors import SituateError
+from situate.retrievers.storage.edge import EdgeClient
 
 _Answer = Callable[[EdgeClient, str, Any], Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from situate.retrievers.opening import server_urls
+from situate.retrievers.storage.connect import server_urls
 
 ROOT = Path(__file__).parents[1]
 FILES = ["compose.yaml", "compose.cluster.yaml"]

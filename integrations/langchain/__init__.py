@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
-from situate.chunkers.errors import MissingExtraError
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.integrations.langchain.chunking import LangChainChunker
-    from situate.integrations.langchain.cross_encoder import SituateCrossEncoder
-    from situate.integrations.langchain.document_index import SituateDocumentIndex
-    from situate.integrations.langchain.documents import chunk_context, situated_text
-    from situate.integrations.langchain.embeddings import SituateEmbeddings
-    from situate.integrations.langchain.generator import LangChainGenerator
-    from situate.integrations.langchain.hyde import HyDEEmbeddings, HyDERetriever
-    from situate.integrations.langchain.rerankers import CrossEncoderReranker, LateInteractionReranker, SituateReranker
-    from situate.integrations.langchain.retriever import SituateRetriever
-    from situate.integrations.langchain.situated_context import SituatedContextTransformer
-    from situate.integrations.langchain.splitter import SituateTextSplitter
-    from situate.integrations.langchain.vectorstore import SituateVectorStore
+    from situate.integrations.langchain.chunking import LangChainChunker as LangChainChunker
+    from situate.integrations.langchain.cross_encoder import SituateCrossEncoder as SituateCrossEncoder
+    from situate.integrations.langchain.document_index import SituateDocumentIndex as SituateDocumentIndex
+    from situate.integrations.langchain.documents import chunk_context as chunk_context, situated_text as situated_text
+    from situate.integrations.langchain.embeddings import SituateEmbeddings as SituateEmbeddings
+    from situate.integrations.langchain.generator import LangChainGenerator as LangChainGenerator
+    from situate.integrations.langchain.hyde import HyDEEmbeddings as HyDEEmbeddings, HyDERetriever as HyDERetriever
+    from situate.integrations.langchain.rerankers import (
+        CrossEncoderReranker as CrossEncoderReranker,
+        LateInteractionReranker as LateInteractionReranker,
+        SituateReranker as SituateReranker,
+    )
+    from situate.integrations.langchain.retriever import SituateRetriever as SituateRetriever
+    from situate.integrations.langchain.situated_context import SituatedContextTransformer as SituatedContextTransformer
+    from situate.integrations.langchain.splitter import SituateTextSplitter as SituateTextSplitter
+    from situate.integrations.langchain.vectorstore import SituateVectorStore as SituateVectorStore
 
-__all__ = [
-    "CrossEncoderReranker",
-    "HyDEEmbeddings",
-    "HyDERetriever",
-    "LangChainChunker",
-    "LangChainGenerator",
-    "LateInteractionReranker",
-    "SituateCrossEncoder",
-    "SituateDocumentIndex",
-    "SituateEmbeddings",
-    "SituateReranker",
-    "SituateRetriever",
-    "SituateTextSplitter",
-    "SituateVectorStore",
-    "SituatedContextTransformer",
-    "chunk_context",
-    "situated_text",
-]
-
-_exported, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "CrossEncoderReranker": "rerankers",
-        "HyDEEmbeddings": "hyde",
-        "HyDERetriever": "hyde",
-        "LangChainChunker": "chunking",
-        "LangChainGenerator": "generator",
-        "LateInteractionReranker": "rerankers",
-        "SituateCrossEncoder": "cross_encoder",
-        "SituateDocumentIndex": "document_index",
-        "SituateEmbeddings": "embeddings",
-        "SituateReranker": "rerankers",
-        "SituateRetriever": "retriever",
-        "SituateTextSplitter": "splitter",
-        "SituateVectorStore": "vectorstore",
-        "SituatedContextTransformer": "situated_context",
-        "chunk_context": "documents",
-        "situated_text": "documents",
+        "situate.integrations.langchain.chunking": ("LangChainChunker",),
+        "situate.integrations.langchain.cross_encoder": ("SituateCrossEncoder",),
+        "situate.integrations.langchain.document_index": ("SituateDocumentIndex",),
+        "situate.integrations.langchain.documents": (
+            "chunk_context",
+            "situated_text",
+        ),
+        "situate.integrations.langchain.embeddings": ("SituateEmbeddings",),
+        "situate.integrations.langchain.generator": ("LangChainGenerator",),
+        "situate.integrations.langchain.hyde": (
+            "HyDEEmbeddings",
+            "HyDERetriever",
+        ),
+        "situate.integrations.langchain.rerankers": (
+            "CrossEncoderReranker",
+            "LateInteractionReranker",
+            "SituateReranker",
+        ),
+        "situate.integrations.langchain.retriever": ("SituateRetriever",),
+        "situate.integrations.langchain.situated_context": ("SituatedContextTransformer",),
+        "situate.integrations.langchain.splitter": ("SituateTextSplitter",),
+        "situate.integrations.langchain.vectorstore": ("SituateVectorStore",),
     },
+    extra="langchain",
+    needs=("langchain_core", "langchain_text_splitters"),
 )
-
-
-def __getattr__(name: str) -> Any:
-    try:
-        return _exported(name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in ("langchain_core", "langchain_text_splitters"):
-            raise
-        raise MissingExtraError.of(package.replace("_", "-"), "langchain", f"{__name__}.{name}") from error

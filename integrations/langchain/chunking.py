@@ -9,8 +9,8 @@ from typing import Any
 from langchain_text_splitters import TextSplitter
 
 from situate.chunkers.spans import chunks_from_spans, recover_spans
-from situate.chunkers.types import Chunk, Chunker, Document
 from situate.integrations.langchain.documents import stamped
+from situate.types import Chunk, Chunker, Document
 
 
 @dataclass(frozen=True)

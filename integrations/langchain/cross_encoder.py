@@ -8,7 +8,7 @@ from typing import Any, Literal
 from langchain_core.cross_encoders import BaseCrossEncoder
 from pydantic import BaseModel, ConfigDict, Field
 
-from situate.embedders.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel
+from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel
 
 
 class SituateCrossEncoder(BaseModel, BaseCrossEncoder):

@@ -13,17 +13,17 @@ from langchain_core.indexing import DocumentIndex, UpsertResponse
 from langchain_core.indexing.base import DeleteResponse
 from pydantic import SkipValidation
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Document, Situator
-from situate.integrations.langchain._arguments import refuse_unknown
+from situate.errors import InputError
+from situate.integrations.langchain.arguments import refuse_unknown
 from situate.integrations.langchain.chunking import StampingChunker, as_chunker
 from situate.integrations.langchain.documents import STAMP_KEY, assemble, from_document, to_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import SituateTextSplitter
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.incoming import IndexReport
-from situate.retrievers.index import Index
+from situate.retrievers.index.documents import IndexReport
+from situate.retrievers.index.index import Index
+from situate.types import Chunk, Document, Situator
 
 
 class SituateDocumentIndex(IndexRetriever, DocumentIndex):

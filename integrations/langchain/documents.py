@@ -11,9 +11,9 @@ from typing import Any
 
 from langchain_core.documents import Document as LangChainDocument
 
-from situate.chunkers.errors import InputError
 from situate.chunkers.spans import base_context
-from situate.chunkers.types import Chunk, Context, Document, stable_id
+from situate.errors import InputError
+from situate.types import Chunk, Context, Document, stable_id
 
 #: The one metadata key that situate adds to a chunk, beside LangChain's own ``start_index``. Its value is text (JSON),
 #: because several vector stores take only flat metadata.

@@ -12,9 +12,9 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableConfig
 
-from situate.chunkers.errors import GenerationError
-from situate.chunkers.prompting import generation_error
-from situate.chunkers.types import Prompt
+from situate.errors import GenerationError
+from situate.prompting import generation_error
+from situate.types import Prompt
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.vectorstores import VectorStore
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator
 
-from situate.chunkers.errors import InputError
-from situate.integrations.langchain._events import areport_steps, report_steps
+from situate.errors import InputError
+from situate.integrations.langchain.events import areport_steps, report_steps
 from situate.integrations.langchain.generator import LangChainGenerator
-from situate.retrievers.hyde import WEB_SEARCH, Hyde, mean_vector
-from situate.retrievers.steps import OnError, StepPolicy, StepRunner, Trace
+from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde, mean_vector
+from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner, Trace
 from situate.retrievers.types import QueryText
 
 
@@ -34,8 +34,8 @@ class HydeSettings(BaseModel):
     Attributes:
         llm: A chat model or an LLM. It should sample, or all drafts are alike.
         n: Drafts to ask for, in one batch; 8 in the paper.
-        template: The prompt, with ``{query}`` and perhaps ``{language}`` in it; `situate.retrievers.hyde` holds those
-            of the paper.
+        template: The prompt, with ``{query}`` and perhaps ``{language}`` in it; `situate.retrievers.expand.hyde` holds
+            those of the paper.
         query_weight: Weight of the query's own vector in the mean, where a draft has 1.
         language: The language to write in, for templates that name one.
         max_concurrency: Requests under way at once.

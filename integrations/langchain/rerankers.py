@@ -13,14 +13,14 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ConfigDict, Field, SkipValidation
 
-from situate.chunkers.types import Chunk
-from situate.embedders.cross_encoder import DEFAULT_CROSS_ENCODER
+from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER
 from situate.integrations.langchain.cross_encoder import SituateCrossEncoder
 from situate.integrations.langchain.documents import RELEVANCE_SCORE, Stamp, chunk_context, document_id
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers import rerank
 from situate.retrievers.rerank.late_interaction import TokenSource
 from situate.retrievers.types import Hit, Reranker
+from situate.types import Chunk
 
 
 class RerankerCompressor(BaseDocumentCompressor):

@@ -14,21 +14,21 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field, SkipValidation
 
-from situate.chunkers.types import Chunker, Situator
-from situate.integrations.langchain._events import areport_steps, report_steps
 from situate.integrations.langchain.documents import from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
+from situate.integrations.langchain.events import areport_steps, report_steps
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index import Index
-from situate.retrievers.steps import OnError, StepPolicy
-from situate.retrievers.turns import Pace
+from situate.retrievers.index.index import Index
+from situate.retrievers.pipeline.steps import OnError, StepPolicy
+from situate.retrievers.pipeline.turns import Pace
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
+from situate.types import Chunker, Situator
 
 if TYPE_CHECKING:
     from langchain_text_splitters import TextSplitter
     from qdrant_client import QdrantClient
 
-    from situate.retrievers.pipeline import Retriever
+    from situate.retrievers.retriever import Retriever
 
 
 #: LangChain computes 0.1 ms before it calls a retriever.
@@ -70,7 +70,7 @@ class IndexRetriever(BaseRetriever):
 
     @cached_property
     def _pipeline(self) -> Retriever:
-        from situate.retrievers.pipeline import Retriever
+        from situate.retrievers.retriever import Retriever
 
         return Retriever(
             self._searched(),

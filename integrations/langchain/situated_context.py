@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-from langchain_core.documents import BaseDocumentTransformer
-from langchain_core.documents import Document as LangChainDocument
+from langchain_core.documents import BaseDocumentTransformer, Document as LangChainDocument
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Document, Situator
-from situate.integrations.langchain._arguments import refuse_unknown
+from situate.errors import InputError
+from situate.integrations.langchain.arguments import refuse_unknown
 from situate.integrations.langchain.documents import (
     STAMP_KEY,
     START_INDEX,
@@ -21,6 +19,7 @@ from situate.integrations.langchain.documents import (
     to_chunk,
     version_of,
 )
+from situate.types import Chunk, Document, Situator
 
 Into: TypeAlias = Literal["metadata", "text"]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.documents import Document as LangChainDocument
 from langchain_text_splitters import TextSplitter
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunker
-from situate.integrations.langchain._arguments import refuse_unknown
+from situate.errors import InputError
+from situate.integrations.langchain.arguments import refuse_unknown
 from situate.integrations.langchain.documents import from_chunk, stamped, to_document
+from situate.types import Chunker
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.embeddings import SituateEmbeddings

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Chunker, Situator
-from situate.integrations.langchain._arguments import refuse_unknown
-from situate.integrations.langchain._grouping import Item, Siblings, from_texts, prepared
-from situate.integrations.langchain._searching import Mode, SearchingStore
+from situate.errors import InputError
+from situate.integrations.langchain.arguments import refuse_unknown
 from situate.integrations.langchain.chunking import StampingChunker, as_chunker
 from situate.integrations.langchain.documents import assemble, from_chunk, from_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
-from situate.retrievers.chunk_access import delete_chunks, find_chunks
+from situate.integrations.langchain.grouping import Item, Siblings, from_texts, prepared
+from situate.integrations.langchain.searching import Mode, SearchingStore
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index import Index
+from situate.retrievers.index.chunk_access import delete_chunks, find_chunks
+from situate.retrievers.index.index import Index
+from situate.types import Chunk, Chunker, Situator
 
 if TYPE_CHECKING:
     from langchain_text_splitters import TextSplitter

@@ -4,56 +4,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.integrations.llama_index.embedding import SituateEmbedding
-    from situate.integrations.llama_index.generator import LlamaIndexGenerator
-    from situate.integrations.llama_index.hyde import HyDEDraftsEvent, HyDEQueryTransform, HyDERetriever
-    from situate.integrations.llama_index.node_parser import LateChunkingNodeParser
-    from situate.integrations.llama_index.rerank import (
-        CrossEncoderRerank,
-        LateInteractionRerank,
-        SituateLLMRerank,
-        SituateRerank,
+    from situate.integrations.llama_index.embedding import SituateEmbedding as SituateEmbedding
+    from situate.integrations.llama_index.generator import LlamaIndexGenerator as LlamaIndexGenerator
+    from situate.integrations.llama_index.hyde import (
+        HyDEDraftsEvent as HyDEDraftsEvent,
+        HyDEQueryTransform as HyDEQueryTransform,
+        HyDERetriever as HyDERetriever,
     )
-    from situate.integrations.llama_index.retriever import SituateRetriever, SituateStepsEvent
-    from situate.integrations.llama_index.situated_context import SituatedContext
-    from situate.integrations.llama_index.vector_store import SituateVectorStore
+    from situate.integrations.llama_index.node_parser import LateChunkingNodeParser as LateChunkingNodeParser
+    from situate.integrations.llama_index.rerank import (
+        CrossEncoderRerank as CrossEncoderRerank,
+        LateInteractionRerank as LateInteractionRerank,
+        SituateLLMRerank as SituateLLMRerank,
+        SituateRerank as SituateRerank,
+    )
+    from situate.integrations.llama_index.retriever import (
+        SituateRetriever as SituateRetriever,
+        SituateStepsEvent as SituateStepsEvent,
+    )
+    from situate.integrations.llama_index.situated_context import SituatedContext as SituatedContext
+    from situate.integrations.llama_index.vector_store import SituateVectorStore as SituateVectorStore
 
-__all__ = [
-    "CrossEncoderRerank",
-    "HyDEDraftsEvent",
-    "HyDEQueryTransform",
-    "HyDERetriever",
-    "LateChunkingNodeParser",
-    "LateInteractionRerank",
-    "LlamaIndexGenerator",
-    "SituateEmbedding",
-    "SituateLLMRerank",
-    "SituateRerank",
-    "SituateRetriever",
-    "SituateStepsEvent",
-    "SituateVectorStore",
-    "SituatedContext",
-]
-
-__getattr__, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "CrossEncoderRerank": "rerank",
-        "HyDEDraftsEvent": "hyde",
-        "HyDEQueryTransform": "hyde",
-        "HyDERetriever": "hyde",
-        "LateChunkingNodeParser": "node_parser",
-        "LateInteractionRerank": "rerank",
-        "LlamaIndexGenerator": "generator",
-        "SituateEmbedding": "embedding",
-        "SituateLLMRerank": "rerank",
-        "SituateRerank": "rerank",
-        "SituateRetriever": "retriever",
-        "SituateStepsEvent": "retriever",
-        "SituateVectorStore": "vector_store",
-        "SituatedContext": "situated_context",
+        "situate.integrations.llama_index.embedding": ("SituateEmbedding",),
+        "situate.integrations.llama_index.generator": ("LlamaIndexGenerator",),
+        "situate.integrations.llama_index.hyde": (
+            "HyDEDraftsEvent",
+            "HyDEQueryTransform",
+            "HyDERetriever",
+        ),
+        "situate.integrations.llama_index.node_parser": ("LateChunkingNodeParser",),
+        "situate.integrations.llama_index.rerank": (
+            "CrossEncoderRerank",
+            "LateInteractionRerank",
+            "SituateLLMRerank",
+            "SituateRerank",
+        ),
+        "situate.integrations.llama_index.retriever": (
+            "SituateRetriever",
+            "SituateStepsEvent",
+        ),
+        "situate.integrations.llama_index.situated_context": ("SituatedContext",),
+        "situate.integrations.llama_index.vector_store": ("SituateVectorStore",),
     },
+    extra="llama-index",
+    needs=("llama_index", "llama_index_instrumentation"),
 )

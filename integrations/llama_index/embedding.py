@@ -11,10 +11,10 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.schema import BaseNode
 
-from situate.chunkers.errors import InputError
 from situate.embedders.types import OnOverflow, Pooling
-from situate.integrations.llama_index._pickling import PicklesAsConfig
-from situate.integrations.llama_index._stamp import Stamp, model_key, remove_stamp
+from situate.errors import InputError
+from situate.integrations.llama_index.origin import Stamp, model_key, remove_stamp
+from situate.integrations.llama_index.pickling import PicklesAsConfig
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder

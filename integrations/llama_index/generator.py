@@ -13,9 +13,9 @@ from typing import Any
 from llama_index.core.llms import LLM, ChatMessage, CustomLLM, MessageRole
 from llama_index.core.settings import Settings
 
-from situate.chunkers.errors import GenerationError, InputError
-from situate.chunkers.prompting import generation_error
-from situate.chunkers.types import Prompt
+from situate.errors import GenerationError, InputError
+from situate.prompting import generation_error
+from situate.types import Prompt
 
 
 class LlamaIndexGenerator:

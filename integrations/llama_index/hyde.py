@@ -20,12 +20,12 @@ from llama_index.core.settings import Settings
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import TextGenerator
+from situate.errors import InputError
 from situate.integrations.llama_index.generator import LlamaIndexGenerator
-from situate.retrievers.hyde import WEB_SEARCH, Hyde, mean_vector
-from situate.retrievers.steps import StepPolicy, StepRunner
+from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde, mean_vector
+from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.types import QueryText
+from situate.types import TextGenerator
 
 dispatcher = get_dispatcher(__name__)
 

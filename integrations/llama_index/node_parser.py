@@ -11,18 +11,17 @@ from typing import Any
 from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
 from llama_index.core.node_parser import NodeParser
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
-from llama_index.core.schema import BaseNode, NodeRelationship, TextNode
-from llama_index.core.schema import Document as LlamaDocument
+from llama_index.core.schema import BaseNode, Document as LlamaDocument, NodeRelationship, TextNode
 from llama_index.core.utils import get_tqdm_iterable
 
-from situate.chunkers.errors import InputError, SpanError
 from situate.chunkers.spans import chunks_from_spans, recover_spans
-from situate.chunkers.types import Chunk, Chunker, Document, Situator
 from situate.embedders.types import ChunkScheme, ChunkVectors
-from situate.integrations.llama_index._convert import configuration, to_document, write_context
-from situate.integrations.llama_index._pickling import PicklesAsConfig
-from situate.integrations.llama_index._stamp import Stamp, model_key, scheme_key, text_digest
+from situate.errors import InputError, SpanError
+from situate.integrations.llama_index.convert import configuration, to_document, write_context
 from situate.integrations.llama_index.embedding import SituateEmbedding
+from situate.integrations.llama_index.origin import Stamp, model_key, scheme_key, text_digest
+from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.types import Chunk, Chunker, Document, Situator
 
 #: Documents that are split, situated and embedded together: many enough to fill the encoder's batches, few enough
 #: that a progress bar moves and memory stays flat.
@@ -161,7 +160,7 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
         if batch:
             yield batch
         if empty:
-            from situate.retrievers.incoming import EmptyDocumentWarning
+            from situate.retrievers.index.documents import EmptyDocumentWarning
 
             warnings.warn(
                 f"{empty} of {len(nodes)} documents hold no text and gave no nodes", EmptyDocumentWarning, stacklevel=2

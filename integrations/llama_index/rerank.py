@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.llms import LLM
 
-from situate.chunkers.errors import InputError
-from situate.integrations.llama_index._reranking import BaseRerank
+from situate.errors import InputError
 from situate.integrations.llama_index.embedding import DType, SituateEmbedding
 from situate.integrations.llama_index.generator import LlamaIndexGenerator
+from situate.integrations.llama_index.reranking import BaseRerank
 from situate.retrievers.types import Reranker
 
 Output: TypeAlias = Literal["model", "logit", "probability"]
@@ -161,7 +161,7 @@ class CrossEncoderRerank(_LazyRerank):
         return self.model
 
     def _made(self) -> Reranker:
-        from situate.embedders.cross_encoder import CrossEncoderModel
+        from situate.embedders.pairs.cross_encoder import CrossEncoderModel
         from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
 
         return CrossEncoderReranker(

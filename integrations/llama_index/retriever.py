@@ -15,16 +15,16 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from situate.chunkers.errors import InputError
 from situate.embedders.types import Vectors
-from situate.integrations.llama_index._convert import to_document, to_scored_node
-from situate.integrations.llama_index._filters import to_qdrant_filter
+from situate.errors import InputError
+from situate.integrations.llama_index.convert import to_document, to_scored_node
 from situate.integrations.llama_index.embedding import SituateEmbedding
-from situate.retrievers.hyde import mean_vector
-from situate.retrievers.index import Index
-from situate.retrievers.pipeline import Retriever
-from situate.retrievers.search import QueryVectors
-from situate.retrievers.turns import Pace
+from situate.integrations.llama_index.filters import to_qdrant_filter
+from situate.retrievers.expand.hyde import mean_vector
+from situate.retrievers.index.index import Index
+from situate.retrievers.pipeline.turns import Pace
+from situate.retrievers.retriever import Retriever
+from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 
 if TYPE_CHECKING:

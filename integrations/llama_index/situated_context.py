@@ -11,10 +11,10 @@ from llama_index.core.bridge.pydantic import Field, field_serializer, field_vali
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore import BaseDocumentStore
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Document, Situator
-from situate.integrations.llama_index._convert import configuration, to_chunk, to_document, write_context
-from situate.integrations.llama_index._pickling import PicklesAsConfig
+from situate.errors import InputError
+from situate.integrations.llama_index.convert import configuration, to_chunk, to_document, write_context
+from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.types import Chunk, Document, Situator
 
 _GAP = "\n"
 _BETWEEN = "\n\n"

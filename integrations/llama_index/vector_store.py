@@ -19,11 +19,10 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError
-from situate.chunkers.types import Chunk
-from situate.integrations.llama_index._filters import all_of, to_qdrant_filter
-from situate.integrations.llama_index._pickling import PicklesAsConfig
-from situate.integrations.llama_index._points import (
+from situate.errors import IncompatibleIndexError, InputError
+from situate.integrations.llama_index.filters import all_of, to_qdrant_filter
+from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.integrations.llama_index.points import (
     DOC_ID,
     dimension,
     in_documents,
@@ -33,14 +32,15 @@ from situate.integrations.llama_index._points import (
     sparse_vector,
     with_ids,
 )
-from situate.integrations.llama_index._queries import QueryWriter
+from situate.integrations.llama_index.queries import QueryWriter
 from situate.retrievers.config import LexicalScheme
+from situate.types import Chunk
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
     from situate.embedders.embedder import Embedder
-    from situate.retrievers.lexical import LexicalEncoder
+    from situate.retrievers.index.lexical import LexicalEncoder
 
 #: Payload key of what is ours and not LlamaIndex's, and the key of what the collection's metadata says of the encoder.
 _OURS = "_situate"
@@ -123,7 +123,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         """The Qdrant client."""
         with self._lock:
             if self._client is None:
-                from situate.retrievers.edge import EdgeClient
+                from situate.retrievers.storage.edge import EdgeClient
 
                 self._client = EdgeClient(self.path)
             client: QdrantClient = self._client
@@ -195,7 +195,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
     @property
     def _lexical_encoder(self) -> LexicalEncoder:
         if self._encoder is None:
-            from situate.retrievers.lexical import LexicalEncoder
+            from situate.retrievers.index.lexical import LexicalEncoder
 
             assert self.lexical is not None
             self._encoder = LexicalEncoder(self.lexical)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from situate.chunkers.errors import InputError
 from situate.embedders.types import Encoded, SpanEncoder, SpanText, pools_spans
+from situate.errors import InputError
 from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
 
 if TYPE_CHECKING:

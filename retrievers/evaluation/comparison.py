@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.chunkers.errors import InputError, MissingExtraError
+from situate.errors import InputError, MissingExtraError
 from situate.retrievers.evaluation.judgements import EvaluationSet
 from situate.retrievers.evaluation.measures import evaluate
 from situate.retrievers.types import Hit

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from situate.chunkers.errors import InputError, StorageError, StoreCorruptError
 from situate.embedders.types import Encoded, SpanText
+from situate.errors import InputError, StorageError, StoreCorruptError
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS encoded (key TEXT PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, "

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Document
+from situate.errors import InputError
+from situate.types import Document
 
 
 @dataclass(frozen=True)

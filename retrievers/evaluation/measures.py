@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.chunkers.errors import InputError, MissingExtraError
+from situate.errors import InputError, MissingExtraError
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.types import Hit
 

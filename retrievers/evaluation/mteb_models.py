@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from situate.chunkers.errors import MissingExtraError, StorageError
-from situate.chunkers.types import Chunker, Document
 from situate.embedders.types import Vectors
+from situate.errors import MissingExtraError, StorageError
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index import Index
-from situate.retrievers.pipeline import Retriever
+from situate.retrievers.index.index import Index
+from situate.retrievers.retriever import Retriever
 from situate.retrievers.types import Reranker
+from situate.types import Chunker, Document
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
@@ -127,7 +127,7 @@ def _document(row: Mapping[str, Any]) -> Document:
 def _only(top_ranked: Mapping[str, Any] | None, query_id: str) -> Any:
     if top_ranked is None:
         return None
-    from situate.retrievers.collection import in_documents
+    from situate.retrievers.index.collection import in_documents
 
     return in_documents(list(top_ranked[query_id]))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from situate.chunkers.errors import GenerationError, InputError
-from situate.chunkers.prompting import PASSAGE_LIMIT, ask, lines, one_line, quoted
-from situate.chunkers.types import Chunker, Document, Prompt, TextGenerator
+from situate.errors import GenerationError, InputError
+from situate.prompting import PASSAGE_LIMIT, ask, lines, one_line, quoted
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
+from situate.types import Chunker, Document, Prompt, TextGenerator
 
 _SYSTEM = (
     "You write one question that a reader of the whole document collection could ask and that the quoted passage "

@@ -4,46 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from situate.chunkers._lazy import lazy_exports
+from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.retrievers.rerank.aggregate import ByDocument
-    from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
-    from situate.retrievers.rerank.duo import DuoReranker
-    from situate.retrievers.rerank.late_interaction import LateInteractionReranker, StoredTokens, maxsim
-    from situate.retrievers.rerank.llm import ListwiseReranker, PairwiseReranker, PointwiseReranker
-    from situate.retrievers.rerank.mmr import Mmr
-    from situate.retrievers.rerank.stages import Stage, Stages
+    from situate.retrievers.rerank.aggregate import ByDocument as ByDocument
+    from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker as CrossEncoderReranker
+    from situate.retrievers.rerank.duo import DuoReranker as DuoReranker
+    from situate.retrievers.rerank.late_interaction import (
+        LateInteractionReranker as LateInteractionReranker,
+        StoredTokens as StoredTokens,
+        maxsim as maxsim,
+    )
+    from situate.retrievers.rerank.llm import (
+        ListwiseReranker as ListwiseReranker,
+        PairwiseReranker as PairwiseReranker,
+        PointwiseReranker as PointwiseReranker,
+    )
+    from situate.retrievers.rerank.mmr import Mmr as Mmr
+    from situate.retrievers.rerank.stages import Stage as Stage, Stages as Stages
 
-__all__ = [
-    "ByDocument",
-    "CrossEncoderReranker",
-    "DuoReranker",
-    "LateInteractionReranker",
-    "ListwiseReranker",
-    "Mmr",
-    "PairwiseReranker",
-    "PointwiseReranker",
-    "Stage",
-    "Stages",
-    "StoredTokens",
-    "maxsim",
-]
-
-__getattr__, __dir__ = lazy_exports(
+__getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "ByDocument": "aggregate",
-        "CrossEncoderReranker": "cross_encoder",
-        "DuoReranker": "duo",
-        "LateInteractionReranker": "late_interaction",
-        "ListwiseReranker": "llm",
-        "Mmr": "mmr",
-        "PairwiseReranker": "llm",
-        "PointwiseReranker": "llm",
-        "Stage": "stages",
-        "Stages": "stages",
-        "StoredTokens": "late_interaction",
-        "maxsim": "late_interaction",
+        "situate.retrievers.rerank.aggregate": ("ByDocument",),
+        "situate.retrievers.rerank.cross_encoder": ("CrossEncoderReranker",),
+        "situate.retrievers.rerank.duo": ("DuoReranker",),
+        "situate.retrievers.rerank.late_interaction": (
+            "LateInteractionReranker",
+            "StoredTokens",
+            "maxsim",
+        ),
+        "situate.retrievers.rerank.llm": (
+            "ListwiseReranker",
+            "PairwiseReranker",
+            "PointwiseReranker",
+        ),
+        "situate.retrievers.rerank.mmr": ("Mmr",),
+        "situate.retrievers.rerank.stages": (
+            "Stage",
+            "Stages",
+        ),
     },
 )

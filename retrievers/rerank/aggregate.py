@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from situate.chunkers.errors import InputError
-from situate.retrievers.rerank._ranking import distinct
-from situate.retrievers.steps import note
+from situate.errors import InputError
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.rerank.ranking import distinct
 from situate.retrievers.types import Hit
 
 DocumentScore: TypeAlias = Literal["max", "first", "mean", "sum"]

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import ModelError
-from situate.embedders.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
-from situate.retrievers.rerank._ranking import distinct, has_text, passage, reranked
-from situate.retrievers.steps import note
-from situate.retrievers.turns import ModelTurns
+from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
+from situate.errors import ModelError
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.pipeline.turns import ModelTurns
+from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
-    from situate.embedders.cross_encoder import PairScores
+    from situate.embedders.pairs.cross_encoder import PairScores
 
 #: Queries whose pairs a model in this process is given at once: enough for full batches.
 AT_ONCE = 2

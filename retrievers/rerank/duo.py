@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import TYPE_CHECKING
 
-from situate.chunkers.errors import InputError, ModelError
-from situate.embedders.seq2seq import Duel, DuelScorer, DuoT5Model
-from situate.retrievers.rerank._ranking import above, distinct, has_text, passage
-from situate.retrievers.steps import note
-from situate.retrievers.turns import ModelTurns
+from situate.embedders.pairs.t5 import Duel, DuelScorer, DuoT5Model
+from situate.errors import InputError, ModelError
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.pipeline.turns import ModelTurns
+from situate.retrievers.rerank.ranking import above, distinct, has_text, passage
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
-    from situate.embedders.cross_encoder import PairScores
+    from situate.embedders.pairs.cross_encoder import PairScores
 
 
 class DuoReranker:

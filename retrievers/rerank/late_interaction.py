@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from situate.chunkers.errors import InputError, ModelError, NonFiniteVectorError
 from situate.embedders.types import Vectors
-from situate.retrievers.payload import STATE, TOKENS
-from situate.retrievers.rerank._ranking import distinct, has_text, passage, reranked
-from situate.retrievers.steps import note
-from situate.retrievers.turns import ModelTurns
+from situate.errors import InputError, ModelError, NonFiniteVectorError
+from situate.retrievers.index.payload import STATE, TOKENS
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.pipeline.turns import ModelTurns
+from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:

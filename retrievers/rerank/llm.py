@@ -13,12 +13,12 @@ from collections.abc import Generator, Sequence
 from itertools import combinations
 from typing import TypeAlias
 
-from situate.chunkers.errors import GenerationError, InputError
-from situate.chunkers.types import Prompt, TextGenerator
-from situate.retrievers.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, quoted, usable
-from situate.retrievers.rerank._ranking import above, distinct, has_text, passage
-from situate.retrievers.steps import note
+from situate.errors import GenerationError, InputError
+from situate.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, quoted, usable
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.rerank.ranking import above, distinct, has_text, passage
 from situate.retrievers.types import Hit
+from situate.types import Prompt, TextGenerator
 
 #: Asks for answers as often as it needs and returns hits: one body for the synchronous and the asynchronous way.
 Plan: TypeAlias = Generator[list[Prompt], list[str], list[Hit]]

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
-from situate.chunkers.errors import InputError, NonFiniteVectorError
 from situate.embedders.types import Vectors
-from situate.retrievers.rerank._ranking import distinct, has_text, passage
-from situate.retrievers.turns import ModelTurns
+from situate.errors import InputError, NonFiniteVectorError
+from situate.retrievers.pipeline.turns import ModelTurns
+from situate.retrievers.rerank.ranking import distinct, has_text, passage
 from situate.retrievers.types import Hit
 
 

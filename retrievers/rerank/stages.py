@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from situate.chunkers.errors import InputError
-from situate.retrievers.steps import note
+from situate.errors import InputError
+from situate.retrievers.pipeline.steps import note
 from situate.retrievers.types import Hit, Reranker
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from situate.chunkers import CodeChunker, Document
-from situate.chunkers.errors import MissingExtraError
+from situate.errors import MissingExtraError
 
 PYTHON = '''"""Umlauts äöü and 😀 before everything, so that bytes are no characters."""
 import os

@@ -9,8 +9,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -31,8 +30,8 @@ from situate.chunkers import (
     low_value,
 )
 from situate.chunkers.cluster import best_groups
-from situate.chunkers.errors import InputError, MissingExtraError, NonFiniteVectorError, SpanError
-from situate.chunkers.html_text import html_to_markdown
+from situate.chunkers.readers.html import html_to_markdown
+from situate.errors import InputError, MissingExtraError, NonFiniteVectorError, SpanError
 from tests.chunkers.conftest import TEXTS
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from situate.chunkers import Document
-from situate.chunkers.errors import SpanError
 from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans, trimmed
+from situate.errors import SpanError
 
 
 def cut(text: str, size: int, overlap: int) -> list[tuple[int, int]]:

@@ -10,10 +10,10 @@ from hypothesis import given
 from tokenizers import Tokenizer
 
 from situate.chunkers import Document, MarkdownChunker, TextChunker
-from situate.chunkers.errors import InputError
 from situate.chunkers.headings import markdown_headings
 from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, blocks
-from situate.chunkers.types import Chunk, Chunker
+from situate.errors import InputError
+from situate.types import Chunk, Chunker
 from tests.chunkers.conftest import TEXTS
 
 BOTH = pytest.mark.parametrize("kind", [TextChunker, MarkdownChunker])

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from situate.chunkers.errors import (
+from situate.embedders import ChunkScheme, Embedder, Encoded, Family, SpanText
+from situate.errors import (
     ConventionError,
     InputError,
     ModelNotFoundError,
@@ -23,8 +24,7 @@ from situate.chunkers.errors import (
     SituateWarning,
     TruncationWarning,
 )
-from situate.chunkers.types import Chunk, Document
-from situate.embedders import ChunkScheme, Embedder, Encoded, Family, SpanText
+from situate.types import Chunk, Document
 
 TEXTS = ["the cat sat on the mat", "Berlin is the capital of Germany", "", "   ", "a\x00b 😀 東京", "\ud800 lone"]
 LONG = "the river runs through the old city " * 200
@@ -204,7 +204,7 @@ def test_embedders_of_one_model_share_one_encoder_and_let_it_go():
     other_scheme = Embedder(dtype="float32", max_tokens=99, scheme=ChunkScheme(late=True), query_instruction="q: ")
     assert first.encoder is second.encoder is copy.encoder is other_scheme.encoder
     assert Embedder(dtype="float32", max_tokens=98).encoder is not first.encoder
-    from situate.embedders import _shared
+    from situate.embedders.local import shared as _shared
 
     before = len(_shared._ENCODERS)
     del first, second, copy, other_scheme
@@ -301,8 +301,8 @@ def test_queries_and_their_tokens_come_out_of_one_pass(minilm_path):
 
 
 def test_what_is_asked_twice_is_read_once():
-    from situate.embedders._pooling import Part, Reading
-    from situate.embedders._span_output import work_of
+    from situate.embedders.text.pooling import Part, Reading
+    from situate.embedders.text.reading import work_of
 
     ids, other = np.array([1, 5, 2]), np.array([1, 6, 2])
     whole, words = [Part(0, 0, 3)], [Part(0, 1, 2)]

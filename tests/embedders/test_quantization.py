@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from situate.chunkers.errors import InputError
 from situate.embedders import Int8Quantizer, binarize, hamming_similarity
+from situate.errors import InputError
 
 
 def unit_vectors(count: int, dimension: int, seed: int = 0) -> np.ndarray:

@@ -6,14 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from situate.chunkers.errors import ConventionError, InputError, SituateWarning, SpanError
-from situate.chunkers.types import Chunk, Context, Document
 from situate.embedders import ChunkScheme, Embedder, Family
-from situate.embedders._schemes import with_neighbours
+from situate.embedders.schemes import with_neighbours
 from situate.embedders.types import Encoded, SpanText, Vectors
+from situate.errors import ConventionError, InputError, SituateWarning, SpanError
+from situate.types import Chunk, Context, Document
 
 SENTENCES = [
     "Berlin is the capital and largest city of Germany, both by area and by population. ",

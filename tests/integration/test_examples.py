@@ -14,9 +14,9 @@ from examples.asking import derived_questions, load_questions
 from examples.generators import CannedAnswers, ChatEndpoint
 from examples.stages import STAGES
 from situate.chunkers import MarkdownChunker, Prompt, read_documents
-from situate.chunkers.errors import GenerationError, PromptRefusedError
-from situate.retrievers.edge import EdgeClient
-from situate.retrievers.rewriting import Turn
+from situate.errors import GenerationError, PromptRefusedError
+from situate.retrievers.expand.rewriting import Turn
+from situate.retrievers.storage.edge import EdgeClient
 from tests.rest_server import RestServer
 
 EXAMPLES = Path(demo.__file__).parent

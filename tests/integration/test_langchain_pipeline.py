@@ -30,9 +30,9 @@ from situate.integrations.langchain import (
     situated_text,
 )
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.edge import EdgeClient
-from situate.retrievers.hyde import Hyde
+from situate.retrievers.expand.hyde import Hyde
 from situate.retrievers.rerank import LateInteractionReranker as Reranker
+from situate.retrievers.storage.edge import EdgeClient
 
 DOCS = Path(__file__).parents[2] / "docs" / "langchain.md"
 
@@ -173,8 +173,7 @@ async def test_events_of_a_stream_show_the_steps(embeddings: SituateEmbeddings) 
 def test_the_other_framework_finds_the_same(embeddings: SituateEmbeddings) -> None:
     from llama_index.core.schema import Document as LlamaIndexDocument
 
-    from situate.integrations.llama_index import SituateEmbedding
-    from situate.integrations.llama_index import SituateRetriever as LlamaIndexRetriever
+    from situate.integrations.llama_index import SituateEmbedding, SituateRetriever as LlamaIndexRetriever
 
     langchain = SituateRetriever.from_documents(HANDBOOK, embeddings, settings={"k": 4})
     llama_index = LlamaIndexRetriever.from_documents(

@@ -21,9 +21,9 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 
-from situate.chunkers.errors import IncompatibleIndexError
+from situate.errors import IncompatibleIndexError
 from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbedding, SituateVectorStore
-from situate.retrievers.edge import AsyncEdgeClient, EdgeClient
+from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient
 
 TEXTS = {
     "travel": "# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros. Then the head signs.",
@@ -226,7 +226,7 @@ def test_the_official_store_on_the_embedded_engine(
     model: SituateEmbedding, parser: LateChunkingNodeParser, embedded: Embedded, hybrid: bool
 ) -> None:
     from situate.retrievers.config import LexicalScheme
-    from situate.retrievers.lexical import LexicalEncoder
+    from situate.retrievers.index.lexical import LexicalEncoder
 
     encoder = LexicalEncoder(LexicalScheme(context=(), neighbours=0.0))
 

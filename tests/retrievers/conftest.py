@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from situate.chunkers.types import Chunk, Prompt
 from situate.retrievers.types import Hit
+from situate.types import Chunk, Prompt
 
 
 class Scripted:

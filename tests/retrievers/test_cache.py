@@ -7,12 +7,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError
-from situate.chunkers.types import Chunk, Context
-from situate.retrievers import open_client
+from situate.errors import IncompatibleIndexError, InputError
+from situate.retrievers import connect
 from situate.retrievers.cache import SemanticCache, expected_error
 from situate.retrievers.cache_codecs import RESULTS, TEXT
 from situate.retrievers.types import Hit, SearchResult
+from situate.types import Chunk, Context
 
 both = pytest.mark.parametrize("mode", ["sync", "async"])
 
@@ -45,7 +45,7 @@ class Clock:
 
 @pytest.fixture
 def client():
-    with open_client(":memory:") as found:
+    with connect(":memory:") as found:
         yield found
 
 

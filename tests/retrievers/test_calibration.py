@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.retrievers.calibration import Labelled, calibrate
 
 

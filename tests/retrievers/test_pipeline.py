@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from situate.chunkers import Document, Prompt
-from situate.chunkers.errors import GenerationError, InputError, StepError
 from situate.embedders import Embedder
+from situate.errors import GenerationError, InputError, StepError
 from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
-from situate.retrievers.fusion import dbsf, relative_score, rrf
-from situate.retrievers.hyde import Hyde, hyde_vector
-from situate.retrievers.pipeline import TextFusion
-from situate.retrievers.search import QueryVectors
-from situate.retrievers.steps import StepPolicy
+from situate.retrievers.expand.hyde import Hyde, hyde_vector
+from situate.retrievers.pipeline.steps import StepPolicy
+from situate.retrievers.retriever import TextFusion
+from situate.retrievers.search.fusion import dbsf, relative_score, rrf
+from situate.retrievers.search.hybrid import QueryVectors
 
 DOCUMENTS = [
     Document("cats", "Cats sleep for most of the day. They hunt at night."),

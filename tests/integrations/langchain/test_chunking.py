@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTextSplitter
 
-from situate.chunkers.types import Chunker, Document
 from situate.integrations.langchain import LangChainChunker
 from situate.integrations.langchain.chunking import StampingChunker
 from situate.integrations.langchain.documents import assemble
+from situate.types import Chunker, Document
 
 
 def test_spans_are_exact_where_the_text_repeats_itself() -> None:

@@ -13,9 +13,9 @@ from langchain_core.indexing import DocumentIndex, InMemoryRecordManager, aindex
 from langchain_tests.integration_tests.indexer import AsyncDocumentIndexTestSuite, DocumentIndexerTestSuite
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateTextSplitter
-from situate.retrievers.incoming import EmptyDocumentWarning
+from situate.retrievers.index.documents import EmptyDocumentWarning
 
 
 class TestStandard(DocumentIndexerTestSuite):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from langchain_core.documents import Document as LangChainDocument
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.types import Chunk, Context, Document
+from situate.errors import InputError
 from situate.integrations.langchain.documents import (
     RELEVANCE_SCORE,
     STAMP_KEY,
@@ -27,6 +25,7 @@ from situate.integrations.langchain.documents import (
     to_chunk,
     to_document,
 )
+from situate.types import Chunk, Context, Document
 
 
 @st.composite

@@ -12,8 +12,8 @@ from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
-from situate.chunkers.errors import InputError
 from situate.embedders import Embedder
+from situate.errors import InputError
 from situate.integrations.langchain import SituateEmbeddings
 
 

@@ -10,9 +10,9 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import FakeListChatModel, FakeListLLM, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 
-from situate.chunkers.errors import GenerationError
-from situate.chunkers.types import Prompt, TextGenerator
+from situate.errors import GenerationError
 from situate.integrations.langchain import LangChainGenerator
+from situate.types import Prompt, TextGenerator
 
 
 class Seen(BaseCallbackHandler):

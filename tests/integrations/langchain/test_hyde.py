@@ -16,7 +16,7 @@ from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import ValidationError
 
-from situate.chunkers.errors import StepError
+from situate.errors import StepError
 from situate.integrations.langchain import HyDEEmbeddings, HyDERetriever, SituateEmbeddings, SituateVectorStore
 
 QUERY = "What may I spend on a bed?"

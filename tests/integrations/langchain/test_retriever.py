@@ -16,7 +16,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from pydantic import ValidationError
 
-from situate.chunkers.errors import StepError
+from situate.errors import StepError
 from situate.integrations.langchain import (
     LangChainGenerator,
     SituateEmbeddings,
@@ -26,11 +26,11 @@ from situate.integrations.langchain import (
     situated_text,
 )
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.hyde import Hyde
-from situate.retrievers.index import Index
-from situate.retrievers.pipeline import Retriever
+from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.index.index import Index
+from situate.retrievers.pipeline.steps import StepPolicy
 from situate.retrievers.rerank import LateInteractionReranker
-from situate.retrievers.steps import StepPolicy
+from situate.retrievers.retriever import Retriever
 
 QUERY = "How much may a hotel cost?"
 

@@ -9,10 +9,8 @@ import pytest
 from langchain_core.documents import Document
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from situate.chunkers.errors import InputError
-from situate.chunkers.structural import HeadingSituator
-from situate.chunkers.types import Chunk
-from situate.chunkers.types import Document as SituateDocument
+from situate.chunkers.situators.headings import HeadingSituator
+from situate.errors import InputError
 from situate.integrations.langchain import (
     LangChainChunker,
     SituatedContextTransformer,
@@ -21,6 +19,7 @@ from situate.integrations.langchain import (
     SituateVectorStore,
     chunk_context,
 )
+from situate.types import Chunk, Document as SituateDocument
 
 
 @dataclass(frozen=True)

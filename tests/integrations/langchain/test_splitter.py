@@ -5,14 +5,13 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from langchain_core.documents import Document
 from langchain_text_splitters import TextSplitter
 from pydantic import ValidationError
 
 from situate.chunkers import TextChunker
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.integrations.langchain import SituateEmbeddings, SituateTextSplitter, chunk_context
 from situate.integrations.langchain.documents import assemble, to_chunk
 

@@ -17,8 +17,8 @@ from langchain_tests.integration_tests import VectorStoreIntegrationTests
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 from qdrant_client import QdrantClient, models
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError
 from situate.embedders.types import ChunkScheme, Vectors
+from situate.errors import IncompatibleIndexError, InputError
 from situate.integrations.langchain import (
     SituateEmbeddings,
     SituateTextSplitter,
@@ -27,8 +27,8 @@ from situate.integrations.langchain import (
 )
 from situate.integrations.langchain.documents import to_chunk, to_document
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.edge import EdgeClient
-from situate.retrievers.incoming import EmptyDocumentWarning
+from situate.retrievers.index.documents import EmptyDocumentWarning
+from situate.retrievers.storage.edge import EdgeClient
 
 LATE = PipelineConfig(dense=ChunkScheme(late=True, residual=0.5, neighbours=0.35))
 

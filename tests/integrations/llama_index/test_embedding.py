@@ -12,8 +12,8 @@ from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
 
-from situate.chunkers.errors import InputError
 from situate.embedders import Embedder
+from situate.errors import InputError
 from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbedding
 
 TEXTS = ["The travel desk books trains.", "Lunch is at noon.", "", "Reports are due on Friday. " * 20]

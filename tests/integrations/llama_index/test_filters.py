@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import (
     FilterCondition,
@@ -17,9 +16,9 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.integrations.llama_index import SituateVectorStore
-from situate.integrations.llama_index._filters import to_qdrant_filter
+from situate.integrations.llama_index.filters import to_qdrant_filter
 
 METADATA: list[dict[str, Any]] = [
     {"name": "Alpha", "year": 2020, "score": 1.5, "tags": ["red", "Blue"], "when": "2024-01-31"},

@@ -15,7 +15,7 @@ from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.settings import Settings
 
 from situate.chunkers import Prompt, TextGenerator
-from situate.chunkers.errors import GenerationError, InputError
+from situate.errors import GenerationError, InputError
 from situate.integrations.llama_index import LlamaIndexGenerator
 
 

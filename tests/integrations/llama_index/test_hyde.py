@@ -22,7 +22,7 @@ from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.settings import Settings
 
-from situate.chunkers.errors import InputError, StepError
+from situate.errors import InputError, StepError
 from situate.integrations.llama_index import HyDEQueryTransform, HyDERetriever, LateChunkingNodeParser, SituateEmbedding
 
 DRAFTS = ("A hotel costs up to 180 euros a night.", "Hotels are paid up to a limit.", "Ask the head of department.")

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from llama_index.core import Document
 from llama_index.core.node_parser import (
     MarkdownNodeParser,
@@ -25,12 +24,11 @@ from llama_index.core.node_parser import (
 )
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, TextNode
 
-from situate.chunkers import Chunk, HeadingSituator, TextChunker
-from situate.chunkers import Document as SituateDocument
-from situate.chunkers.errors import SpanError
+from situate.chunkers import Chunk, Document as SituateDocument, HeadingSituator, TextChunker
 from situate.embedders.types import ChunkScheme
+from situate.errors import SpanError
 from situate.integrations.llama_index import LateChunkingNodeParser, SituateEmbedding
-from situate.retrievers.incoming import EmptyDocumentWarning
+from situate.retrievers.index.documents import EmptyDocumentWarning
 
 HANDBOOK = (
     "# Travel\n\nBook with the travel desk.\n\n## Costs\n\nIt pays up to 180 euros a night. Then the head signs.\n\n"

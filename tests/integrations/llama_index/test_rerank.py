@@ -18,7 +18,7 @@ from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.settings import Settings
 
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.integrations.llama_index import (
     CrossEncoderRerank,
     LateChunkingNodeParser,

@@ -18,13 +18,13 @@ from llama_index_instrumentation.base import BaseEvent
 from llama_index_instrumentation.event_handlers import BaseEventHandler
 
 from situate.chunkers import Prompt
-from situate.chunkers.errors import InputError
+from situate.errors import InputError
 from situate.integrations.llama_index import HyDERetriever, SituateEmbedding, SituateRetriever, SituateStepsEvent
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.hyde import Hyde
-from situate.retrievers.index import Index
-from situate.retrievers.pipeline import Retriever
-from situate.retrievers.search import HybridSearch
+from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.index.index import Index
+from situate.retrievers.retriever import Retriever
+from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.types import Hit
 
 DOCUMENTS = [

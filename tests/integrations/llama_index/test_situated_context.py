@@ -16,12 +16,11 @@ from llama_index.core.node_parser import MarkdownNodeParser, SentenceSplitter
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
-from situate.chunkers import Chunk, HeadingSituator
-from situate.chunkers import Document as SituateDocument
-from situate.chunkers.generating import SituatingWarning
-from situate.chunkers.llm import LLMSituator
+from situate.chunkers import Chunk, Document as SituateDocument, HeadingSituator
+from situate.chunkers.situators.generating import SituatingWarning
+from situate.chunkers.situators.sentence import LLMSituator
 from situate.integrations.llama_index import LlamaIndexGenerator, SituatedContext
-from situate.integrations.llama_index._convert import to_chunk, to_node
+from situate.integrations.llama_index.convert import to_chunk, to_node
 
 TEXT = (
     "# Travel\n\nBook with the desk.\n\n## Costs\n\nIt pays 180 euros.\n\nThe head signs above that.\n\n"

@@ -22,9 +22,9 @@ from llama_index.core.vector_stores.types import (
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
-from situate.chunkers.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
+from situate.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
 from situate.integrations.llama_index import SituateVectorStore
-from situate.retrievers.edge import EdgeClient
+from situate.retrievers.storage.edge import EdgeClient
 
 UUID_ID = "0a2c6c7e-6d0e-4a3e-9f43-0d9f6f1b2c3d"
 TEXTS = {

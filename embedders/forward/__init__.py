@@ -1,0 +1,1 @@
+"""Token ids -> token vectors: the forward passes, and the choice of the fastest one."""

@@ -1,0 +1,320 @@
+"""BERT and its kin in compiled code of our own (`_native.c`), where that was built and the processor has AVX2.
+
+What torch multiplies is followed by passes of their own over bias and activation, and on several cores each of a
+hundred operators begins and ends with the cores waiting for one another. Here workers share one pass from its first
+product to its last. Every number is added up in one order, whatever else is in the batch and however many workers there
+are: a text has the same vector, bit for bit, alone and among others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from situate.embedders.forward.bert_weights import PostNormModules
+from situate.embedders.forward.packing import Packing
+
+#: Columns of a panel of weights, and activations in the order of `_native.c`.
+_PANEL = 16
+_ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
+_STAGES_OF_A_LAYER = 6
+#: Sequences of so many tokens together share a pass: what it writes still fits the cache then, and the weights, which
+#: are read once a pass, are read seldom enough.
+_TOKENS = 192
+#: Memory for longer passes is not kept.
+_KEPT_TOKENS = 1024
+#: Workers of one pass. More were not measured.
+_MOST_WORKERS = 4
+
+_Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], object] | None]"
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("inputs", "output", "up", "down")),
+        *((name, ctypes.c_void_p) for name in ("inputs_bias", "output_bias", "up_bias", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "last_norm", "last_norm_bias")),
+        ("epsilon", ctypes.c_double),
+        ("last_epsilon", ctypes.c_double),
+    )
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(_Layer)),
+        *((name, ctypes.c_void_p) for name in ("words", "positions", "norm", "norm_bias")),
+        ("epsilon", ctypes.c_double),
+        ("scale", ctypes.c_double),
+        *((name, ctypes.c_int64) for name in ("hidden", "inner", "heads", "depth", "activation", "vocabulary")),
+    )
+
+
+class _Job(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("ids", "bounds", "bias", "x", "sum", "seen", "inner", "scratch")),
+        *((name, ctypes.c_void_p) for name in ("taken", "done")),
+        *((name, ctypes.c_int64) for name in ("sequences", "tokens", "bias_size", "workers", "scratch_size")),
+        *((name, ctypes.c_int) for name in ("begun", "inside", "unknown")),
+    )
+
+
+@lru_cache(maxsize=1)
+def library() -> Any:
+    """The compiled module; None where it was not built, is of another version, or the processor lacks what it needs."""
+    try:
+        found: Any = importlib.import_module("situate.embedders.forward._native")
+    except ImportError:
+        return None
+    layout = (ctypes.sizeof(_Layer), ctypes.sizeof(_Model), ctypes.sizeof(_Job), _PANEL)
+    return found if found.supported() and found.layout() == layout else None
+
+
+def native_sums(hidden: torch.Tensor, segments: NDArray[np.int64], weighted: bool) -> torch.Tensor | None:
+    """Sums of rows, each added up in the order of its rows, whatever else is asked for; None where it is not built.
+
+    Args:
+        hidden: ``[tokens, hidden]``.
+        segments: int64 ``[segments, 3]``: first row, one past the last, weight of the first.
+        weighted: Whether the first row counts by its weight, and each further one by one more.
+
+    Returns:
+        float32 ``[segments, hidden]``.
+    """
+    found = library()
+    if found is None or hidden.device.type != "cpu" or hidden.dtype != torch.float32 or not hidden.is_contiguous():
+        return None
+    segments = np.ascontiguousarray(segments)
+    out = torch.empty((len(segments), hidden.shape[1]))
+    found.reduce(hidden.data_ptr(), hidden.shape[1], segments.ctypes.data, len(segments), weighted, out.data_ptr())
+    return out
+
+
+class NativeForward:
+    """Token vectors of packed sequences. Products are computed in float32, on weights stored in float16.
+
+    Args:
+        model: The transformers model that the weights are read from; one that `fits`. It is not kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        parts = PostNormModules.of(model)
+        self._tensors: list[torch.Tensor] = []  # what the structures point to
+        self._distances = parts.distances
+        self._positions = len(parts.positions)
+        self._layers = (_Layer * len(parts.layers))()
+        for layer, modules in zip(self._layers, parts.layers, strict=True):
+            weight, bias = modules.joined()
+            layer.inputs, layer.inputs_bias = self._panels(weight), self._floats(bias)
+            for name in ("output", "up", "down"):
+                module = getattr(modules, name)
+                setattr(layer, name, self._panels(module.weight))
+                setattr(layer, f"{name}_bias", self._floats(module.bias))
+            for name, module in (("norm", modules.output_norm), ("last_norm", modules.down_norm)):
+                setattr(layer, name, self._floats(module.weight))
+                setattr(layer, f"{name}_bias", self._floats(module.bias))
+            layer.epsilon, layer.last_epsilon = modules.output_norm.eps, modules.down_norm.eps
+        inner, self._hidden = parts.layers[0].up.weight.shape
+        self._model = _Model(
+            layers=self._layers,
+            words=self._floats(parts.words),
+            positions=self._floats(parts.positions),
+            norm=self._floats(parts.norm.weight),
+            norm_bias=self._floats(parts.norm.bias),
+            epsilon=parts.norm.eps,
+            scale=(self._hidden // parts.heads) ** -0.5,
+            hidden=self._hidden,
+            inner=inner,
+            heads=parts.heads,
+            depth=len(parts.layers),
+            activation=_ACTIVATIONS.index(parts.activation),
+            vocabulary=len(parts.words),
+        )
+        self._free: deque[_Scratch] = deque(maxlen=_MOST_WORKERS)
+        self._helpers = _Helpers()
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether it can be run here: the library is there, the shapes are whole panels, float16 holds the weights."""
+        if library() is None or not PostNormModules.fits(model):
+            return False
+        parts = PostNormModules.of(model)
+        largest = torch.finfo(torch.float16).max
+        linears = [
+            module
+            for layer in parts.layers
+            for module in (layer.query, layer.key, layer.value, layer.output, layer.up, layer.down)
+        ]
+        head = linears[0].out_features // parts.heads if linears else 0
+        return (
+            parts.project is None
+            and bool(linears)
+            and head % _PANEL == 0
+            and all(size % _PANEL == 0 for linear in linears for size in linear.weight.shape)
+            and all(
+                linear.bias is not None and float(linear.weight.detach().abs().max()) <= largest for linear in linears
+            )
+        )
+
+    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """int64 ``[tokens]`` ids -> float32 ``[tokens, hidden]``.
+
+        Raises:
+            IndexError: There is no such id, or no such position.
+        """
+        if packing.longest > self._positions:
+            raise IndexError(
+                f"a sequence has {packing.longest} tokens, but the model has positions for {self._positions}"
+            )
+        ids, bounds = ids.contiguous(), packing.bounds
+        out = torch.empty((len(ids), self._hidden))
+        bias = None if self._distances is None else self._distances(packing.longest, ids.device, torch.float32)
+        workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        unknown, begin = False, 0
+        for first, last, tokens in _groups(packing.lengths):
+            scratch = self._scratch(tokens, last - first, workers)
+            job = scratch.job
+            job.ids, job.bounds = ids.data_ptr() + 8 * begin, bounds.data_ptr() + 4 * first
+            job.x, job.sequences, job.tokens = out.data_ptr() + 4 * begin * self._hidden, last - first, tokens
+            job.bias, job.bias_size = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[-1])
+            unknown |= self._run(scratch, workers)
+            begin += tokens
+        if unknown:
+            raise IndexError(f"a token's id is not among the model's {self._model.vocabulary}")
+        return out
+
+    def _run(self, scratch: _Scratch, workers: int) -> bool:
+        """One pass: this thread takes part, and so do helpers, as far as they come. Whether an id was unknown."""
+        run, model, job = library().run, ctypes.addressof(self._model), ctypes.addressof(scratch.job)
+
+        def take_part() -> bool:
+            last, unknown = run(model, job)
+            if last and scratch.tokens <= _KEPT_TOKENS:
+                self._free.append(scratch)  # from here on it is another pass's
+            return bool(unknown)
+
+        helpers = self._helpers.free(workers - 1)
+        scratch.job.inside = 1 + helpers
+        # `take_part` holds the model and the job for a helper that comes after all is done.
+        self._helpers.ask(take_part, helpers)
+        return take_part()
+
+    def _scratch(self, tokens: int, sequences: int, workers: int) -> _Scratch:
+        try:
+            scratch = self._free.pop()
+        except IndexError:
+            scratch = None
+        if scratch is None or not scratch.suffices(tokens, sequences, workers):
+            scratch = _Scratch(self._model, max(tokens, _TOKENS), max(sequences, 16), workers)
+        scratch.clear()
+        return scratch
+
+    def _floats(self, tensor: torch.Tensor) -> int:
+        kept = tensor.detach().float().contiguous()
+        self._tensors.append(kept)
+        return kept.data_ptr()
+
+    def _panels(self, weight: torch.Tensor) -> int:
+        """``[out, in]`` -> float16 ``[out / 16, in, 16]``."""
+        rows, columns = weight.shape
+        halved = weight.detach().to(torch.float16).view(rows // _PANEL, _PANEL, columns)
+        kept = halved.transpose(1, 2).contiguous()
+        self._tensors.append(kept)
+        return kept.data_ptr()
+
+
+class _Scratch:
+    """A job, and the memory that its workers write to: used again and again, for fresh memory is dear."""
+
+    def __init__(self, model: _Model, tokens: int, sequences: int, workers: int) -> None:
+        self.tokens = tokens
+        self._room = tokens, sequences, workers
+        stages = 1 + model.depth * _STAGES_OF_A_LAYER
+        size = model.hidden // model.heads
+        # Of a worker: a place for each token, queries, values, keys from a multiple of 8 on, four rows of weights.
+        padded = tokens + 7 * sequences
+        own = -(-(2 * tokens + 2 * tokens * size + padded * (size + 4)) // _PANEL) * _PANEL
+        self._counters = torch.zeros(2 * stages, dtype=torch.int32)
+        self._floats = torch.empty(tokens * (2 * model.hidden + model.inner) + workers * own)
+        begin = self._floats.data_ptr()
+        self.job = _Job(
+            sum=begin,
+            seen=begin + 4 * tokens * model.hidden,
+            inner=begin + 8 * tokens * model.hidden,
+            scratch=begin + 4 * tokens * (2 * model.hidden + model.inner),
+            taken=self._counters.data_ptr(),
+            done=self._counters.data_ptr() + 4 * stages,
+            workers=workers,
+            scratch_size=own,
+        )
+
+    def suffices(self, tokens: int, sequences: int, workers: int) -> bool:
+        """Whether there is room for a pass."""
+        return all(room >= wanted for room, wanted in zip(self._room, (tokens, sequences, workers), strict=True))
+
+    def clear(self) -> None:
+        """Ready for the next pass."""
+        ctypes.memset(self._counters.data_ptr(), 0, self._counters.nbytes)
+        self.job.begun = self.job.unknown = 0
+
+
+class _Helpers:
+    """Threads that take part in passes. They begin when first needed, and end with this object."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._tasks: _Tasks = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        weakref.finalize(self, _end, self._tasks, self._threads)
+
+    def free(self, wanted: int) -> int:
+        """How many can be asked: all that are wanted, or none while what was asked before has not even been begun."""
+        if wanted and os.getpid() != self._process:
+            self._begin()  # a fork has no threads but the one that forked
+        while len(self._threads) < wanted:
+            thread = threading.Thread(target=_serve, args=(self._tasks,), name="situate-helper", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return wanted if self._tasks.empty() else 0
+
+    def ask(self, task: Callable[[], object], times: int) -> None:
+        """Have so many threads run the task."""
+        for _ in range(times):
+            self._tasks.put(task)
+
+
+def _serve(tasks: _Tasks) -> None:
+    while (task := tasks.get()) is not None:
+        task()
+        del task  # the next one may be long in coming, and this one holds the model
+
+
+def _end(tasks: _Tasks, threads: Sequence[threading.Thread]) -> None:
+    for _ in threads:
+        tasks.put(None)
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring sequences that share a pass: the first, one past the last, and their tokens."""
+    first = tokens = 0
+    for i, length in enumerate(lengths):
+        if tokens and tokens + length > _TOKENS:
+            yield first, i, tokens
+            first, tokens = i, 0
+        tokens += length
+    if tokens:
+        yield first, len(lengths), tokens

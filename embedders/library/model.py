@@ -1,0 +1,168 @@
+"""Running a sentence-transformers model whose vectors are more than pooled token vectors."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from situate.embedders.models.profile import DType
+from situate.embedders.models.resolve import ResolvedModel, resolve_model
+from situate.errors import InputError, TruncationWarning
+
+Role = Literal["query", "document"]
+
+
+class LibraryModel:
+    """A model that sentence-transformers loads and runs, on a thread of its own.
+
+    Cheap to construct: weights are loaded by the first text. Pickles as its configuration. May be used by many threads
+    and event loops at once; their calls run one after the other.
+
+    Args:
+        kind: The class of sentence-transformers.
+        model: A model folder or a hub id.
+        device: "auto", or a torch device.
+        dtype: Format of the weights.
+        batch_size: Texts that are run together.
+        revision: A branch, tag or commit of the hub's repository.
+        trust_remote_code: Run the Python files of the model's repository.
+        allow_pickle: Read pickled weights, which can run any code.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"],
+        model: str,
+        *,
+        device: str,
+        dtype: DType,
+        batch_size: int,
+        revision: str | None,
+        trust_remote_code: bool,
+        allow_pickle: bool,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: it has to be 1 or more")
+        self.model = model
+        self.batch_size = batch_size
+        self._kind = kind
+        self._device = device
+        self._dtype: DType = dtype
+        self._revision = revision
+        self.trust_remote_code = trust_remote_code
+        self._allow_pickle = allow_pickle
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._thread_: ThreadPoolExecutor | None = None
+        self._loaded_: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: v for name, v in self.__dict__.items() if name not in ("_lock", "_thread_", "_loaded_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    def resolved(self) -> ResolvedModel:
+        """The model's files."""
+        return resolve_model(
+            self.model,
+            self._revision,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self._allow_pickle,
+        )
+
+    def run(self, work: Callable[[Any], Any]) -> Any:
+        """``work`` on the loaded model, in the model's thread."""
+        return self._thread.submit(self._done, work).result()
+
+    async def arun(self, work: Callable[[Any], Any]) -> Any:
+        """`run` without blocking the event loop."""
+        return await asyncio.wrap_future(self._thread.submit(self._done, work))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a vector, as JSON values."""
+        resolved = self.resolved
+        return {
+            "model": resolved.id,
+            "kind": self._kind,
+            "revision": self._revision,
+            "weights": resolved.digest,
+        }
+
+    @property
+    def _thread(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._thread_ is None:
+                self._thread_ = ThreadPoolExecutor(1, thread_name_prefix=f"situate-{self._kind}")
+            return self._thread_
+
+    def _done(self, work: Callable[[Any], Any]) -> Any:
+        from situate.embedders.local.openmp import dismiss_team
+
+        try:
+            return work(self._loaded())
+        finally:
+            dismiss_team()
+
+    def _loaded(self) -> Any:
+        if self._loaded_ is None:
+            import sentence_transformers
+
+            from situate.embedders.local.devices import chosen_device, chosen_dtype
+
+            resolved = self.resolved
+            resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self._allow_pickle)
+            device = chosen_device(self._device)
+            self._loaded_ = getattr(sentence_transformers, self._kind)(
+                str(resolved.path),
+                device=str(device),
+                trust_remote_code=self.trust_remote_code,
+                # Code that was asked for may lie in another repository than the weights.
+                local_files_only=not self.trust_remote_code,
+                model_kwargs={
+                    "dtype": chosen_dtype(self._dtype, device),
+                    "use_safetensors": None if self._allow_pickle else True,
+                },
+            )
+        return self._loaded_
+
+
+def checked(texts: Sequence[str]) -> list[str]:
+    """The texts, if they are a list of texts.
+
+    Raises:
+        InputError: ``texts`` is one string, or holds something that is none.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
+    return list(texts)
+
+
+def warn_of_loss(model: Any, texts: Sequence[str], prompt: str, limit: int | None) -> None:
+    """Say how many tokens of how many texts the library is about to cut off."""
+    if limit is None or not texts:
+        return
+    # A token has a character at least, so most texts need not be counted.
+    long = [prompt + text for text in texts if len(prompt) + len(text) > limit - 2]
+    if not long:
+        return
+    counts = [len(ids) for ids in model.tokenizer(long, truncation=False, padding=False, verbose=False)["input_ids"]]
+    lost = [count - limit for count in counts if count > limit]
+    if lost:
+        warnings.warn(
+            f"{len(lost)} of {len(texts)} texts are longer than the {limit} tokens that the model reads and lost "
+            f"{sum(lost)} tokens: split them into smaller chunks",
+            TruncationWarning,
+            stacklevel=4,
+        )

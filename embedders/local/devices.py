@@ -1,0 +1,86 @@
+"""Which device and which number format: what "auto" means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from situate.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def chosen_device(device: str) -> torch.device:
+    """The device that ``device`` names; "auto" is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        InputError: torch does not know the name, or there is no such CUDA device.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        if device == "cuda" and torch.cuda.is_available():
+            # "cuda" and "cuda:0" are one device, whose weights are there once.
+            return torch.device("cuda", torch.cuda.current_device())
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(
+            f"device {device!r} is not one that torch knows: use 'auto', 'cpu', 'cuda:0' or 'mps'"
+        ) from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices (a build of torch "
+            "without CUDA sees none). Use 'auto', or 'cpu'"
+        )
+    return chosen
+
+
+def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The number format of the weights; "auto" is the fastest that the hardware computes in.
+
+    That is bfloat16 on CPUs with AVX512-BF16 or AMX and on CUDA from Ampere on, float16 on older CUDA cards and on
+    MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). Whether float32 was asked for
+    or is what "auto" came to makes a difference on some CPUs: see `Projection`.
+
+    Raises:
+        InputError: The name is not one of the four.
+    """
+    import torch
+
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype in named:
+        return named[dtype]
+    if dtype != "auto":
+        raise InputError(f"dtype {dtype!r} is not one of 'auto', 'float32', 'bfloat16', 'float16'")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_computes_bf16() else torch.float32
+
+
+def is_exact(dtype: str, device: torch.device) -> bool:
+    """Whether the weights are kept in the very format of `chosen_dtype`, so that "auto" and its name come to the same.
+
+    Not so on CPUs where "auto" means float32 products on weights in float16.
+    """
+    if dtype != "auto" or device.type != "cpu" or cpu_computes_bf16():
+        return True
+    from situate.embedders.forward.linears import half_weights_work
+
+    return not half_weights_work()
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware."""
+    import torch
+
+    flags = torch.backends.cpu.get_cpu_capability()
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return "AVX512" in flags and any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)

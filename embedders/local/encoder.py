@@ -1,0 +1,486 @@
+"""Encoder: text + spans -> vectors, on this machine's CPU or GPU."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from situate.embedders.local.loaded import LoadedModel, ModelKey
+from situate.embedders.local.processes import Team
+from situate.embedders.local.scheduler import Priority, Scheduler
+from situate.embedders.models.adapters import Adapter, check_name
+from situate.embedders.models.extension import Extension, Method, Reach
+from situate.embedders.models.folder import ModelFolder
+from situate.embedders.models.resolve import resolve_model
+from situate.embedders.models.variant import Variant
+from situate.embedders.text.pooling import Reading, ReadingRules
+from situate.embedders.text.reading import SpanOutput, readings_of, work_of
+from situate.embedders.text.tokenizer import TextTokenizer
+from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText
+from situate.errors import InputError, TruncationWarning
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+#: Texts that are tokenized and run together; what bounds the memory of a call with very many.
+_SLICE_TEXTS = 4096
+_SLICE_CHARACTERS = 4_000_000
+#: So many asynchronous callers at once tokenize in the event loop's own thread.
+_INLINE_CALLERS = 4
+_POOLINGS = ("mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len")
+
+
+class Encoder:
+    """Reads texts with a transformers model and pools character spans of them into vectors.
+
+    Cheap to construct: weights are loaded by the first `encode`. May be used by many threads and event loops at once;
+    one thread owns the model and runs what they ask for in full batches. Pickles as its configuration. Encoders of one
+    process that would load the same weights share them, whatever they do before and after the model.
+
+    A token belongs to a span if it shares a character with it; a span without any token (white space, say) gets the
+    nearest one. Special tokens belong to no span, and are pooled for a text without spans as the model was trained.
+    Of a span, "cls" pooling takes the first token, "last" the last, and "weighted_mean" (SGPT, Muennighoff 2022)
+    counts from its first. A text of which there is nothing to read at all gets a zero vector.
+
+    Args:
+        model: A model folder or a hub id.
+        pooling: How token vectors become one.
+        normalize: Whether vectors get L2 norm 1.
+        dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022) and normalise
+            again.
+        layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so). What
+            stands behind the last layer (a decoder's final norm) stays.
+        device: "auto", or a torch device; or several, each with a process and a copy of the model of its own, among
+            which texts are dealt out. The processes are spawned, so a program needs ``if __name__ == "__main__":``.
+        dtype: Format of the weights. "auto" is the fastest one that the hardware computes in; "float32" is exact.
+        adapters: Names of adapters (LoRA, as ``peft`` saves it) and their folders or hub ids. Each is loaded by the
+            first `encode` that names it and stays in memory, merged into a copy of the weights. Needs the extra
+            ``adapters``.
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
+            name or an `Extension`.
+        on_overflow: What a text without spans gets that is longer than ``max_tokens``: cut with a warning, an error,
+            or read in windows.
+        max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
+        add_special_tokens: Whether the tokenizer's special tokens are put around each pass.
+        end_token: Whether the end token closes each pass also where the tokenizer's own files leave it out.
+        pool_prefix: Whether, in a text without spans, ``SpanText.prefix`` and the special tokens before it are pooled
+            (INSTRUCTOR does not; sentence-transformers calls this ``include_prompt``).
+        revision: A branch, tag or commit of the hub's repository.
+        trust_remote_code: Run the Python files of the model's repository.
+        allow_pickle: Read pickled weights, which can run any code.
+        batch_tokens: Most tokens of one pass over the model; None: what suits the device.
+
+    Raises:
+        InputError: An argument is not one of its choices.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        dimensions: int | None = None,
+        layers: int | None = None,
+        device: str | Sequence[str] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+        extension: Method | Extension | None = None,
+        on_overflow: OnOverflow = "warn",
+        max_tokens: int | None = None,
+        add_special_tokens: bool = True,
+        end_token: bool = False,
+        pool_prefix: bool = True,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        batch_tokens: int | None = None,
+    ) -> None:
+        if pooling not in _POOLINGS:
+            raise InputError(f"pooling {pooling!r} is not one of {', '.join(map(repr, _POOLINGS))}")
+        if on_overflow not in ("warn", "raise", "window"):
+            raise InputError(f"on_overflow {on_overflow!r} is not one of 'warn', 'raise', 'window'")
+        numbers = {"dimensions": dimensions, "layers": layers, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
+        for name, value in numbers.items():
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}: it needs to be 1 or more")
+        if not device:
+            raise InputError("device is an empty list: name at least one device, or 'auto'")
+        self.model = os.fspath(model)
+        self.pooling: Pooling = pooling
+        self.normalize = normalize
+        self.on_overflow: OnOverflow = on_overflow
+        self.add_special_tokens = add_special_tokens
+        self.end_token = end_token
+        self.pool_prefix = pool_prefix
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.allow_pickle = allow_pickle
+        self.batch_tokens = batch_tokens
+        self.layers = layers
+        self.adapters = {name: os.fspath(folder) for name, folder in dict(adapters or {}).items()}
+        self.extension = Extension.of(extension)
+        self._dimensions = dimensions
+        self._device = device if isinstance(device, str) else tuple(device)
+        self._dtype = dtype
+        self._max_tokens = max_tokens
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._folder_: ModelFolder | None = None
+        self._tokenizer_: TextTokenizer | None = None
+        self._public_tokenizer: Tokenizer | None = None
+        self._model_: LoadedModel | None = None
+        self._team_: Team | None = None
+        self._adapters_: dict[str, Adapter] = {}
+        self._output_: SpanOutput | None = None
+        self._callers = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Private names that end in an underscore are handles.
+        handles = ("_lock", "_callers", "_public_tokenizer")
+        return {name: value for name, value in self.__dict__.items() if name not in handles and name[-1] != "_"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __repr__(self) -> str:
+        return f"Encoder({self.model!r}, pooling={self.pooling!r}, device={self._device!r}, dtype={self._dtype!r})"
+
+    @property
+    def folder(self) -> ModelFolder:
+        """What the model's folder says about it. Loads no weights."""
+        with self._lock:
+            if self._folder_ is None:
+                resolved = resolve_model(
+                    self.model,
+                    self.revision,
+                    trust_remote_code=self.trust_remote_code,
+                    allow_pickle=self.allow_pickle,
+                )
+                self._folder_ = ModelFolder.read(resolved.path)
+            return self._folder_
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        full = self.folder.dimension
+        if self._dimensions is None:
+            return full
+        if self._dimensions > full:
+            raise InputError(f"dimensions is {self._dimensions}, but the model's vectors have {full}: ask for fewer")
+        return self._dimensions
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens read at once, special tokens included.
+
+        Raises:
+            InputError: More were asked for than the model has positions for, or an extension reaches no further.
+        """
+        if self._reach is not None:
+            return self._reach.target
+        if self._max_tokens is None:
+            return self.folder.trained_tokens
+        if self._max_tokens > self.folder.position_limit:
+            raise InputError(
+                f"max_tokens is {self._max_tokens}, but the model has positions for {self.folder.position_limit}: "
+                "ask for fewer, or read longer texts in windows (on_overflow='window')"
+            )
+        return self._max_tokens
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the model was trained to read at once, or was extended to, special tokens included."""
+        return self.folder.trained_tokens if self._reach is None else self._reach.target
+
+    @property
+    def position_limit(self) -> int:
+        """Most tokens that the model has positions for; a very large number where its positions have no end."""
+        return self.folder.position_limit if self._reach is None else self._reach.target
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """A copy of the model's tokenizer without truncation and padding. Needs no torch.
+
+        Raises:
+            InputError: The model has a tokenizer in plain Python only.
+        """
+        from tokenizers import Tokenizer
+
+        with self._lock:
+            if self._public_tokenizer is None:
+                backend = self._tokenizer.backend
+                if backend is None:
+                    raise InputError(f"model {self.model!r} has no fast tokenizer: convert it to a tokenizer.json")
+                self._public_tokenizer = Tokenizer.from_str(backend.to_str())
+            return self._public_tokenizer
+
+    @property
+    def device(self) -> str:
+        """The device that the model runs on, "auto" resolved; several are joined by commas."""
+        from situate.embedders.local.devices import chosen_device
+
+        return ",".join(str(chosen_device(device)) for device in self._devices)
+
+    @property
+    def dtype(self) -> str:
+        """The format of the weights, "auto" resolved."""
+        from situate.embedders.local.devices import chosen_device, chosen_dtype
+
+        return str(chosen_dtype(self._dtype, chosen_device(self._devices[0]))).removeprefix("torch.")
+
+    def encode(
+        self,
+        inputs: Sequence[SpanText],
+        *,
+        token_vectors: bool = False,
+        priority: Priority = "document",
+        progress: bool = False,
+        adapter: str | None = None,
+    ) -> list[Encoded]:
+        """One result per input, in order.
+
+        Args:
+            inputs: Texts and their spans.
+            token_vectors: Also hand back the token vectors of each span; of a text without spans those of all its
+                tokens, special ones included.
+            priority: "query" goes before "document" where several callers wait.
+            progress: Show a progress bar.
+            adapter: The adapter to encode with; None: the model itself.
+
+        Raises:
+            InputError: There is no such adapter, or something was asked of the model that it has not.
+            SpanError: A span is empty, reversed or outside its text.
+            OverflowLimitError: A text is too long and ``on_overflow="raise"``, or a window is longer than the model
+                has positions for.
+            NonFiniteVectorError: The model computed NaN or infinity.
+            ModelError: The model cannot be loaded.
+        """
+        results: list[Encoded] = []
+        options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
+        bar = _progress_bar(len(inputs)) if progress else None
+        team = self._team
+        if team is not None:
+            check_name(adapter, self.adapters)
+            results = team.encode(inputs, options, bar.update if bar is not None else lambda count: None)
+        else:
+            model = self._model  # held until the end: with its last encoder it would go
+            scheduler = model.scheduler(self._adapter(adapter))
+            output = self._output(model)
+            for start, part in _slices(inputs):
+                readings = self._read(part, start)
+                work = work_of(readings, self.pooling, token_vectors)
+                done = scheduler.run_now(work)
+                if done is None:
+                    future = scheduler.submit(work, priority)
+                    assert future is not None
+                    done = future.result()
+                results += output.encoded(readings, done, token_vectors)
+                if bar is not None:
+                    bar.update(len(part))
+        if bar is not None:
+            bar.close()
+        self._warn_of_loss(results)
+        return results
+
+    async def aencode(
+        self,
+        inputs: Sequence[SpanText],
+        *,
+        token_vectors: bool = False,
+        priority: Priority = "document",
+        adapter: str | None = None,
+    ) -> list[Encoded]:
+        """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
+        team = self._team
+        if team is not None:
+            check_name(adapter, self.adapters)
+            options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
+            results = await team.aencode(inputs, options)
+            self._warn_of_loss(results)
+            return results
+        results = []
+        model = self._model_
+        chosen = self._adapters_.get(adapter) if adapter is not None else None
+        if model is None or not model.ready(chosen) or (adapter is not None and chosen is None):
+            model = await asyncio.to_thread(self._prepared, adapter)
+        scheduler = model.scheduler(self._adapter(adapter))
+        output = self._output(model)
+        self._callers += 1
+        try:
+            for start, part in _slices(inputs):
+                # A query is tokenized faster than a thread is woken; two hundred at once would hold up the loop.
+                small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
+                readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
+                work = work_of(readings, self.pooling, token_vectors)
+                future = scheduler.submit(work, priority, block=False)
+                if future is None:
+                    future = await asyncio.to_thread(scheduler.submit, work, priority)
+                    assert future is not None
+                done = await asyncio.wrap_future(future)
+                results += output.encoded(readings, done, token_vectors)
+        finally:
+            self._callers -= 1
+        self._warn_of_loss(results)
+        return results
+
+    def close(self) -> None:
+        """Let go of the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
+        with self._lock:
+            self._model_ = self._output_ = None
+            team, self._team_ = self._team_, None
+        if team is not None:
+            team.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _tokenizer(self) -> TextTokenizer:
+        with self._lock:
+            if self._tokenizer_ is None:
+                self._tokenizer_ = TextTokenizer.load(
+                    self.folder.path,
+                    add_special_tokens=self.add_special_tokens,
+                    trust_remote_code=self.trust_remote_code,
+                    end_token=self.end_token,
+                )
+            return self._tokenizer_
+
+    @property
+    def _devices(self) -> tuple[str, ...]:
+        return (self._device,) if isinstance(self._device, str) else self._device
+
+    @property
+    def _reach(self) -> Reach | None:
+        if self.extension is None:
+            return None
+        return Reach.of(self.extension, self.folder.position_limit, self._max_tokens)
+
+    @property
+    def _team(self) -> Team | None:
+        if isinstance(self._device, str):
+            return None
+        with self._lock:
+            if self._team_ is None:
+                self._team_ = Team([self._on(device) for device in self._device])
+            return self._team_
+
+    def _on(self, device: str) -> Encoder:
+        """The same encoder on one device."""
+        copy = Encoder.__new__(Encoder)
+        copy.__setstate__({**self.__getstate__(), "_device": device})
+        return copy
+
+    @property
+    def _model(self) -> LoadedModel:
+        with self._lock:
+            if self._model_ is None:
+                self._model_ = LoadedModel.of(self._key())
+            return self._model_
+
+    def _key(self) -> ModelKey:
+        from situate.embedders.local.devices import chosen_device, is_exact
+
+        resolved = resolve_model(
+            self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
+        )
+        resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
+        return ModelKey(
+            folder=self.folder,
+            digest=resolved.digest,
+            device=self.device,
+            dtype=self.dtype,
+            exact=is_exact(self._dtype, chosen_device(self._devices[0])),
+            variant=Variant(layers=self.layers, reach=self._reach),
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+            batch_tokens=self.batch_tokens,
+        )
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        return self._model.scheduler()
+
+    def _prepared(self, adapter: str | None) -> LoadedModel:
+        model = self._model
+        model.scheduler(self._adapter(adapter))
+        return model
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        check_name(name, self.adapters)
+        with self._lock:
+            found = self._adapters_.get(name)
+            if found is None:
+                found = Adapter.found(name, self.adapters[name], allow_pickle=self.allow_pickle)
+                self._adapters_[name] = found
+            return found
+
+    def _output(self, model: LoadedModel) -> SpanOutput:
+        output = self._output_
+        if output is None:
+            output = self._output_ = SpanOutput(
+                model=self.model,
+                dtype=self.dtype,
+                pooling=self.pooling,
+                heads=model.heads,
+                dimension=self.dimension,
+                normalize=self.normalize,
+            )
+        return output
+
+    def reading(self, item: SpanText) -> tuple[Reading, list[list[str]]]:
+        """How a text is read: its passes with the tokens that are pooled, and the tokens in words. Loads no weights."""
+        found = self._read([item], 0)[0]
+        return found, [self._tokenizer.words(ids) for ids in found.sequences]
+
+    def _read(self, inputs: Sequence[SpanText], first: int) -> list[Reading]:
+        rules = ReadingRules(
+            pooling=self.pooling,
+            on_overflow=self.on_overflow,
+            max_tokens=self.max_tokens,
+            position_limit=self.position_limit,
+            pool_prefix=self.pool_prefix,
+        )
+        return readings_of(inputs, self._tokenizer, rules, first)
+
+    def _warn_of_loss(self, results: Sequence[Encoded]) -> None:
+        lost = [result.lost_tokens for result in results if result.lost_tokens]
+        if lost:
+            warnings.warn(
+                f"{len(lost)} of {len(results)} texts are longer than the {self.max_tokens} tokens that the model "
+                f"reads and lost {sum(lost)} tokens: split them, or choose on_overflow='window'",
+                TruncationWarning,
+                stacklevel=3,
+            )
+
+
+def _slices(inputs: Sequence[SpanText]) -> Iterator[tuple[int, Sequence[SpanText]]]:
+    """The inputs in runs of bounded size."""
+    start = characters = 0
+    for i, item in enumerate(inputs):
+        if i > start and (i - start >= _SLICE_TEXTS or characters + len(item.text) > _SLICE_CHARACTERS):
+            yield start, inputs[start:i]
+            start, characters = i, 0
+        characters += len(item.text)
+    if start < len(inputs):
+        yield start, inputs[start:]
+
+
+def _progress_bar(total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="encoding", unit="text")

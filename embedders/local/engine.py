@@ -1,0 +1,210 @@
+"""Token ids -> pooled token vectors, in torch: batches, memory, reductions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from situate.embedders.forward.chooser import choose_forward
+from situate.embedders.forward.native import native_sums
+from situate.embedders.forward.packing import Packing, on_device
+from situate.embedders.local.cores import Crew
+from situate.embedders.local.openmp import dismiss_team
+from situate.embedders.local.scheduler import Job, Reduction
+from situate.embedders.models.variant import AS_IT_IS, Variant
+from situate.embedders.types import Vectors
+from situate.errors import FallbackWarning
+
+#: More spans than this in a batch are summed one by one instead of by a product with a matrix of weights.
+_PRODUCT_SEGMENTS = 128
+
+
+class Engine:
+    """A model on one device. Not thread-safe: its owner sees to it that one thread at a time calls `run` or `settle`.
+
+    Args:
+        folder: The model's folder.
+        device: Where it runs.
+        dtype: Format to compute in; pooling is float32 always.
+        trust_remote_code: Run the folder's own Python files.
+        allow_pickle: Read pickled weights.
+        batch_tokens: Most tokens of one pass over the model; None: what suits the device.
+        max_tokens: Longest sequence that will come.
+        variant: How the model differs from what its folder holds.
+        exact: Do not store float32 weights in float16, which is faster on some CPUs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+        batch_tokens: int | None = None,
+        max_tokens: int = 512,
+        variant: Variant = AS_IT_IS,
+        exact: bool = True,
+    ) -> None:
+        chosen = choose_forward(
+            folder,
+            device,
+            dtype,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            max_tokens=max_tokens,
+            variant=variant,
+            exact=exact,
+        )
+        if chosen.warning is not None:
+            warnings.warn(f"model {folder.name!r}: {chosen.warning}", FallbackWarning, stacklevel=2)
+        self.device = device
+        self.packed = chosen.packed
+        self.hidden_size = chosen.hidden_size
+        self._crew = Crew() if device.type == "cpu" and chosen.reentrant else None
+        self.batch_tokens = batch_tokens or (_cpu_budget(chosen.hidden_size) if device.type == "cpu" else 32768)
+        self._forward = chosen.forward
+        self._shared = chosen.shared
+        self._after = chosen.after
+        self._unwritten: list[Callable[[], None]] = []
+
+    def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+        """Run these sequences of these jobs in one pass, or in more where memory does not suffice."""
+        rows = [(job, int(i)) for job, taken in parts for i in taken]
+        if len(parts) > 1:
+            rows.sort(key=lambda row: -row[0].lengths[row[1]])
+        try:
+            self._spread(rows)
+        finally:
+            dismiss_team()
+
+    def settle(self) -> None:
+        """Return when the results of all passes so far have been written."""
+        for write in self._unwritten:
+            write()
+        self._unwritten.clear()
+
+    def _spread(self, rows: list[tuple[Job, int]]) -> None:
+        if self._crew is None:
+            self._attempt(rows)
+            return
+        shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
+        if len(shares) > 1:
+            self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
+        elif self._shared:
+            self._attempt(rows)  # whose workers do not wait for one that has no core
+        else:
+            self._crew.run_one(partial(self._attempt, rows))
+
+    def _attempt(self, rows: list[tuple[Job, int]]) -> None:
+        try:
+            self._run(rows)
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(rows) == 1:
+                raise
+            # Half a batch may fit; and what did not fit once will not fit the next time either.
+            self.batch_tokens = max(256, self.batch_tokens // 2)
+            self.settle()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            middle = len(rows) // 2
+            self._attempt(rows[:middle])
+            self._attempt(rows[middle:])
+
+    def _run(self, rows: list[tuple[Job, int]]) -> None:
+        """One pass over ``rows``, which are in order of length."""
+        sequences = [job.work.sequences[i] for job, i in rows]
+        packing = Packing.of([len(ids) for ids in sequences], self.device)
+        ids = on_device(sequences[0] if len(rows) == 1 else np.concatenate(sequences), self.device)
+        with torch.inference_mode():
+            hidden = self._forward(ids, packing)
+            if self._after is not None:
+                self._after()
+            places: dict[int, tuple[Job, NDArray[np.int64]]] = {}
+            for (job, i), start in zip(rows, accumulate(packing.lengths, initial=0), strict=False):
+                if id(job) not in places:
+                    places[id(job)] = job, np.full(len(job.lengths), -1, dtype=np.int64)
+                places[id(job)][1][i] = start
+            self._reduce(hidden, list(places.values()))
+
+    def _reduce(self, hidden: torch.Tensor, places: list[tuple[Job, NDArray[np.int64]]]) -> None:
+        """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""
+        found = []
+        for job, starts in places:
+            rows, segments = np.arange(len(job.work.segments)), job.work.segments[:, 1:]
+            if len(starts) > 1 or starts[0] != 0:  # otherwise it is a query, and the numbers are right as they are
+                at = starts[job.work.segments[:, 0]]
+                rows = np.flatnonzero(at >= 0)
+                segments, at = segments[rows], at[rows]
+                segments = np.column_stack([at + segments[:, 0], at + segments[:, 1], segments[:, 2]])
+            found.append((job, rows, segments))
+            if len(job.work.kept):
+                for row in np.flatnonzero(starts[job.work.kept[:, 0]] >= 0).tolist():
+                    sequence, first, last = job.work.kept[row].tolist()
+                    begin = int(starts[sequence])
+                    self._write_kept(job.result.kept, row, hidden[begin + first : begin + last])
+        segments = found[0][2] if len(found) == 1 else np.concatenate([f[2] for f in found])
+        if not len(segments):
+            return
+        reduced = reduce_segments(hidden, segments, places[0][0].work.reduction)
+
+        def write() -> None:
+            vectors = reduced.cpu().numpy()
+            start = 0
+            for job, rows, _ in found:
+                job.result.reduced[rows] = vectors[start : start + len(rows)]
+                start += len(rows)
+
+        # On a GPU the copy would wait for the pass, and the next one could not be prepared meanwhile.
+        self._unwritten.append(write) if self.device.type == "cuda" else write()
+
+    def _write_kept(self, kept: list[Vectors], row: int, tokens: torch.Tensor) -> None:
+        tokens = tokens.float()
+
+        def write() -> None:
+            # A copy: a view would keep the whole pass in memory for as long as one of its spans is held.
+            kept[row] = tokens.cpu().numpy().copy()
+
+        self._unwritten.append(write) if self.device.type == "cuda" else write()
+
+
+def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction: Reduction) -> torch.Tensor:
+    """float32 ``[segments, hidden]`` of packed token vectors, whatever their format.
+
+    Args:
+        hidden: ``[tokens, hidden]``.
+        segments: int64 ``[segments, 3]``: first row of ``hidden``, one past the last, weight of the first.
+        reduction: As in `Work`.
+    """
+    if reduction != "max" and (sums := native_sums(hidden, segments, reduction == "weighted")) is not None:
+        return sums
+    first, last = segments[:, 0], segments[:, 1]
+    device = hidden.device
+    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS and device.type == "cpu":
+        weights = np.zeros((len(segments), len(hidden)), dtype=np.float32)
+        for row, (a, b, weight) in enumerate(segments.tolist()):
+            weights[row, a:b] = 1.0 if reduction == "sum" else np.arange(weight, weight + b - a)
+        return torch.from_numpy(weights) @ hidden.float()
+    sizes = last - first
+    within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    tokens = hidden[on_device(np.repeat(first, sizes) + within, device)].float()
+    if reduction == "weighted":
+        weights = (np.repeat(segments[:, 2], sizes) + within).astype(np.float32)
+        tokens = tokens * on_device(weights, device)[:, None]
+    out: torch.Tensor = torch.segment_reduce(
+        tokens, "max" if reduction == "max" else "sum", lengths=on_device(sizes, device), unsafe=True
+    )
+    return out
+
+
+def _cpu_budget(hidden_size: int) -> int:
+    """Tokens of a pass whose widest intermediate still fits the cache: 3,072 at a hidden size of 384, for two cores."""
+    return int(np.clip(3072 * 384 // hidden_size, 1024, 4096)) * max(2, torch.get_num_threads()) // 2

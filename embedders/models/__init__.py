@@ -1,0 +1,1 @@
+"""What a model is: its files, its family's conventions, its adapters. Loads no weights."""

@@ -1,0 +1,309 @@
+"""What an embedder knows of its model: its settings, files, conventions and encoder, each looked up when needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.models.adapters import Adapter, check_name
+from situate.embedders.models.conventions import check_dimensions, conventions
+from situate.embedders.models.extension import Extension
+from situate.embedders.models.families import Family, family_of
+from situate.embedders.models.resolve import ResolvedModel, resolve_model
+from situate.embedders.types import OnOverflow, Pooling, SpanEncoder
+from situate.errors import ConventionError, InputError, ModelNotFoundError, UnsafeModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the user says of the model; `Embedder` documents each."""
+
+    model: str
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+    task: str | None = None
+    dimensions: int | None = None
+    pooling: Pooling | None = None
+    family: Family | None = None
+    layers: int | None = None
+    device: str | tuple[str, ...] = "auto"
+    dtype: DType = "auto"
+    adapters: tuple[tuple[str, str], ...] = ()
+    adapter: str | None = None
+    query_adapter: str | None = None
+    extension: Extension | None = None
+    max_tokens: int | None = None
+    on_overflow: OnOverflow = "warn"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    encoder: SpanEncoder | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.adapter, self.query_adapter):
+            check_name(name, dict(self.adapters))
+        if self.encoder is not None and self.changes:
+            raise InputError(
+                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} stands in "
+                "its place: give them to that"
+            )
+
+    @property
+    def changes(self) -> list[str]:
+        """The settings with which the model is not run as its folder says."""
+        return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
+
+
+class ModelProfile:
+    """A model, looked up piece by piece: naming it costs nothing, its conventions cost reading a few small files.
+
+    Args:
+        settings: What the user says of it.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._resolved: ResolvedModel | None = None
+        self._family: Family | None = None
+        self._encoder: SpanEncoder | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything has been looked up already, so that asking costs nothing."""
+        return self._encoder is not None and self._family is not None
+
+    @property
+    def resolved(self) -> ResolvedModel | None:
+        """The model's files; None where another encoder stands for them."""
+        if self.settings.encoder is not None:
+            return None
+        with self._lock:
+            if self._resolved is None:
+                self._resolved = resolve_model(
+                    self.settings.model,
+                    self.settings.revision,
+                    trust_remote_code=self.settings.trust_remote_code,
+                    allow_pickle=self.settings.allow_pickle,
+                )
+            return self._resolved
+
+    @property
+    def family(self) -> Family:
+        """The conventions that hold, merged."""
+        with self._lock:
+            if self._family is None:
+                self._family = self._merged(self.resolved)
+            return self._family
+
+    @property
+    def record(self) -> Family:
+        """The registry's record with the user's words, for a model whose files are not here.
+
+        Raises:
+            ModelNotFoundError: The registry has none.
+        """
+        known = self.settings.family is not None or family_of(self.settings.model) is not None
+        return self._merged(None) if known else self.family  # which raises
+
+    @property
+    def encoder(self) -> SpanEncoder:
+        """What turns texts into vectors. Loads no weights."""
+        with self._lock:
+            if self._encoder is None:
+                given = self.settings.encoder
+                encoder = given if given is not None else self._own_encoder()
+                check_dimensions(self.settings.dimensions, encoder.dimension, self.family)
+                self._encoder = encoder
+            return self._encoder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, from its encoder or its files."""
+        own = getattr(self.encoder, "tokenizer", None)
+        if own is None:
+            try:
+                own = Encoder(self.settings.model, revision=self.settings.revision).tokenizer
+            except ModelNotFoundError as error:
+                raise ModelNotFoundError(
+                    f"{self.settings.model!r} is served elsewhere and its tokenizer is not here: size chunks in "
+                    "characters (a chunker without a tokenizer), or name a model folder that has the same tokenizer"
+                ) from error
+        tokenizer: Tokenizer = own
+        return tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that a text is cut to."""
+        return self._length(self.settings.max_tokens, getattr(self.encoder, "max_tokens", None), self.family.max_tokens)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the model was trained to read at once."""
+        encoder = self.encoder
+        if isinstance(encoder, Encoder) and encoder.extension is not None:
+            return encoder.trained_tokens
+        read = (self.settings.max_tokens, getattr(encoder, "max_tokens", None), self.family.max_tokens)
+        trained = self._length(self.family.trained_tokens, getattr(encoder, "trained_tokens", None), *read)
+        # No more than is read: a folder whose tokenizer sets no limit says nothing of the training.
+        most = next((length for length in read if length is not None), trained)
+        return min(trained, most, getattr(encoder, "position_limit", trained))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of the model decides a document's vector, as JSON values."""
+        said, family, resolved = self.settings, self.family, self.resolved
+        # Only where they say something, so that indexes made before these were known stay readable.
+        more: dict[str, Any] = self._changed()
+        if family.similarity != "cosine":
+            more["similarity"] = family.similarity
+        if family.end_token:
+            more["end_token"] = True
+        if family.document_options:
+            more["document_options"] = dict(family.document_options)
+        if isinstance(own := getattr(said.encoder, "fingerprint", None), Mapping):
+            more["encoder"] = dict(own)
+        return {
+            **more,
+            "model": said.model if resolved is None else resolved.id,
+            "revision": said.revision,
+            "weights": None if resolved is None else resolved.digest,
+            "document_instruction": family.document,
+            "document_suffix": family.document_suffix,
+            "pooling": family.pooling,
+            "pool_instruction": family.pool_instruction,
+            "normalize": family.normalize,
+            "dimensions": self.encoder.dimension if said.dimensions is None else said.dimensions,
+            "max_tokens": said.max_tokens,
+            "on_overflow": "window" if said.on_overflow == "window" else "cut",
+        }
+
+    def query_adapter(self) -> str | None:
+        """The digest of the adapter that queries are embedded with, where it is another than the documents'."""
+        said = self.settings
+        return None if said.query_adapter == said.adapter else self._digest(said.query_adapter)
+
+    def _changed(self) -> dict[str, Any]:
+        """What of the model is not run as its folder says."""
+        said = self.settings
+        changed: dict[str, Any] = {}
+        if said.layers is not None:
+            changed["layers"] = said.layers
+        if said.adapter is not None:
+            changed["adapter"] = self._digest(said.adapter)
+        if said.extension is not None:
+            changed["extension"] = dataclasses.asdict(said.extension)
+        return changed
+
+    def _digest(self, adapter: str | None) -> str | None:
+        if adapter is None:
+            return None
+        source = dict(self.settings.adapters)[adapter]
+        return Adapter.found(adapter, source, allow_pickle=self.settings.allow_pickle).digest
+
+    def _merged(self, resolved: ResolvedModel | None) -> Family:
+        said = self.settings
+        return conventions(
+            said.model,
+            resolved,
+            family=said.family,
+            query_instruction=said.query_instruction,
+            document_instruction=said.document_instruction,
+            task=said.task,
+            pooling=said.pooling,
+            trust_remote_code=said.trust_remote_code,
+        )
+
+    def _own_encoder(self) -> SpanEncoder:
+        from situate.embedders.local.shared import shared_encoder
+        from situate.embedders.models.folder import ModelFolder
+
+        resolved = self.resolved
+        assert resolved is not None  # only another encoder leaves it out
+        self._check_loadable(resolved)
+        said = self.settings
+        if self.family.library:
+            if said.changes:
+                raise ConventionError(
+                    f"model {said.model!r} is run by sentence-transformers, which {', '.join(said.changes)} cannot be "
+                    "asked of here: leave them out"
+                )
+            return self._library_encoder()
+        max_tokens = said.max_tokens
+        if max_tokens is None and self.family.max_tokens is not None and said.extension is None:
+            max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
+        return shared_encoder(
+            (str(resolved.path), resolved.digest),
+            model=said.model,
+            pooling=self.family.pooling,
+            normalize=self.family.normalize,
+            pool_prefix=self.family.pool_instruction,
+            end_token=self.family.end_token,
+            layers=said.layers,
+            device=said.device,
+            dtype=said.dtype,
+            adapters=said.adapters,
+            extension=said.extension,
+            on_overflow=said.on_overflow,
+            max_tokens=max_tokens,
+            revision=said.revision,
+            trust_remote_code=said.trust_remote_code,
+            allow_pickle=said.allow_pickle,
+        )
+
+    def _check_loadable(self, resolved: ResolvedModel) -> None:
+        """Refuse a model whose vectors would come out wrong without a word."""
+        family, model = self.family, self.settings.model
+        if family.corpus:
+            raise ConventionError(
+                f"model {model!r} (family {family.name!r}) cannot be run from its name alone: {family.library}. Pass "
+                f"encoder=LibraryEncoder({model!r}, corpus=passages, trust_remote_code=True) with passages of the "
+                "corpus that will be searched, if you have read the repository's code and trust its author; or serve "
+                "it, and pass an encoder that asks the server"
+            )
+        remote = "AutoModel" in resolved.config.get("auto_map", {}) or bool(family.library)
+        if family.remote_code and remote and not self.settings.trust_remote_code:
+            why = f" ({family.library})" if family.library else ""
+            raise UnsafeModelError(
+                f"model {model!r} (family {family.name!r}) gives right vectors only through its repository's own "
+                f"code{why}: pass trust_remote_code=True if you have read it and trust its author; or serve it, and "
+                "pass encoder= with a SpanEncoder that asks the server (situate.embedders.OpenAIEncoder, say)"
+            )
+
+    def _library_encoder(self) -> SpanEncoder:
+        from situate.embedders.library.encoder import LibraryEncoder
+
+        said, family = self.settings, self.family
+        if not isinstance(said.device, str):
+            raise InputError(
+                f"model {said.model!r} is run by sentence-transformers on one device: name one of {said.device}"
+            )
+        return LibraryEncoder(
+            said.model,
+            query_options=dict(family.query_options),
+            document_options=dict(family.document_options),
+            normalize=family.normalize,
+            max_tokens=said.max_tokens,
+            device=said.device,
+            dtype=said.dtype,
+            revision=said.revision,
+            trust_remote_code=said.trust_remote_code,
+            allow_pickle=said.allow_pickle,
+        )
+
+    def _length(self, *candidates: int | None) -> int:
+        for value in candidates:
+            if value is not None:
+                return value
+        raise ConventionError(
+            f"how many tokens model {self.settings.model!r} reads is not known: give max_tokens=, or family= with a "
+            "record of it"
+        )

@@ -1,0 +1,89 @@
+"""What is changed of a model between its files and its first pass: fewer layers, an adapter, longer positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from situate.embedders.models.extension import Reach
+from situate.errors import ConventionError, InputError
+
+if TYPE_CHECKING:
+    from situate.embedders.models.adapters import Adapter
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a model differs from what its folder holds. The default is not at all.
+
+    Attributes:
+        layers: Run only the first so many (2D Matryoshka, Li et al. 2024, https://arxiv.org/abs/2402.14776).
+        adapter: Merged into the weights.
+        reach: How positions are stretched beyond those that the model was trained for.
+    """
+
+    layers: int | None = None
+    adapter: Adapter | None = None
+    reach: Reach | None = None
+
+    @property
+    def groups(self) -> bool:
+        """Whether attention has to group distant tokens."""
+        return self.reach is not None and self.reach.method == "self"
+
+    def configure(self, config: Any) -> None:
+        """Change a transformers configuration before the model is made from it.
+
+        Raises:
+            ConventionError: The model's positions cannot be stretched.
+        """
+        if self.reach is not None:
+            self.reach.configure(config)
+
+    def apply(self, model: Any) -> Any:
+        """The model, changed; the one that was handed in may be changed itself.
+
+        Raises:
+            ModelError: It cannot be changed so.
+            InputError: There are not so many layers.
+        """
+        if self.adapter is not None:
+            model = self.adapter.merged_into(model)
+        if self.layers is not None:
+            _keep_layers(model, self.layers)
+        return model
+
+
+AS_IT_IS = Variant()
+
+
+def _keep_layers(model: Any, count: int) -> None:
+    """Drop all layers of a transformers model behind the first ``count``.
+
+    What stands behind the last layer (the final norm of pre-norm models) stays: the model is then what transformers
+    makes of a configuration with fewer layers, and what one gets in sentence-transformers by cutting the list of
+    layers, which is how its documentation uses models trained with AdaptiveLayerLoss.
+    """
+    import torch
+
+    config = model.config.get_text_config()
+    total = int(config.num_hidden_layers)
+    check_layers(count, total)
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == total]
+    if len(lists) != 1:
+        raise ConventionError(
+            f"layers={count}: a model of type {model.config.model_type!r} does not hold its {total} layers in one list "
+            "(ALBERT shares one among all, say), so it cannot be cut here: leave layers out"
+        )
+    del lists[0][count:]
+    config.num_hidden_layers = count
+
+
+def check_layers(layers: int, total: int) -> None:
+    """Refuse more layers than there are.
+
+    Raises:
+        InputError: There are not so many.
+    """
+    if layers > total:
+        raise InputError(f"layers is {layers}, but the model has {total}: ask for {total} or fewer")

@@ -1,0 +1,1 @@
+"""Pairs of texts -> scores."""

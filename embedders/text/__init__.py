@@ -1,0 +1,1 @@
+"""Text -> token ids, and which token vectors make up the vector of a span."""

@@ -1,0 +1,220 @@
+"""The searches of `SituateVectorStore`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from langchain_core.documents import Document as LangChainDocument
+from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores.utils import maximal_marginal_relevance
+
+from situate.embedders.types import Vectors
+from situate.errors import InputError
+from situate.integrations.langchain.arguments import refuse_unknown
+from situate.integrations.langchain.documents import from_chunk
+from situate.integrations.langchain.embeddings import SituateEmbeddings
+from situate.retrievers.index.chunk_access import nearest_with_vectors
+from situate.retrievers.index.index import Index
+from situate.retrievers.search.hybrid import FilterLike, HybridSearch, QueryVectors
+
+Mode: TypeAlias = Literal["hybrid", "dense"]
+_Scored: TypeAlias = tuple[LangChainDocument, float]
+
+
+class SearchingStore(VectorStore):
+    """A vector store that searches an `Index`.
+
+    Attributes:
+        index: What is searched.
+    """
+
+    index: Index
+    _embedding: SituateEmbeddings
+    _mode: Mode
+
+    def similarity_search(
+        self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any
+    ) -> list[LangChainDocument]:
+        """The ``k`` chunks that fit a query best.
+
+        Args:
+            query: What is looked for.
+            k: How many, at most.
+            filter: ``{"key": value}`` over the metadata (a list: any of its values), or a
+                `qdrant_client.models.Filter`.
+            kwargs: ``mode`` and ``score_threshold``, as in `similarity_search_with_score`.
+        """
+        return [document for document, _ in self.similarity_search_with_score(query, k, filter, **kwargs)]
+
+    async def asimilarity_search(
+        self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any
+    ) -> list[LangChainDocument]:
+        """`similarity_search` without blocking the event loop."""
+        return [document for document, _ in await self.asimilarity_search_with_score(query, k, filter, **kwargs)]
+
+    def similarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        filter: FilterLike | None = None,
+        *,
+        mode: Mode | None = None,
+        score_threshold: float | None = None,
+    ) -> list[_Scored]:
+        """`similarity_search` with scores; higher is better.
+
+        Args:
+            query: What is looked for.
+            k: How many, at most.
+            filter: As in `similarity_search`.
+            mode: "dense": scores are cosines. "hybrid": they are fused, and relative to the query's candidates.
+            score_threshold: Leave out what scores lower.
+        """
+        if self._checked(mode) == "dense":
+            vector = self.index.embedder.embed_queries([query])[0]
+            return _above(self._by_vector(vector, k, filter), score_threshold)
+        hits = self.index.search(query, k, filter).hits
+        return _above([(from_chunk(hit.chunk), hit.score) for hit in hits], score_threshold)
+
+    async def asimilarity_search_with_score(
+        self,
+        query: str,
+        k: int = 4,
+        filter: FilterLike | None = None,
+        *,
+        mode: Mode | None = None,
+        score_threshold: float | None = None,
+    ) -> list[_Scored]:
+        """`similarity_search_with_score` without blocking the event loop."""
+        if self._checked(mode) == "dense":
+            vector = (await self.index.embedder.aembed_queries([query]))[0]
+            return _above(await asyncio.to_thread(self._by_vector, vector, k, filter), score_threshold)
+        hits = (await self.index.asearch(query, k, filter)).hits
+        return _above([(from_chunk(hit.chunk), hit.score) for hit in hits], score_threshold)
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
+    ) -> list[LangChainDocument]:
+        """The ``k`` chunks whose dense vectors are nearest to ``embedding``."""
+        refuse_unknown("similarity_search_by_vector", kwargs)
+        return [document for document, _ in self._by_vector(np.asarray(embedding, dtype=np.float32), k, filter)]
+
+    async def asimilarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
+    ) -> list[LangChainDocument]:
+        """`similarity_search_by_vector` without blocking the event loop."""
+        return await asyncio.to_thread(self.similarity_search_by_vector, embedding, k, filter, **kwargs)
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: FilterLike | None = None,
+        **kwargs: Any,
+    ) -> list[LangChainDocument]:
+        """``k`` chunks that fit a query and differ from each other (Carbonell and Goldstein 1998).
+
+        Args:
+            query: What is looked for.
+            k: How many, at most.
+            fetch_k: Candidates, by their dense vectors.
+            lambda_mult: 1 orders by relevance alone, 0 by diversity alone.
+            filter: As in `similarity_search`.
+            kwargs: None.
+        """
+        vector = self._embedding.embed_query(query)
+        return self.max_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter, **kwargs)
+
+    async def amax_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: FilterLike | None = None,
+        **kwargs: Any,
+    ) -> list[LangChainDocument]:
+        """`max_marginal_relevance_search` without blocking the event loop."""
+        vector = await self._embedding.aembed_query(query)
+        return await self.amax_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter, **kwargs)
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: FilterLike | None = None,
+        **kwargs: Any,
+    ) -> list[LangChainDocument]:
+        """`max_marginal_relevance_search` around a vector."""
+        refuse_unknown("max_marginal_relevance_search", kwargs)
+        found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
+        vectors: list[list[float]] = [vector.tolist() for _, vector in found]
+        chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
+        return [from_chunk(found[place][0]) for place in chosen]
+
+    async def amax_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        filter: FilterLike | None = None,
+        **kwargs: Any,
+    ) -> list[LangChainDocument]:
+        """`max_marginal_relevance_search_by_vector` without blocking the event loop."""
+        return await asyncio.to_thread(
+            self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter, **kwargs
+        )
+
+    def _by_vector(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[_Scored]:
+        # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
+        config = self.index.config.with_(lexical=None, feedback=None, token_vectors=None, fusion="rrf")
+        hits = HybridSearch(self.index.client, self.index.collection, config).search(QueryVectors(vector), k, filter)
+        return [(from_chunk(hit.chunk), hit.score) for hit in hits]
+
+    def _checked(self, mode: Mode | None) -> Mode:
+        """The mode of one search: dense also where the collection holds nothing else."""
+        mode = mode if mode is not None else self._mode
+        if mode not in ("hybrid", "dense"):
+            raise InputError(f'mode={mode!r}: "hybrid" (all that the config says) or "dense" (dense vectors alone)')
+        config = self.index.config
+        return mode if config.lexical or config.token_vectors or config.feedback else "dense"
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        return self._relevance(self._checked(None))
+
+    def _relevance(self, mode: Mode) -> Callable[[float], float]:
+        """Maps a score to [0, 1]."""
+        config = self.index.config
+        if mode == "dense":
+            return lambda cosine: _clamped((1.0 + cosine) / 2.0)
+        if config.fusion == "rrf" and config.token_vectors is None:
+            # The best that reciprocal ranks can add up to is being first in both lists.
+            return lambda score: _clamped(score * config.rrf_k / 2.0)
+        return _clamped
+
+    def _similarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
+        relevance = self._relevance(self._checked(kwargs.get("mode")))
+        return [
+            (document, relevance(score)) for document, score in self.similarity_search_with_score(query, k, **kwargs)
+        ]
+
+    async def _asimilarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
+        relevance = self._relevance(self._checked(kwargs.get("mode")))
+        found = await self.asimilarity_search_with_score(query, k, **kwargs)
+        return [(document, relevance(score)) for document, score in found]
+
+
+def _above(found: list[_Scored], threshold: float | None) -> list[_Scored]:
+    return found if threshold is None else [pair for pair in found if pair[1] >= threshold]
+
+
+def _clamped(relevance: float) -> float:
+    return min(1.0, max(0.0, relevance))

@@ -1,0 +1,222 @@
+"""LlamaIndex metadata filters as Qdrant filters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
+
+from situate.errors import InputError
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+Scalar: TypeAlias = str | int | float
+
+# Segments that Qdrant reads bare; every other key has to stand in quotes.
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
+# Integers beyond this are not exact as the double that a range compares with.
+_EXACT_INTEGER = 2**53
+
+
+def to_qdrant_filter(
+    filters: MetadataFilters | None, *, prefix: str = "", lowered: str | None = None
+) -> models.Filter | None:
+    """The Qdrant filter that selects the same points as LlamaIndex's own filter function.
+
+    All operators and conditions are translated, nested as deep as they come. Two things are Qdrant's: a condition on
+    a payload list holds where it holds for any element, and a key such as ``a.b`` is a path into nested values.
+    Strings are compared (``>``, ``<=``, ...) as dates, because that is the only order Qdrant knows on strings.
+
+    Args:
+        filters: The filters; None and filters without any condition select everything.
+        prefix: What stands before each key in the payload ("metadata." where metadata is nested).
+        lowered: Payload path under which strings are also stored in lower case, so that TEXT_MATCH_INSENSITIVE is a
+            substring match, as LlamaIndex defines it. Without it, it is Qdrant's full-text match (whole words).
+
+    Raises:
+        InputError: A value does not fit its operator; the message names key, operator and value.
+    """
+    if filters is None:
+        return None
+    return _Translation(prefix, lowered).group(filters)
+
+
+def all_of(*conditions: models.Filter | None) -> models.Filter | None:
+    """The conjunction of the filters that are not None."""
+    given: list[Any] = [condition for condition in conditions if condition is not None]
+    if len(given) <= 1:
+        return given[0] if given else None
+    from qdrant_client import models
+
+    return models.Filter(must=given)
+
+
+class _Translation:
+    def __init__(self, prefix: str, lowered: str | None) -> None:
+        from qdrant_client import models
+
+        self.models = models
+        self.prefix = prefix
+        self.lowered = lowered
+
+    def group(self, filters: MetadataFilters) -> models.Filter | None:
+        parts: list[Any] = []
+        for part in filters.filters:
+            condition = self.group(part) if isinstance(part, MetadataFilters) else self.one(part)
+            if condition is not None:  # an empty group says nothing
+                parts.append(condition)
+        if not parts:
+            return None
+        match filters.condition or FilterCondition.AND:
+            case FilterCondition.AND:
+                return self.models.Filter(must=parts)
+            case FilterCondition.OR:
+                return self.models.Filter(should=parts)
+            case FilterCondition.NOT:
+                return self.models.Filter(must_not=parts)
+
+    def one(self, item: MetadataFilter) -> models.Filter:
+        return _OPERATORS[item.operator](self, item)
+
+    # -- operators ----------------------------------------------------------------------------------------------
+
+    def equal(self, item: MetadataFilter) -> models.Filter:
+        if item.value is None:
+            # "is null": LlamaIndex's own function has no value that equals None, so absence is all it can mean.
+            return self.empty(item)
+        return self._any(item.key, _scalars(item, one=True))
+
+    def unequal(self, item: MetadataFilter) -> models.Filter:
+        return self.models.Filter(must_not=[self.equal(item)])
+
+    def among(self, item: MetadataFilter) -> models.Filter:
+        return self._any(item.key, _scalars(item))
+
+    def not_among(self, item: MetadataFilter) -> models.Filter:
+        return self.models.Filter(must_not=[self.among(item)])
+
+    def every(self, item: MetadataFilter) -> models.Filter:
+        values = _scalars(item)
+        if not values:  # all of nothing holds, but not for a point without the key
+            return self.models.Filter(must_not=[self._missing(item.key)])
+        return self.models.Filter(must=[self._any(item.key, [value]) for value in values])
+
+    def ordered(self, item: MetadataFilter) -> models.Filter:
+        value, name = item.value, _BOUNDS[item.operator]
+        if isinstance(value, str):
+            try:
+                bound = datetime.fromisoformat(value)
+            except ValueError:
+                raise _refused(item, "a number, or a date in ISO 8601: Qdrant orders no other strings") from None
+            return self._field(item.key, range=self.models.DatetimeRange(**{name: bound}))
+        if isinstance(value, int | float):
+            return self._field(item.key, range=self.models.Range(**{name: value}))
+        raise _refused(item, "a number, or a date in ISO 8601")
+
+    def substring(self, item: MetadataFilter) -> models.Filter:
+        return self._field(item.key, match=self.models.MatchSubstring(substring=_text(item)))
+
+    def insensitive(self, item: MetadataFilter) -> models.Filter:
+        value = _text(item)
+        words = self._field(item.key, match=self.models.MatchText(text=value))
+        if self.lowered is None:
+            return words
+        path = self.lowered + _key(item.key)
+        exact = self.models.FieldCondition(key=path, match=self.models.MatchSubstring(substring=value.lower()))
+        # Points that another store wrote carry no lower-case copy.
+        absent = self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=path))
+        return self.models.Filter(should=[exact, self.models.Filter(must=[absent, words])])
+
+    def empty(self, item: MetadataFilter) -> models.Filter:
+        blank = self.models.FieldCondition(key=self._key(item.key), match=self.models.MatchValue(value=""))
+        return self.models.Filter(should=[self._missing(item.key), blank])
+
+    # -- conditions ---------------------------------------------------------------------------------------------
+
+    def _key(self, key: str) -> str:
+        return self.prefix + _key(key)
+
+    def _missing(self, key: str) -> models.IsEmptyCondition:
+        return self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=self._key(key)))
+
+    def _field(self, key: str, **condition: Any) -> models.Filter:
+        return self.models.Filter(must=[self.models.FieldCondition(key=self._key(key), **condition)])
+
+    def _any(self, key: str, values: Sequence[Scalar]) -> models.Filter:
+        """Points whose value equals any of ``values``; numbers compare by value, so 3 equals 3.0."""
+        path = self._key(key)
+        texts = [value for value in values if isinstance(value, str)]
+        wholes = [value for value in values if isinstance(value, int)]
+        numbers = [value for value in values if not isinstance(value, str) and abs(value) <= _EXACT_INTEGER]
+        either: list[Any] = []
+        if texts:
+            either.append(self.models.FieldCondition(key=path, match=self.models.MatchAny(any=texts)))
+        if wholes:
+            either.append(self.models.FieldCondition(key=path, match=self.models.MatchAny(any=wholes)))
+        either += [
+            self.models.FieldCondition(key=path, range=self.models.Range(gte=value, lte=value)) for value in numbers
+        ]
+        if not either:  # a value that is in nothing
+            return self.models.Filter(must=[self.models.HasIdCondition(has_id=[])])
+        return self.models.Filter(should=either)
+
+
+_BOUNDS = {
+    FilterOperator.GT: "gt",
+    FilterOperator.GTE: "gte",
+    FilterOperator.LT: "lt",
+    FilterOperator.LTE: "lte",
+}
+
+_OPERATORS: dict[FilterOperator, Callable[[_Translation, MetadataFilter], models.Filter]] = {
+    FilterOperator.EQ: _Translation.equal,
+    FilterOperator.NE: _Translation.unequal,
+    FilterOperator.GT: _Translation.ordered,
+    FilterOperator.GTE: _Translation.ordered,
+    FilterOperator.LT: _Translation.ordered,
+    FilterOperator.LTE: _Translation.ordered,
+    FilterOperator.IN: _Translation.among,
+    FilterOperator.NIN: _Translation.not_among,
+    FilterOperator.ANY: _Translation.among,
+    FilterOperator.ALL: _Translation.every,
+    FilterOperator.CONTAINS: _Translation.equal,
+    FilterOperator.TEXT_MATCH: _Translation.substring,
+    FilterOperator.TEXT_MATCH_INSENSITIVE: _Translation.insensitive,
+    FilterOperator.IS_EMPTY: _Translation.empty,
+}
+
+
+def _key(key: str) -> str:
+    if _PATH.fullmatch(key):
+        return key
+    if '"' in key:
+        raise InputError(f"the metadata key {key!r} holds a quotation mark, which Qdrant's paths cannot: rename it")
+    return f'"{key}"'
+
+
+def _scalars(item: MetadataFilter, one: bool = False) -> list[Scalar]:
+    value = item.value
+    if isinstance(value, str | int | float):
+        return [value]
+    if isinstance(value, list) and not one:
+        return list(value)
+    raise _refused(item, "one text or number" if one else "a text, a number or a list of them")
+
+
+def _text(item: MetadataFilter) -> str:
+    if not isinstance(item.value, str):
+        raise _refused(item, "a text")
+    return item.value
+
+
+def _refused(item: MetadataFilter, wanted: str) -> InputError:
+    return InputError(f"the filter {item.key!r} {item.operator.value} {item.value!r} cannot be applied: give {wanted}")

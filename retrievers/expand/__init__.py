@@ -1,0 +1,1 @@
+"""A query -> the texts that are searched with."""

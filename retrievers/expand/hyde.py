@@ -1,0 +1,195 @@
+"""HyDE: search with hypothetical answers.
+
+Gao et al. 2022, "Precise Zero-Shot Dense Retrieval without Relevance Labels".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from situate.embedders.types import Vectors
+from situate.errors import GenerationError, InputError, NonFiniteVectorError
+from situate.prompting import QUERY_LIMIT, aask, ask, filled, one_line, usable
+from situate.retrievers.pipeline.steps import note
+from situate.retrievers.types import QueryText
+from situate.types import Prompt, TextGenerator
+
+# The prompts of the paper's own code, one per task of its experiments.
+WEB_SEARCH = "Please write a passage to answer the question.\nQuestion: {query}\nPassage:"
+SCIENTIFIC_CLAIM = "Please write a scientific paper passage to support/refute the claim.\nClaim: {query}\nPassage:"
+COUNTER_ARGUMENT = "Please write a counter argument for the passage.\nPassage: {query}\nCounter Argument:"
+SCIENTIFIC_QUESTION = "Please write a scientific paper passage to answer the question.\nQuestion: {query}\nPassage:"
+FINANCE = "Please write a financial article passage to answer the question.\nQuestion: {query}\nPassage:"
+ENTITY = "Please write a passage to answer the question.\nQuestion: {query}\nPassage:"
+NEWS = "Please write a news passage about the topic.\nTopic: {query}\nPassage:"
+IN_LANGUAGE = "Please write a passage in {language} to answer the question in detail.\nQuestion: {query}\nPassage:"
+
+
+class TextEmbedder(Protocol):
+    """The part of an `Embedder` that turns a query's texts into vectors."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``."""
+        ...
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``."""
+        ...
+
+
+class Hyde:
+    """Writes hypothetical documents that would answer the query.
+
+    All drafts are asked for in one batched call. They have the role "document", so they are embedded with the
+    document instruction: what is compared is document with document, which is the idea of the paper. An answer that
+    is empty or a refusal is left out and counted; one that is garbage or in another language is kept, and can move
+    the mean vector by its share only.
+
+    Args:
+        generator: The language model. It should sample (temperature 0.7 in the paper), or all drafts are alike.
+        template: The prompt, with ``{query}`` and, where ``language`` is given, ``{language}`` in it: one of this
+            module's or one's own.
+        drafts: How many to ask for; 8 in the paper.
+        query_weight: Weight of the query's own vector in the mean, where a draft has 1. The paper's is 1; 0 leaves
+            the query out.
+        lexical_weight: Weight of the drafts' terms, all drafts together, in the BM25 query, where the query's own
+            terms have 1. 0 leaves them out, as the paper does.
+        language: The language to write in, for templates that name one.
+        max_chars: A longer draft is cut here.
+        name: The step's name.
+
+    Raises:
+        InputError: The template has no ``{query}``, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        generator: TextGenerator,
+        *,
+        template: str = WEB_SEARCH,
+        drafts: int = 4,
+        query_weight: float = 1.0,
+        lexical_weight: float = 0.0,
+        language: str | None = None,
+        max_chars: int = 2_000,
+        name: str = "hyde",
+    ) -> None:
+        if "{query}" not in template:
+            raise InputError(f"the HyDE template {template[:80]!r} has no {{query}}: nothing would be asked")
+        if "{language}" in template and not language:
+            raise InputError("the HyDE template names a {language}: pass language=, the name of one")
+        if not 1 <= drafts <= 64:
+            raise InputError(f"drafts={drafts}: ask for 1 to 64 (the paper takes 8)")
+        if query_weight < 0 or lexical_weight < 0:
+            raise InputError(f"query_weight={query_weight} and lexical_weight={lexical_weight} must be 0 or more")
+        if max_chars < 1:
+            raise InputError(f"max_chars={max_chars} must be 1 or more")
+        self.generator = generator
+        self.template = template
+        self.drafts = drafts
+        self.query_weight = query_weight
+        self.lexical_weight = lexical_weight
+        self.language = language
+        self.max_chars = max_chars
+        self.name = name
+
+    def expand(self, query: str) -> list[QueryText]:
+        """The query and its drafts. An empty query is returned alone, and no model is asked.
+
+        Raises:
+            GenerationError: The model failed, or no draft was usable.
+        """
+        prompts = self.prompts(query)
+        return self._texts(query, ask(self.generator, prompts) if prompts else [])
+
+    async def aexpand(self, query: str) -> list[QueryText]:
+        """`expand` without blocking the event loop."""
+        prompts = self.prompts(query)
+        return self._texts(query, await aask(self.generator, prompts) if prompts else [])
+
+    def prompts(self, query: str) -> list[Prompt]:
+        """What the model is asked: the query clamped and on one line, so that it cannot add lines to the prompt."""
+        line = one_line(query, QUERY_LIMIT)
+        if not line:
+            return []
+        return [Prompt(filled(self.template, query=line, language=self.language or ""))] * self.drafts
+
+    def _texts(self, query: str, answers: list[str]) -> list[QueryText]:
+        if not answers:
+            note(drafts=(), asked=0)
+            return [QueryText(query)]
+        found = usable(answers, self.max_chars)
+        note(
+            drafts=found.texts,
+            asked=len(answers),
+            used=len(found.texts),
+            empty=found.empty,
+            refused=found.refused,
+            clamped=found.clamped,
+        )
+        if not found.texts:
+            raise GenerationError(
+                f"none of {len(answers)} HyDE draft(s) could be used: {found.empty} empty, {found.refused} refused. "
+                "Look at the prompt's template and at the model's answers"
+            )
+        texts = [QueryText(query, weight=self.query_weight)]
+        texts += [QueryText(draft, role="document") for draft in found.texts]
+        if self.lexical_weight:
+            share = self.lexical_weight / len(found.texts)
+            texts += [QueryText(draft, role="lexical", weight=share) for draft in found.texts]
+        return texts
+
+
+def hyde_vector(embedder: TextEmbedder, query: str, drafts: Sequence[str], *, query_weight: float = 1.0) -> Vectors:
+    """HyDE's vector: ``normalise((query_weight * q + d_1 + ... + d_N) / (query_weight + N))``.
+
+    Args:
+        embedder: Embeds the query as a query and the drafts as documents.
+        query: The query.
+        drafts: Hypothetical documents.
+        query_weight: The query's weight, where a draft has 1.
+
+    Returns:
+        float32 ``[dimension]``, L2-normalised.
+    """
+    vectors = embedder.embed_queries([query])
+    if drafts:
+        vectors = np.concatenate([vectors, embedder.embed_documents(list(drafts))])
+    return mean_vector(vectors, [query_weight, *[1.0] * len(drafts)])
+
+
+def mean_vector(vectors: Vectors, weights: Sequence[float]) -> Vectors:
+    """The weighted mean of ``vectors``, L2-normalised.
+
+    Vectors that cancel each other out have no mean direction: the first one, the query's, is taken then.
+
+    Args:
+        vectors: float32 ``[texts, dimension]``.
+        weights: One per row, not negative, not all 0.
+
+    Returns:
+        float32 ``[dimension]``.
+
+    Raises:
+        InputError: Shapes or weights make no sense.
+        NonFiniteVectorError: A vector holds NaN or infinity.
+    """
+    shares = np.asarray(weights, dtype=np.float64)
+    if vectors.ndim != 2 or shares.shape != (len(vectors),):
+        raise InputError(f"{shares.size} weight(s) for vectors of the shape {vectors.shape}: one weight per row")
+    if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
+        raise InputError(f"the weights {list(weights)} must be 0 or more, and one of them more than 0")
+    if not np.isfinite(vectors).all():
+        raise NonFiniteVectorError(
+            "a query text's vector holds NaN or infinity: look at the model's dtype (float16 overflows in some "
+            "models; use bfloat16 or float32)"
+        )
+    mean = (shares[:, None] * vectors.astype(np.float64)).sum(0) / shares.sum()
+    norm = float(np.linalg.norm(mean))
+    if norm < 1e-9:
+        mean, norm = vectors[0].astype(np.float64), float(np.linalg.norm(vectors[0])) or 1.0
+    vector: Vectors = (mean / norm).astype(np.float32)
+    return vector

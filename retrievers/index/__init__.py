@@ -1,0 +1,1 @@
+"""Documents in: chunked, situated, embedded and written to a collection."""

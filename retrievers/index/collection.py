@@ -1,0 +1,342 @@
+"""The Qdrant collection under an index: made, checked against the encoder, repaired after a crash, written to."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from situate.embedders.types import Vectors
+from situate.errors import IncompatibleIndexError, NonFiniteVectorError
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index.lexical import SparseVector
+from situate.retrievers.index.payload import BM25, DENSE, INDEXED_KEYS, STATE, TOKENS, WRITING, point_id, to_payload
+from situate.retrievers.index.signals import Signals, sparse_params, vector_params
+from situate.types import Chunk
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient, models
+
+#: Where a collection's metadata holds what it was built with.
+_METADATA_KEY = "situate"
+#: Not among what is compared: the fingerprint has its digest.
+_SAMPLE_KEY = "situate_sample"
+#: Points in one upsert, and in one page of a scroll.
+BATCH_POINTS = 256
+#: On a server another writer may be at work: only what has been in writing for this long counts as abandoned.
+ABANDONED_SECONDS = 3600.0
+#: What a server answers where a collection is to be made that is there.
+_CONFLICT = 409
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a document, ready to be written.
+
+    Attributes:
+        document_id: The document.
+        document_hash: Identifies the version.
+        chunks: Its chunks, in order.
+        dense: float32 ``[chunks, dimension]``.
+        lexical: A BM25 vector per chunk, or None.
+        tokens: float32 ``[tokens, dimension]`` per chunk, or None.
+        signals: Vectors of the document and of questions, or None.
+
+    Raises:
+        NonFiniteVectorError: A vector in ``dense`` or ``tokens`` holds NaN or infinity; the message names the chunk.
+    """
+
+    document_id: str
+    document_hash: str
+    chunks: Sequence[Chunk]
+    dense: Vectors
+    lexical: Sequence[SparseVector] | None = None
+    tokens: Sequence[Vectors] | None = None
+    signals: Signals | None = None
+
+    def __post_init__(self) -> None:
+        for place, chunk in enumerate(self.chunks):
+            finite = np.isfinite(self.dense[place]).all()
+            if not (finite and (self.tokens is None or np.isfinite(self.tokens[place]).all())):
+                raise NonFiniteVectorError(
+                    f"chunk {chunk.index} of document {self.document_id!r} got a vector with NaN or infinity; nothing "
+                    "of its batch was stored. Look at the model's dtype: float16 overflows in some models"
+                )
+
+
+def in_documents(document_ids: Sequence[str]) -> models.Filter:
+    """All points of these documents."""
+    from qdrant_client import models
+
+    return models.Filter(must=[models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))])
+
+
+def _first_chunks(document_ids: Sequence[str]) -> models.Filter:
+    """The first point of every version of these documents."""
+    from qdrant_client import models
+
+    first = models.FieldCondition(key="index", range=models.Range(gte=0, lte=0))
+    return models.Filter(must=[in_documents(document_ids), first])
+
+
+class Collection:
+    """One Qdrant collection holding chunks.
+
+    Args:
+        client: Any Qdrant client.
+        name: The collection's name.
+        embedded: The store belongs to this process alone, so whatever is half written at opening was abandoned.
+    """
+
+    def __init__(self, client: QdrantClient, name: str, *, embedded: bool) -> None:
+        self.client = client
+        self.name = name
+        self._abandoned_after = 0.0 if embedded else ABANDONED_SECONDS
+        from situate.retrievers.storage.edge import EdgeClient
+
+        # The embedded client takes token vectors as arrays; what goes over a wire has to be lists.
+        self._takes_arrays = isinstance(client, EdgeClient)
+
+    def open(
+        self,
+        fingerprint: Mapping[str, Any],
+        dimension: int,
+        config: PipelineConfig,
+        sample: Sequence[str] | None = None,
+    ) -> None:
+        """Make the collection, or check that it was built with this encoder and configuration; then repair it.
+
+        Args:
+            fingerprint: What decides a document's vector.
+            dimension: Length of a vector.
+            config: What is stored.
+            sample: Passages that the encoder reads before anything else; a new collection keeps them.
+
+        Raises:
+            IncompatibleIndexError: It was built with another encoder or configuration, or not by situate.
+        """
+        from qdrant_client.http.exceptions import UnexpectedResponse
+
+        built_with = json.loads(json.dumps({"encoder": fingerprint, "stored": config.stored()}, default=str))
+        if not self.client.collection_exists(self.name):
+            try:
+                self._create(dimension, config, built_with, sample)
+            except UnexpectedResponse as error:
+                # Somebody else made it in the meantime, or this client did and the answer was lost on its way.
+                if error.status_code != _CONFLICT:
+                    raise
+            else:
+                return
+        before = self._metadata().get(_METADATA_KEY)
+        if before is None:
+            raise IncompatibleIndexError(
+                f"collection {self.name!r} was not made by situate's Index: choose another collection name, or use "
+                "the framework's own Qdrant store for it"
+            )
+        if before != built_with:
+            raise IncompatibleIndexError(
+                f"collection {self.name!r} was built with {_difference(before, built_with)}: vectors of different "
+                "encoders cannot be compared. Use the encoder and configuration that it was built with, or index the "
+                "documents into a new collection"
+            )
+        self._repair()
+
+    def sample(self) -> tuple[str, ...] | None:
+        """What a collection that is there keeps for its encoder to read before anything else."""
+        kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None
+        return None if kept is None else tuple(kept)
+
+    def _metadata(self) -> Mapping[str, Any]:
+        return self.client.get_collection(self.name).config.metadata or {}
+
+    def _create(
+        self, dimension: int, config: PipelineConfig, built_with: Mapping[str, Any], sample: Sequence[str] | None
+    ) -> None:
+        from qdrant_client import models
+
+        # A model trained for the dot product says something by its vectors' lengths, which cosine would throw away.
+        dot = built_with["encoder"].get("similarity") == "dot"
+        distance = models.Distance.DOT if dot else models.Distance.COSINE
+        vectors = {DENSE: models.VectorParams(size=dimension, distance=distance)}
+        vectors |= vector_params(config, dimension, distance)
+        if config.token_vectors is not None:
+            vectors[TOKENS] = models.VectorParams(
+                size=dimension,
+                distance=models.Distance.COSINE,
+                datatype=models.Datatype(config.token_vectors),
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+                # Token vectors only ever score candidates: a graph over them would cost most of the index for nothing.
+                hnsw_config=models.HnswConfigDiff(m=0),
+            )
+        sparse = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if config.lexical else {}
+        sparse |= sparse_params(config)
+        self.client.create_collection(
+            self.name,
+            vectors_config=vectors,
+            sparse_vectors_config=sparse or None,
+            metadata={_METADATA_KEY: built_with} | ({} if sample is None else {_SAMPLE_KEY: list(sample)}),
+        )
+        self._create_indexes(config)
+
+    def _create_indexes(self, config: PipelineConfig) -> None:
+        from qdrant_client import models
+
+        for key in (*INDEXED_KEYS, *(f"metadata.{key}" for key in config.keys)):
+            self.client.create_payload_index(self.name, key, models.PayloadSchemaType.KEYWORD)
+        self.client.create_payload_index(self.name, "version", models.PayloadSchemaType.INTEGER)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, versions: Sequence[Version]) -> None:
+        """Write new versions, then delete the old ones, then mark the new ones as complete.
+
+        Whatever moment a crash hits, at least one version of each document can be found, and the mark tells which
+        are half done. Only older versions are deleted, so of two writers of one document the newer one wins; the one
+        that is done last looks whether the other's version is there as well.
+        """
+        now = _next_version()
+        batch: list[models.PointStruct] = []
+        for version in versions:
+            for point in _points(version, now, self._takes_arrays):
+                batch.append(point)
+                if len(batch) == BATCH_POINTS:
+                    self.client.upsert(self.name, batch, wait=True)
+                    batch = []
+        if batch:
+            self.client.upsert(self.name, batch, wait=True)
+        document_ids = [version.document_id for version in versions]
+        self._finish(document_ids, now)
+        self._keep_newest(document_ids)
+
+    def _keep_newest(self, document_ids: Sequence[str]) -> None:
+        """Delete what an older writer wrote after a newer one had deleted the older versions."""
+        from qdrant_client import models
+
+        newest: dict[str, int] = {}
+        overtaken = set()
+        for payload in self._scroll(_first_chunks(document_ids), ["document_id", "version", STATE]):
+            document_id, version = payload["document_id"], payload["version"]
+            if payload.get(STATE) is None:
+                if document_id in newest:
+                    overtaken.add(document_id)
+                newest[document_id] = max(version, newest.get(document_id, version))
+        for document_id in overtaken:
+            older = models.FieldCondition(key="version", range=models.Range(lt=newest[document_id]))
+            where = models.Filter(must=[in_documents([document_id]), older])
+            self.client.delete(self.name, where, wait=True)
+
+    def _finish(self, document_ids: Sequence[str], version: int) -> None:
+        from qdrant_client import models
+
+        documents = models.FieldCondition(key="document_id", match=models.MatchAny(any=list(document_ids)))
+        older = models.FieldCondition(key="version", range=models.Range(lt=version))
+        this = models.FieldCondition(key="version", range=models.Range(gte=version, lte=version))
+        self.client.delete(self.name, models.Filter(must=[documents, older]), wait=True)
+        self.client.delete_payload(self.name, [STATE], models.Filter(must=[documents, this]), wait=True)
+
+    def _repair(self) -> None:
+        """Finish the versions whose points are all there, and undo the others: they were never acknowledged."""
+        from qdrant_client import models
+
+        in_writing = models.FieldCondition(key=STATE, match=models.MatchValue(value=WRITING))
+        left: dict[tuple[str, str], tuple[int, int]] = {}
+        for payload in self._scroll(
+            models.Filter(must=[in_writing]), ["document_id", "document_hash", "version", "chunks"]
+        ):
+            key = payload["document_id"], payload["document_hash"]
+            # Two writers of the same words share their points' ids, so the points may carry either's number.
+            left[key] = max(left.get(key, (0, 0)), (payload["version"], payload["chunks"]))
+        newest = (time.time() - self._abandoned_after) * 1e6
+        for (document_id, document_hash), (version, chunks) in sorted(left.items(), key=lambda item: item[1]):
+            if version > newest and self._abandoned_after:
+                continue
+            this: list[models.Condition] = [
+                models.FieldCondition(key="document_id", match=models.MatchValue(value=document_id)),
+                models.FieldCondition(key="document_hash", match=models.MatchValue(value=document_hash)),
+            ]
+            if self.client.count(self.name, models.Filter(must=this), exact=True).count == chunks:
+                self.client.set_payload(self.name, {"version": version}, models.Filter(must=this), wait=True)
+                self._finish([document_id], version)
+            else:
+                self.client.delete(self.name, models.Filter(must=[*this, in_writing]), wait=True)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def complete_versions(self, document_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Document id -> hashes of its complete versions, for those of the documents that are stored."""
+        known: dict[str, set[str]] = {}
+        for payload in self._scroll(_first_chunks(document_ids), ["document_id", "document_hash", STATE]):
+            if payload.get(STATE) is None:
+                known.setdefault(payload["document_id"], set()).add(payload["document_hash"])
+        return known
+
+    def document_ids(self) -> list[str]:
+        """Ids of all documents, sorted."""
+        from qdrant_client import models
+
+        first = models.Filter(must=[models.FieldCondition(key="index", range=models.Range(gte=0, lte=0))])
+        return sorted({payload["document_id"] for payload in self._scroll(first, ["document_id"])})
+
+    def payloads(self, document_ids: Sequence[str]) -> Iterable[Mapping[str, Any]]:
+        """Payloads of all points of these documents."""
+        return self._scroll(in_documents(document_ids), True)
+
+    def _scroll(self, where: models.Filter, keys: list[str] | bool) -> Iterable[Mapping[str, Any]]:
+        offset: Any = None
+        while True:
+            records, offset = self.client.scroll(
+                self.name, where, limit=BATCH_POINTS, offset=offset, with_payload=keys, with_vectors=False
+            )
+            for record in records:
+                yield record.payload or {}
+            if offset is None:
+                return
+
+
+def _points(version: Version, number: int, arrays: bool) -> Iterable[models.PointStruct]:
+    from qdrant_client import models
+
+    for place, chunk in enumerate(version.chunks):
+        vectors: dict[str, Any] = {DENSE: version.dense[place].tolist()}
+        if version.lexical is not None:
+            terms = version.lexical[place]
+            vectors[BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
+        if version.tokens is not None:
+            vectors[TOKENS] = version.tokens[place] if arrays else version.tokens[place].tolist()
+        if version.signals is not None:
+            vectors |= version.signals.of_chunk(place, arrays)
+        # Made here, of the right types: to have pydantic look at each of a chunk's 60,000 numbers would take longer
+        # than to store them.
+        yield models.PointStruct.model_construct(
+            id=point_id(chunk.id, version.document_hash),
+            vector=vectors,
+            payload=to_payload(chunk, version.document_hash, len(version.chunks), number),
+        )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, old and new."""
+    differences = [
+        f"{part}.{key}={before.get(part, {}).get(key)!r} (now {value!r})"
+        for part in now
+        for key, value in ({**dict.fromkeys(before.get(part) or {}), **now[part]}).items()
+        if (before.get(part) or {}).get(key) != value
+    ]
+    return ", ".join(differences) or "another configuration"
+
+
+_last_version = 0
+_version_lock = threading.Lock()
+
+
+def _next_version() -> int:
+    """Microseconds since the epoch, larger than any before: exact in the double that a range filter compares with."""
+    global _last_version
+    with _version_lock:
+        _last_version = max(_last_version + 1, time.time_ns() // 1000)
+        return _last_version

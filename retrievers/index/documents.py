@@ -1,0 +1,132 @@
+"""Documents on their way into an index: batches of them, chunks that somebody else cut, what identifies a version."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from typing import TypeAlias
+
+from situate.chunkers.situators.generating import FAILED
+from situate.chunkers.situators.summarising import SUMMARY_FAILED
+from situate.errors import SpanError
+from situate.types import Chunk, Document, stable_id
+
+#: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
+#: of 200,000 characters take 75 MB.
+BATCH_DOCUMENTS = 64
+BATCH_CHARACTERS = 200_000
+
+Item: TypeAlias = tuple[Document, Sequence[Chunk] | None]
+
+
+class EmptyDocumentWarning(UserWarning):
+    """Documents without text were not indexed."""
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What `Index.add` did.
+
+    Attributes:
+        added: Documents that were new.
+        replaced: Documents whose earlier version was replaced.
+        unchanged: Documents that were already there, word for word.
+        skipped: Ids of documents without any text.
+        chunks: Chunks written.
+    """
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    skipped: tuple[str, ...] = ()
+    chunks: int = 0
+
+    def __add__(self, other: IndexReport) -> IndexReport:
+        return IndexReport(
+            self.added + other.added,
+            self.replaced + other.replaced,
+            self.unchanged + other.unchanged,
+            self.skipped + other.skipped,
+            self.chunks + other.chunks,
+        )
+
+
+def without_chunks(documents: Iterable[Document]) -> Iterable[Item]:
+    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
+    items = ((document, None) for document in documents)
+    return list(items) if isinstance(documents, Sequence) else items
+
+
+def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`."""
+    batch: list[Item] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += len(item[0].text)
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Chunks that somebody else cut, numbered in the order of the text."""
+    seen: set[str] = set()
+    for number, chunk in enumerate(chunks):
+        where = f"chunk {number} of {len(chunks)} ({chunk.id}, span {chunk.start}-{chunk.end})"
+        inside = 0 <= chunk.start <= chunk.end <= len(document.text)
+        if chunk.document_id != document.id or not inside or document.text[chunk.start : chunk.end] != chunk.text:
+            raise SpanError(
+                f"{where} of document {chunk.document_id!r} does not hold that span of document {document.id!r}: cut "
+                "the chunks from the text that you hand in with them"
+            )
+        if chunk.id in seen:
+            raise SpanError(f"{where} of document {document.id!r} is there twice: hand every chunk over once")
+        seen.add(chunk.id)
+    ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
+    return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
+
+
+def hash_of_version(document: Document, made_by: Iterable[object]) -> str:
+    """Identifies a version: the content, and what cuts it.
+
+    Args:
+        document: The document.
+        made_by: The chunker and the situators; or the chunks, where somebody else cut them.
+    """
+    return stable_id("document", document.id, document.content_hash, *map(_fingerprint, made_by))
+
+
+def hash_of_what_came(document_hash: str, chunks: Sequence[Chunk]) -> str:
+    """The version's hash, or another one where chunks were left without what a language model was to write.
+
+    Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
+    same ones fail again, this hash is the stored one and nothing is embedded.
+    """
+    failed = [chunk.id + mark for chunk in chunks for mark in (FAILED, SUMMARY_FAILED) if mark in chunk.metadata]
+    return stable_id("partly situated", document_hash, *failed) if failed else document_hash
+
+
+def _fingerprint(part: object) -> str:
+    """What a chunker or situator does, or what a chunk is, as text that is the same in every process."""
+    if isinstance(part, Chunk):
+        return repr((part.id, part.context, sorted(part.metadata.items())))
+    if callable(fingerprint := getattr(part, "fingerprint", None)):
+        return json.dumps(fingerprint(), sort_keys=True, default=str)
+    return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def said(report: IndexReport) -> IndexReport:
+    """The report, after a warning of what was left out."""
+    if report.skipped:
+        warnings.warn(
+            f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"
+            + (" ..." if len(report.skipped) > 5 else ""),
+            EmptyDocumentWarning,
+            stacklevel=3,
+        )
+    return report

@@ -1,0 +1,401 @@
+"""An index of chunks: documents in, searches out, nothing lost in between."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from situate.embedders.types import Vectors
+from situate.errors import InputError, ModelError
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index.collection import Collection, Version, in_documents
+from situate.retrievers.index.documents import (
+    IndexReport,
+    Item,
+    checked,
+    hash_of_version,
+    hash_of_what_came,
+    in_batches,
+    said,
+    without_chunks,
+)
+from situate.retrievers.index.lexical import LexicalEncoder
+from situate.retrievers.index.payload import STATE, to_chunk
+from situate.retrievers.index.signals import SignalEncoder
+from situate.retrievers.pipeline.async_search import AsyncSearcher
+from situate.retrievers.pipeline.tracing import record
+from situate.retrievers.search.hybrid import FilterLike, HybridSearch, QueryVectors
+from situate.retrievers.search.query_vectors import QueryEncoder, WrittenQuery
+from situate.retrievers.storage.connect import MEMORY, Location, connect
+from situate.retrievers.types import QueryText, SearchResult, Step
+from situate.types import Chunk, Chunker, Document, Situator
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+    from situate.embedders.embedder import Embedder
+    from situate.embedders.types import SpanEncoder
+
+
+class Index:
+    """Documents, chunked, situated, embedded and stored in a Qdrant collection.
+
+    Cheap to construct: the store is opened and the model loaded at first use. Safe for threads. A replaced document
+    is never missing in between: its new points are written, then its old ones deleted, and what a crash left half
+    done is finished or undone when the index is opened next.
+
+    Args:
+        embedder: Makes the vectors.
+        client: Any Qdrant client; or a function that opens one, which is called at first use and in the process that
+            uses the index (the way to hand on an API key without writing it down); None opens ``path``.
+        path: A folder (an embedded store), ":memory:", a server's URL or the URLs of a cluster's nodes.
+        collection: The collection's name.
+        chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model (800
+            characters where a served model's tokenizer is not to be had).
+        situators: Write context into the chunks, in this order.
+        config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+        progress: Show a progress bar while adding.
+
+    Raises:
+        IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.
+        StoreLockedError: On first use, where another process holds the embedded store.
+        ServerError: On first use, where no server answers.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        client: QdrantClient | Callable[[], QdrantClient] | None = None,
+        path: Location = MEMORY,
+        collection: str = "situate",
+        chunker: Chunker | None = None,
+        situators: Sequence[Situator] = (),
+        config: PipelineConfig | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.embedder = embedder
+        self.path = path
+        self.collection = collection
+        self.situators = tuple(situators)
+        self.config = config if config is not None else PipelineConfig.fast()
+        self.progress = progress
+        self._given_client = None if callable(client) else client
+        self._open: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
+        self._in_memory = client is None and str(path) == MEMORY
+        self._chunker = chunker
+        self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
+        self._signals = SignalEncoder(embedder, self.config)
+        self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
+        self._opened: Collection | None = None
+        self._async_searcher: AsyncSearcher | None = None
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._given_client is not None or self._in_memory:
+            raise InputError(
+                "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
+                "client, and it pickles as that"
+            )
+        return {**self.__dict__, "_opened": None, "_async_searcher": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    # -- handles, opened at first use ---------------------------------------------------------------------------
+
+    @property
+    def client(self) -> QdrantClient:
+        """The Qdrant client; its collection exists, fits the encoder and is whole."""
+        return self._collection().client
+
+    @property
+    def chunker(self) -> Chunker:
+        """What cuts documents into chunks."""
+        if self._chunker is None:
+            from situate.chunkers import AutoChunker
+
+            try:
+                self._chunker = AutoChunker(size=200, tokenizer=self.embedder.tokenizer)
+            except ModelError:
+                # A served model whose tokenizer is nowhere on this machine: English has about four characters a token.
+                self._chunker = AutoChunker(size=800)
+        return self._chunker
+
+    def _collection(self) -> Collection:
+        with self._lock:
+            if self._opened is None:
+                from situate.retrievers.storage.edge import EdgeClient
+
+                client = self._given_client if self._given_client is not None else self._open()
+                opened = Collection(client, self.collection, embedded=isinstance(client, EdgeClient))
+                try:
+                    sample = _sample(self.embedder.encoder, opened)
+                    opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
+                except BaseException:
+                    # Whatever went wrong, a store that this index opened must not stay locked.
+                    if self._given_client is None:
+                        client.close()
+                    raise
+                self._opened = opened
+            return self._opened
+
+    async def _searcher(self) -> AsyncSearcher:
+        if (searcher := self._async_searcher) is not None:
+            return searcher
+        from situate.retrievers.storage.edge import EdgeClient
+
+        client = (await asyncio.to_thread(self._collection)).client
+        with self._lock:
+            if self._async_searcher is None:
+                # The embedded engine holds the interpreter while it searches: more threads would not search faster.
+                self._async_searcher = AsyncSearcher(self._query_encoder, 1 if isinstance(client, EdgeClient) else 16)
+            return self._async_searcher
+
+    def close(self) -> None:
+        """Close the store that the index opened itself. A client that was handed in stays open."""
+        with self._lock:
+            if self._async_searcher is not None:
+                self._async_searcher.close()
+                self._async_searcher = None
+            if self._opened is not None and self._given_client is None:
+                self._opened.client.close()
+            self._opened = None
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- documents in -------------------------------------------------------------------------------------------
+
+    def add(self, documents: Iterable[Document]) -> IndexReport:
+        """Index documents; one with the id of an earlier document replaces it, an unchanged one costs a look-up.
+
+        A document of which a language model left chunks without context (metadata ``situating_failed``, or
+        ``summary_failed``) is situated again when it is added again, and replaced where more of it succeeds.
+
+        Documents without text are skipped, listed in the report and warned about; an earlier version of such a
+        document stays until it is deleted. Of several documents with the same id in one call the last counts.
+
+        Raises:
+            InputError: A document has no id, or metadata that JSON cannot express.
+            NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
+        """
+        return self._add(without_chunks(documents))
+
+    def add_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
+        """`add` for documents that somebody else cut and situated. All chunks of a document belong in one call.
+
+        Raises:
+            SpanError: A chunk does not hold the text of its span.
+        """
+        return self._add(items)
+
+    async def aadd(self, documents: Iterable[Document]) -> IndexReport:
+        """`add` without blocking the event loop; cancelling it stops after the batch that is being written."""
+        return await self._aadd(without_chunks(documents))
+
+    async def aadd_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
+        """`add_chunks` without blocking the event loop."""
+        return await self._aadd(items)
+
+    def delete(self, document_ids: Iterable[str]) -> None:
+        """Delete documents with all their chunks; ids that are not there are passed over."""
+        if ids := list(document_ids):
+            self.client.delete(self.collection, in_documents(ids), wait=True)
+
+    async def adelete(self, document_ids: Iterable[str]) -> None:
+        """`delete` without blocking the event loop."""
+        await asyncio.to_thread(self.delete, list(document_ids))
+
+    def _add(self, items: Iterable[Item]) -> IndexReport:
+        return said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
+
+    async def _aadd(self, items: Iterable[Item]) -> IndexReport:
+        report = IndexReport()
+        for batch in self._batches(items):
+            report += await asyncio.to_thread(self._add_batch, batch)
+        return said(report)
+
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
+        from tqdm.auto import tqdm
+
+        total = len(items) if isinstance(items, Sized) else None
+        description = f"indexing into {self.collection!r}"
+        with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
+            for batch in in_batches(items):
+                yield batch
+                # Here the batch has been written: a bar over the items would run ahead by a whole batch.
+                bar.update(len(batch))
+
+    def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
+        last = {document.id: (document, chunks) for document, chunks in batch}
+        if "" in last:
+            raise InputError("a document has an empty id: ids are what replacing and deleting go by")
+        collection = self._collection()
+        known = collection.complete_versions(list(last))
+        skipped: list[str] = []
+        work: list[tuple[Document, list[Chunk], str]] = []
+        for document, given in last.values():
+            document_hash = hash_of_version(document, (self.chunker, *self.situators) if given is None else given)
+            if document_hash in known.get(document.id, ()):
+                continue
+            chunks = self._cut(document) if given is None else checked(document, given)
+            if given is None:
+                document_hash = hash_of_what_came(document_hash, chunks)
+            if not chunks:
+                skipped.append(document.id)
+            elif document_hash not in known.get(document.id, ()):
+                work.append((document, chunks, document_hash))
+        if work:
+            collection.write(self._embedded(work))
+        replaced = sum(document.id in known for document, _, _ in work)
+        return IndexReport(
+            added=len(work) - replaced,
+            replaced=replaced,
+            unchanged=len(last) - len(work) - len(skipped),
+            skipped=tuple(skipped),
+            chunks=sum(len(chunks) for _, chunks, _ in work),
+        )
+
+    def _cut(self, document: Document) -> list[Chunk]:
+        chunks = self.chunker.split(document) if document.text.strip() else []
+        for situator in self.situators if chunks else ():
+            chunks = situator.situate(document, chunks)
+        return chunks
+
+    def _embedded(self, work: Sequence[tuple[Document, list[Chunk], str]]) -> list[Version]:
+        items = [(document, chunks) for document, chunks, _ in work]
+        vectors = self.embedder.encode_chunks(
+            items, scheme=self.config.dense, token_vectors=self.config.token_vectors is not None
+        )
+        signals = self._signals.encode(items, [made.dense for made in vectors])
+        return [
+            Version(
+                document_id=document.id,
+                document_hash=document_hash,
+                chunks=chunks,
+                dense=made.dense,
+                lexical=self._lexical.encode_chunks(chunks) if self._lexical else None,
+                tokens=made.tokens,
+                signals=further,
+            )
+            for (document, chunks, document_hash), made, further in zip(work, vectors, signals, strict=True)
+        ]
+
+    # -- what is there ------------------------------------------------------------------------------------------
+
+    def document_ids(self) -> list[str]:
+        """Ids of all documents, sorted."""
+        return self._collection().document_ids()
+
+    def count(self) -> int:
+        """The number of chunks."""
+        return self.client.count(self.collection, exact=True).count
+
+    def get_chunks(self, document_ids: Iterable[str]) -> list[Chunk]:
+        """The stored chunks of these documents, document by document, in order; missing documents have none."""
+        ids = list(document_ids)
+        if not ids:
+            return []
+        place = {document_id: i for i, document_id in enumerate(ids)}
+        chunks = [to_chunk(payload) for payload in self._collection().payloads(ids) if payload.get(STATE) is None]
+        return sorted(chunks, key=lambda chunk: (place[chunk.document_id], chunk.index))
+
+    # -- searching ----------------------------------------------------------------------------------------------
+
+    def search(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+        """The best ``k`` chunks for a query.
+
+        Args:
+            query: What is looked for. A query without any text finds nothing.
+            k: How many hits, at most.
+            filter: ``{"key": value}`` over the documents' metadata, or a `qdrant_client.models.Filter`.
+
+        Raises:
+            InputError: ``k`` is less than 1, or the filter cannot be read.
+        """
+        return self.search_texts(query, [QueryText(query)], k, filter)
+
+    async def asearch(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+        """`search` without blocking the event loop."""
+        return await self.asearch_texts(query, [QueryText(query)], k, filter)
+
+    def search_texts(
+        self,
+        query: str,
+        texts: Sequence[QueryText],
+        k: int = 10,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
+    ) -> SearchResult:
+        """`search` with several texts (HyDE, multi-query), each in its role; see `QueryEncoder`.
+
+        Args:
+            query: What was asked.
+            texts: What to search with.
+            k: As in `search`.
+            filter: As in `search`.
+            dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
+        """
+        _check(k)
+        if not query.strip():
+            return SearchResult(query, ())
+        self._collection()  # may refuse the encoder, or have something for it to read first
+        started = time.perf_counter()
+        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense))
+        return self._found(query, k, filter, vectors, Step("embed", time.perf_counter() - started))
+
+    async def asearch_texts(
+        self,
+        query: str,
+        texts: Sequence[QueryText],
+        k: int = 10,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
+    ) -> SearchResult:
+        """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
+        _check(k)
+        if not query.strip():
+            return SearchResult(query, ())
+        searcher = await self._searcher()
+        return await searcher.search(WrittenQuery(query, texts, dense), partial(self._found, query, k, filter))
+
+    def search_vectors(
+        self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
+    ) -> SearchResult:
+        """`search` with vectors that the caller made; ``query`` is only carried along."""
+        _check(k)
+        return self._found(query, k, filter, vectors)
+
+    def _found(
+        self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
+    ) -> SearchResult:
+        started = time.perf_counter()
+        hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
+        steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
+        for step in steps:
+            record(step)
+        return SearchResult(query, tuple(hits), steps)
+
+
+def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | None:
+    """What the encoder reads before anything else: what it was given, else what the collection keeps for it."""
+    from situate.embedders import LibraryEncoder
+
+    if not isinstance(encoder, LibraryEncoder):
+        return None
+    if kept := collection.sample():
+        encoder.provide(kept)
+    return encoder.sample
+
+
+def _check(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")

@@ -1,0 +1,1 @@
+"""How the steps of a query run: timed, retried, batched, traced."""

@@ -1,0 +1,186 @@
+"""The way of a query: expand, search, rerank, cut off; whatever is optional harms nothing when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from situate.embedders.types import Vectors
+from situate.errors import InputError
+from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
+from situate.retrievers.pipeline.turns import Pace
+from situate.retrievers.search.fusion import dbsf, relative_score, rrf
+from situate.retrievers.search.hybrid import FilterLike
+from situate.retrievers.search.query_vectors import asked
+from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
+
+if TYPE_CHECKING:
+    from situate.retrievers.index.index import Index
+    from situate.retrievers.pipeline.steps import Trace
+
+TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
+
+_FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
+
+#: Each computes for 0.05 ms before it waits for anything.
+_PACE = Pace(16)
+
+
+class Retriever:
+    """Finds the passages that answer a query.
+
+    Args:
+        index: Where to search.
+        expander: Writes further texts to search with (`Hyde`, `MultiQuery`, ...).
+        rerankers: Order the hits anew, one after the other, cheap ones first.
+        k: How many hits to return, at most.
+        candidates: How many hits are searched for where there is something to rerank.
+        fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
+            "relative_score" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
+            the rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
+        threshold: Hits whose final score is below are left out, so that a result may be empty: an honest "nothing
+            relevant". Where a reranker failed, its scores are missing and nothing is left out. See
+            `situate.retrievers.calibration` for how to choose it.
+        on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
+        policy: Timeouts and retries of the optional steps.
+        policies: The same for single steps, by name ("hyde") or kind ("rerank").
+
+    Raises:
+        InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        expander: QueryExpander | None = None,
+        rerankers: Sequence[Reranker] = (),
+        k: int = 10,
+        candidates: int = 50,
+        fuse_texts: TextFusion | None = None,
+        threshold: float | None = None,
+        on_error: OnError = "degrade",
+        policy: StepPolicy | None = None,
+        policies: Mapping[str, StepPolicy] | None = None,
+    ) -> None:
+        if k < 1 or candidates < 1:
+            raise InputError(f"k={k} and candidates={candidates} must be 1 or more")
+        if fuse_texts is not None and fuse_texts not in _FUSIONS:
+            raise InputError(f"fuse_texts={fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
+        self.index = index
+        self.expander = expander
+        self.rerankers = tuple(rerankers)
+        self.k = k
+        self.candidates = candidates
+        self.fuse_texts: TextFusion | None = fuse_texts
+        self.threshold = threshold
+        self.runner = StepRunner(policy if policy is not None else StepPolicy(on_error=on_error), policies)
+
+    def retrieve(
+        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+    ) -> SearchResult:
+        """The passages for a query, best first.
+
+        Args:
+            query: What is looked for. A query without any text finds nothing.
+            k: How many hits, at most, where not the retriever's own number.
+            filter: As in `Index.search`.
+            dense: float32 ``[dimension]``: a dense vector that the caller made. Nothing is expanded then.
+
+        Raises:
+            InputError: ``k`` is less than 1, or the filter cannot be read.
+            StepError: An optional step failed and ``on_error="raise"``.
+        """
+        k = self._checked(k)
+        if not query.strip():
+            return SearchResult(query, ())
+        trace = self.runner.trace()
+        texts = [QueryText(query)]
+        if (expander := self.expander) is not None and dense is None:
+            texts = trace.run(expander.name, lambda: expander.expand(query), texts)
+        expanded = len(trace.steps)
+        search = partial(self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        several = self._searches(texts, dense)
+        found = self._fused(query, several, [search(group) for group in several], k)
+        hits = list(found.hits)
+        for reranker in self.rerankers if hits else ():
+            work = partial(reranker.rerank, asked(query, texts), hits)
+            hits = trace.run(f"rerank:{reranker.name}", work, hits)
+        return self._result(query, hits, k, found, trace, expanded)
+
+    async def aretrieve(
+        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+    ) -> SearchResult:
+        """`retrieve` without blocking the event loop; cancelling it cancels the step that is running.
+
+        Arguments and errors are those of `retrieve`: ``dense`` is float32 ``[dimension]``.
+        """
+        k = self._checked(k)
+        if not query.strip():
+            return SearchResult(query, ())
+        await _PACE.begin()
+        trace = self.runner.trace()
+        texts = [QueryText(query)]
+        if (expander := self.expander) is not None and dense is None:
+            texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
+        expanded = len(trace.steps)
+        search = partial(self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        several = self._searches(texts, dense)
+        found = self._fused(query, several, await _all(search, several), k)
+        hits = list(found.hits)
+        for reranker in self.rerankers if hits else ():
+            work = partial(reranker.arerank, asked(query, texts), hits)
+            hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
+        return self._result(query, hits, k, found, trace, expanded)
+
+    def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
+        """What is searched for together. Texts without a vector go with the first that has one."""
+        embedded = [text for text in texts if text.role != "lexical" and text.weight > 0]
+        if self.fuse_texts is None or dense is not None or len(embedded) < 2:
+            return [list(texts)]
+        lexical = [text for text in texts if text.role == "lexical"]
+        return [[embedded[0], *lexical], *([text] for text in embedded[1:])]
+
+    def _fused(
+        self, query: str, searches: Sequence[Sequence[QueryText]], found: Sequence[SearchResult], k: int
+    ) -> SearchResult:
+        if len(found) == 1 or self.fuse_texts is None:
+            return found[0]
+        started = time.perf_counter()
+        weights = [texts[0].weight for texts in searches]
+        hits = _FUSIONS[self.fuse_texts]([each.hits for each in found], weights=weights)[: self._depth(k)]
+        fused = Step("fuse", time.perf_counter() - started, {"searches": len(found), "hits": len(hits)})
+        return SearchResult(query, tuple(hits), (*(step for each in found for step in each.steps), fused))
+
+    def _checked(self, k: int | None) -> int:
+        k = self.k if k is None else k
+        if k < 1:
+            raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
+        return k
+
+    def _depth(self, k: int) -> int:
+        return max(k, self.candidates) if self.rerankers else k
+
+    def _result(
+        self, query: str, hits: Sequence[Hit], k: int, found: SearchResult, trace: Trace, expanded: int
+    ) -> SearchResult:
+        steps = (*trace.steps[:expanded], *found.steps, *trace.steps[expanded:])
+        reranked = not any(step.error for step in trace.steps[expanded:])
+        if self.threshold is not None and reranked:
+            hits = [hit for hit in hits if hit.score >= self.threshold]
+        return SearchResult(query, tuple(hits[:k]), steps)
+
+
+async def _all(
+    search: Callable[[Sequence[QueryText]], Awaitable[SearchResult]], several: Sequence[Sequence[QueryText]]
+) -> list[SearchResult]:
+    """The searches' results. If one fails, or the caller is cancelled, the others are cancelled."""
+    tasks = [asyncio.ensure_future(search(texts)) for texts in several]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

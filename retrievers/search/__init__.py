@@ -1,0 +1,1 @@
+"""A query's vectors -> hits: candidates, fusion, feedback, boosts, MaxSim."""

@@ -1,0 +1,154 @@
+"""A query's texts -> the vectors that it is searched with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from situate.embedders.types import Vectors
+from situate.errors import InputError
+from situate.retrievers.expand.hyde import mean_vector
+from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
+from situate.retrievers.pipeline.turns import in_this_process
+from situate.retrievers.search.hybrid import QueryVectors
+from situate.retrievers.types import QueryText
+
+if TYPE_CHECKING:
+    from situate.embedders.embedder import Embedder
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenQuery:
+    """A query before it is vectors.
+
+    Attributes:
+        query: What was asked.
+        texts: What to search with.
+        dense: float32 ``[dimension]``, in place of the texts' mean.
+
+    Raises:
+        InputError: A role is unknown, or no text with a vector has a weight.
+    """
+
+    query: str
+    texts: Sequence[QueryText]
+    dense: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        check_texts(self.texts)
+
+    @property
+    def asked(self) -> str:
+        """The question as it is put to BM25 and MaxSim."""
+        return asked(self.query, self.texts)
+
+    def of_role(self, role: Literal["query", "document"]) -> list[str]:
+        """The texts that are embedded in a role."""
+        return [] if self.dense is not None else [text.text for text in self.texts if text.role == role]
+
+
+class QueryEncoder:
+    """Embeds the texts of queries, each in its role, and weighs their terms.
+
+    The dense vector is the weighted mean of the texts in the roles "query" and "document"; BM25 takes the terms of
+    those in the roles "query" and "lexical", by their weights; MaxSim takes the first "query" text.
+
+    Args:
+        embedder: Makes the vectors.
+        lexical: Makes the BM25 vector; None for none.
+        token_vectors: Whether token vectors are made.
+    """
+
+    def __init__(self, embedder: Embedder, lexical: LexicalEncoder | None, token_vectors: bool) -> None:
+        self.embedder = embedder
+        self.lexical = lexical
+        self.token_vectors = token_vectors
+
+    @cached_property
+    def local(self) -> bool:
+        """Whether this process computes the vectors (and no server)."""
+        return in_this_process(self.embedder)
+
+    def encode(self, written: WrittenQuery) -> QueryVectors:
+        """The vectors of a query."""
+        return self.encode_many([written])[0]
+
+    def encode_many(self, several: Sequence[WrittenQuery]) -> list[QueryVectors]:
+        """The vectors of queries, made together."""
+        embedder = self.embedder
+        queries = [text for w in several for text in w.of_role("query")]
+        documents = [text for w in several for text in w.of_role("document")]
+        rows: dict[str, Vectors | tuple[()]] = {}
+        tokens: Sequence[Vectors] | None
+        if self.token_vectors and self.local:
+            rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.asked for w in several])
+        else:
+            tokens = embedder.embed_query_tokens([w.asked for w in several]) if self.token_vectors else None
+            rows["query"] = embedder.embed_queries(queries) if queries else ()
+        rows["document"] = embedder.embed_documents(documents) if documents else ()
+        return list(self._joined(several, rows, tokens))
+
+    async def aencode(self, written: WrittenQuery) -> QueryVectors:
+        """`encode` for an embedder whose server is waited for in the event loop."""
+        embedder = self.embedder
+        tokens = await embedder.aembed_query_tokens([written.asked]) if self.token_vectors else None
+        queries, documents = written.of_role("query"), written.of_role("document")
+        rows = {
+            "query": await embedder.aembed_queries(queries) if queries else (),
+            "document": await embedder.aembed_documents(documents) if documents else (),
+        }
+        return next(self._joined([written], rows, tokens))
+
+    def _joined(
+        self, several: Sequence[WrittenQuery], rows: Mapping[str, Vectors | tuple[()]], tokens: Sequence[Vectors] | None
+    ) -> Iterator[QueryVectors]:
+        by_role = {role: iter(vectors) for role, vectors in rows.items()}
+        for i, written in enumerate(several):
+            dense = written.dense
+            if dense is None:
+                embedded = [text for text in written.texts if text.role != "lexical"]
+                vectors = [next(by_role[text.role]) for text in embedded]
+                weights = [text.weight for text in embedded]
+                # The direction of one alone does not depend on its weight.
+                dense = vectors[0] if len(vectors) == 1 else mean_vector(np.array(vectors), weights)
+            yield QueryVectors(unit(dense), self._terms(written), None if tokens is None else tokens[i])
+
+    def _terms(self, written: WrittenQuery) -> SparseVector | None:
+        if self.lexical is None:
+            return None
+        first = written.asked
+        more = [(t.weight, t.text) for t in written.texts if t.role != "document" and t.weight and t.text != first]
+        return self.lexical.encode_query(first, more)
+
+
+def asked(query: str, texts: Sequence[QueryText]) -> str:
+    """The question as it is put to BM25, MaxSim and rerankers: the first text in the role of a query."""
+    return next((text.text for text in texts if text.role == "query"), query)
+
+
+def check_texts(texts: Sequence[QueryText]) -> None:
+    """Raises an `InputError` where there is nothing to search with."""
+    if unknown := {text.role for text in texts} - {"query", "document", "lexical"}:
+        raise InputError(
+            f"unknown roles {sorted(unknown)}: a text is searched with as 'query', as 'document' or as 'lexical'"
+        )
+    if not any(text.weight > 0 for text in texts if text.role != "lexical"):
+        raise InputError("the texts to search with need one query or document with a weight of more than 0")
+
+
+def unit(vector: Vectors) -> Vectors:
+    """The vector with L2 norm 1; the zero vector, which has no direction, as it is.
+
+    Args:
+        vector: ``[dimension]``.
+
+    Returns:
+        float32 ``[dimension]``.
+    """
+    vector = np.asarray(vector, dtype=np.float32)
+    norm = float(np.linalg.norm(vector))
+    return vector / np.float32(norm) if norm else vector

@@ -1,0 +1,1 @@
+"""Where Qdrant runs: the embedded engine, a server or a cluster."""

@@ -1,0 +1,63 @@
+"""The embedded backend: `qdrant_client`'s interface over Edge shards."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any, NoReturn
+
+from qdrant_client import models
+from qdrant_client.conversions import common_types as types
+
+from situate.retrievers.storage.edge.backend_collections import CollectionsBackend
+from situate.retrievers.storage.edge.backend_points import PointsBackend
+from situate.retrievers.storage.edge.backend_search import SearchBackend
+from situate.retrievers.storage.edge.backend_snapshots import SnapshotsBackend
+from situate.retrievers.storage.edge.errors import ClusterOnlyError
+from situate.retrievers.storage.edge.store import Store
+
+
+def _cluster_only(operation: str) -> Any:
+    def refuse(self: EdgeBackend, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ClusterOnlyError.of(operation)
+
+    refuse.__name__ = refuse.__qualname__ = operation
+    refuse.__doc__ = "Raises ClusterOnlyError."
+    return refuse
+
+
+class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBackend):
+    """Everything that a Qdrant server does in one node, in this process.
+
+    Args:
+        store: The store to serve; given back by `close`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self, **kwargs: Any) -> None:
+        """Gives the store back; the last user's close flushes and closes its files."""
+        if not self._closed:
+            self._closed = True
+            self._store.release()
+
+    def info(self) -> types.VersionInfo:
+        return models.VersionInfo(
+            title="qdrant edge (embedded)", version=importlib.metadata.version("qdrant-edge-py"), commit=None
+        )
+
+    cluster_collection_update = _cluster_only("cluster_collection_update")
+    cluster_status = _cluster_only("cluster_status")
+    cluster_telemetry = _cluster_only("cluster_telemetry")
+    collection_cluster_info = _cluster_only("collection_cluster_info")
+    create_shard_key = _cluster_only("create_shard_key")
+    delete_shard_key = _cluster_only("delete_shard_key")
+    list_shard_keys = _cluster_only("list_shard_keys")
+    recover_current_peer = _cluster_only("recover_current_peer")
+    remove_peer = _cluster_only("remove_peer")

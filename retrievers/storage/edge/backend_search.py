@@ -1,0 +1,316 @@
+"""Queries of an embedded store: single, in batches, in groups, and the search matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import models
+from qdrant_client.conversions import common_types as types
+from qdrant_client.local.payload_value_extractor import value_by_key
+
+from situate.errors import InputError
+from situate.retrievers.storage.edge.backend_base import BackendBase
+from situate.retrievers.storage.edge.collection import Collection
+from situate.retrievers.storage.edge.errors import CollectionError, engine_errors
+from situate.retrievers.storage.edge.translate_filters import edge_filter
+from situate.retrievers.storage.edge.translate_points import QUERY, checked_vector, model_id, query_response
+from situate.retrievers.storage.edge.translate_queries import QueryTranslator, without_points
+from situate.retrievers.storage.ids import point_key
+
+
+class SearchBackend(BackendBase):
+    """The part of the interface that searches."""
+
+    def query_points(
+        self,
+        collection_name: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: types.Prefetch | list[types.Prefetch] | None = None,
+        query_filter: types.Filter | None = None,
+        search_params: types.SearchParams | None = None,
+        limit: int = 10,
+        offset: int | None = None,
+        with_payload: types.WithPayloadInterface = True,
+        with_vectors: types.WithVector = False,
+        score_threshold: float | None = None,
+        lookup_from: types.LookupLocation | None = None,
+        **kwargs: Any,
+    ) -> types.QueryResponse:
+        _check_window(limit, offset)
+        collection = self._store.collection(collection_name)
+        with engine_errors(f"searching collection {collection_name!r}"):
+            request = self._translator(collection).request(
+                query=query,
+                using=using,
+                prefetch=prefetch,
+                query_filter=query_filter,
+                params=search_params,
+                limit=limit,
+                offset=offset,
+                with_payload=with_payload,
+                with_vectors=with_vectors,
+                score_threshold=score_threshold,
+                lookup_from=lookup_from,
+            )
+            found = collection.shard.query(request)
+        return query_response(found, with_vectors)
+
+    def query_batch_points(
+        self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
+    ) -> list[types.QueryResponse]:
+        collection = self._store.collection(collection_name)
+        translator = self._translator(collection)
+        translated = []
+        for request in requests:
+            limit = 10 if request.limit is None else request.limit
+            _check_window(limit, request.offset)
+            translated.append(
+                translator.request(
+                    query=request.query,
+                    using=request.using,
+                    prefetch=request.prefetch,
+                    query_filter=request.filter,
+                    params=request.params,
+                    limit=limit,
+                    offset=request.offset,
+                    # a request that does not say gets no payload, as from a server
+                    with_payload=bool(request.with_payload) if request.with_payload is None else request.with_payload,
+                    with_vectors=request.with_vector or False,
+                    score_threshold=request.score_threshold,
+                    lookup_from=request.lookup_from,
+                )
+            )
+        with engine_errors(f"searching collection {collection_name!r}"):
+            answers = collection.shard.query_batch(edge.QueryBatchRequest(translated))
+        return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
+
+    def nearest_scores(
+        self, collection_name: str, vectors: Mapping[str, Any], limit: int, query_filter: types.Filter | None
+    ) -> dict[str, dict[int, float]]:
+        """What a query by each of the vectors finds, by the vector's name: `point_key` -> score, best first."""
+        _check_window(limit, None)
+        collection = self._store.collection(collection_name)
+        where = edge_filter(query_filter)
+        requests = [
+            edge.QueryRequest(
+                limit=limit,
+                offset=None,
+                query=edge.Query.Nearest(checked_vector(vector, name, collection.schema, QUERY), using=name),
+                prefetches=None,
+                with_vector=False,
+                with_payload=False,
+                filter=where,
+                score_threshold=None,
+                params=None,
+            )
+            for name, vector in vectors.items()
+        ]
+        with engine_errors(f"searching collection {collection_name!r}"):
+            answers = collection.shard.query_batch(edge.QueryBatchRequest(requests))
+        return {
+            name: {point_key(point.id): point.score for point in found}
+            for name, found in zip(vectors, answers, strict=True)
+        }
+
+    def query_points_groups(
+        self,
+        collection_name: str,
+        group_by: str,
+        query: Any = None,
+        using: str | None = None,
+        prefetch: types.Prefetch | list[types.Prefetch] | None = None,
+        query_filter: types.Filter | None = None,
+        search_params: types.SearchParams | None = None,
+        limit: int = 10,
+        group_size: int = 3,
+        with_payload: types.WithPayloadInterface = True,
+        with_vectors: types.WithVector = False,
+        score_threshold: float | None = None,
+        with_lookup: types.WithLookupInterface | None = None,
+        lookup_from: types.LookupLocation | None = None,
+        **kwargs: Any,
+    ) -> types.GroupsResult:
+        _check_window(limit, None)
+        if group_size < 1:
+            raise InputError(f"group_size value {group_size} is invalid. Must be 1 or larger.")
+        collection = self._store.collection(collection_name)
+        total = collection.info().points_count
+        # Ever more hits, until the groups are full or there are no more: how many hits share a group is not known.
+        fetch = min(max(limit * group_size * 2, 50), max(total, 1))
+        while True:
+            response = self.query_points(
+                collection_name,
+                query=query,
+                using=using,
+                prefetch=_widened(prefetch, fetch),
+                query_filter=query_filter,
+                search_params=search_params,
+                limit=fetch,
+                with_payload=models.PayloadSelectorInclude(include=[group_by]),
+                score_threshold=score_threshold,
+                lookup_from=lookup_from,
+            )
+            groups = _groups(response.points, group_by, group_size)
+            full = sum(len(hits) == group_size for hits in groups.values())
+            first = list(groups.values())[:limit]
+            enough = len(first) == limit and all(len(hits) == group_size for hits in first)
+            if enough or full >= limit * 2 or len(response.points) < fetch or fetch >= total:
+                break
+            fetch = min(fetch * 4, total)
+        chosen = dict(list(groups.items())[:limit])
+        self._fill(collection, [hit for hits in chosen.values() for hit in hits], with_payload, with_vectors)
+        result = [models.PointGroup(id=value, hits=hits) for value, hits in chosen.items()]
+        if with_lookup is not None:
+            self._look_up(result, with_lookup)
+        return models.GroupsResult(groups=result)
+
+    def _fill(self, collection: Collection, hits: list[Any], with_payload: Any, with_vectors: Any) -> None:
+        """Gives ``hits`` the payload and vectors that the caller asked for."""
+        ids = list({hit.id: None for hit in hits})
+        records = self.retrieve(collection.name, ids, with_payload, with_vectors) if ids else []
+        by_id = {r.id: r for r in records}
+        for hit in hits:
+            stored = by_id.get(hit.id)
+            hit.payload = None if stored is None else stored.payload
+            hit.vector = None if stored is None or not with_vectors else stored.vector
+
+    def _look_up(self, groups: list[models.PointGroup], with_lookup: types.WithLookupInterface) -> None:
+        if isinstance(with_lookup, str):
+            with_lookup = models.WithLookup(collection=with_lookup)
+        for group in groups:
+            try:
+                found = self.retrieve(
+                    with_lookup.collection,
+                    [group.id],
+                    True if with_lookup.with_payload is None else with_lookup.with_payload,
+                    with_lookup.with_vectors or False,
+                )
+            except CollectionError:
+                raise
+            except InputError:
+                found = []  # the group's value is no point id
+            group.lookup = found[0] if found else None
+
+    def search_matrix_pairs(
+        self,
+        collection_name: str,
+        query_filter: types.Filter | None = None,
+        limit: int = 3,
+        sample: int = 10,
+        using: str | None = None,
+        **kwargs: Any,
+    ) -> types.SearchMatrixPairsResponse:
+        _, rows = self._matrix(collection_name, query_filter, limit, sample, using)
+        return models.SearchMatrixPairsResponse(
+            pairs=[models.SearchMatrixPair(a=a, b=hit.id, score=hit.score) for a, hits in rows for hit in hits]
+        )
+
+    def search_matrix_offsets(
+        self,
+        collection_name: str,
+        query_filter: types.Filter | None = None,
+        limit: int = 3,
+        sample: int = 10,
+        using: str | None = None,
+        **kwargs: Any,
+    ) -> types.SearchMatrixOffsetsResponse:
+        ids, rows = self._matrix(collection_name, query_filter, limit, sample, using)
+        place = {id_: i for i, id_ in enumerate(ids)}
+        cells = [(place[a], place[hit.id], hit.score) for a, hits in rows for hit in hits]
+        return models.SearchMatrixOffsetsResponse(
+            offsets_row=[row for row, _, _ in cells],
+            offsets_col=[column for _, column, _ in cells],
+            scores=[score for _, _, score in cells],
+            ids=ids,
+        )
+
+    def _matrix(
+        self, collection_name: str, query_filter: types.Filter | None, limit: int, sample: int, using: str | None
+    ) -> tuple[list[Any], list[tuple[Any, list[models.ScoredPoint]]]]:
+        """A random sample's ids, and for each its nearest others in the sample."""
+        if limit < 1:
+            raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
+        if sample < 2:
+            raise InputError(f"sample value {sample} is invalid. Must be 2 or larger.")
+        name = using or ""
+        has_vector = models.HasVectorCondition(has_vector=name)
+        must: list[Any] = [has_vector] if query_filter is None else [has_vector, query_filter]
+        sampled = self.query_points(
+            collection_name,
+            query=models.SampleQuery(sample=models.Sample.RANDOM),
+            query_filter=models.Filter(must=must),
+            limit=sample,
+            with_payload=False,
+            with_vectors=[name],
+        ).points
+        ids = sorted((p.id for p in sampled), key=lambda i: (isinstance(i, str), i))
+        if len(ids) < 2:
+            return ids, []
+        within = models.Filter(must=[models.HasIdCondition(has_id=ids)])
+        vectors = {p.id: p.vector[name] if isinstance(p.vector, dict) else p.vector for p in sampled}
+        requests = [
+            models.QueryRequest.model_construct(
+                query=models.NearestQuery.model_construct(nearest=vectors[i], mmr=None),
+                using=using,
+                filter=without_points(within, {model_id(i)}),
+                limit=limit,
+            )
+            for i in ids
+        ]
+        answers = self.query_batch_points(collection_name, requests)
+        return ids, [(i, answer.points) for i, answer in zip(ids, answers, strict=True)]
+
+    # -- vectors of points that queries name
+
+    def _translator(self, collection: Collection) -> QueryTranslator:
+        def lookup(point_id: int | str, name: str, lookup_from: models.LookupLocation | None) -> Any:
+            source = collection if lookup_from is None else self._store.collection(lookup_from.collection)
+            name = name if lookup_from is None or lookup_from.vector is None else lookup_from.vector
+            with engine_errors(f"looking up a vector in collection {source.name!r}"):
+                found = source.shard.retrieve([point_id], False, [name])
+            vector: Any = found[0].vector if found else None
+            if isinstance(vector, dict):
+                vector = vector.get(name)
+            if vector is None:
+                what = f"a vector named {name!r} of point" if found else "point"
+                raise InputError(f"Not found: no {what} {point_id} in collection {source.name}")
+            return vector
+
+        return QueryTranslator(collection.schema, lookup)
+
+
+def _check_window(limit: int, offset: int | None) -> None:
+    if limit < 1:
+        raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
+    if offset is not None and offset < 0:
+        raise InputError(f"offset value {offset} is invalid. Must be 0 or larger.")
+
+
+def _widened(prefetch: Any, limit: int) -> Any:
+    """The stages with room for ``limit`` hits, so that fusing does not cut groups short."""
+    if prefetch is None:
+        return None
+    if isinstance(prefetch, list):
+        return [_widened(stage, limit) for stage in prefetch]
+    wide = max(limit, prefetch.limit or 0)
+    return prefetch.model_copy(update={"limit": wide, "prefetch": _widened(prefetch.prefetch, limit)})
+
+
+def _groups(points: Sequence[models.ScoredPoint], group_by: str, size: int) -> dict[Any, list[models.ScoredPoint]]:
+    """The hits by their value of the payload field, best group first; a hit with several values is in several."""
+    groups: dict[Any, list[models.ScoredPoint]] = {}
+    for point in points:
+        for value in dict.fromkeys(_group_values(point.payload or {}, group_by)):
+            hits = groups.setdefault(value, [])
+            if len(hits) < size:
+                hits.append(point)
+    return groups
+
+
+def _group_values(payload: dict[str, Any], group_by: str) -> list[Any]:
+    values = value_by_key(payload, group_by) or []
+    flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+    return [v for v in flat if isinstance(v, str) or type(v) is int]

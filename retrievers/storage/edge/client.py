@@ -1,0 +1,139 @@
+"""`EdgeClient`: a `QdrantClient` whose data lives in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from situate.retrievers.storage.edge.backend import EdgeBackend
+from situate.retrievers.storage.edge.inference import PlainVectorInspector, ShallowQueries
+from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
+
+
+def _client_of(path: str, options: dict[str, bool]) -> EdgeClient:
+    return EdgeClient(path, **options)
+
+
+class EdgeClient(ShallowQueries, QdrantClient):
+    """A `QdrantClient` over Qdrant Edge, Qdrant's own engine in this process.
+
+    Usable wherever a `QdrantClient` is. Clients of the same path in one process share one store; another process gets
+    a `StoreLockedError`.
+
+    Args:
+        path: The store's folder, made where it is missing; ":memory:" for a temporary store of this client's own,
+            removed when the last client of it is closed.
+        auto_optimize: Build HNSW graphs and remove deleted points in the background, once enough has changed and
+            nobody has written for a second. Without it, only `optimize` does.
+        sync_writes: Flush every write to disk before it is acknowledged, so that it survives a power failure, too.
+            Without it an acknowledged write survives the death of the process, and a power failure after five seconds.
+        read_only: Open a snapshot file, or the newest full snapshot in a store's folder, beside the store's writer. It
+            is unpacked into a temporary folder and cannot be changed.
+
+    A store that is open in this process already keeps the options that it was opened with. Unlike on a server, payloads
+    are read into the operating system's page cache when a collection is opened; one made with `on_disk_payload=True`
+    leaves them on disk.
+
+    Raises:
+        StoreLockedError: Another process has the store open.
+        StorageError: The folder cannot be written.
+
+    Example:
+        >>> from qdrant_client import models
+        >>> with EdgeClient(":memory:") as client:
+        ...     _ = client.create_collection("notes", models.VectorParams(size=2, distance=models.Distance.COSINE))
+        ...     _ = client.upsert("notes", [models.PointStruct(id=1, vector=[1.0, 0.0], payload={"title": "one"})])
+        ...     client.query_points("notes", [1.0, 0.1]).points[0].payload
+        {'title': 'one'}
+    """
+
+    _client: EdgeBackend
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = MEMORY,
+        *,
+        auto_optimize: bool = True,
+        sync_writes: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        # The base class wires up inference of Document models and the like; its in-memory backend costs nothing and
+        # is replaced.
+        super().__init__(location=MEMORY)
+        self._inference_inspector = PlainVectorInspector(self._inference_inspector.parser)
+        self._options = {"auto_optimize": auto_optimize, "sync_writes": sync_writes, "read_only": read_only}
+        self._init_options = {"path": str(path), **self._options}
+        self._client = EdgeBackend(open_store(path, StoreOptions(**self._options)))
+
+    @property
+    def path(self) -> str:
+        """The store's folder."""
+        return str(self._client.store.folder)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._client.closed
+
+    def nearest_scores(
+        self,
+        collection_name: str,
+        vectors: Mapping[str, Any],
+        limit: int,
+        query_filter: models.Filter | None = None,
+    ) -> dict[str, dict[int, float]]:
+        """The points nearest to each of several vectors, in one request: by the vector's name, id -> score, best first.
+
+        Building a hundred hits takes as long as finding them, and who fuses rankings needs no more of them than this.
+        Ids are numbers, `situate.retrievers.storage.ids.point_key`'s; `payloads` takes them.
+
+        Args:
+            collection_name: The collection.
+            vectors: Vector name -> float32 ``[size]`` (of a multivector ``[rows, size]``), a list, or a sparse vector.
+            limit: Most points for each.
+            query_filter: Which points are considered.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            InputError: A vector is of the wrong size or not finite, or ``limit`` is less than 1.
+        """
+        return self._client.nearest_scores(collection_name, vectors, limit, query_filter)
+
+    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """The payloads of points by the numbers of their ids, as `nearest_scores` gives them; those that are there.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
+        return self._client.payloads(collection_name, points)
+
+    def optimize(self, collection_name: str | None = None) -> bool:
+        """Builds HNSW graphs and removes deleted points now, and waits for it. Reads and writes go on meanwhile.
+
+        Args:
+            collection_name: The collection; all where None.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            StorageError: It failed; the collection is as it was.
+        """
+        return self._client.optimize(collection_name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As its configuration: a copy of the same path in this process shares the store. A temporary store is nobody
+        # else's, so its copy is a new, empty one.
+        return _client_of, (self._init_options["path"], self._options)
+
+    def __enter__(self) -> EdgeClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,114 @@
+"""What an embedded store raises, in the classes that callers of `QdrantClient` already catch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from qdrant_client.http.exceptions import UnexpectedResponse
+
+from situate.errors import InputError, StorageError, StoreCorruptError
+
+
+class CollectionError(StorageError, UnexpectedResponse, ValueError):
+    """A collection is missing or already there.
+
+    qdrant-client's local mode raises ValueError where a server answers with a status code (UnexpectedResponse); code
+    written for either catches this one.
+    """
+
+    status = 400
+
+    def __init__(self, message: str) -> None:
+        UnexpectedResponse.__init__(
+            self,
+            status_code=self.status,
+            reason_phrase=type(self).__name__,
+            content=message.encode(errors="replace"),
+            headers=httpx.Headers(),
+        )
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[type[CollectionError], tuple[str]]:
+        return type(self), (self.message,)
+
+
+class CollectionNotFoundError(CollectionError):
+    """No collection and no alias has that name."""
+
+    status = 404
+
+
+class CollectionExistsError(CollectionError):
+    """A collection or an alias already has that name."""
+
+    status = 409
+
+
+class ClusterOnlyError(StorageError, NotImplementedError):
+    """Only a Qdrant server or cluster can do this."""
+
+    @classmethod
+    def of(cls, operation: str) -> ClusterOnlyError:
+        """The error for ``operation``."""
+        return cls(
+            f"{operation} needs a Qdrant cluster: an embedded store is one shard in one process. "
+            "Open the store with QdrantClient(url=...) on a server and migrate() to it"
+        )
+
+
+class StoreClosedError(StorageError, RuntimeError):
+    """The client was closed."""
+
+
+#: How the engine begins the message of an error that the caller can mend.
+_CALLER_MISTAKES = (
+    "Vector dimension error",
+    "Not existing vector name",
+    "No point with id",
+    "No range index",
+    "Validation failed",
+    "Wrong input",
+    "Bad request",
+    "Validation error",
+    "Index required",
+    "Multivector",
+    "MultiVector",
+    "Vector inference",
+    "Incorrect",
+)
+_DAMAGE = ("corrupt", "checksum", "deserialize", "Failed to read", "failed to load", "UnexpectedEof", "invalid data")
+
+
+def engine_error(error: BaseException, doing: str) -> Exception:
+    """The situate error that an engine's exception means.
+
+    The engine raises bare `Exception`, told apart by message only, and a panic of its as `PanicException`, which is
+    no `Exception` at all.
+    """
+    message = f"{doing}: {error}"
+    if type(error).__name__ == "PanicException" or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
+        return StoreCorruptError(message)
+    if isinstance(error, ValueError | TypeError | OverflowError) or str(error).startswith(_CALLER_MISTAKES):
+        return InputError(message)
+    return StorageError(message)
+
+
+@contextmanager
+def engine_errors(doing: str) -> Iterator[None]:
+    """Raises what the engine raises inside as situate errors that begin with ``doing``."""
+    try:
+        yield
+    except (StorageError, InputError):
+        raise
+    except Exception as error:
+        raise engine_error(error, doing) from error
+    except BaseException as error:
+        # A panic in the engine derives from BaseException; everything else of that kind is not ours to touch.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise engine_error(error, doing) from error

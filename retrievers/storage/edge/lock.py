@@ -1,0 +1,71 @@
+"""The lock that lets one process at a time write an embedded store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+from situate.errors import StorageError, StoreLockedError
+
+LOCK_FILE = ".lock"
+HOLDER_FILE = ".lock.holder"
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held by the operating system: it dies with its process, so none goes stale.
+
+    Who holds it is written beside it, for the message that another process gets.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[Any] | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock.
+
+        Raises:
+            StoreLockedError: Another process holds it.
+            StorageError: The folder cannot be written.
+        """
+        import portalocker  # Late: it probes for writable folders when imported, which fails on read-only systems.
+
+        try:
+            file = open(self._folder / LOCK_FILE, "a+")  # noqa: SIM115 - held open for as long as the store is
+        except OSError as error:
+            raise StorageError(
+                f"the store {self._folder} cannot be written ({error.strerror}): an embedded store needs a folder that "
+                "this process may write; to read a copy elsewhere, restore a snapshot of it there"
+            ) from error
+        try:
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except (portalocker.exceptions.LockException, OSError) as error:
+            file.close()
+            raise StoreLockedError(
+                f"the store {self._folder} is open in another process ({self._holder()}): one process at a time writes "
+                "an embedded store. Close it there, or run a Qdrant server and open it with retrievers.connect(url)"
+            ) from error
+        self._file = file
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        with contextlib.suppress(OSError):  # only for messages: the lock itself is held
+            (self._folder / HOLDER_FILE).write_text(json.dumps(holder))
+
+    def release(self) -> None:
+        """Gives the lock back; does nothing where it is not held."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            (self._folder / HOLDER_FILE).unlink()
+        file, self._file = self._file, None
+        file.close()  # closing unlocks
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads((self._folder / HOLDER_FILE).read_text())
+            return f"pid {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "holder unknown"

@@ -1,0 +1,45 @@
+"""Room on the disk: checked before the engine is asked to write.
+
+The engine writes through memory maps, and a map that the disk has no room for ends the whole process with a signal
+(SIGBUS) that nobody can catch. So a store stops growing while there is still room.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from situate.errors import StorageError
+
+MEGABYTE = 1 << 20
+#: What must stay free for writes that make a store larger: the log and the files that the engine is about to extend.
+RESERVE = 128 * MEGABYTE
+#: What must stay free for deletions, which need a little, too.
+RESERVE_TO_DELETE = 72 * MEGABYTE
+
+
+def check_space(folder: Path, needed: int, *, grows: bool = True) -> None:
+    """Raises where the disk of ``folder`` has no room for ``needed`` bytes and the reserve.
+
+    Raises:
+        StorageError: There is too little room.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return  # the folder is gone: what is done with it next says so
+    reserve = RESERVE if grows else RESERVE_TO_DELETE
+    if free < needed + reserve:
+        raise StorageError(
+            f"the disk of {folder} is full: {free // MEGABYTE} MB are free, {(needed + reserve) // MEGABYTE} MB are "
+            "needed to go on safely. Nothing was written; make room and try again"
+        )
+
+
+def check_copy(folder: Path) -> None:
+    """Raises where the disk has no room for a copy of ``folder``."""
+    size = 0
+    for parent, _, files in os.walk(folder):
+        size += sum(os.stat(os.path.join(parent, file)).st_blocks * 512 for file in files)
+    check_space(folder, size)

@@ -1,0 +1,209 @@
+"""Documents, chunks and what situates them: the values that every other room speaks in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol, runtime_checkable
+from uuid import UUID, uuid5
+
+from situate.errors import SpanError
+
+#: Namespace of every id that situate derives. Changing it would change every id ever stored.
+ID_NAMESPACE = UUID("5b0d7d6c-3f0e-5c84-9a2f-6d1f5f0a3c11")
+
+
+def stable_id(*parts: str) -> str:
+    """A uuid5 of ``parts`` as text; injective, because every part is written with its length."""
+    return str(
+        uuid5(ID_NAMESPACE, "".join(f"{len(part)}:{part}" for part in parts).encode(errors="surrogatepass").hex())
+    )
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and what is known about it.
+
+    Attributes:
+        id: The caller's own id; any non-empty string.
+        text: The text that chunks are spans of. Never changed by situate.
+        metadata: JSON values. ``title``, ``path``, ``date`` and ``speaker`` also situate the document's chunks.
+    """
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str | None:
+        """``metadata["title"]`` where it is a non-empty string."""
+        title = self.metadata.get("title")
+        return title if isinstance(title, str) and title.strip() else None
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of text and metadata: two documents with the same hash are indexed alike."""
+        metadata = json.dumps(self.metadata, sort_keys=True, ensure_ascii=True, default=repr)
+        digest = hashlib.sha256(self.text.encode(errors="surrogatepass"))
+        digest.update(b"\0")
+        digest.update(metadata.encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What situates a chunk in its document, kept apart from the chunk's own text.
+
+    Attributes:
+        title: The document's title.
+        headings: The headings above the chunk, outermost first.
+        path: Where the document came from (file path, URL).
+        date: The document's date as text.
+        speaker: Who speaks, in a dialogue.
+        previous: The sentence before the chunk.
+        sentence: A situating sentence that a language model wrote (contextual retrieval, Anthropic 2024).
+        questions: Questions that the chunk answers (doc2query, Nogueira et al. 2019).
+    """
+
+    title: str | None = None
+    headings: tuple[str, ...] = ()
+    path: str | None = None
+    date: str | None = None
+    speaker: str | None = None
+    previous: str | None = None
+    sentence: str | None = None
+    questions: tuple[str, ...] = ()
+
+    def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
+        """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.
+
+        A heading equal to the title is written once.
+        """
+        lines: list[str] = []
+        for name in fields:
+            value = getattr(self, name)
+            if name == "headings":
+                value = " > ".join(h for h in self.headings if not ("title" in fields and h == self.title))
+            elif name == "questions":
+                value = separator.join(self.questions)
+            if value:
+                lines.append(value)
+        return separator.join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Context:
+        """The inverse of `to_dict`; keys that are not fields are left out."""
+        known = cls.__dataclass_fields__
+        taken: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known}
+        return cls(**taken)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A span of a document: ``document.text[start:end] == text`` always holds.
+
+    Attributes:
+        id: A uuid5 of document id, span and text, so that indexing twice changes nothing.
+        document_id: The id of the document it was cut from.
+        index: Its place among the document's chunks, from 0.
+        text: The chunk's own words.
+        start: First character in the document's text.
+        end: One past the last character.
+        context: What situates it.
+        metadata: The document's metadata and the caller's additions.
+    """
+
+    id: str
+    document_id: str
+    index: int
+    text: str
+    start: int
+    end: int
+    context: Context = Context()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, document: Document, index: int, start: int, end: int, context: Context | None = None) -> Chunk:
+        """The chunk ``document.text[start:end]``.
+
+        Raises:
+            SpanError: The span is empty, reversed or outside the document.
+        """
+        if not 0 <= start < end <= len(document.text):
+            raise SpanError(
+                f"chunk {index} of document {document.id!r} has the span ({start}, {end}), "
+                f"but the text has {len(document.text)} characters: spans need 0 <= start < end <= length"
+            )
+        text = document.text[start:end]
+        return cls(
+            id=stable_id(document.id, str(start), str(end), text),
+            document_id=document.id,
+            index=index,
+            text=text,
+            start=start,
+            end=end,
+            context=context if context is not None else Context(title=document.title),
+            metadata=dict(document.metadata),
+        )
+
+
+@runtime_checkable
+class Chunker(Protocol):
+    """Cuts a document into chunks."""
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's chunks in order; [] for a document that is empty or only white space."""
+        ...
+
+
+@runtime_checkable
+class Situator(Protocol):
+    """Writes what situates each chunk of a document."""
+
+    def situate(self, document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """The same chunks (ids, texts and spans unchanged) with more context."""
+        ...
+
+    async def asituate(self, document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """`situate` without blocking the event loop."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request to a language model.
+
+    Attributes:
+        text: What is asked.
+        prefix: What comes before it and is shared by many prompts (a document, say), so that a provider's prompt
+            cache can hold it.
+        system: The system message, if any.
+    """
+
+    text: str
+    prefix: str = ""
+    system: str = ""
+
+
+@runtime_checkable
+class TextGenerator(Protocol):
+    """The one thing that HyDE, the LLM situator and the LLM rerankers know of a language model."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One answer per prompt, in order.
+
+        Raises:
+            GenerationError: The model failed. A `PromptRefusedError` is not tried again.
+        """
+        ...
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        """`generate` without blocking the event loop; cancelling it cancels the requests."""
+        ...

@@ -1,0 +1,158 @@
+"""Late-interaction and learned sparse models: what sentence-transformers computes, in arrays, without blocking."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from situate.embedders import MultiVectorEmbedder, SparseEmbedder
+from situate.errors import InputError, ModelNotFoundError, TruncationWarning, UnsafeModelError
+
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [Q] [D] the a cat dog sat on mat red house city berlin river old . , ! runs"
+TEXTS = ["the cat sat on the mat .", "berlin !", "", "old river runs"]
+QUERIES = ["the cat", "berlin !", "", "river"]
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def tiny_bert(folder: Path, head: str) -> Path:
+    """A random BERT of two layers with a vocabulary of a few words."""
+    import torch
+    import transformers
+
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text(WORDS.replace(" ", "\n"))
+    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=WORDS.count(" ") + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=24,
+    )  # fmt: skip
+    getattr(transformers, head)(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def colbert(tmp_path_factory) -> Path:
+    """A tiny ColBERT: markers, a projection, query expansion, punctuation left out."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    base = tiny_bert(tmp_path_factory.mktemp("colbert") / "base", "BertModel")
+    transformer = Transformer(str(base), document_length=12, query_expansion={"strategy": "fixed", "length": 8})
+    modules = [
+        transformer,
+        Dense(32, 16, bias=False, module_input_name="token_embeddings"),
+        MultiVectorMask(skiplist_words=[".", ",", "!"]),
+        Normalize(module_input_name="token_embeddings"),
+    ]
+    model = MultiVectorEncoder(modules=modules, prompts={"query": "[Q] ", "document": "[D] "}, device="cpu")
+    model.save(str(base.parent / "model"))
+    return base.parent / "model"
+
+
+@pytest.fixture(scope="module")
+def splade(tmp_path_factory) -> Path:
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+    base = tiny_bert(tmp_path_factory.mktemp("splade") / "base", "BertForMaskedLM")
+    model = SparseEncoder(modules=[MLMTransformer(str(base)), SpladePooling()], device="cpu")
+    model.save(str(base.parent / "model"))
+    return base.parent / "model"
+
+
+async def test_token_vectors_are_the_librarys(colbert):
+    from sentence_transformers import MultiVectorEncoder
+
+    reference = MultiVectorEncoder(str(colbert), device="cpu")
+    embedder = MultiVectorEmbedder(colbert, device="cpu", dtype="float32")
+    queries, documents = embedder.embed_query_tokens(QUERIES), embedder.embed_document_tokens(TEXTS)
+    for found, wanted in (
+        (queries, reference.encode_query(QUERIES, convert_to_numpy=True)),
+        (documents, reference.encode_document(TEXTS, convert_to_numpy=True)),
+        (await embedder.aembed_query_tokens(QUERIES), queries),
+        (await embedder.aembed_document_tokens(TEXTS), documents),
+    ):
+        assert [m.shape for m in found] == [m.shape for m in wanted]
+        for one, two in zip(found, wanted, strict=True):
+            assert one.dtype == np.float32
+            np.testing.assert_allclose(one, two, atol=1e-5)
+    assert all(matrix.shape == (8, 16) for matrix in queries)
+    assert embedder.dimension == 16
+    np.testing.assert_allclose(np.linalg.norm(np.concatenate(documents), axis=1), 1, atol=1e-5)
+
+
+def test_punctuation_has_no_document_vectors(colbert):
+    embedder = MultiVectorEmbedder(colbert, device="cpu", dtype="float32")
+    with_mark, without = embedder.embed_document_tokens(["berlin !", "berlin"])
+    assert with_mark.shape == without.shape
+
+
+def test_what_is_cut_is_said(colbert):
+    embedder = MultiVectorEmbedder(colbert, device="cpu", dtype="float32")
+    # Twenty words, two special tokens, and a marker that this vocabulary reads as three.
+    with pytest.warns(TruncationWarning, match=r"1 of 2 texts are longer than the 12 tokens .* lost 13 tokens"):
+        embedder.embed_document_tokens(["cat " * 20, "cat"])
+    with pytest.warns(TruncationWarning, match=r"1 of 2 texts are longer than the 8 tokens .* lost 17 tokens"):
+        embedder.embed_query_tokens(["cat " * 20, "cat"])
+
+
+async def test_sparse_vectors_are_the_librarys(splade):
+    from sentence_transformers import SparseEncoder
+
+    reference = SparseEncoder(str(splade), device="cpu").encode(TEXTS, convert_to_sparse_tensor=False).numpy()
+    embedder = SparseEmbedder(splade, device="cpu", dtype="float32")
+    for found in (
+        embedder.embed_documents(TEXTS),
+        embedder.embed_queries(TEXTS),
+        await embedder.aembed_documents(TEXTS),
+        await embedder.aembed_queries(TEXTS),
+    ):
+        for vector, wanted in zip(found, reference, strict=True):
+            dense = np.zeros(embedder.dimension, dtype=np.float32)
+            dense[vector.indices] = vector.values
+            np.testing.assert_allclose(dense, wanted, atol=1e-5)
+            assert (np.diff(vector.indices) > 0).all()
+            assert (vector.values > 0).all()
+
+
+def test_only_the_largest_numbers_are_kept(splade):
+    whole = SparseEmbedder(splade, device="cpu", dtype="float32").embed_documents(TEXTS[:1])[0]
+    few = SparseEmbedder(splade, device="cpu", dtype="float32", max_active=3).embed_documents(TEXTS[:1])[0]
+    assert len(few.values) == 3
+    np.testing.assert_allclose(np.sort(few.values), np.sort(whole.values)[-3:], atol=1e-6)
+
+
+def test_a_sparse_text_that_is_cut_is_said(splade):
+    with pytest.warns(TruncationWarning, match="24 tokens"):
+        SparseEmbedder(splade, device="cpu", dtype="float32").embed_documents(["cat " * 40])
+
+
+@pytest.mark.parametrize("kind", [MultiVectorEmbedder, SparseEmbedder])
+def test_both_pickle_as_configuration_and_load_late(kind, colbert, splade):
+    path = colbert if kind is MultiVectorEmbedder else splade
+    embedder = kind(path, device="cpu", dtype="float32")
+    call = "embed_document_tokens" if kind is MultiVectorEmbedder else "embed_documents"
+    assert getattr(embedder, call)([]) == []
+    copy = pickle.loads(pickle.dumps(embedder))
+    assert copy.fingerprint == embedder.fingerprint
+    assert len(getattr(copy, call)(TEXTS)) == len(TEXTS)
+    with pytest.raises(InputError, match="hand over a list"):
+        getattr(embedder, call)("text")
+    missing = kind("nobody/no-such-model")
+    with pytest.raises(ModelNotFoundError):
+        getattr(missing, call)(["x"])
+    with pytest.raises(InputError, match="batch_size is 0"):
+        kind(path, batch_size=0)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(UnsafeModelError, match="allow_pickle=True"):
+        MultiVectorEmbedder(tmp_path).embed_query_tokens(["x"])

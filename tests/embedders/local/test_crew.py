@@ -1,0 +1,203 @@
+"""A pass dealt out to several cores: same results, errors heard, torch's own settings left alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from situate.embedders.forward.chooser import is_reentrant
+from situate.embedders.local import cores as _crew
+from situate.embedders.local.cores import Crew
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.types import SpanText
+
+
+@given(st.integers(1, 8), st.lists(st.integers(1, 600), min_size=1, max_size=60))
+def test_shares_hold_every_sequence_once_and_evenly(size: int, lengths: list[int]) -> None:
+    lengths.sort(reverse=True)
+    shares = Crew(size).shares(lengths)
+    assert sorted(row for share in shares for row in share) == list(range(len(lengths)))
+    assert all(share == sorted(share) for share in shares), "the longest first, as a pass wants them"
+    assert 1 <= len(shares) <= size
+    tokens = [sum(lengths[row] for row in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    if len(shares) > 1:
+        assert sum(tokens) >= 128 * len(shares)
+
+
+def test_one_long_sequence_is_not_left_to_one_core() -> None:
+    assert len(Crew(2).shares([8000, 40, 40])) == 1
+    assert len(Crew(2).shares([500, 480])) == 2
+    assert len(Crew(2).shares([60, 50])) == 1, "too little to hand over"
+
+
+def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
+    crew = Crew(3)
+    before = torch.get_num_threads()
+    together = threading.Barrier(3, timeout=20)
+    cores: list[int] = []
+
+    def task() -> None:
+        together.wait()
+        cores.append(torch.get_num_threads())
+
+    crew.run([task] * 3)
+    assert cores == [1, 1, 1]
+    seen: list[int] = []
+    fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    fresh.start()
+    fresh.join()
+    assert [torch.get_num_threads(), *seen] == [before, before]
+
+
+def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How often the operating system took the core away is what a busy machine would say."""
+    crew, taken = Crew(2), iter([0, 0, 5, 50, 50, 99, 99, 99])
+    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    cores: list[tuple[bool, int]] = []
+    monkeypatch.setattr(_crew, "_CROWDED_FOR", 8.0)
+    monkeypatch.setattr(_crew, "_TAKEN", 6)
+    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 0)
+    all_of_them = torch.get_num_threads()
+
+    def task() -> None:
+        cores.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+
+    for _ in range(4):
+        crew.run_one(task)  # the core is taken 0 times, then 45 times
+    assert cores == [(True, all_of_them)] * 2 + [(False, 1)] * 2
+    monkeypatch.setattr(crew, "_crowded_until", 0.0)
+    crew.run_one(task)
+    assert cores[-1] == (True, all_of_them), "it tries again"
+    assert crew._crowded_until - time.monotonic() > 8, "and waits longer if that goes wrong, too"
+    monkeypatch.setattr(crew, "_crowded_until", 0.0)
+    crew.run_one(task)
+    assert crew._crowded_for == 8, "once it went well, the next wait is short again"
+    assert crew._crowded_until == 0.0
+
+    def fails() -> None:
+        raise ValueError("a text that the model cannot read")
+
+    monkeypatch.setattr(crew, "_crowded_until", float("inf"))
+    with pytest.raises(ValueError, match="cannot read"):
+        crew.run_one(fails)
+
+
+def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew, taken = Crew(2), iter([0, 9])
+    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    monkeypatch.setattr(_crew, "_TAKEN", 6)
+    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 25)
+    crew.run_one(lambda: time.sleep(0.4))
+    assert crew._crowded_until == 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it by thread")
+def test_the_operating_system_counts_the_times_that_a_core_was_taken() -> None:
+    """Two busy processes on one core take it from each other."""
+    counts: list[int] = []
+
+    def share_a_core() -> None:
+        core = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {core})  # of this thread, and of what it starts
+        other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            before, end = _crew._times_taken(), time.monotonic() + 20
+            while _crew._times_taken() == before and time.monotonic() < end:
+                pass
+            counts.append(_crew._times_taken() - before)
+        finally:
+            other.kill()
+            other.wait()
+
+    thread = threading.Thread(target=share_a_core)
+    thread.start()
+    thread.join()
+    assert counts[0] > 0
+
+
+def test_all_tasks_end_before_the_first_error_is_raised() -> None:
+    ended: list[int] = []
+
+    def fails() -> None:
+        raise ValueError("a text that the model cannot read")
+
+    crew = Crew(2)
+    with pytest.raises(ValueError, match="cannot read"):
+        crew.run([fails, *(lambda: ended.append(1) for _ in range(5))])
+    assert len(ended) == 5
+    crew.run([lambda: ended.append(1)] * 2)
+    assert len(ended) == 7, "it goes on after an error"
+
+
+@pytest.mark.parametrize("reduction", ["sum", "kept"])
+def test_dealt_out_vectors_equal_those_of_one_core(minilm_path: str, reduction: str) -> None:
+    words = ["the", "river", "bends", "twice", "before", "an", "old", "mill", "and", "its", "wheel", "of", "oak"]
+    generator = np.random.default_rng(0)
+    texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 40)]
+    encoder = Encoder(minilm_path, device="cpu", dtype="float32")
+    alone = Encoder(minilm_path, device="cpu", dtype="float32", batch_tokens=3000)  # so that it is loaded apart
+    encoder._scheduler.engine._crew = Crew(3)
+    alone._scheduler.engine._crew = None
+    if reduction == "sum":
+        for got, wanted in zip(encoder.encode(texts), alone.encode(texts), strict=True):
+            np.testing.assert_allclose(got.vectors, wanted.vectors, atol=2e-6)
+    else:
+        for got, wanted in zip(
+            encoder.encode(texts, token_vectors=True), alone.encode(texts, token_vectors=True), strict=True
+        ):
+            for a, b in zip(got.tokens, wanted.tokens, strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_memory_that_does_not_suffice_halves_a_share(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [SpanText(f"the {n} seven barges passed the lock beside the mill " * 12) for n in range(12)]
+    encoder = Encoder(minilm_path, device="cpu", dtype="float32")
+    wanted = encoder.encode(texts)
+    engine = encoder._scheduler.engine
+    engine._crew = Crew(2)
+    run, budget = engine._run, engine.batch_tokens
+
+    def short_of_memory(rows: list[object]) -> None:
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no memory for more than one")
+        run(rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_run", short_of_memory)
+    for got, one in zip(encoder.encode(texts), wanted, strict=True):
+        np.testing.assert_allclose(got.vectors, one.vectors, atol=2e-6)
+    assert engine.batch_tokens < budget
+
+
+def test_models_that_remember_lengths_or_bring_their_own_code_have_one_thread_inside(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3Model
+
+    def model(rope: dict[str, object]) -> Qwen3Model:
+        return Qwen3Model(
+            Qwen3Config(
+                vocab_size=50,
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=16,
+                rope_parameters=rope,
+            )
+        )
+
+    plain = model({"rope_type": "default", "rope_theta": 10000.0})
+    assert is_reentrant(plain, trust_remote_code=False)
+    assert not is_reentrant(plain, trust_remote_code=True)
+    assert not is_reentrant(model({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}), False)

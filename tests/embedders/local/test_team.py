@@ -1,0 +1,201 @@
+"""Several devices, a process each: the same vectors in the same order, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from situate.embedders import Embedder
+from situate.embedders.local.encoder import Encoder
+from situate.embedders.types import SpanText
+from situate.errors import FallbackWarning, InputError, ModelError, SpanError, TruncationWarning
+from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
+
+LONG = pytest.mark.skipif(
+    os.environ.get("SITUATE_FULL") != "1", reason="the long suite starts more processes (make test-full)"
+)
+#: Enough for many shares.
+MANY = [SpanText(f"{TEXTS[i % 5]} number {i}", ((0, 5), (2, 11)) if i % 7 == 0 else None) for i in range(1500)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(5)
+    return save(tmp_path_factory.mktemp("bert"), FAMILIES["bert"][0]())
+
+
+@pytest.fixture(scope="module")
+def team(folder: Path) -> Iterator[Encoder]:
+    with Encoder(folder, device=["cpu", "cpu"], dtype="float32") as encoder:
+        yield encoder
+
+
+def workers() -> set[int]:
+    """The processes that encode for this one; not multiprocessing's own tracker of resources, which stays."""
+    found = psutil.Process().children(recursive=True)
+    return {p.pid for p in found if "spawn_main" in " ".join(p.cmdline())}
+
+
+def test_results_equal_one_device_and_keep_their_order(folder: Path, team: Encoder) -> None:
+    alone = Encoder(folder, device="cpu", dtype="float32")
+    got, wanted = team.encode(MANY), alone.encode(MANY)
+    assert len(got) == len(MANY)
+    for a, b in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
+    assert (team.device, team.dtype, team.dimension) == ("cpu,cpu", "float32", 64)
+    assert len(workers()) == 2
+    few = team.encode(MANY[:3], token_vectors=True, priority="query", progress=True)
+    assert [r.tokens is not None for r in few] == [True] * 3
+    assert team.encode([]) == []
+
+
+async def test_async_callers_share_the_processes(folder: Path, team: Encoder) -> None:
+    alone = Encoder(folder, device="cpu", dtype="float32")
+    parts = [MANY[i : i + 90] for i in range(0, 900, 90)]
+    found = await asyncio.gather(*(team.aencode(part) for part in parts))
+    for part, results in zip(parts, found, strict=True):
+        for a, b in zip(results, alone.encode(part), strict=True):
+            np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
+
+
+def test_errors_and_cut_texts_reach_the_caller(team: Encoder) -> None:
+    with pytest.raises(SpanError, match="3 characters"):
+        team.encode([SpanText("abc", ((2, 9),))])
+    with pytest.raises(InputError, match="adapter 'tax' is not known"):
+        team.encode(MANY[:2], adapter="tax")
+    with pytest.warns(TruncationWarning, match=r"2 of 3 texts .* lost") as given:
+        team.encode([SpanText("mill " * 400), SpanText("mill"), SpanText("mill " * 400)])
+    assert len(given) == 1
+    assert len(team.encode(MANY[:2])) == 2, "the processes go on after an error"
+
+
+def test_cancelling_takes_back_what_has_not_run(team: Encoder) -> None:
+    async def cancelled() -> None:
+        job = asyncio.ensure_future(team.aencode(MANY * 20))
+        await asyncio.sleep(0)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+    asyncio.run(cancelled())
+    assert len(team.encode(MANY[:2])) == 2
+
+
+def test_it_pickles_without_its_processes(team: Encoder) -> None:
+    copy = pickle.loads(pickle.dumps(team))
+    assert copy.device == "cpu,cpu"
+    assert len(pickle.dumps(team)) < 1000
+
+
+def test_a_process_that_dies_is_an_error_and_takes_the_others_with_it(team: Encoder) -> None:
+    team.encode(MANY)
+    before = workers()
+    assert len(before) == 2
+
+    def until_the_pool_notices() -> None:
+        os.kill(sorted(before)[0], signal.SIGKILL)
+        for _ in range(200):
+            team.encode(MANY)
+
+    with pytest.raises(ModelError, match=r"one of the 2 processes that encode .* ended while it worked"):
+        until_the_pool_notices()
+    assert not workers()
+    assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
+
+
+# A process takes seconds to import what it needs, so what follows is left to the long suite.
+
+
+@LONG
+def test_the_next_call_starts_new_processes_and_closing_ends_them(team: Encoder) -> None:
+    assert len(team.encode(MANY)) == len(MANY)
+    before = workers()
+    assert len(before) == 2
+    team.close()
+    assert not workers()
+    assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
+
+
+@LONG
+def test_warnings_reach_the_caller(tmp_path: Path) -> None:
+    deberta = save(tmp_path, FAMILIES["deberta-v2"][0]())
+    with (
+        Encoder(deberta, device=["cpu"], dtype="float32") as padded,
+        pytest.warns(FallbackWarning, match="runs padded"),
+    ):
+        padded.encode(MANY[:2])
+
+
+@LONG
+def test_an_encoder_that_is_forgotten_ends_its_processes(folder: Path) -> None:
+    before = workers()
+    encoder = Encoder(folder, device=["cpu"], dtype="float32")
+    assert workers() == before, "nothing begins before the first text"
+    encoder.encode(MANY[:5])
+    own = workers() - before
+    assert len(own) == 1
+    del encoder
+    gc.collect()
+    psutil.wait_procs([psutil.Process(pid) for pid in own if psutil.pid_exists(pid)], timeout=60)
+    assert not workers() & own
+
+
+@LONG
+def test_a_program_ends_with_processes_open(folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from situate.embedders import Encoder, SpanText\n"
+        "if __name__ == '__main__':\n"
+        "    e = Encoder(sys.argv[1], device=['cpu', 'cpu'], dtype='float32')\n"
+        "    print(len(e.encode([SpanText('mill')] * 700)))\n"
+    )
+    script = folder.parent / "program.py"
+    script.write_text(program)
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stdout.strip()) == (0, "700"), done.stderr
+
+
+@LONG
+def test_a_program_without_a_main_guard_is_told_so(folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from situate.embedders import Encoder, SpanText\n"
+        "e = Encoder(sys.argv[1], device=['cpu', 'cpu'], dtype='float32')\n"
+        "e.encode([SpanText('mill')] * 700)\n"
+    )
+    script = folder.parent / "unguarded.py"
+    script.write_text(program)
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=600)
+    assert done.returncode != 0
+    assert "__name__ == '__main__'" in done.stderr
+
+
+@LONG
+def test_embedders_hand_their_devices_on(folder: Path) -> None:
+    settings: dict[str, Any] = {"pooling": "mean", "query_instruction": "", "document_instruction": ""}
+    embedder = Embedder(folder, device=["cpu", "cpu"], dtype="float32", **settings)
+    plain = Embedder(folder, device="cpu", dtype="float32", **settings)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), plain.embed_documents(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_queries(TEXTS), plain.embed_queries(TEXTS), atol=1e-5)
+    assert isinstance(embedder.encoder, Encoder)
+    embedder.encoder.close()
+
+
+def test_no_device_and_unknown_ones_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="device is an empty list"):
+        Encoder(folder, device=[])
+    with pytest.raises(InputError, match="abacus"):
+        _ = Encoder(folder, device=["cpu", "abacus"]).device

@@ -1,0 +1,171 @@
+"""Documents and chunks that nobody would wish for, through a whole index of the quality preset."""
+
+from __future__ import annotations
+
+import base64
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from situate.chunkers import Chunk, Document, TextChunker
+from situate.embedders import ChunkScheme, Embedder
+from situate.embedders.models.families import Family
+from situate.errors import InputError, SpanError, TruncationWarning
+from situate.retrievers import Index, PipelineConfig
+from situate.retrievers.index.payload import DENSE
+from tests.conftest import FULL
+from tests.retrievers.index.crash_writer import HashEncoder
+
+RANDOM = random.Random(3)
+BAD = {
+    "one word": ("Zeppelin", "zeppelin"),
+    "only headings": ("# Harbour\n\n## Zeppelin mooring\n\n### Cranes\n", "zeppelin mooring"),
+    "right to left": ("שלום לכולם. The zeppelin צפלין leaves at nine. مرحبا بالعالم، كيف الحال؟ ", "zeppelin"),
+    "a table": ("| craft | leaves |\n| --- | --- |\n" + "| zeppelin | nine |\n| ferry | ten |\n" * 40, "zeppelin"),
+    "code": ("def moor_zeppelin(mast):\n    return mast.lock()\n" * 20, "moor zeppelin"),
+    "base64": ("Zeppelin plan: " + base64.b64encode(RANDOM.randbytes(1500)).decode(), "zeppelin plan"),
+    "one character": ("Ж", "Ж"),
+    "control characters": ("\x00\x07 zeppelin \u202e mast", "zeppelin mast"),
+    "emoji alone": ("😀👩‍👧🏳️‍🌈" * 50, "😀"),
+}
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder()
+
+
+@pytest.fixture(scope="module")
+def index(embedder: Embedder) -> Iterator[Index]:
+    with Index(embedder, config=PipelineConfig.quality()) as index:
+        index.add([Document("other", "Apples ripen in autumn, and pears keep in a cool cellar.")])
+        yield index
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_an_odd_document_is_indexed_and_found(index: Index, name: str) -> None:
+    text, query = BAD[name]
+    document = Document(name, text)
+    report = await index.aadd([document])
+    assert (report.added, report.skipped) == (1, ())
+    chunks = index.get_chunks([name])
+    assert report.chunks == len(chunks)
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    covered = {at for chunk in chunks for at in range(chunk.start, chunk.end)}
+    assert all(character.isspace() for at, character in enumerate(text) if at not in covered)
+    assert name in {hit.chunk.document_id for hit in index.search(query, 5)}
+    assert index.add([document]).unchanged == 1
+    index.delete([name])
+
+
+def test_what_no_store_can_hold_is_refused_and_nothing_written(index: Index) -> None:
+    with pytest.raises(InputError, match=r"'text' is not JSON .*lone surrogate"):
+        index.add([Document("surrogate", "zeppelin \ud800 mast")])
+    assert "surrogate" not in index.document_ids()
+
+
+def test_one_endless_line_loses_nothing() -> None:
+    size = 10_000_000 if FULL else 100_000
+    text = ("zeppelin " * (size // 9)) + "end"
+    served = Embedder("nobody/served-model", encoder=HashEncoder(), family=Family("served", "the test"))
+    with Index(served, chunker=TextChunker(size=2000)) as index:
+        assert index.add([Document("line", text)]).added == 1
+        chunks = index.get_chunks(["line"])
+    assert max(len(chunk.text) for chunk in chunks) <= 2000
+    assert "".join(chunk.text.replace(" ", "") for chunk in chunks) == text.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([(0, 4), (10, 10_000)], "chunk 1 of 2"),
+        ([(0, 4), (5, 2)], "chunk 1 of 2"),
+        ([(-8, -4)], "chunk 0 of 1"),
+        ([(5, 9), (0, 4), (5, 9)], r"chunk 2 of 3 \(.*\) of document 'd' is there twice"),
+    ],
+    ids=["out of range", "reversed", "negative", "duplicate"],
+)
+def test_the_first_foreign_span_that_cannot_be_is_named(index: Index, spans: list[tuple[int, int]], said: str) -> None:
+    document = Document("d", "Some words of a document that somebody else cut.")
+    chunks = [
+        replace(Chunk.of(document, 0, 0, 4), id=f"{a}-{b}", start=a, end=b, text=document.text[a:b]) for a, b in spans
+    ]
+    with pytest.raises(SpanError, match=said):
+        index.add_chunks([(document, chunks)])
+    assert "d" not in index.document_ids()
+
+
+def test_unsorted_and_overlapping_foreign_spans_are_put_in_order(index: Index) -> None:
+    document = Document("d", "Some words of a document that somebody else cut.")
+    spans = [(16, 30), (0, 10), (5, 24)]
+    index.add_chunks([(document, [Chunk.of(document, 9, *span) for span in spans])])
+    assert [(chunk.index, chunk.start, chunk.end) for chunk in index.get_chunks(["d"])] == [
+        (place, *span) for place, span in enumerate(sorted(spans))
+    ]
+    index.delete(["d"])
+
+
+def test_a_chunk_longer_than_the_window_is_read_whole_in_the_late_pass(embedder: Embedder) -> None:
+    text = " ".join(f"Sentence {i} is about apples and pears." for i in range(40)) + " The zeppelin leaves at nine."
+    config = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
+    chunker = TextChunker(size=100_000)
+    with Index(embedder, chunker=chunker, config=config) as index, pytest.warns(TruncationWarning):
+        assert index.add([Document("long", text)]).chunks == 1
+    # What the late half says of it depends on its last words, which the chunk alone was cut before.
+    changed = text.replace("zeppelin leaves at nine", "volcano sleeps for ages")
+    vectors = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TruncationWarning)
+        for words in (text, changed):
+            document = Document("long", words)
+            chunk = Chunk.of(document, 0, 0, len(words))
+            made = [
+                embedder.encode_chunks([(document, [chunk])], scheme=ChunkScheme(late=True, residual=weight))[0].dense
+                for weight in (0.0, 1.0)
+            ]
+            vectors.append(made)
+    assert not np.allclose(vectors[0][0], vectors[1][0], atol=1e-3)
+    assert np.allclose(vectors[0][1], vectors[1][1], atol=1e-4)
+
+
+def stored(index: Index) -> dict[str, np.ndarray]:
+    records, _ = index.client.scroll(index.collection, limit=100, with_vectors=True)
+    return {r.payload["text"]: np.array(r.vector[DENSE]) for r in records}  # type: ignore[index, call-overload]
+
+
+def test_an_edit_anywhere_embeds_the_whole_document_again(embedder: Embedder) -> None:
+    sentences = [f"Sentence number {i} is about the harbour. " for i in range(6)]
+    before = Document("d", "".join(sentences))
+    after = Document("d", "".join(["A zeppelin crashed into the old mast. ", *sentences[1:]]))
+    chunker = TextChunker(size=45)
+    with Index(embedder, chunker=chunker, config=PipelineConfig(dense=ChunkScheme(late=True))) as index:
+        index.add([before])
+        old = stored(index)
+        assert index.add([after]).replaced == 1
+        new = stored(index)
+        index.delete(["d"])
+        index.add([after])
+        afresh = stored(index)
+    same = set(old) & set(new)
+    assert len(same) == 5
+    # Every late vector is new, also those of chunks whose words stayed, and as if the document were new.
+    assert all(not np.allclose(old[text], new[text], atol=1e-4) for text in same)
+    assert all(np.allclose(afresh[text], new[text], atol=1e-4) for text in new)
+
+
+def test_part_of_a_documents_chunks_gets_the_vectors_of_the_whole(embedder: Embedder) -> None:
+    document = Document("d", " ".join(f"Sentence number {i} is about the harbour." for i in range(8)))
+    chunks = TextChunker(size=60).split(document)
+    config = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
+    with Index(embedder, config=config) as index:
+        index.add_chunks([(document, chunks)])
+        whole = stored(index)
+        # What is handed over is what the document then has.
+        assert index.add_chunks([(document, chunks[2:4])]).replaced == 1
+        part = stored(index)
+    assert set(part) == {chunk.text for chunk in chunks[2:4]}
+    assert all(np.allclose(whole[text], part[text], atol=1e-4) for text in part)

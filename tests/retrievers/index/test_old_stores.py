@@ -1,0 +1,67 @@
+"""A folder that an earlier version wrote opens, answers alike, and nothing in it counts as changed."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from situate.chunkers import Document, HeadingSituator
+from situate.embedders import Embedder
+from situate.retrievers import Index, PipelineConfig
+
+FIXTURES = Path(__file__).parent / "fixtures"
+EXPECTED: dict[str, Any] = json.loads((FIXTURES / "store.json").read_text())
+CONFIGS = {"fast": PipelineConfig.fast(), "quality": PipelineConfig.quality()}
+
+
+@pytest.fixture(params=CONFIGS)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[dict[str, Any], Index]]:
+    """What is expected of a collection of the old store, and an index on it."""
+    name: str = request.param
+    with tarfile.open(FIXTURES / "store.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    index = Index(
+        Embedder(),
+        path=tmp_path / "store",
+        collection=name,
+        situators=(HeadingSituator(),),
+        config=CONFIGS[name],
+    )
+    yield EXPECTED[name], index
+    index.close()
+
+
+def test_unchanged_documents_stay_unchanged(old: tuple[dict[str, Any], Index]) -> None:
+    expected, index = old
+    documents = [Document(d["id"], d["text"], d["metadata"]) for d in expected["documents"]]
+    report = index.add(documents)
+    assert (report.unchanged, report.added, report.replaced) == (len(documents), 0, 0)
+
+
+def test_payloads_and_ids_are_those_that_this_version_writes(old: tuple[dict[str, Any], Index]) -> None:
+    expected, index = old
+    documents = [Document(d["id"], d["text"], d["metadata"]) for d in expected["documents"]]
+
+    def payloads() -> dict[str, Any]:
+        points, _ = index.client.scroll(index.collection, limit=1000, with_payload=True)
+        return {str(point.id): point.payload for point in points}
+
+    assert payloads() == expected["payloads"]
+    index.delete([d.id for d in documents])
+    index.add(documents)
+    written = payloads()
+    assert written.keys() == expected["payloads"].keys()
+    for point, payload in written.items():
+        assert {**payload, "version": 0} == {**expected["payloads"][point], "version": 0}
+
+
+def test_searches_find_the_same(old: tuple[dict[str, Any], Index]) -> None:
+    expected, index = old
+    hits = index.search(EXPECTED["question"], k=5).hits
+    assert [hit.chunk.id for hit in hits] == [chunk for chunk, _ in expected["hits"]]
+    assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected["hits"]], abs=2e-3)
