@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.async_client_base import AsyncQdrantBase
-from qdrant_client.async_qdrant_remote import AsyncQdrantRemote
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-from qdrant_client.qdrant_remote import QdrantRemote
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -37,9 +36,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0
 _TEMPORARY_STATUS = frozenset({429, 502, 503, 504})
 _TEMPORARY_CODES = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED})
 
-#: What is not tried again as a whole: uploads go on batch by batch, the others talk to no server.
-_ONCE = frozenset({"upload_points", "upload_collection", "migrate", "close"})
-
 
 def is_temporary(error: BaseException) -> bool:
     """Whether trying again may help. Every operation of Qdrant may be repeated: writing twice changes nothing."""
@@ -58,11 +54,32 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, host if parts.port is None else f"{host}:{parts.port}", parts.path, "", ""))
 
 
-class ServerClient(QdrantClient):
+class _RawInterfaces:
+    """The generated clients underneath are those of the first node; what they are asked is not tried again."""
+
+    _nodes: Sequence[Any]
+
+    @property
+    def http(self) -> Any:
+        """The REST client."""
+        return self._nodes[0].http
+
+    @property
+    def grpc_collections(self) -> Any:
+        """The gRPC client for collections."""
+        return self._nodes[0].grpc_collections
+
+    @property
+    def grpc_points(self) -> Any:
+        """The gRPC client for points."""
+        return self._nodes[0].grpc_points
+
+
+class ServerClient(_RawInterfaces, QdrantClient):
     """A `QdrantClient` of a server or a cluster. A call that fails because the server is away is tried again.
 
-    Every node of a cluster serves the whole of it. One is asked for everything until it is away; then the next one is
-    asked at once, and from then on.
+    Every node of a cluster serves the whole of it. All calls go to one node until it is away; then the next one gets
+    them at once, and from then on.
 
     Args:
         url: The server, or the nodes of one cluster.
@@ -77,15 +94,13 @@ class ServerClient(QdrantClient):
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
         urls = _urls(url)
         super().__init__(url=urls[0], **options)
-        # The same connection, with retries: the base class offers no seam to hand in a backend.
-        self._client.__class__ = _PatientRemote
-        others = [QdrantClient(url=other, **options) for other in urls[1:]]
-        nodes = [self._client, *(other._client for other in others)]
-        self._client.others = others  # type: ignore[attr-defined]
-        self._client.patience = _Patience(nodes, urls, attempts)  # type: ignore[attr-defined]
+        # Kept, since a forgotten client closes its backend.
+        self._others = [QdrantClient(url=other, **options) for other in urls[1:]]
+        self._nodes = [self._client, *(other._client for other in self._others)]
+        self._client: QdrantBase = FailoverBackend(self._nodes, Failover(urls, attempts))
 
 
-class AsyncServerClient(AsyncQdrantClient):
+class AsyncServerClient(_RawInterfaces, AsyncQdrantClient):
     """The asynchronous `ServerClient`.
 
     `upload_points` and `upload_collection` are qdrant-client's own here: they are not asynchronous, ask the first node
@@ -103,11 +118,10 @@ class AsyncServerClient(AsyncQdrantClient):
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
         urls = _urls(url)
         super().__init__(url=urls[0], **options)
-        self._client.__class__ = _AsyncPatientRemote
-        others = [AsyncQdrantClient(url=other, **options) for other in urls[1:]]
-        nodes = [self._client, *(other._client for other in others)]
-        self._client.others = others  # type: ignore[attr-defined]
-        self._client.patience = _Patience(nodes, urls, attempts)  # type: ignore[attr-defined]
+        # Kept, since a forgotten client closes its backend.
+        self._others = [AsyncQdrantClient(url=other, **options) for other in urls[1:]]
+        self._nodes = [self._client, *(other._client for other in self._others)]
+        self._client: AsyncQdrantBase = AsyncFailoverBackend(self._nodes, Failover(urls, attempts))
 
 
 def _urls(url: str | Sequence[str]) -> list[str]:
@@ -117,29 +131,64 @@ def _urls(url: str | Sequence[str]) -> list[str]:
     return urls
 
 
-_Node = TypeVar("_Node")
+class Failover:
+    """Which node a call goes to, how long it is tried, and the error in the end.
 
+    Args:
+        urls: The nodes.
+        attempts: How often a call is tried on each.
+    """
 
-class _Patience(Generic[_Node]):
-    """Which node to ask, how long to try, and what to say in the end."""
-
-    def __init__(self, nodes: Sequence[_Node], urls: Sequence[str], attempts: int) -> None:
-        self._nodes = nodes
+    def __init__(self, urls: Sequence[str], attempts: int) -> None:
+        self._nodes = len(urls)
         self._urls = " or ".join(shown(url) for url in urls)
         self._attempts = attempts
-        self._at = 0
+        self._current = 0
+
+    def call(self, operation: str, on_node: Callable[[int], Any]) -> Any:
+        """``on_node(place of the current node)``, tried again while the error is a temporary one.
+
+        Raises:
+            ServerError: All attempts failed.
+        """
+
+        def attempt() -> Any:
+            with self._moving_on() as node:
+                return on_node(node)
+
+        return Retrying(**self._options(operation))(attempt)
+
+    async def acall(self, operation: str, on_node: Callable[[int], Awaitable[Any]]) -> Any:
+        """`call` for coroutines."""
+
+        async def attempt() -> Any:
+            with self._moving_on() as node:
+                return await on_node(node)
+
+        return await AsyncRetrying(**self._options(operation))(attempt)
+
+    @contextmanager
+    def _moving_on(self) -> Iterator[int]:
+        """The current node; after a temporary error the next one is, unless another call has moved on already."""
+        node = self._current
+        try:
+            yield node
+        except Exception as error:  # any error goes on to the retrying
+            if is_temporary(error) and self._current == node:
+                self._current = (node + 1) % self._nodes
+            raise
 
     def _options(self, operation: str) -> dict[str, Any]:
         return {
             "retry": retry_if_exception(is_temporary),
-            "stop": stop_after_attempt(self._attempts * len(self._nodes)),
+            "stop": stop_after_attempt(self._attempts * self._nodes),
             "wait": self._wait,
             "retry_error_callback": lambda state: self._give_up(operation, state),
         }
 
     def _wait(self, state: RetryCallState) -> float:
         """Seconds: none before a node that was not asked yet, more before each further round."""
-        rounds, others = divmod(state.attempt_number, len(self._nodes))
+        rounds, others = divmod(state.attempt_number, self._nodes)
         if others:
             return 0.0
         return random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (rounds - 1)))  # noqa: S311 - not for secrets
@@ -156,49 +205,26 @@ class _Patience(Generic[_Node]):
             "check that it runs and can be reached, and try again; repeating an operation does no harm"
         ) from error
 
-    def _leave(self, node: int, error: BaseException) -> None:
-        """Ask the next node from now on, unless another call has moved on already."""
-        if is_temporary(error) and self._at == node:
-            self._at = (node + 1) % len(self._nodes)
 
-    def call(self, operation: str, method: Callable[[_Node], Any]) -> Any:
-        """``method`` of the node whose turn it is."""
+class FailoverBackend(QdrantBase):
+    """The backend of a `QdrantClient`, over one backend per node of a cluster.
 
-        def attempt() -> Any:
-            node = self._at
-            try:
-                return method(self._nodes[node])
-            except Exception as error:  # whatever it is goes on to the retrying that asked
-                self._leave(node, error)
-                raise
+    Args:
+        nodes: A backend for each node.
+        failover: Chooses among them.
+    """
 
-        return Retrying(**self._options(operation))(attempt)
+    def __init__(self, nodes: Sequence[Any], failover: Failover) -> None:
+        super().__init__()
+        self._nodes = nodes
+        self._failover = failover
 
-    async def acall(self, operation: str, method: Callable[[_Node], Awaitable[Any]]) -> Any:
-        """`call` for coroutines."""
-
-        async def attempt() -> Any:
-            node = self._at
-            try:
-                return await method(self._nodes[node])
-            except Exception as error:  # whatever it is goes on to the retrying that asked
-                self._leave(node, error)
-                raise
-
-        return await AsyncRetrying(**self._options(operation))(attempt)
-
-
-class _PatientRemote(QdrantRemote):
-    patience: _Patience[QdrantRemote]
-    others: Sequence[QdrantClient]
-
-    def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+    def close(self, **kwargs: Any) -> None:
         """Closes the connections to all nodes."""
-        for other in self.others:
-            other.close(grpc_grace=grpc_grace, **kwargs)
-        super().close(grpc_grace=grpc_grace, **kwargs)
+        for node in self._nodes:
+            node.close(**kwargs)
 
-    def upload_collection(  # type: ignore[override]  # likewise
+    def upload_collection(
         self,
         collection_name: str,
         vectors: Any,
@@ -212,7 +238,7 @@ class _PatientRemote(QdrantRemote):
         points = (models.PointStruct(id=id_, vector=vector, payload=own) for id_, vector, own in rows)
         self.upload_points(collection_name, points, batch_size, **kwargs)
 
-    def upload_points(  # type: ignore[override]  # what it does not name it has no use for
+    def upload_points(
         self,
         collection_name: str,
         points: Iterable[Any],
@@ -233,40 +259,53 @@ class _PatientRemote(QdrantRemote):
             written += len(batch)
 
 
-class _AsyncPatientRemote(AsyncQdrantRemote):
-    patience: _Patience[AsyncQdrantRemote]
-    others: Sequence[AsyncQdrantClient]
+class AsyncFailoverBackend(AsyncQdrantBase):
+    """`FailoverBackend` for coroutines.
 
-    async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
+    Args:
+        nodes: A backend for each node.
+        failover: Chooses among them.
+    """
+
+    def __init__(self, nodes: Sequence[Any], failover: Failover) -> None:
+        super().__init__()
+        self._nodes = nodes
+        self._failover = failover
+
+    async def close(self, **kwargs: Any) -> None:
         """Closes the connections to all nodes."""
-        for other in self.others:
-            await other.close(grpc_grace=grpc_grace, **kwargs)
-        await super().close(grpc_grace=grpc_grace, **kwargs)
+        for node in self._nodes:
+            await node.close(**kwargs)
+
+    def upload_points(self, collection_name: str, points: Iterable[Any], **kwargs: Any) -> None:
+        """Blocks and asks the first node only; `upsert` is the call to await."""
+        self._nodes[0].upload_points(collection_name, points, **kwargs)
+
+    def upload_collection(self, collection_name: str, vectors: Any, *args: Any, **kwargs: Any) -> None:
+        """Blocks and asks the first node only; `upsert` is the call to await."""
+        self._nodes[0].upload_collection(collection_name, vectors, *args, **kwargs)
 
 
-def _patient(name: str) -> Callable[..., Any]:
-    plain = getattr(QdrantRemote, name)
-
-    def method(self: _PatientRemote, *args: Any, **kwargs: Any) -> Any:
-        return self.patience.call(name, lambda node: plain(node, *args, **kwargs))
-
-    method.__name__ = method.__qualname__ = name
-    return method
-
-
-def _apatient(name: str) -> Callable[..., Any]:
-    plain = getattr(AsyncQdrantRemote, name)
-
-    async def method(self: _AsyncPatientRemote, *args: Any, **kwargs: Any) -> Any:
-        return await self.patience.acall(name, lambda node: plain(node, *args, **kwargs))
+def _on_a_node(name: str) -> Callable[..., Any]:
+    def method(self: FailoverBackend, *args: Any, **kwargs: Any) -> Any:
+        return self._failover.call(name, lambda node: getattr(self._nodes[node], name)(*args, **kwargs))
 
     method.__name__ = method.__qualname__ = name
     return method
 
 
+def _on_a_node_async(name: str) -> Callable[..., Any]:
+    async def method(self: AsyncFailoverBackend, *args: Any, **kwargs: Any) -> Any:
+        return await self._failover.acall(name, lambda node: getattr(self._nodes[node], name)(*args, **kwargs))
+
+    method.__name__ = method.__qualname__ = name
+    return method
+
+
+# Every operation of the interface that is not written out above goes to the current node. `migrate` is made of others.
 for _name in vars(QdrantBase):
-    if not _name.startswith("_") and _name not in _ONCE:
-        setattr(_PatientRemote, _name, _patient(_name))
+    if not _name.startswith("_") and _name not in {*vars(FailoverBackend), "migrate"}:
+        setattr(FailoverBackend, _name, _on_a_node(_name))
 for _name in vars(AsyncQdrantBase):
-    if not _name.startswith("_") and _name not in _ONCE:
-        setattr(_AsyncPatientRemote, _name, _apatient(_name))
+    if not _name.startswith("_") and _name not in {*vars(AsyncFailoverBackend), "migrate"}:
+        setattr(AsyncFailoverBackend, _name, _on_a_node_async(_name))
