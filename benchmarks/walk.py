@@ -83,7 +83,7 @@ def walk(call: Callable[[], Any]) -> Walk:
 def walks() -> dict[str, Walk]:
     """The four calls of the table, warm."""
     embedder = Embedder()
-    text = "# Leave\n\nThere are thirty days of leave a year.\n\n## Sick leave\n\nA certificate is due on the fourth day."
+    text = "# Leave\n\nThere are thirty days of leave a year.\n\n## Sick leave\n\nA certificate is due on day four."
     with Index(embedder) as index:
         index.add([Document("warm", text)])
         index.search("How many days are there?")
