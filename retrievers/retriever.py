@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
-from situate.retrievers.pipeline.turns import Pace
 from situate.retrievers.search.fusion import dbsf, relative_score, rrf
 from situate.retrievers.search.hybrid import FilterLike
 from situate.retrievers.search.query_vectors import asked
@@ -26,7 +26,7 @@ TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
 _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
 
 #: Each computes for 0.05 ms before it waits for anything.
-_PACE = Pace(16)
+_START_LIMIT = StartLimit(16)
 
 
 class Retriever:
@@ -121,7 +121,7 @@ class Retriever:
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())
-        await _PACE.begin()
+        await _START_LIMIT.begin()
         trace = self.runner.trace()
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:

@@ -19,8 +19,8 @@ from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.events import areport_steps, report_steps
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
+from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy
-from situate.retrievers.pipeline.turns import Pace
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 from situate.types import Chunker, Situator
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 #: LangChain computes 0.1 ms before it calls a retriever.
-_PACE = Pace(8)
+_START_LIMIT = StartLimit(8)
 
 
 class IndexRetriever(BaseRetriever):
@@ -99,7 +99,7 @@ class IndexRetriever(BaseRetriever):
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[LangChainDocument]:
         """As in LangChain; calls that come together begin a few at a time, so that none holds up the event loop."""
-        await _PACE.begin()
+        await _START_LIMIT.begin()
         return await super().ainvoke(input, config, **kwargs)
 
     async def _aget_relevant_documents(

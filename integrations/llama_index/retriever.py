@@ -22,7 +22,7 @@ from situate.integrations.llama_index.embedding import SituateEmbedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
 from situate.retrievers.expand.hyde import mean_vector
 from situate.retrievers.index.index import Index
-from situate.retrievers.pipeline.turns import Pace
+from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 dispatcher = get_dispatcher(__name__)
 #: LlamaIndex computes 0.1 ms before it calls a retriever.
-_PACE = Pace(8)
+_START_LIMIT = StartLimit(8)
 
 
 class SituateStepsEvent(BaseEvent):
@@ -154,7 +154,7 @@ class SituateRetriever(BaseRetriever):
 
     async def aretrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
         """As in LlamaIndex; calls that come together begin a few at a time, so that none holds up the event loop."""
-        await _PACE.begin()
+        await _START_LIMIT.begin()
         return await super().aretrieve(str_or_query_bundle)
 
     # The base class's method is a span already; this one would be a second around it.

@@ -26,7 +26,7 @@ from situate.retrievers.index.documents import (
 from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.index.payload import STATE, to_chunk
 from situate.retrievers.index.signals import SignalEncoder
-from situate.retrievers.pipeline.async_search import AsyncSearcher
+from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
 from situate.retrievers.search.hybrid import FilterLike, HybridSearch, QueryVectors
 from situate.retrievers.search.query_vectors import QueryEncoder, WrittenQuery
@@ -92,7 +92,7 @@ class Index:
         self._signals = SignalEncoder(embedder, self.config)
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
-        self._async_searcher: AsyncSearcher | None = None
+        self._batcher: QueryBatcher | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Index:
                 "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
                 "client, and it pickles as that"
             )
-        return {**self.__dict__, "_opened": None, "_async_searcher": None, "_lock": None}
+        return {**self.__dict__, "_opened": None, "_batcher": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -144,24 +144,24 @@ class Index:
                 self._opened = opened
             return self._opened
 
-    async def _searcher(self) -> AsyncSearcher:
-        if (searcher := self._async_searcher) is not None:
-            return searcher
+    async def _query_batcher(self) -> QueryBatcher:
+        if (batcher := self._batcher) is not None:
+            return batcher
         from situate.retrievers.storage.edge import EdgeClient
 
         client = (await asyncio.to_thread(self._collection)).client
         with self._lock:
-            if self._async_searcher is None:
+            if self._batcher is None:
                 # The embedded engine holds the interpreter while it searches: more threads would not search faster.
-                self._async_searcher = AsyncSearcher(self._query_encoder, 1 if isinstance(client, EdgeClient) else 16)
-            return self._async_searcher
+                self._batcher = QueryBatcher(self._query_encoder, 1 if isinstance(client, EdgeClient) else 16)
+            return self._batcher
 
     def close(self) -> None:
         """Close the store that the index opened itself. A client that was handed in stays open."""
         with self._lock:
-            if self._async_searcher is not None:
-                self._async_searcher.close()
-                self._async_searcher = None
+            if self._batcher is not None:
+                self._batcher.close()
+                self._batcher = None
             if self._opened is not None and self._given_client is None:
                 self._opened.client.close()
             self._opened = None
@@ -364,8 +364,8 @@ class Index:
         _check(k)
         if not query.strip():
             return SearchResult(query, ())
-        searcher = await self._searcher()
-        return await searcher.search(WrittenQuery(query, texts, dense), partial(self._found, query, k, filter))
+        batcher = await self._query_batcher()
+        return await batcher.search(WrittenQuery(query, texts, dense), partial(self._found, query, k, filter))
 
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None

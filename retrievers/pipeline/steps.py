@@ -63,7 +63,7 @@ def note(**details: Any) -> None:
 
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Stops the clock of the asynchronous step that is running while the block waits for its turn."""
+    """Stops the clock of the asynchronous step that is running while the block waits for admission."""
     clock = _clock.get()
     if clock is None:
         yield
@@ -86,7 +86,7 @@ class StepPolicy:
         timeout: Seconds for the step, all attempts and the pauses between them together; None for no limit. In
             synchronous calls the work goes on in its thread after the limit, because Python cannot stop a thread,
             but nobody waits for it; in asynchronous calls it is cancelled. The time that an asynchronous call waits
-            for its turn, because other queries are in the same step (`Turns`), does not count.
+            for admission, because other queries are in the same step (`LoopLimit`), does not count.
         retries: Further attempts after the first, for errors that may pass (not for wrong input or models).
         backoff: Seconds before the first retry; doubled for each one after it, with jitter.
         on_error: "degrade" keeps the result of the step before; "raise" raises a `StepError`.

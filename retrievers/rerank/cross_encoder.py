@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
 from situate.errors import ModelError
+from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.pipeline.turns import ModelTurns
 from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
 from situate.retrievers.types import Hit
 
@@ -45,7 +45,7 @@ class CrossEncoderReranker:
         self.scorer: PairScorer = CrossEncoderModel(model) if isinstance(model, str) else model
         self.context = tuple(context)
         self.name = name
-        self._turns = ModelTurns(self.scorer, AT_ONCE)
+        self._limit = model_limit(self.scorer, AT_ONCE)
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first. An empty query orders nothing.
@@ -62,8 +62,7 @@ class CrossEncoderReranker:
         hits, pairs = self._pairs(query, hits)
         if not pairs:
             return hits
-        turns = await self._turns.get()
-        async with turns.turn():
+        async with self._limit.slot():
             return self._ranked(hits, pairs, await self.scorer.ascore(pairs))
 
     def _pairs(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[tuple[str, str]]]:

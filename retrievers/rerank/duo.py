@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.pairs.t5 import Duel, DuelScorer, DuoT5Model
 from situate.errors import InputError, ModelError
+from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.pipeline.turns import ModelTurns
 from situate.retrievers.rerank.ranking import above, distinct, has_text, passage
 from situate.retrievers.types import Hit
 
@@ -52,7 +52,7 @@ class DuoReranker:
         self.top = top
         self.context = tuple(context)
         self.name = name
-        self._turns = ModelTurns(self.scorer, 1)
+        self._limit = model_limit(self.scorer, 1)
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first. An empty query orders nothing.
@@ -69,8 +69,7 @@ class DuoReranker:
         found, judged, duels = self._duels(query, hits)
         if not duels:
             return found
-        turns = await self._turns.get()
-        async with turns.turn():
+        async with self._limit.slot():
             return self._ranked(found, judged, await self.scorer.acompare(duels))
 
     def _duels(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit], list[Duel]]:

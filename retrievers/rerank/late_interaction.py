@@ -15,8 +15,8 @@ import numpy as np
 from situate.embedders.types import Vectors
 from situate.errors import InputError, ModelError, NonFiniteVectorError
 from situate.retrievers.index.payload import STATE, TOKENS
+from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.pipeline.turns import ModelTurns
 from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
 from situate.retrievers.types import Hit
 
@@ -130,7 +130,7 @@ class LateInteractionReranker:
         self.memory = memory
         self.name = name
         self._kept = _Kept(memory)
-        self._turns = ModelTurns(self.embedder, 1)
+        self._limit = model_limit(self.embedder, 1)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
@@ -160,15 +160,14 @@ class LateInteractionReranker:
         judged = [hit for hit in found if has_text(hit)]
         if not query.strip() or not judged:
             return found
-        turns = await self._turns.get()
-        async with turns.turn():
-            if turns.at_once == 1:
+        async with self._limit.slot():
+            if self._limit.at_once == 1:
                 # one after the other, because the next one finds the token vectors that this one has made
-                return await turns.in_thread(lambda: self.rerank(query, found))
-            known, missing = await turns.in_thread(lambda: self._known(judged))
+                return await self._limit.in_thread(lambda: self.rerank(query, found))
+            known, missing = await self._limit.in_thread(lambda: self._known(judged))
             new = await self.embedder.aembed_document_tokens(missing) if missing else []
             tokens = (await self.embedder.aembed_query_tokens([query]))[0]
-            return await turns.in_thread(lambda: self._ranked(found, judged, tokens, known, missing, new))
+            return await self._limit.in_thread(lambda: self._ranked(found, judged, tokens, known, missing, new))
 
     def _known(self, hits: Sequence[Hit]) -> tuple[dict[str, Vectors], list[str]]:
         """Token vectors by passage, and the passages that have none yet."""

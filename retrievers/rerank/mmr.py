@@ -10,7 +10,7 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError, NonFiniteVectorError
-from situate.retrievers.pipeline.turns import ModelTurns
+from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.rerank.ranking import distinct, has_text, passage
 from situate.retrievers.types import Hit
 
@@ -67,7 +67,7 @@ class Mmr:
         self.keep = keep
         self.context = tuple(context)
         self.name = name
-        self._turns = ModelTurns(self.embedder, 1)
+        self._limit = model_limit(self.embedder, 1)
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits in the order in which they were chosen. An empty query orders nothing.
@@ -85,13 +85,12 @@ class Mmr:
         found, texts = self._texts(query, hits)
         if not texts:
             return found
-        turns = await self._turns.get()
-        async with turns.turn():
-            if turns.at_once == 1:
-                return await turns.in_thread(lambda: self.rerank(query, found))
+        async with self._limit.slot():
+            if self._limit.at_once == 1:
+                return await self._limit.in_thread(lambda: self.rerank(query, found))
             vector = (await self.embedder.aembed_queries([query]))[0]
             vectors = await self.embedder.aembed_documents(texts)
-            return await turns.in_thread(lambda: self._ranked(found, vector, vectors))
+            return await self._limit.in_thread(lambda: self._ranked(found, vector, vectors))
 
     def _texts(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[str]]:
         found = distinct(hits)

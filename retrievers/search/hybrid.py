@@ -14,7 +14,7 @@ from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
 from situate.retrievers.index.signals import document_scores
-from situate.retrievers.pipeline.turns import give_way
+from situate.retrievers.pipeline.concurrency import release_gil
 from situate.retrievers.search.boosts import boost_scores
 from situate.retrievers.storage.ids import point_id, point_key
 from situate.retrievers.types import Hit
@@ -207,7 +207,7 @@ class HybridSearch:
         payload = ["document_hash"] if self.config.document is not None else False
         if isinstance(self.client, EdgeClient) and not payload:
             scores = self.client.nearest_scores(self.collection, queries, limit, where)
-            give_way()
+            release_gil()
             return scores
         requests = [
             models.QueryRequest(
@@ -220,7 +220,7 @@ class HybridSearch:
             for name, query in queries.items()
         ]
         answers = self.client.query_batch_points(self.collection, requests)
-        give_way()
+        release_gil()
         if payload:
             versions.update(
                 (point_key(point.id), (point.payload or {})["document_hash"])
@@ -269,13 +269,13 @@ class HybridSearch:
                 with_payload=False,
             )
             scores |= {point_key(point.id): float(point.score) for point in found.points}
-            give_way()
+            release_gil()
         return scores
 
     def _vectors_of(self, points: Sequence[int]) -> Vectors:
         ids = [point_id(point) for point in points]
         records = self.client.retrieve(self.collection, ids, with_payload=False, with_vectors=[DENSE])
-        give_way()
+        release_gil()
         return np.asarray(
             [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
         )

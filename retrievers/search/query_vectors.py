@@ -13,7 +13,7 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.retrievers.expand.hyde import mean_vector
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
-from situate.retrievers.pipeline.turns import in_this_process
+from situate.retrievers.pipeline.concurrency import in_this_process
 from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryText
 

@@ -16,7 +16,7 @@ from situate.errors import OverflowLimitError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.index.lexical import LexicalEncoder
-from situate.retrievers.pipeline.async_search import BATCH_QUERIES, AsyncSearcher
+from situate.retrievers.pipeline.concurrency import BATCH_QUERIES, QueryBatcher
 from situate.retrievers.rerank import LateInteractionReranker, Mmr
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.hybrid import QueryVectors
@@ -110,7 +110,7 @@ async def test_a_query_that_cannot_be_encoded_fails_alone() -> None:
 
 
 async def test_a_cancelled_query_is_neither_encoded_nor_searched_for(embedder: Embedder) -> None:
-    searcher = AsyncSearcher(QueryEncoder(embedder, None, token_vectors=False), 1)
+    batcher = QueryBatcher(QueryEncoder(embedder, None, token_vectors=False), 1)
     entered, leave = threading.Event(), threading.Event()
     searched: list[str] = []
 
@@ -127,7 +127,7 @@ async def test_a_cancelled_query_is_neither_encoded_nor_searched_for(embedder: E
         return search
 
     async def ask(query: str, search: Any) -> SearchResult:
-        return await searcher.search(WrittenQuery(query, [QueryText(query)]), search)
+        return await batcher.search(WrittenQuery(query, [QueryText(query)]), search)
 
     first = asyncio.create_task(ask("first", blocking))
     await asyncio.to_thread(entered.wait)
@@ -138,16 +138,16 @@ async def test_a_cancelled_query_is_neither_encoded_nor_searched_for(embedder: E
         await tasks[0]
     leave.set()
     await asyncio.gather(first, tasks[1])
-    searcher.close()
+    batcher.close()
     assert searched == ["third"]
 
 
 async def test_errors_of_the_search_reach_the_caller(embedder: Embedder) -> None:
-    searcher = AsyncSearcher(QueryEncoder(embedder, None, token_vectors=False), 1)
+    batcher = QueryBatcher(QueryEncoder(embedder, None, token_vectors=False), 1)
 
     def failing(vectors: QueryVectors, step: Step) -> SearchResult:
         raise ConnectionError("the server is gone")
 
     with pytest.raises(ConnectionError, match="gone"):
-        await searcher.search(WrittenQuery("a", [QueryText("a")]), failing)
-    searcher.close()
+        await batcher.search(WrittenQuery("a", [QueryText("a")]), failing)
+    batcher.close()

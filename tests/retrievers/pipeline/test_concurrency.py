@@ -1,4 +1,4 @@
-"""Work that many queries want at once is done in turns, and waiting for one's turn is no failure."""
+"""Few queries at once are admitted to the same work, and waiting for admission is no failure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 
 from situate.embedders import CrossEncoderModel, Embedder, OpenAIEncoder
 from situate.errors import InputError
+from situate.retrievers.pipeline.concurrency import AT_A_SERVER, LoopLimit, StartLimit, in_this_process, model_limit
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
-from situate.retrievers.pipeline.turns import AT_A_SERVER, ModelTurns, Pace, Turns, in_this_process
 
 
 async def test_so_many_at_once_in_the_order_in_which_they_came() -> None:
-    turns = Turns(2)
+    limit = LoopLimit(2)
     inside: set[int] = set()
     most = 0
     order: list[int] = []
 
     async def work(number: int) -> None:
         nonlocal most
-        async with turns.turn():
+        async with limit.slot():
             inside.add(number)
             order.append(number)
             most = max(most, len(inside))
@@ -35,10 +35,10 @@ async def test_so_many_at_once_in_the_order_in_which_they_came() -> None:
 
 
 async def test_only_so_many_begin_in_an_iteration() -> None:
-    pace, begun = Pace(4), []
+    limit, begun = StartLimit(4), []
 
     async def call(number: int) -> None:
-        await pace.begin()
+        await limit.begin()
         begun.append(number)
 
     calls = [asyncio.ensure_future(call(number)) for number in range(10)]
@@ -52,21 +52,21 @@ async def test_only_so_many_begin_in_an_iteration() -> None:
     assert begun == list(range(10))
 
 
-def test_a_loop_that_ended_keeps_nobody_of_the_next_one_waiting() -> None:
-    pace = Pace(1)
+def test_a_loop_that_ended_keeps_no_call_of_the_next_one_waiting() -> None:
+    limit = StartLimit(1)
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(pace.begin())
+    loop.run_until_complete(limit.begin())
     loop.close()
-    asyncio.run(asyncio.wait_for(pace.begin(), 5))
-    asyncio.run(asyncio.wait_for(pace.begin(), 5))
+    asyncio.run(asyncio.wait_for(limit.begin(), 5))
+    asyncio.run(asyncio.wait_for(limit.begin(), 5))
 
 
-def test_every_event_loop_has_turns_of_its_own() -> None:
-    turns = Turns(1)
+def test_every_event_loop_has_a_limit_of_its_own() -> None:
+    limit = LoopLimit(1)
 
     async def contended() -> int:
         async def one() -> int:
-            async with turns.turn():
+            async with limit.slot():
                 await asyncio.sleep(0)
                 return 1
 
@@ -76,14 +76,14 @@ def test_every_event_loop_has_turns_of_its_own() -> None:
 
 
 async def test_a_cancelled_waiter_leaves_its_place_to_the_next() -> None:
-    turns, leave = Turns(1), asyncio.Event()
+    limit, leave = LoopLimit(1), asyncio.Event()
 
     async def holder() -> None:
-        async with turns.turn():
+        async with limit.slot():
             await leave.wait()
 
     async def waiter() -> str:
-        async with turns.turn():
+        async with limit.slot():
             return "done"
 
     first = asyncio.create_task(holder())
@@ -98,17 +98,17 @@ async def test_a_cancelled_waiter_leaves_its_place_to_the_next() -> None:
         await second
 
 
-async def test_the_limit_of_a_step_counts_from_its_turn() -> None:
+async def test_the_timeout_of_a_step_counts_from_its_admission() -> None:
     """Two hundred at once do not degrade because each waits for the others."""
-    turns, runner = Turns(1), StepRunner(StepPolicy(timeout=0.3, retries=0))
+    limit, runner = LoopLimit(1), StepRunner(StepPolicy(timeout=0.3, retries=0))
     leave = asyncio.Event()
 
     async def holder() -> None:
-        async with turns.turn():
+        async with limit.slot():
             await leave.wait()
 
     async def work() -> str:
-        async with turns.turn():
+        async with limit.slot():
             return "reranked"
 
     first = asyncio.create_task(holder())
@@ -124,18 +124,18 @@ async def test_the_limit_of_a_step_counts_from_its_turn() -> None:
     await first
 
 
-async def test_after_its_turn_has_come_a_step_has_its_limit_again() -> None:
-    turns, runner = Turns(1), StepRunner(StepPolicy(timeout=0.2, retries=3, backoff=0.0))
+async def test_after_its_admission_a_step_has_its_timeout_again() -> None:
+    limit, runner = LoopLimit(1), StepRunner(StepPolicy(timeout=0.2, retries=3, backoff=0.0))
     calls = 0
 
     async def holder() -> None:
-        async with turns.turn():
+        async with limit.slot():
             await asyncio.sleep(0.05)
 
     async def work() -> str:
         nonlocal calls
         calls += 1
-        async with turns.turn():
+        async with limit.slot():
             await asyncio.Event().wait()
             return "never"
 
@@ -149,35 +149,35 @@ async def test_after_its_turn_has_come_a_step_has_its_limit_again() -> None:
 
 
 async def test_a_thread_has_the_callers_context_and_hands_errors_on() -> None:
-    turns, runner = Turns(1), StepRunner()
+    limit, runner = LoopLimit(1), StepRunner()
 
     def noting() -> int:
         note(thread=threading.current_thread() is not threading.main_thread())
         return 7
 
     trace = runner.trace()
-    assert await trace.arun("step", lambda: turns.in_thread(noting), 0) == 7
+    assert await trace.arun("step", lambda: limit.in_thread(noting), 0) == 7
     assert trace.steps[0].details == {"thread": True}
 
     def failing() -> int:
         raise LookupError("nothing there")
 
     with pytest.raises(LookupError, match="nothing there"):
-        await turns.in_thread(failing)
+        await limit.in_thread(failing)
 
 
 async def test_what_waits_for_a_thread_can_be_taken_back() -> None:
-    turns, entered, leave = Turns(1), threading.Event(), threading.Event()
+    limit, entered, leave = LoopLimit(1), threading.Event(), threading.Event()
     done: list[int] = []
 
     def block() -> None:
         entered.set()
         leave.wait()
 
-    first = asyncio.create_task(turns.in_thread(block))
+    first = asyncio.create_task(limit.in_thread(block))
     await asyncio.to_thread(entered.wait)
-    second = asyncio.create_task(turns.in_thread(lambda: done.append(2)))
-    third = asyncio.create_task(turns.in_thread(lambda: done.append(3)))
+    second = asyncio.create_task(limit.in_thread(lambda: done.append(2)))
+    third = asyncio.create_task(limit.in_thread(lambda: done.append(3)))
     await asyncio.sleep(0)
     second.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -194,14 +194,14 @@ async def test_models_here_and_at_a_server() -> None:
     assert in_this_process(CrossEncoderModel("nowhere"))
     assert not in_this_process(served)
     assert not in_this_process(object())
-    turns = ModelTurns(here, 1)
-    first, second = await asyncio.gather(turns.get(), turns.get())
-    assert first is second
-    assert first.at_once == 1
-    assert (await ModelTurns(served, 1).get()).at_once == AT_A_SERVER
+    for model, at_once in ((here, 1), (served, AT_A_SERVER)):
+        limit = model_limit(model, 1)
+        async with limit.slot():
+            assert limit.at_once == at_once
+        assert pickle.loads(pickle.dumps(limit)).at_once == at_once
 
 
 def test_pickles_and_refuses_nonsense() -> None:
-    assert pickle.loads(pickle.dumps(Turns(3))).at_once == 3
+    assert pickle.loads(pickle.dumps(LoopLimit(3))).at_once == 3
     with pytest.raises(InputError, match="at_once=0"):
-        Turns(0)
+        LoopLimit(0)
