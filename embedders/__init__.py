@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from situate.embedders.local.encoder import Encoder as Encoder
     from situate.embedders.models.extension import Extension as Extension
     from situate.embedders.models.families import Family as Family, family_of as family_of
-    from situate.embedders.models.resolve import ResolvedModel as ResolvedModel, resolve_model as resolve_model
+    from situate.embedders.models.resolve import (
+        LoadOptions as LoadOptions,
+        ResolvedModel as ResolvedModel,
+        resolve_model as resolve_model,
+    )
+    from situate.embedders.models.settings import EmbedderSettings as EmbedderSettings
     from situate.embedders.pairs.cross_encoder import (
         CrossEncoderModel as CrossEncoderModel,
         PairScorer as PairScorer,
@@ -57,9 +62,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "family_of",
         ),
         "situate.embedders.models.resolve": (
+            "LoadOptions",
             "ResolvedModel",
             "resolve_model",
         ),
+        "situate.embedders.models.settings": ("EmbedderSettings",),
         "situate.embedders.pairs.cross_encoder": (
             "CrossEncoderModel",
             "PairScorer",

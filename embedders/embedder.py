@@ -7,21 +7,24 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
-from situate.embedders.models.profile import DType, ModelProfile, ModelSettings
+from situate.embedders.models.profile import ModelProfile
 from situate.embedders.models.resolve import DEFAULT_MODEL
+from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.schemes import Plan, check_finite, check_scheme, finish, plan, unit
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
+    DType,
     Encoded,
     OnOverflow,
     Pooling,
+    Role,
     SpanEncoder,
     SpanText,
     Vectors,
@@ -33,7 +36,6 @@ from situate.types import Chunk, Document
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Role = Literal["query", "document"]
 Item = tuple[Document, Sequence[Chunk]]
 
 
@@ -44,7 +46,8 @@ class Embedder:
     the pooling and the lengths come from the model's own sentence-transformers files, else from the registry of
     families, and whatever is given here rules over both. `describe` prints what the model will read.
 
-    Cheap to construct; pickles as its configuration. The model is looked up by the first property that needs its
+    Cheap to construct; copies and pickles as its `settings`, the one frozen value that holds all arguments
+    (`from_settings` makes an embedder of it). The model is looked up by the first property that needs its
     files and loaded by the first text. Embedders of one process with the same model and settings share one loaded
     `Encoder`. May be used by many threads and event loops at once.
 
@@ -79,8 +82,8 @@ class Embedder:
         encoder: What turns texts into vectors, in place of the model's own `Encoder` (a server, say).
 
     Raises:
-        InputError: ``dimensions`` or ``layers`` is less than 1, or ``extension`` is no known method. Other settings are
-            checked against the model, when it is looked up.
+        InputError: A number is less than 1, or a setting is none of its choices. What depends on the model is checked
+            when it is looked up.
     """
 
     def __init__(
@@ -108,47 +111,53 @@ class Embedder:
         allow_pickle: bool = False,
         encoder: SpanEncoder | None = None,
     ) -> None:
-        for name, value in (("dimensions", dimensions), ("layers", layers)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}: ask for 1 or more, or None for all")
-        self._settings = ModelSettings(
-            model=os.fspath(model),
-            query_instruction=query_instruction,
-            document_instruction=document_instruction,
-            task=task,
-            dimensions=dimensions,
-            pooling=pooling,
-            family=family,
-            layers=layers,
-            device=device if isinstance(device, str) else tuple(device),
-            dtype=dtype,
-            adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),
-            adapter=adapter,
-            query_adapter=adapter if query_adapter is None else query_adapter,
-            extension=Extension.of(extension),
-            max_tokens=max_tokens,
-            on_overflow=on_overflow,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            encoder=encoder,
+        self._set(
+            EmbedderSettings(
+                model=os.fspath(model),
+                query_instruction=query_instruction,
+                document_instruction=document_instruction,
+                task=task,
+                scheme=ChunkScheme() if scheme is None else scheme,
+                dimensions=dimensions,
+                pooling=pooling,
+                family=family,
+                layers=layers,
+                device=device if isinstance(device, str) else tuple(device),
+                dtype=dtype,
+                adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),
+                adapter=adapter,
+                query_adapter=query_adapter,
+                extension=Extension.of(extension),
+                max_tokens=max_tokens,
+                on_overflow=on_overflow,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                allow_pickle=allow_pickle,
+                encoder=encoder,
+            )
         )
-        self._scheme = ChunkScheme() if scheme is None else scheme
-        self._profile = ModelProfile(self._settings)
+
+    @classmethod
+    def from_settings(cls, settings: EmbedderSettings) -> Self:
+        """The embedder that ``settings`` describe: ``Embedder.from_settings(embedder.settings)`` is the same again."""
+        made = cls.__new__(cls)
+        made._set(settings)
+        return made
+
+    def _set(self, settings: EmbedderSettings) -> None:
+        self._settings = settings
+        self._profile = ModelProfile(settings)
         self._warned_of_window = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self._settings, "scheme": self._scheme}
+    def __getstate__(self) -> EmbedderSettings:
+        return self._settings
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._settings = state["settings"]
-        self._scheme = state["scheme"]
-        self._profile = ModelProfile(self._settings)
-        self._warned_of_window = False
+    def __setstate__(self, state: EmbedderSettings) -> None:
+        self._set(state)
 
     def __repr__(self) -> str:
         engine = "" if self._settings.encoder is None else f", encoder={self._settings.encoder!r}"
-        return f"Embedder({self.model!r}, scheme={self._scheme!r}{engine})"
+        return f"Embedder({self.model!r}, scheme={self.scheme!r}{engine})"
 
     def using(self, adapter: str | None, query_adapter: str | None = None) -> Embedder:
         """The same embedder with another of its adapters. Cheap: both share the model and whatever is loaded of it.
@@ -160,8 +169,12 @@ class Embedder:
         Raises:
             InputError: There is no such adapter.
         """
-        for_queries = adapter if query_adapter is None else query_adapter
-        return self._with(dataclasses.replace(self._settings, adapter=adapter, query_adapter=for_queries))
+        return self.from_settings(dataclasses.replace(self._settings, adapter=adapter, query_adapter=query_adapter))
+
+    @property
+    def settings(self) -> EmbedderSettings:
+        """All that this embedder was made with."""
+        return self._settings
 
     @property
     def model(self) -> str:
@@ -176,12 +189,12 @@ class Embedder:
     @property
     def query_adapter(self) -> str | None:
         """The name of the adapter that queries are embedded with."""
-        return self._settings.query_adapter
+        return self._settings.adapter_for("query")
 
     @property
     def scheme(self) -> ChunkScheme:
         """How chunks become vectors."""
-        return self._scheme
+        return self._settings.scheme
 
     @property
     def family(self) -> Family:
@@ -249,7 +262,7 @@ class Embedder:
         The query's instruction is not part of it, since one index may be asked in many ways (see
         `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of 0.9999.
         """
-        scheme = dataclasses.asdict(self._scheme)
+        scheme = dataclasses.asdict(self.scheme)
         return {
             **self._profile.fingerprint(),
             "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
@@ -377,11 +390,6 @@ class Embedder:
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "document"), "document", tokens=True), texts)
 
-    def _with(self, settings: ModelSettings) -> Embedder:
-        copy = Embedder.__new__(Embedder)
-        copy.__setstate__({"settings": settings, "scheme": self._scheme})
-        return copy
-
     async def _aready(self) -> None:
         """Look the model up in a thread: it reads files, once."""
         if not self._profile.ready:
@@ -401,7 +409,7 @@ class Embedder:
         return inputs
 
     def _plans(self, items: Sequence[Item], scheme: ChunkScheme | None, token_vectors: bool) -> list[Plan]:
-        chosen = self._scheme if scheme is None else scheme
+        chosen = self.scheme if scheme is None else scheme
         check_scheme(chosen, self.family)
         if chosen.context and not pools_spans(self.encoder):
             chosen = dataclasses.replace(chosen, pool_context=True)
@@ -444,10 +452,10 @@ class Embedder:
 
     def _priority(self, role: Role) -> dict[str, Any]:
         """`Encoder` lets queries go before documents; other encoders need not know of it."""
-        said = self._settings
-        if said.encoder is not None and not getattr(said.encoder, "takes_role", False):
+        settings = self._settings
+        if settings.encoder is not None and not getattr(settings.encoder, "takes_role", False):
             return {}
-        adapter = said.query_adapter if role == "query" else said.adapter
+        adapter = settings.adapter_for(role)
         return {"priority": role, **({} if adapter is None else {"adapter": adapter})}
 
     def _cut(self, encoded: Encoded) -> Encoded:

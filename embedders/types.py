@@ -13,6 +13,8 @@ Vectors: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[int, int]
 Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len"]
 OnOverflow: TypeAlias = Literal["warn", "raise", "window"]
+DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+Role: TypeAlias = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from situate.embedders.library.model import LibraryModel, Role, warn_of_loss
+from situate.embedders.library.model import LibraryModel, warn_of_loss
 from situate.embedders.models.families import family_of
-from situate.embedders.models.profile import DType
 from situate.embedders.models.resolve import read_json
 from situate.embedders.text.pooling import normalised
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import Encoded, SpanText, Vectors
+from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
 from situate.errors import ConventionError, InputError, NonFiniteVectorError, UnsafeModelError
 
 if TYPE_CHECKING:

@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from situate.embedders.models.profile import DType
 from situate.embedders.models.resolve import ResolvedModel, resolve_model
+from situate.embedders.types import DType
 from situate.errors import InputError, TruncationWarning
-
-Role = Literal["query", "document"]
 
 
 class LibraryModel:

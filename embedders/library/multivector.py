@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from situate.embedders.library.model import LibraryModel, Role, checked, warn_of_loss
-from situate.embedders.models.profile import DType
-from situate.embedders.types import Vectors
+from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.types import DType, Role, Vectors
 from situate.errors import NonFiniteVectorError
 
 

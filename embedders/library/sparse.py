@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.embedders.library.model import LibraryModel, Role, checked, warn_of_loss
-from situate.embedders.models.profile import DType
+from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.types import DType, Role
 from situate.errors import NonFiniteVectorError
 
 

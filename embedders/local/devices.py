@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from situate.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def chosen_device(device: str) -> torch.device:

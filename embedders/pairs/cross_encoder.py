@@ -18,7 +18,7 @@ from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.resolve import resolve_model
 from situate.embedders.pairs.tokens import TEMPLATES, Aggregation, DecoderTemplate, Pair, PairWriter, WrittenPairs
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import Vectors
+from situate.embedders.types import DType, Vectors
 from situate.errors import ConventionError, InputError, NonFiniteVectorError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from situate.embedders.pairs.engine import PairEngine
 
 Output: TypeAlias = Literal["model", "logit", "probability"]
-DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 #: Windows of a passage whose probabilities are added by the aggregation "sum".

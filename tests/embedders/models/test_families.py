@@ -544,7 +544,7 @@ def test_records_are_values():
 
 
 def test_the_page_about_models_shows_what_describe_prints():
-    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     embedder = Embedder("sentence-transformers/all-MiniLM-L6-v2", query_instruction="question: ")
     for line in embedder.describe().splitlines():
         assert (line if not line.startswith("model ") else line.partition("(wheel: ")[0]) in page
@@ -553,7 +553,7 @@ def test_the_page_about_models_shows_what_describe_prints():
 def test_the_page_about_models_holds_the_registry_as_it_is():
     from situate.embedders.models.family_table import table, with_table
 
-    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     assert page == with_table(page), "run: python -m situate.embedders.models.family_table docs/models.md"
     assert any(family.unconfirmed for family in FAMILIES)
     for family in FAMILIES:

@@ -1,0 +1,80 @@
+"""The settings of an `Embedder`, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from situate.embedders.models.adapters import check_name
+from situate.embedders.models.extension import Extension
+from situate.embedders.models.families import Family
+from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
+from situate.embedders.types import ChunkScheme, DType, OnOverflow, Pooling, Role, SpanEncoder
+from situate.errors import InputError
+
+
+@dataclass(frozen=True)
+class EmbedderSettings:
+    """All that makes an `Embedder`, as one value: ``Embedder.from_settings(settings)`` and ``Embedder.settings``.
+
+    The fields are `Embedder`'s arguments, which documents each, with three written in one form only: several devices
+    are a tuple, adapters are a tuple of names and folders, and an extension is an `Extension`.
+
+    Raises:
+        InputError: A value is outside its range or none of its choices, an adapter is not among ``adapters``, or a
+            setting of the model's own encoder is given together with ``encoder``.
+    """
+
+    model: str = DEFAULT_MODEL
+    query_instruction: str | None = None
+    document_instruction: str | None = None
+    task: str | None = None
+    scheme: ChunkScheme = field(default_factory=ChunkScheme)
+    dimensions: int | None = None
+    pooling: Pooling | None = None
+    family: Family | None = None
+    layers: int | None = None
+    device: str | tuple[str, ...] = "auto"
+    dtype: DType = "auto"
+    adapters: tuple[tuple[str, str], ...] = ()
+    adapter: str | None = None
+    query_adapter: str | None = None
+    extension: Extension | None = None
+    max_tokens: int | None = None
+    on_overflow: OnOverflow = "warn"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    encoder: SpanEncoder | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("dimensions", "layers", "max_tokens"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number}: ask for 1 or more, or None for all")
+        choices: tuple[tuple[str, Any], ...] = (("pooling", Pooling), ("dtype", DType), ("on_overflow", OnOverflow))
+        for name, choice in choices:
+            value = getattr(self, name)
+            if value not in get_args(choice) and not (name == "pooling" and value is None):
+                raise InputError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(choice)))}")
+        for adapter in (self.adapter, self.query_adapter):
+            check_name(adapter, dict(self.adapters))
+        if self.encoder is not None and self.changes:
+            raise InputError(
+                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} stands in "
+                "its place: give them to that"
+            )
+
+    @property
+    def changes(self) -> list[str]:
+        """The settings with which the model is not run as its folder says."""
+        return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How the model's files are read."""
+        return LoadOptions(self.revision, self.trust_remote_code, self.allow_pickle)
+
+    def adapter_for(self, role: Role) -> str | None:
+        """The adapter that texts of ``role`` are embedded with: the documents' where queries have none of their own."""
+        return self.adapter if role == "document" or self.query_adapter is None else self.query_adapter

@@ -1,0 +1,72 @@
+"""An embedder is its settings: one frozen value that makes it again, that is compared, copied and pickled."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from situate.embedders import ChunkScheme, Embedder, EmbedderSettings, Extension
+from situate.errors import InputError
+
+ALL: dict[str, Any] = {
+    "model": "all-MiniLM-L6-v2",
+    "query_instruction": "query: ",
+    "document_instruction": "passage: ",
+    "scheme": ChunkScheme(late=True),
+    "dimensions": 64,
+    "pooling": "max",
+    "layers": 2,
+    "device": ["cpu", "cpu"],
+    "dtype": "float32",
+    "adapters": {"law": "somewhere", "tax": "elsewhere"},
+    "adapter": "law",
+    "query_adapter": "tax",
+    "extension": "ntk",
+    "max_tokens": 128,
+    "on_overflow": "window",
+    "revision": "main",
+    "trust_remote_code": True,
+    "allow_pickle": True,
+}
+
+
+def test_the_settings_are_the_arguments_field_by_field() -> None:
+    arguments = list(inspect.signature(Embedder.__init__).parameters)[1:]
+    assert arguments == [field.name for field in dataclasses.fields(EmbedderSettings)]
+    settings = Embedder(**ALL).settings
+    once = {"device": ("cpu", "cpu"), "adapters": tuple(ALL["adapters"].items()), "extension": Extension("ntk")}
+    assert {name: getattr(settings, name) for name in ALL} == {**ALL, **once}
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
+def test_an_embedder_is_made_again_from_its_settings(again: Any) -> None:
+    embedder = Embedder(query_instruction="query: ", max_tokens=64, dtype="float32")
+    vectors = embedder.embed_queries(["Who waits?"])
+    for other in (again(embedder), Embedder.from_settings(embedder.settings)):
+        assert other.settings == embedder.settings
+        assert other.fingerprint == embedder.fingerprint
+        np.testing.assert_array_equal(other.embed_queries(["Who waits?"]), vectors)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dimensions", 0),
+        ("layers", -1),
+        ("max_tokens", 0),
+        ("pooling", "median"),
+        ("dtype", "int8"),
+        ("on_overflow", "cut"),
+    ],
+)
+def test_a_value_that_no_model_could_have_is_refused_at_once(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} .*{value}"):
+        Embedder(**{name: value})
+    with pytest.raises(InputError, match=f"{name} .*{value}"):
+        dataclasses.replace(EmbedderSettings(), **{name: value})
