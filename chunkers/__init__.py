@@ -8,15 +8,16 @@ from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.chunkers.auto import AutoChunker as AutoChunker
-    from situate.chunkers.cluster import ClusterSemanticChunker as ClusterSemanticChunker
     from situate.chunkers.code import CodeChunker as CodeChunker
     from situate.chunkers.dialogue import DialogueChunker as DialogueChunker
-    from situate.chunkers.foreign import SplitterChunker as SplitterChunker
     from situate.chunkers.html import HtmlChunker as HtmlChunker
     from situate.chunkers.markdown import MarkdownChunker as MarkdownChunker
     from situate.chunkers.pruning import PruningChunker as PruningChunker, low_value as low_value
     from situate.chunkers.readers.files import read_documents as read_documents
-    from situate.chunkers.semantic import SemanticChunker as SemanticChunker
+    from situate.chunkers.semantic import (
+        ClusterSemanticChunker as ClusterSemanticChunker,
+        SemanticChunker as SemanticChunker,
+    )
     from situate.chunkers.sentence_window import SentenceWindowChunker as SentenceWindowChunker
     from situate.chunkers.situators.answer_cache import AnswerCache as AnswerCache
     from situate.chunkers.situators.headings import HeadingSituator as HeadingSituator
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from situate.chunkers.situators.report import SituatingReport as SituatingReport
     from situate.chunkers.situators.sentence import LLMSituator as LLMSituator
     from situate.chunkers.spans import recover_spans as recover_spans
-    from situate.chunkers.text import TextChunker as TextChunker
-    from situate.chunkers.tokens import FixedTokenChunker as FixedTokenChunker
+    from situate.chunkers.text import (
+        FixedTokenChunker as FixedTokenChunker,
+        SplitterChunker as SplitterChunker,
+        TextChunker as TextChunker,
+    )
     from situate.types import (
         Chunk as Chunk,
         Chunker as Chunker,
@@ -40,10 +44,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "situate.chunkers.auto": ("AutoChunker",),
-        "situate.chunkers.cluster": ("ClusterSemanticChunker",),
         "situate.chunkers.code": ("CodeChunker",),
         "situate.chunkers.dialogue": ("DialogueChunker",),
-        "situate.chunkers.foreign": ("SplitterChunker",),
         "situate.chunkers.html": ("HtmlChunker",),
         "situate.chunkers.markdown": ("MarkdownChunker",),
         "situate.chunkers.pruning": (
@@ -51,7 +53,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "low_value",
         ),
         "situate.chunkers.readers.files": ("read_documents",),
-        "situate.chunkers.semantic": ("SemanticChunker",),
+        "situate.chunkers.semantic": (
+            "ClusterSemanticChunker",
+            "SemanticChunker",
+        ),
         "situate.chunkers.sentence_window": ("SentenceWindowChunker",),
         "situate.chunkers.situators.answer_cache": ("AnswerCache",),
         "situate.chunkers.situators.headings": ("HeadingSituator",),
@@ -59,16 +64,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.chunkers.situators.report": ("SituatingReport",),
         "situate.chunkers.situators.sentence": ("LLMSituator",),
         "situate.chunkers.spans": ("recover_spans",),
-        "situate.chunkers.text": ("TextChunker",),
-        "situate.chunkers.tokens": ("FixedTokenChunker",),
-        "situate.types": (
-            "Chunk",
-            "Chunker",
-            "Context",
-            "Document",
-            "Prompt",
-            "Situator",
-            "TextGenerator",
+        "situate.chunkers.text": (
+            "FixedTokenChunker",
+            "SplitterChunker",
+            "TextChunker",
         ),
+        "situate.types": ("Chunk", "Chunker", "Context", "Document", "Prompt", "Situator", "TextGenerator"),
     },
 )

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from situate.chunkers.base import SizedChunker
 from situate.chunkers.markdown import MarkdownChunker
-from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.text import TextChunker
 
 if TYPE_CHECKING:

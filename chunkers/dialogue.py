@@ -7,8 +7,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from situate.chunkers.packing import packed
-from situate.chunkers.sizing import SizedChunker
+from situate.chunkers.base import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
@@ -67,4 +66,4 @@ class DialogueChunker(SizedChunker):
             heard = dict.fromkeys(filter(None, speakers[first : bisect_left(begins, end)]))
             return replace(base, speaker=", ".join(heard) or base.speaker)
 
-        return chunks_from_spans(document, packed(self, text, turns, apart, led=self.merge), context)
+        return chunks_from_spans(document, self._packed(text, turns, apart, led=self.merge), context)

@@ -9,10 +9,9 @@ from html import unescape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+from situate.chunkers.base import SizedChunker
 from situate.chunkers.headings import Heading, HeadingPath
-from situate.chunkers.packing import packed
 from situate.chunkers.readers.html import heading_words
-from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class HtmlChunker(SizedChunker):
                 place = block
             return replace(base, headings=path.at(place))
 
-        return chunks_from_spans(document, packed(self, text, reader.blocks, frozenset(apart), led=True), context)
+        return chunks_from_spans(document, self._packed(text, reader.blocks, frozenset(apart), led=True), context)
 
 
 class _Blocks(HTMLParser):

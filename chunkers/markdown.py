@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from situate.chunkers.base import SizedChunker, encodable
 from situate.chunkers.headings import HeadingPath, front_matter_end, markdown_headings
-from situate.chunkers.sizing import SizedChunker, encodable
 from situate.chunkers.spans import base_context, chunks_from_spans
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from situate.chunkers.packing import within
+from situate.chunkers.base import SizedChunker
 from situate.chunkers.sentences import sentence_spans
-from situate.chunkers.sizing import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans
 from situate.errors import InputError
 
@@ -53,7 +52,7 @@ class SentenceWindowChunker(SizedChunker):
         """The document's sentences in order; [] where it is empty or only white space."""
         text = document.text
         sentences = sentence_spans(text)
-        parts = [(part, n) for n, sentence in enumerate(sentences) for part in within(self, text, *sentence)]
+        parts = [(part, n) for n, sentence in enumerate(sentences) for part in self._within(text, *sentence)]
         chunks = chunks_from_spans(document, [part for part, _ in parts])
         base = base_context(document)
         made: list[Chunk] = []

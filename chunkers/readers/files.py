@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.chunkers.readers.html import html_to_markdown
-from situate.chunkers.sizing import encodable
 from situate.errors import InputError, MissingExtraError
 from situate.types import Document
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from situate.chunkers.base import encodable
 from situate.chunkers.headings import Heading, HeadingPath, markdown_headings
 from situate.chunkers.sentences import last_sentence
-from situate.chunkers.sizing import encodable
 from situate.chunkers.spans import base_context
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from situate.chunkers import (
     TextChunker,
     low_value,
 )
-from situate.chunkers.cluster import best_groups
 from situate.chunkers.readers.html import html_to_markdown
+from situate.chunkers.semantic import best_groups
 from situate.errors import InputError, MissingExtraError, NonFiniteVectorError, SpanError
 from tests.chunkers.conftest import TEXTS
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from tokenizers import Tokenizer
 
 from situate.chunkers import Document, MarkdownChunker, TextChunker
+from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, blocks
 from situate.chunkers.headings import markdown_headings
-from situate.chunkers.sizing import MAX_CHARACTERS_PER_TOKEN, blocks
 from situate.errors import InputError
 from situate.types import Chunk, Chunker
 from tests.chunkers.conftest import TEXTS
@@ -208,7 +208,7 @@ def test_a_fence_that_never_closes_hides_what_looks_like_headings() -> None:
 
 @given(TEXTS)
 def test_headings_stand_where_they_say(text: str) -> None:
-    from situate.chunkers.sizing import encodable
+    from situate.chunkers.base import encodable
 
     last = 0
     for heading in markdown_headings(encodable(text)):

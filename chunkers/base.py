@@ -1,4 +1,4 @@
-"""What every chunker with a size limit shares: sizes in tokens or characters, and the Rust splitters."""
+"""The base of the chunkers with a size limit: sizes, the Rust splitters, and packing units into chunks."""
 
 from __future__ import annotations
 
@@ -213,3 +213,53 @@ class SizedChunker:
         from semantic_text_splitter import TextSplitter
 
         return TextSplitter(self.size * MAX_CHARACTERS_PER_TOKEN)
+
+    def _packed(
+        self,
+        text: str,
+        units: Sequence[tuple[int, int]],
+        apart: frozenset[int] = frozenset(),
+        *,
+        led: bool = False,
+    ) -> list[tuple[int, int]]:
+        """The units (sentences, blocks, turns) in order, as many to a span as fit.
+
+        Args:
+            text: The text.
+            units: Sorted spans that do not overlap. One that is too large is cut as plain text.
+            apart: Numbers of units that begin a new span, however much room the one before has.
+            led: Join the first part of a unit that is too large to the open span before it, where that fills less
+                than half of a chunk, so that no question is separated from its long answer, and no heading from its
+                long paragraph.
+        """
+        counts = self.counts([text[start:end] for start, end in units])
+        spans: list[tuple[int, int]] = []
+        filled = 0
+        fresh = True
+        for number, ((start, end), count) in enumerate(zip(units, counts, strict=True)):
+            # The separator between two units (line ends, markup) is counted with the second.
+            between = 0 if fresh else self.count(text[spans[-1][1] : start])
+            if count > self.size:
+                room = 0 if fresh or not led else self.size - filled - between
+                if number not in apart and room > max(self.overlap, self.size // 2):
+                    parts = self._text_spans(text, start, end, room)
+                    spans[-1] = (spans[-1][0], parts[0][1])
+                    spans.extend(parts[1:])
+                else:
+                    spans.extend(self._text_spans(text, start, end))
+                fresh = True
+                continue
+            if fresh or number in apart or filled + between + count > self.size:
+                spans.append((start, end))
+                filled = count
+            else:
+                spans[-1] = (spans[-1][0], end)
+                filled += between + count
+            fresh = False
+        return [part for span in spans for part in self._within(text, *span)]
+
+    def _within(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
+        """The span, or its parts where its tokens are more than those of its units together."""
+        if self.count(text[start:end]) <= self.size:
+            return self._capped(text, start, end)
+        return self._text_spans(text, start, end)
