@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         LexicalScheme as LexicalScheme,
         PipelineConfig as PipelineConfig,
     )
-    from situate.retrievers.expand.hyde import Hyde as Hyde
+    from situate.retrievers.expand.hyde import Hyde as Hyde, HydeSettings as HydeSettings
     from situate.retrievers.expand.rewriting import (
         ConversationalQuery as ConversationalQuery,
         MultiQuery as MultiQuery,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from situate.retrievers.index.index import Index as Index
     from situate.retrievers.index.question_filter import QuestionFilter as QuestionFilter
     from situate.retrievers.pipeline.steps import StepPolicy as StepPolicy
-    from situate.retrievers.retriever import Retriever as Retriever
+    from situate.retrievers.retriever import Retriever as Retriever, RetrieverSettings as RetrieverSettings
     from situate.retrievers.search.boosts import PayloadScore as PayloadScore, Recency as Recency
     from situate.retrievers.search.feedback import rocchio as rocchio
     from situate.retrievers.search.hybrid import QueryVectors as QueryVectors
@@ -55,7 +55,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "LexicalScheme",
             "PipelineConfig",
         ),
-        "situate.retrievers.expand.hyde": ("Hyde",),
+        "situate.retrievers.expand.hyde": ("Hyde", "HydeSettings"),
         "situate.retrievers.expand.rewriting": (
             "ConversationalQuery",
             "MultiQuery",
@@ -66,7 +66,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.retrievers.index.index": ("Index",),
         "situate.retrievers.index.question_filter": ("QuestionFilter",),
         "situate.retrievers.pipeline.steps": ("StepPolicy",),
-        "situate.retrievers.retriever": ("Retriever",),
+        "situate.retrievers.retriever": ("Retriever", "RetrieverSettings"),
         "situate.retrievers.search.boosts": (
             "PayloadScore",
             "Recency",

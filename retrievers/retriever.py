@@ -1,12 +1,13 @@
-"""The way of a query: expand, search, rerank, cut off; whatever is optional harms nothing when it fails."""
+"""The query pipeline: expand, search, rerank, cut off; an optional step that fails is skipped and marked."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
@@ -29,13 +30,11 @@ _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score"
 _START_LIMIT = StartLimit(16)
 
 
-class Retriever:
-    """Finds the passages that answer a query.
+@dataclass(frozen=True)
+class RetrieverSettings:
+    """How a `Retriever` searches: everything but the index, the expander and the rerankers.
 
-    Args:
-        index: Where to search.
-        expander: Writes further texts to search with (`Hyde`, `MultiQuery`, ...).
-        rerankers: Order the hits anew, one after the other, cheap ones first.
+    Attributes:
         k: How many hits to return, at most.
         candidates: How many hits are searched for where there is something to rerank.
         fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
@@ -45,8 +44,50 @@ class Retriever:
             relevant". Where a reranker failed, its scores are missing and nothing is left out. See
             `situate.retrievers.calibration` for how to choose it.
         on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
-        policy: Timeouts and retries of the optional steps.
+        policy: Timeouts, retries and ``on_error`` of the optional steps, in place of ``on_error`` alone.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
+
+    Raises:
+        InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
+    """
+
+    k: int = 10
+    candidates: int = 50
+    fuse_texts: TextFusion | None = None
+    threshold: float | None = None
+    on_error: OnError = "degrade"
+    policy: StepPolicy | None = None
+    policies: Mapping[str, StepPolicy] | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.candidates < 1:
+            raise InputError(f"k={self.k} and candidates={self.candidates} must be 1 or more")
+        if self.fuse_texts is not None and self.fuse_texts not in _FUSIONS:
+            raise InputError(f"fuse_texts={self.fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
+
+    def runner(self) -> StepRunner:
+        """Runs the optional steps by these policies."""
+        policy = self.policy if self.policy is not None else StepPolicy(on_error=self.on_error)
+        return StepRunner(policy, self.policies)
+
+
+class Retriever:
+    """Finds the passages that answer a query.
+
+    Args:
+        index: Where to search.
+        expander: Writes further texts to search with (`Hyde`, `MultiQuery`, ...).
+        rerankers: Order the hits anew, one after the other, cheap ones first.
+        k: As in `RetrieverSettings`, like all that follow.
+        candidates: How many hits are searched for where there is something to rerank.
+        fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
+        threshold: Leave out hits that score lower after the last step.
+        on_error: What the failure of an optional step does: "degrade" or "raise".
+        policy: Timeouts and retries of the optional steps, in place of ``on_error``.
+        policies: The same for single steps, by name or kind.
+
+    Attributes:
+        settings: These settings as one value.
 
     Raises:
         InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
@@ -66,18 +107,23 @@ class Retriever:
         policy: StepPolicy | None = None,
         policies: Mapping[str, StepPolicy] | None = None,
     ) -> None:
-        if k < 1 or candidates < 1:
-            raise InputError(f"k={k} and candidates={candidates} must be 1 or more")
-        if fuse_texts is not None and fuse_texts not in _FUSIONS:
-            raise InputError(f"fuse_texts={fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
+        self.settings = RetrieverSettings(k, candidates, fuse_texts, threshold, on_error, policy, policies)
         self.index = index
         self.expander = expander
         self.rerankers = tuple(rerankers)
-        self.k = k
-        self.candidates = candidates
-        self.fuse_texts: TextFusion | None = fuse_texts
-        self.threshold = threshold
-        self.runner = StepRunner(policy if policy is not None else StepPolicy(on_error=on_error), policies)
+        self._runner = self.settings.runner()
+
+    @classmethod
+    def from_settings(
+        cls,
+        index: Index,
+        settings: RetrieverSettings,
+        *,
+        expander: QueryExpander | None = None,
+        rerankers: Sequence[Reranker] = (),
+    ) -> Self:
+        """A retriever with these settings."""
+        return cls(index, expander=expander, rerankers=rerankers, **vars(settings))
 
     def retrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
@@ -97,7 +143,7 @@ class Retriever:
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())
-        trace = self.runner.trace()
+        trace = self._runner.trace()
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:
             texts = trace.run(expander.name, lambda: expander.expand(query), texts)
@@ -122,7 +168,7 @@ class Retriever:
         if not query.strip():
             return SearchResult(query, ())
         await _START_LIMIT.begin()
-        trace = self.runner.trace()
+        trace = self._runner.trace()
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:
             texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
@@ -139,7 +185,7 @@ class Retriever:
     def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
         """What is searched for together. Texts without a vector go with the first that has one."""
         embedded = [text for text in texts if text.role != "lexical" and text.weight > 0]
-        if self.fuse_texts is None or dense is not None or len(embedded) < 2:
+        if self.settings.fuse_texts is None or dense is not None or len(embedded) < 2:
             return [list(texts)]
         lexical = [text for text in texts if text.role == "lexical"]
         return [[embedded[0], *lexical], *([text] for text in embedded[1:])]
@@ -147,30 +193,30 @@ class Retriever:
     def _fused(
         self, query: str, searches: Sequence[Sequence[QueryText]], found: Sequence[SearchResult], k: int
     ) -> SearchResult:
-        if len(found) == 1 or self.fuse_texts is None:
+        if len(found) == 1 or self.settings.fuse_texts is None:
             return found[0]
         started = time.perf_counter()
         weights = [texts[0].weight for texts in searches]
-        hits = _FUSIONS[self.fuse_texts]([each.hits for each in found], weights=weights)[: self._depth(k)]
+        hits = _FUSIONS[self.settings.fuse_texts]([each.hits for each in found], weights=weights)[: self._depth(k)]
         fused = Step("fuse", time.perf_counter() - started, {"searches": len(found), "hits": len(hits)})
         return SearchResult(query, tuple(hits), (*(step for each in found for step in each.steps), fused))
 
     def _checked(self, k: int | None) -> int:
-        k = self.k if k is None else k
+        k = self.settings.k if k is None else k
         if k < 1:
             raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
         return k
 
     def _depth(self, k: int) -> int:
-        return max(k, self.candidates) if self.rerankers else k
+        return max(k, self.settings.candidates) if self.rerankers else k
 
     def _result(
         self, query: str, hits: Sequence[Hit], k: int, found: SearchResult, trace: Trace, expanded: int
     ) -> SearchResult:
         steps = (*trace.steps[:expanded], *found.steps, *trace.steps[expanded:])
         reranked = not any(step.error for step in trace.steps[expanded:])
-        if self.threshold is not None and reranked:
-            hits = [hit for hit in hits if hit.score >= self.threshold]
+        if self.settings.threshold is not None and reranked:
+            hits = [hit for hit in hits if hit.score >= self.settings.threshold]
         return SearchResult(query, tuple(hits[:k]), steps)
 
 

@@ -144,13 +144,8 @@ class SituateRetriever(IndexRetriever):
             index=pipeline.index,
             expander=pipeline.expander,
             rerankers=pipeline.rerankers,
-            threshold=pipeline.threshold,
-            k=pipeline.k,
-            candidates=pipeline.candidates,
-            fuse_texts=pipeline.fuse_texts,
             filter=filter,
-            policy=pipeline.runner.policy,
-            policies=pipeline.runner.policies,
+            **vars(pipeline.settings),
         )
 
     @classmethod

@@ -171,7 +171,7 @@ class SituateRetriever(BaseRetriever):
 
     def _by_vector(self, dense: Vectors) -> SearchResult:
         """A search without words: there is nothing to ask BM25 and rerankers."""
-        k = self.similarity_top_k if self.similarity_top_k is not None else self.retriever.k
+        k = self.similarity_top_k if self.similarity_top_k is not None else self.retriever.settings.k
         return self.index.search_vectors("", QueryVectors(_mean(dense[None])), k, self._where())
 
     def _where(self) -> models.Filter | None:

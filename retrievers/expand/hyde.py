@@ -6,7 +6,8 @@ Gao et al. 2022, "Precise Zero-Shot Dense Retrieval without Relevance Labels".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -40,16 +41,11 @@ class TextEmbedder(Protocol):
         ...
 
 
-class Hyde:
-    """Writes hypothetical documents that would answer the query.
+@dataclass(frozen=True)
+class HydeSettings:
+    """How hypothetical documents are asked for and used: everything but the language model.
 
-    All drafts are asked for in one batched call. They have the role "document", so they are embedded with the
-    document instruction: what is compared is document with document, which is the idea of the paper. An answer that
-    is empty or a refusal is left out and counted; one that is garbage or in another language is kept, and can move
-    the mean vector by its share only.
-
-    Args:
-        generator: The language model. It should sample (temperature 0.7 in the paper), or all drafts are alike.
+    Attributes:
         template: The prompt, with ``{query}`` and, where ``language`` is given, ``{language}`` in it: one of this
             module's or one's own.
         drafts: How many to ask for; 8 in the paper.
@@ -60,6 +56,53 @@ class Hyde:
         language: The language to write in, for templates that name one.
         max_chars: A longer draft is cut here.
         name: The step's name.
+
+    Raises:
+        InputError: The template has no ``{query}``, or a number makes no sense.
+    """
+
+    template: str = WEB_SEARCH
+    drafts: int = 4
+    query_weight: float = 1.0
+    lexical_weight: float = 0.0
+    language: str | None = None
+    max_chars: int = 2_000
+    name: str = "hyde"
+
+    def __post_init__(self) -> None:
+        if "{query}" not in self.template:
+            raise InputError(f"the HyDE template {self.template[:80]!r} has no {{query}}: nothing would be asked")
+        if "{language}" in self.template and not self.language:
+            raise InputError("the HyDE template names a {language}: pass language=, the name of one")
+        if not 1 <= self.drafts <= 64:
+            raise InputError(f"drafts={self.drafts}: ask for 1 to 64 (the paper takes 8)")
+        for name, weight in (("query_weight", self.query_weight), ("lexical_weight", self.lexical_weight)):
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"{name}={weight} must be 0 or more")
+        if self.max_chars < 1:
+            raise InputError(f"max_chars={self.max_chars} must be 1 or more")
+
+
+class Hyde:
+    """Writes hypothetical documents that would answer the query.
+
+    All drafts are asked for in one batched call. They have the role "document", so they are embedded with the
+    document instruction: what is compared is document with document, which is the idea of the paper. An answer that
+    is empty or a refusal is left out and counted; one that is garbage or in another language is kept, and can move
+    the mean vector by its share only.
+
+    Args:
+        generator: The language model. It should sample (temperature 0.7 in the paper), or all drafts are alike.
+        template: As in `HydeSettings`, like all that follow.
+        drafts: How many to ask for.
+        query_weight: Weight of the query's own vector, where a draft has 1.
+        lexical_weight: Weight of the drafts' terms in the BM25 query.
+        language: The language to write in.
+        max_chars: A longer draft is cut here.
+        name: The step's name.
+
+    Attributes:
+        settings: These settings as one value.
 
     Raises:
         InputError: The template has no ``{query}``, or a number makes no sense.
@@ -77,24 +120,14 @@ class Hyde:
         max_chars: int = 2_000,
         name: str = "hyde",
     ) -> None:
-        if "{query}" not in template:
-            raise InputError(f"the HyDE template {template[:80]!r} has no {{query}}: nothing would be asked")
-        if "{language}" in template and not language:
-            raise InputError("the HyDE template names a {language}: pass language=, the name of one")
-        if not 1 <= drafts <= 64:
-            raise InputError(f"drafts={drafts}: ask for 1 to 64 (the paper takes 8)")
-        if query_weight < 0 or lexical_weight < 0:
-            raise InputError(f"query_weight={query_weight} and lexical_weight={lexical_weight} must be 0 or more")
-        if max_chars < 1:
-            raise InputError(f"max_chars={max_chars} must be 1 or more")
+        self.settings = HydeSettings(template, drafts, query_weight, lexical_weight, language, max_chars, name)
         self.generator = generator
-        self.template = template
-        self.drafts = drafts
-        self.query_weight = query_weight
-        self.lexical_weight = lexical_weight
-        self.language = language
-        self.max_chars = max_chars
         self.name = name
+
+    @classmethod
+    def from_settings(cls, generator: TextGenerator, settings: HydeSettings) -> Self:
+        """A `Hyde` with these settings."""
+        return cls(generator, **vars(settings))
 
     def expand(self, query: str) -> list[QueryText]:
         """The query and its drafts. An empty query is returned alone, and no model is asked.
@@ -115,13 +148,15 @@ class Hyde:
         line = one_line(query, QUERY_LIMIT)
         if not line:
             return []
-        return [Prompt(filled(self.template, query=line, language=self.language or ""))] * self.drafts
+        return [
+            Prompt(filled(self.settings.template, query=line, language=self.settings.language or ""))
+        ] * self.settings.drafts
 
     def _texts(self, query: str, answers: list[str]) -> list[QueryText]:
         if not answers:
             note(drafts=(), asked=0)
             return [QueryText(query)]
-        found = usable(answers, self.max_chars)
+        found = usable(answers, self.settings.max_chars)
         note(
             drafts=found.texts,
             asked=len(answers),
@@ -135,10 +170,10 @@ class Hyde:
                 f"none of {len(answers)} HyDE draft(s) could be used: {found.empty} empty, {found.refused} refused. "
                 "Look at the prompt's template and at the model's answers"
             )
-        texts = [QueryText(query, weight=self.query_weight)]
+        texts = [QueryText(query, weight=self.settings.query_weight)]
         texts += [QueryText(draft, role="document") for draft in found.texts]
-        if self.lexical_weight:
-            share = self.lexical_weight / len(found.texts)
+        if self.settings.lexical_weight:
+            share = self.settings.lexical_weight / len(found.texts)
             texts += [QueryText(draft, role="lexical", weight=share) for draft in found.texts]
         return texts
 

@@ -13,9 +13,9 @@ from situate.chunkers import Document, Prompt
 from situate.embedders import Embedder
 from situate.errors import GenerationError, InputError, StepError
 from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
-from situate.retrievers.expand.hyde import Hyde, hyde_vector
+from situate.retrievers.expand.hyde import Hyde, HydeSettings, hyde_vector
 from situate.retrievers.pipeline.steps import StepPolicy
-from situate.retrievers.retriever import TextFusion
+from situate.retrievers.retriever import RetrieverSettings, TextFusion
 from situate.retrievers.search.fusion import dbsf, relative_score, rrf
 from situate.retrievers.search.hybrid import QueryVectors
 
@@ -302,8 +302,8 @@ async def test_ties_of_fused_searches_are_broken_the_same_way_every_time(index: 
 async def test_one_text_needs_no_fusion_and_a_failing_expander_leaves_one(index: Index) -> None:
     plain = await both(Retriever(index, k=3), "cats")
     assert await both(Retriever(index, fuse_texts="rrf", k=3), "cats") == plain
-    failing = Retriever(index, expander=Hyde(Generator(error=GenerationError("down"))), fuse_texts="rrf", k=3)
-    failing.runner.policy = FAST_FAIL
+    down = Hyde(Generator(error=GenerationError("down")))
+    failing = Retriever(index, expander=down, fuse_texts="rrf", k=3, policy=FAST_FAIL)
     assert await both(failing, "cats") == plain
     assert failing.retrieve("cats").degraded == ("hyde",)
 
@@ -342,3 +342,16 @@ async def test_every_step_of_a_query_is_a_span_under_the_callers(index: Index, m
         (search,) = (span for span in spans if span.name == "situate.search")
         assert dict(search.attributes) == {"situate.hits": len(result)}
         assert not any("cats" in str(span.attributes).lower() for span in spans)
+
+
+async def test_settings_make_the_same_retriever(index: Index) -> None:
+    retriever = Retriever(index, expander=Hyde(Generator("Cats sleep."), drafts=1), k=2, fuse_texts="rrf")
+    assert retriever.settings == RetrieverSettings(k=2, fuse_texts="rrf")
+    again = Retriever.from_settings(
+        index,
+        retriever.settings,
+        expander=Hyde.from_settings(Generator("Cats sleep."), HydeSettings(drafts=1)),
+    )
+    assert again.settings == retriever.settings
+    assert await both(again, "cats") == await both(retriever, "cats")
+    assert len(again.retrieve("cats")) == 2
