@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS ?= examples/documents
+# Tests run in so many processes, each taking over what another has left.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 .PHONY: help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
 
@@ -21,10 +24,10 @@ demo: $(STAMP) ## index DOCS (default: the handbook) through both frameworks, as
 	@$(BIN)/python -m examples.demo $(DOCS)
 
 test: $(STAMP) lint ## lint and the whole test suite
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-full: $(STAMP) lint ## the same with the long forms of the fault and conformance suites
-	SITUATE_FULL=1 $(BIN)/python -m pytest -q
+	SITUATE_FULL=1 $(PYTEST)
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
