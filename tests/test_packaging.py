@@ -1,0 +1,45 @@
+"""What the wheel holds, and whom it serves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import situate
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("chunkers", "embedders", "retrievers", "integrations")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built from a copy of its sources."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(ROOT / "situate", source / "situate", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", str(out), str(source)], check=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_one_wheel_serves_every_python_from_the_lowest_on(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        compiled = [name for name in archive.namelist() if name.endswith((".so", ".pyd"))]
+    assert all(".abi3." in name or name.endswith("_native.pyd") for name in compiled)
+    assert f"-{situate.__version__}-cp311-abi3-" in wheel.name
+
+
+def test_every_module_and_data_file_is_in_the_wheel(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    modules = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    data = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.toml")}
+    front = {path.relative_to(ROOT / "situate") for path in (ROOT / "situate").glob("*.py")}
+    assert {f"situate/{path}" for path in modules | data | front} | {"situate/py.typed"} <= held
