@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from situate.embedders.library.sparse import SparseEmbedder as SparseEmbedder, SparseVector as SparseVector
     from situate.embedders.local.encoder import Encoder as Encoder
     from situate.embedders.models.extension import Extension as Extension
-    from situate.embedders.models.families import Family as Family, family_of as family_of
+    from situate.embedders.models.families import Family as Family
+    from situate.embedders.models.registry import family_of as family_of
     from situate.embedders.models.resolve import (
         LoadOptions as LoadOptions,
         ResolvedModel as ResolvedModel,
@@ -57,10 +58,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "situate.embedders.local.encoder": ("Encoder",),
         "situate.embedders.models.extension": ("Extension",),
-        "situate.embedders.models.families": (
-            "Family",
-            "family_of",
-        ),
+        "situate.embedders.models.families": ("Family",),
+        "situate.embedders.models.registry": ("family_of",),
         "situate.embedders.models.resolve": (
             "LoadOptions",
             "ResolvedModel",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.library.model import LibraryModel, warn_of_loss
-from situate.embedders.models.families import family_of
+from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import read_json
 from situate.embedders.text.pooling import normalised
 from situate.embedders.text.tokenizer import TextTokenizer

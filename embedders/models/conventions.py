@@ -17,8 +17,8 @@ from situate.embedders.models.families import (
     STATIC_LATE,
     Family,
     Similarity,
-    family_of,
 )
+from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import ResolvedModel, read_json
 from situate.embedders.types import Pooling
 from situate.errors import ConventionError, FallbackWarning, InputError, SituateWarning

@@ -1,13 +1,12 @@
 """Model families: how each writes queries and documents, pools and normalises, and what it was trained for.
 
 A wrong instruction or pooling costs more points than most techniques win, and nothing fails when it happens. So what
-is known of a model comes from three places, later ones ruling over earlier ones: the family's record in the registry,
-the sentence-transformers files in the model's own folder, and what the user says.
+is known of a model comes from three places, later ones ruling over earlier ones: the family's record in the registry
+(`families.toml`), the sentence-transformers files in the model's own folder, and what the user says.
 """
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -243,23 +242,3 @@ class SitEmbFamily(Family):
     def situates(self) -> bool:
         """True: it was trained on this."""
         return True
-
-
-def family_of(*names: str) -> Family | None:
-    """The family in the registry that one of ``names`` belongs to; the first name that fits decides.
-
-    Args:
-        names: Hub ids, or folder names (the part after the owner is what is compared then).
-    """
-    from situate.embedders.models._registry import FAMILIES
-
-    for name in names:
-        wanted = name.lower().rstrip("/")
-        for family in FAMILIES:
-            if any(fnmatch.fnmatchcase(wanted, pattern) for pattern in family.models):
-                return family
-        base = wanted.rsplit("/", 1)[-1]
-        for family in FAMILIES:
-            if any(fnmatch.fnmatchcase(base, pattern.rsplit("/", 1)[-1]) for pattern in family.models):
-                return family
-    return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from situate.embedders.models._registry import FAMILIES
 from situate.embedders.models.families import Family
+from situate.embedders.models.registry import families
 
 BEGIN, END = "<!-- families: written by situate.embedders.models.family_table -->\n", "<!-- /families -->\n"
 DOUBTS = "<!-- unconfirmed: written by situate.embedders.models.family_table -->\n", "<!-- /unconfirmed -->\n"
@@ -16,7 +16,7 @@ _TEXT = "⟨text⟩"
 
 def table() -> str:
     """Markdown: a row per family, in the registry's order."""
-    return _HEAD + "".join(_row(family) for family in FAMILIES)
+    return _HEAD + "".join(_row(family) for family in families())
 
 
 def with_table(page: str) -> str:
@@ -30,7 +30,7 @@ def with_table(page: str) -> str:
 
 def doubts() -> str:
     """Markdown: a line per family of whose record a part could not be confirmed."""
-    return "".join(f"- **{family.name}**: {family.unconfirmed}.\n" for family in FAMILIES if family.unconfirmed)
+    return "".join(f"- **{family.name}**: {family.unconfirmed}.\n" for family in families() if family.unconfirmed)
 
 
 def _row(family: Family) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.models.adapters import Adapter
 from situate.embedders.models.conventions import check_dimensions, conventions
-from situate.embedders.models.families import Family, family_of
+from situate.embedders.models.families import Family
+from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import ResolvedModel, resolve_model
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import SpanEncoder

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from situate.embedders import Embedder, Family, family_of
-from situate.embedders.models._registry import FAMILIES
 from situate.embedders.models.conventions import conventions
 from situate.embedders.models.families import STATIC_LATE, FewShotFamily
+from situate.embedders.models.registry import families, read_families
 from situate.embedders.models.resolve import resolve_model
 from situate.embedders.types import SpanText
 from situate.errors import ConventionError, FallbackWarning, ModelNotFoundError, UnsafeModelError
@@ -112,15 +112,15 @@ def test_texts_are_written_as_the_card_says(model, query, document):
     ],
 )  # fmt: skip
 def test_the_registry_holds_the_family_with_its_source(wanted):
-    (family,) = [family for family in FAMILIES if family.name == wanted]
+    (family,) = [family for family in families() if family.name == wanted]
     assert family.source.startswith("https://")
     assert family.models
 
 
 def test_every_record_can_be_found_pickled_and_is_its_own():
-    names = [family.name for family in FAMILIES]
+    names = [family.name for family in families()]
     assert len(names) == len(set(names))
-    for family in FAMILIES:
+    for family in families():
         assert pickle.loads(pickle.dumps(family)) == family
         assert all(pattern == pattern.lower() for pattern in family.models)
         plain = family.models[0].replace("*", "x")
@@ -231,6 +231,45 @@ MODULES = [
 
 def merged(path: Path, **said: object) -> Family:
     return conventions(str(path), resolve_model(path), **said)  # type: ignore[arg-type]
+
+
+GOOD = 'name = "Own"\nsource = "a card"\nmodels = ["me/own"]'
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('pooling = "median"', "record 1 .'Own'., key 'pooling': 'median' is no"),
+        ("max_tokens = true", "record 1 .'Own'., key 'max_tokens': True is no"),
+        ("dimensions = [1.5]", "key 'dimensions'"),
+        ("query_options = { task = 3 }", "key 'query_options'"),
+        ('prefix = "query: "', "record 1 .'Own'.: unknown key 'prefix'"),
+        ("told = []", "unknown key 'told'"),
+        ('kind = "sparse"', "key 'kind': 'sparse' is not one of"),
+        ('use = ["nothing"]', "key 'use': there is no .shared.nothing."),
+        ('use = "nothing"', "key 'use'"),
+        ("pooling = ", "not valid TOML"),
+    ],
+)
+def test_a_record_that_is_written_wrong_is_named_with_its_key(lines, message):
+    assert read_families(f"[[family]]\n{GOOD}") == (Family("Own", "a card", ("me/own",)),)
+    with pytest.raises(ConventionError, match=message):
+        read_families(f"[[family]]\n{GOOD}\n{lines}")
+
+
+def test_a_record_without_its_source_or_a_family_that_is_no_table_is_refused():
+    with pytest.raises(ConventionError, match=r"record 1 .'Own'. lacks the key 'source'"):
+        read_families('[[family]]\nname = "Own"\nmodels = []')
+    with pytest.raises(ConventionError, match=r"record 1 .*no table"):
+        read_families("family = [1]")
+    with pytest.raises(ConventionError, match="'family' and 'shared'"):
+        read_families(f"[[families]]\n{GOOD}")
+
+
+def test_shared_texts_hold_where_the_record_is_silent():
+    text = f'[shared.both]\nquery = "q: "\ndocument = "d: "\n[[family]]\n{GOOD}\nuse = ["both"]\nquery = "own: "'
+    (family,) = read_families(text)
+    assert (family.query, family.document) == ("own: ", "d: ")
 
 
 def test_the_folders_own_files_rule_over_the_registry(tmp_path):
@@ -555,8 +594,8 @@ def test_the_page_about_models_holds_the_registry_as_it_is():
 
     page = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
     assert page == with_table(page), "run: python -m situate.embedders.models.family_table docs/models.md"
-    assert any(family.unconfirmed for family in FAMILIES)
-    for family in FAMILIES:
+    assert any(family.unconfirmed for family in families())
+    for family in families():
         assert family.unconfirmed in page
         (row,) = [line for line in table().splitlines() if line.startswith(f"| [{family.name}]({family.source}) |")]
         assert family.query.replace("\n", "⏎").replace("|", "\\|") in row

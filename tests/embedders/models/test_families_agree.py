@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from situate.embedders import Family
-from situate.embedders.models._registry import FAMILIES
+from situate.embedders.models.registry import families
 
 pytestmark = pytest.mark.skipif(os.environ.get("SITUATE_FULL") != "1", reason="imports a thousand definitions")
 
@@ -35,9 +35,9 @@ def definitions() -> list[tuple[str, Any, Family]]:
 
     both = []
     for name, meta in MODEL_REGISTRY.items():
-        families = [f for f in FAMILIES if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in f.models)]
-        if families and "dense" in (meta.model_type or ()) and not name.startswith(tuple(OTHERWISE)):
-            both.append((name, meta, families[0]))
+        found = [f for f in families() if any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in f.models)]
+        if found and "dense" in (meta.model_type or ()) and not name.startswith(tuple(OTHERWISE)):
+            both.append((name, meta, found[0]))
     return both
 
 

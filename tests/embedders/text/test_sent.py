@@ -15,12 +15,12 @@ import torch
 
 from situate.embedders import Embedder, Family, family_of
 from situate.embedders.describe import EXAMPLE
-from situate.embedders.models._registry import FAMILIES
 from situate.embedders.models.families import FewShotFamily
+from situate.embedders.models.registry import families
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import SpanText, Vectors
 
-OWN = [family for family in FAMILIES if not family.library]
+OWN = [family for family in families() if not family.library]
 
 
 def byte_tokenizer(folder: Path, *, template: str, **settings: object) -> None:
