@@ -16,8 +16,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 
 from situate.errors import InputError
 from situate.retrievers.storage.edge.backend import EdgeBackend
-from situate.retrievers.storage.edge.client import EdgeClient
-from situate.retrievers.storage.edge.inference import PlainVectorInspector, ShallowQueries
+from situate.retrievers.storage.edge.client import EdgeClient, PlainVectorInspector, ShallowQueries
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
 
 #: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.

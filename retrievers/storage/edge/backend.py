@@ -33,7 +33,8 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
     """
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store)
+        super().__init__()
+        self.store = store
         self._closed = False
 
     @property
@@ -45,7 +46,7 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
         """Gives the store back; the last user's close flushes and closes its files."""
         if not self._closed:
             self._closed = True
-            self._store.release()
+            self.store.release()
 
     def info(self) -> types.VersionInfo:
         return models.VersionInfo(

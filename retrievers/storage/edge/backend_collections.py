@@ -9,11 +9,11 @@ from typing import Any
 import qdrant_edge as edge
 from pydantic_core import to_jsonable_python
 from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 from qdrant_client.local.payload_value_setter import merge_payload
 
 from situate.errors import InputError, StorageError
-from situate.retrievers.storage.edge.backend_base import BackendBase
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import (
     ClusterOnlyError,
@@ -21,6 +21,7 @@ from situate.retrievers.storage.edge.errors import (
     CollectionNotFoundError,
     engine_errors,
 )
+from situate.retrievers.storage.edge.store import Store
 from situate.retrievers.storage.edge.translate_config import (
     DISTANCES,
     HNSW_DEFAULTS,
@@ -58,8 +59,10 @@ def _check_vector_size(name: str, size: int) -> None:
         raise InputError(f"Vector {name!r} has the size {size}. Must be from 1 to {_MAX_VECTOR_SIZE}.")
 
 
-class CollectionsBackend(BackendBase):
+class CollectionsBackend(QdrantBase):
     """The part of the interface that is about collections."""
+
+    store: Store
 
     def create_collection(
         self,
@@ -100,31 +103,31 @@ class CollectionsBackend(BackendBase):
             id_tracker=id_tracker,
             metadata=to_jsonable_python(metadata),
         )
-        self._store.create(collection_name, config)
+        self.store.create(collection_name, config)
         return True
 
     def recreate_collection(self, collection_name: str, *args: Any, **kwargs: Any) -> bool:
         _check_collection_name(collection_name)
-        self._store.delete(collection_name)
+        self.store.delete(collection_name)
         return self.create_collection(collection_name, *args, **kwargs)
 
     def delete_collection(self, collection_name: str, **kwargs: Any) -> bool:
-        return self._store.delete(collection_name)
+        return self.store.delete(collection_name)
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         try:
-            self._store.collection(collection_name)
+            self.store.collection(collection_name)
         except CollectionNotFoundError:
             return False
         return True
 
     def get_collections(self, **kwargs: Any) -> types.CollectionsResponse:
         return models.CollectionsResponse(
-            collections=[models.CollectionDescription(name=c.name) for c in self._store.collections()]
+            collections=[models.CollectionDescription(name=c.name) for c in self.store.collections()]
         )
 
     def get_collection(self, collection_name: str, **kwargs: Any) -> types.CollectionInfo:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         info, config = collection.info(), collection.config
         hnsw = dict(HNSW_DEFAULTS)
         if config.hnsw_config is not None:
@@ -177,7 +180,7 @@ class CollectionsBackend(BackendBase):
         metadata: types.Payload | None = None,
         **kwargs: Any,
     ) -> bool:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         config = collection.config.model_copy(deep=True)
         dense = named_vectors(config.vectors)
         for name, diff in _vector_diffs(vectors_config).items():
@@ -207,7 +210,7 @@ class CollectionsBackend(BackendBase):
             config.metadata = merge_payload(config.metadata or {}, to_jsonable_python(metadata))
         settings = (optimizers_config, collection_params, vectors_config, hnsw_config, quantization_config)
         reload = any(s is not None for s in (*settings, sparse_vectors_config))
-        self._store.reconfigure(collection, config, reload=reload)
+        self.store.reconfigure(collection, config, reload=reload)
         return True
 
     # -- aliases
@@ -215,8 +218,8 @@ class CollectionsBackend(BackendBase):
     def update_collection_aliases(
         self, change_aliases_operations: Sequence[types.AliasOperations], **kwargs: Any
     ) -> bool:
-        aliases = self._store.aliases
-        names = {c.name for c in self._store.collections()}
+        aliases = self.store.aliases
+        names = {c.name for c in self.store.collections()}
 
         def free(alias: str) -> str:
             if alias in names:
@@ -238,14 +241,14 @@ class CollectionsBackend(BackendBase):
                 aliases[free(rename.new_alias_name)] = aliases.pop(rename.old_alias_name)
             else:
                 raise InputError(f"Unknown operation: {operation}")
-        self._store.change_aliases(aliases)
+        self.store.change_aliases(aliases)
         return True
 
     def get_collection_aliases(self, collection_name: str, **kwargs: Any) -> types.CollectionsAliasesResponse:
-        return _aliases({a: n for a, n in self._store.aliases.items() if n == collection_name})
+        return _aliases({a: n for a, n in self.store.aliases.items() if n == collection_name})
 
     def get_aliases(self, **kwargs: Any) -> types.CollectionsAliasesResponse:
-        return _aliases(self._store.aliases)
+        return _aliases(self.store.aliases)
 
     # -- payload indexes
 
@@ -262,17 +265,17 @@ class CollectionsBackend(BackendBase):
             raise InputError(f"an index on {field_name!r} needs a field_schema (PayloadSchemaType or index parameters)")
         with engine_errors(f"an index on {field_name!r}"):
             operation = edge.UpdateOperation.create_field_index(field_name, edge_index(schema, field_name))
-        return self._update(collection_name, [operation], 0)
+        return self.store.collection(collection_name).update([operation], 0)
 
     def delete_payload_index(self, collection_name: str, field_name: str, **kwargs: Any) -> types.UpdateResult:
-        return self._update(collection_name, [edge.UpdateOperation.delete_field_index(field_name)], 0)
+        return self.store.collection(collection_name).update([edge.UpdateOperation.delete_field_index(field_name)], 0)
 
     # -- vector names
 
     def create_vector_name(
         self, collection_name: str, vector_name: str, vector_name_config: types.VectorNameConfig, **kwargs: Any
     ) -> types.UpdateResult:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         _check_vector_name(vector_name)
         if vector_name in collection.schema.names:
             raise InputError(f"Collection {collection.name} already has a vector named {vector_name!r}")
@@ -312,19 +315,21 @@ class CollectionsBackend(BackendBase):
             }
         else:
             raise InputError(f"Unsupported vector name config type: {type(vector_name_config).__name__}")
-        result = self._update(collection_name, [operation], 0)
-        self._store.reconfigure(collection, config)
+        result = collection.update([operation], 0)
+        self.store.reconfigure(collection, config)
         return result
 
     def delete_vector_name(self, collection_name: str, vector_name: str, **kwargs: Any) -> types.UpdateResult:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         if vector_name not in collection.schema.names:
             raise InputError(f"Collection {collection.name} has no vector named {vector_name!r}")
         config = collection.config.model_copy(deep=True)
         config.vectors = {n: p for n, p in named_vectors(config.vectors).items() if n != vector_name}
         config.sparse_vectors = {n: p for n, p in (config.sparse_vectors or {}).items() if n != vector_name}
-        result = self._update(collection_name, [edge.UpdateOperation.delete_vector_name(vector_name)], 0)
-        self._store.reconfigure(collection, config)
+        result = self.store.collection(collection_name).update(
+            [edge.UpdateOperation.delete_vector_name(vector_name)], 0
+        )
+        self.store.reconfigure(collection, config)
         return result
 
 

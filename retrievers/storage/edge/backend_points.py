@@ -13,19 +13,18 @@ from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError
 from situate.retrievers.storage.columns import rows_of_columns
-from situate.retrievers.storage.edge.backend_base import BackendBase
-from situate.retrievers.storage.edge.errors import engine_errors
+from situate.retrievers.storage.edge.store import Store
 from situate.retrievers.storage.edge.translate_filters import edge_filter, edge_point_id
 from situate.retrievers.storage.edge.translate_points import (
     PAYLOAD,
     checked_vectors,
+    edge_payload_selector,
     edge_point,
     edge_points,
     json_payload,
     record,
 )
-from situate.retrievers.storage.edge.translate_queries import edge_order_by, edge_payload_selector
-from situate.retrievers.storage.ids import point_id, point_key
+from situate.retrievers.storage.edge.translate_queries import edge_order_by
 
 _UPDATE_MODES = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,
@@ -38,8 +37,10 @@ _U = edge.UpdateOperation
 BATCH = 512
 
 
-class PointsBackend(BackendBase):
+class PointsBackend(QdrantBase):
     """The part of the interface that is about points."""
+
+    store: Store
 
     # -- writing
 
@@ -51,7 +52,7 @@ class PointsBackend(BackendBase):
         update_mode: types.UpdateMode | None = None,
         **kwargs: Any,
     ) -> types.UpdateResult:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         checked = edge_points(points, collection.schema)
         if not checked:
             raise InputError("Empty update request: there is no point to upsert")
@@ -66,7 +67,7 @@ class PointsBackend(BackendBase):
             _U.upsert_points(points[i : i + BATCH], condition=condition, update_mode=mode)
             for i in range(0, len(points), BATCH)
         ]
-        return self._update(collection_name, operations, len(points))
+        return self.store.collection(collection_name).update(operations, len(points))
 
     def upload_points(
         self,
@@ -83,7 +84,7 @@ class PointsBackend(BackendBase):
     def _upload(
         self, collection_name: str, rows: Iterable[tuple[Any, Any, Any]], batch_size: int, condition: Any, mode: Any
     ) -> None:
-        schema = self._store.collection(collection_name).schema
+        schema = self.store.collection(collection_name).schema
         while batch := [edge_point(*row, schema) for row in itertools.islice(rows, max(batch_size, BATCH))]:
             self._upsert(collection_name, batch, condition, mode)
 
@@ -108,19 +109,19 @@ class PointsBackend(BackendBase):
         update_filter: types.Filter | None = None,
         **kwargs: Any,
     ) -> types.UpdateResult:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         checked = [
             edge.PointVectors(edge_point_id(p.id), checked_vectors(p.vector, collection.schema, p.id)) for p in points
         ]
-        return self._update(
-            collection_name, [_U.update_vectors(checked, condition=edge_filter(update_filter))], len(checked)
+        return self.store.collection(collection_name).update(
+            [_U.update_vectors(checked, condition=edge_filter(update_filter))], len(checked)
         )
 
     def delete_vectors(
         self, collection_name: str, vectors: Sequence[str], points: types.PointsSelector, **kwargs: Any
     ) -> types.UpdateResult:
         names = list(vectors)
-        known = self._store.collection(collection_name).schema.names
+        known = self.store.collection(collection_name).schema.names
         for name in names:
             if name not in known:
                 raise InputError(f"Not existing vector name error: {name}")
@@ -198,12 +199,12 @@ class PointsBackend(BackendBase):
         condition = edge_filter(filter_)
         if condition is not None:
             before = [] if first is None else [first(condition)]
-            return self._update(collection_name, [*before, by_filter(condition)], 1, grows=grows)
+            return self.store.collection(collection_name).update([*before, by_filter(condition)], 1, grows=grows)
         points: list[Any] = [edge_point_id(i) for i in ids]
         if not points:
-            return self._update(collection_name, [], 0, grows=grows)
+            return self.store.collection(collection_name).update([], 0, grows=grows)
         before = [] if first is None else [first(edge.Filter(must=[edge.HasIdCondition(set(points))]))]
-        return self._update(collection_name, [*before, by_ids(points)], len(points), grows=grows)
+        return self.store.collection(collection_name).update([*before, by_ids(points)], len(points), grows=grows)
 
     def batch_update_points(
         self, collection_name: str, update_operations: Sequence[types.UpdateOperation], **kwargs: Any
@@ -220,18 +221,10 @@ class PointsBackend(BackendBase):
         with_vectors: types.WithVector = False,
         **kwargs: Any,
     ) -> list[types.Record]:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         points: list[Any] = [edge_point_id(i) for i in ids]
-        with engine_errors(f"retrieving from collection {collection_name!r}"):
-            found = collection.shard.retrieve(points, edge_payload_selector(with_payload), with_vectors)
+        found = collection.ask(lambda s: s.retrieve(points, edge_payload_selector(with_payload), with_vectors))
         return [record(point) for point in found]
-
-    def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """The payloads of those of the points that are there, by `point_key`."""
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"retrieving from collection {collection_name!r}"):
-            found = collection.shard.retrieve([point_id(point) for point in points], True, False)
-        return {point_key(point.id): point.payload or {} for point in found}
 
     def scroll(
         self,
@@ -248,25 +241,26 @@ class PointsBackend(BackendBase):
             raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
         if order_by is not None and offset is not None:
             raise InputError("Offset is not supported in conjunction with `order_by` scroll parameter")
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"scrolling collection {collection_name!r}"):
-            request = edge.ScrollRequest(
-                offset=None if offset is None else edge_point_id(offset),
-                limit=limit,
-                filter=edge_filter(scroll_filter),
-                with_payload=edge_payload_selector(with_payload),
-                with_vector=with_vectors,
-                order_by=None if order_by is None else edge_order_by(order_by),
+        collection = self.store.collection(collection_name)
+        points, following = collection.ask(
+            lambda shard: shard.scroll(
+                edge.ScrollRequest(
+                    offset=None if offset is None else edge_point_id(offset),
+                    limit=limit,
+                    filter=edge_filter(scroll_filter),
+                    with_payload=edge_payload_selector(with_payload),
+                    with_vector=with_vectors,
+                    order_by=None if order_by is None else edge_order_by(order_by),
+                )
             )
-            points, following = collection.shard.scroll(request)
+        )
         return [record(point) for point in points], None if following is None else _id(following)
 
     def count(
         self, collection_name: str, count_filter: types.Filter | None = None, exact: bool = True, **kwargs: Any
     ) -> types.CountResult:
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"counting in collection {collection_name!r}"):
-            count = collection.shard.count(edge.CountRequest(exact=exact, filter=edge_filter(count_filter)))
+        collection = self.store.collection(collection_name)
+        count = collection.ask(lambda s: s.count(edge.CountRequest(exact=exact, filter=edge_filter(count_filter))))
         return models.CountResult(count=count)
 
     def facet(
@@ -280,11 +274,10 @@ class PointsBackend(BackendBase):
     ) -> types.FacetResponse:
         if limit < 1:
             raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"facet of {key!r} in collection {collection_name!r}"):
-            response = collection.shard.facet(
-                edge.FacetRequest(key, limit=limit, exact=exact, filter=edge_filter(facet_filter))
-            )
+        collection = self.store.collection(collection_name)
+        response = collection.ask(
+            lambda s: s.facet(edge.FacetRequest(key, limit=limit, exact=exact, filter=edge_filter(facet_filter)))
+        )
         return models.FacetResponse(hits=[models.FacetValueHit(value=h.value, count=h.count) for h in response.hits])
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import qdrant_edge as edge
 from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 from qdrant_client.local.payload_value_extractor import value_by_key
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge.backend_base import BackendBase
 from situate.retrievers.storage.edge.collection import Collection
-from situate.retrievers.storage.edge.errors import CollectionError, engine_errors
-from situate.retrievers.storage.edge.translate_filters import edge_filter
-from situate.retrievers.storage.edge.translate_points import QUERY, checked_vector, model_id, query_response
+from situate.retrievers.storage.edge.errors import CollectionError
+from situate.retrievers.storage.edge.store import Store
+from situate.retrievers.storage.edge.translate_points import model_id, query_response
 from situate.retrievers.storage.edge.translate_queries import QueryTranslator, without_points
-from situate.retrievers.storage.ids import point_key
 
 
-class SearchBackend(BackendBase):
+class SearchBackend(QdrantBase):
     """The part of the interface that searches."""
+
+    store: Store
 
     def query_points(
         self,
@@ -40,28 +41,31 @@ class SearchBackend(BackendBase):
         **kwargs: Any,
     ) -> types.QueryResponse:
         _check_window(limit, offset)
-        collection = self._store.collection(collection_name)
-        with engine_errors(f"searching collection {collection_name!r}"):
-            request = self._translator(collection).request(
-                query=query,
-                using=using,
-                prefetch=prefetch,
-                query_filter=query_filter,
-                params=search_params,
-                limit=limit,
-                offset=offset,
-                with_payload=with_payload,
-                with_vectors=with_vectors,
-                score_threshold=score_threshold,
-                lookup_from=lookup_from,
+        collection = self.store.collection(collection_name)
+        translator = self._translator(collection)
+        found = collection.ask(
+            lambda shard: shard.query(
+                translator.request(
+                    query=query,
+                    using=using,
+                    prefetch=prefetch,
+                    query_filter=query_filter,
+                    params=search_params,
+                    limit=limit,
+                    offset=offset,
+                    with_payload=with_payload,
+                    with_vectors=with_vectors,
+                    score_threshold=score_threshold,
+                    lookup_from=lookup_from,
+                )
             )
-            found = collection.shard.query(request)
+        )
         return query_response(found, with_vectors)
 
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
     ) -> list[types.QueryResponse]:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         translator = self._translator(collection)
         translated = []
         for request in requests:
@@ -83,37 +87,8 @@ class SearchBackend(BackendBase):
                     lookup_from=request.lookup_from,
                 )
             )
-        with engine_errors(f"searching collection {collection_name!r}"):
-            answers = collection.shard.query_batch(edge.QueryBatchRequest(translated))
+        answers = collection.ask(lambda shard: shard.query_batch(edge.QueryBatchRequest(translated)))
         return [query_response(found, r.with_vector) for found, r in zip(answers, requests, strict=True)]
-
-    def nearest_scores(
-        self, collection_name: str, vectors: Mapping[str, Any], limit: int, query_filter: types.Filter | None
-    ) -> dict[str, dict[int, float]]:
-        """What a query by each of the vectors finds, by the vector's name: `point_key` -> score, best first."""
-        _check_window(limit, None)
-        collection = self._store.collection(collection_name)
-        where = edge_filter(query_filter)
-        requests = [
-            edge.QueryRequest(
-                limit=limit,
-                offset=None,
-                query=edge.Query.Nearest(checked_vector(vector, name, collection.schema, QUERY), using=name),
-                prefetches=None,
-                with_vector=False,
-                with_payload=False,
-                filter=where,
-                score_threshold=None,
-                params=None,
-            )
-            for name, vector in vectors.items()
-        ]
-        with engine_errors(f"searching collection {collection_name!r}"):
-            answers = collection.shard.query_batch(edge.QueryBatchRequest(requests))
-        return {
-            name: {point_key(point.id): point.score for point in found}
-            for name, found in zip(vectors, answers, strict=True)
-        }
 
     def query_points_groups(
         self,
@@ -136,7 +111,7 @@ class SearchBackend(BackendBase):
         _check_window(limit, None)
         if group_size < 1:
             raise InputError(f"group_size value {group_size} is invalid. Must be 1 or larger.")
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         total = collection.info().points_count
         # Ever more hits, until the groups are full or there are no more: how many hits share a group is not known.
         fetch = min(max(limit * group_size * 2, 50), max(total, 1))
@@ -267,10 +242,9 @@ class SearchBackend(BackendBase):
 
     def _translator(self, collection: Collection) -> QueryTranslator:
         def lookup(point_id: int | str, name: str, lookup_from: models.LookupLocation | None) -> Any:
-            source = collection if lookup_from is None else self._store.collection(lookup_from.collection)
+            source = collection if lookup_from is None else self.store.collection(lookup_from.collection)
             name = name if lookup_from is None or lookup_from.vector is None else lookup_from.vector
-            with engine_errors(f"looking up a vector in collection {source.name!r}"):
-                found = source.shard.retrieve([point_id], False, [name])
+            found = source.ask(lambda shard: shard.retrieve([point_id], False, [name]))
             vector: Any = found[0].vector if found else None
             if isinstance(vector, dict):
                 vector = vector.get(name)

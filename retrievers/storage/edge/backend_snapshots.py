@@ -8,27 +8,30 @@ from typing import Any
 from uuid import uuid4
 
 from qdrant_client import models
+from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError
 from situate.retrievers.storage.edge import snapshots
-from situate.retrievers.storage.edge.backend_base import BackendBase
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import ClusterOnlyError, CollectionNotFoundError
+from situate.retrievers.storage.edge.store import Store
 
 
-class SnapshotsBackend(BackendBase):
+class SnapshotsBackend(QdrantBase):
     """The part of the interface that is about snapshots and optimisations. The one shard has the id 0."""
 
+    store: Store
+
     def _folder(self, collection_name: str) -> Path:
-        return self._store.folder / snapshots.SNAPSHOTS / self._store.collection(collection_name).name
+        return self.store.folder / snapshots.SNAPSHOTS / self.store.collection(collection_name).name
 
     # -- of a collection
 
     def create_snapshot(self, collection_name: str, **kwargs: Any) -> types.SnapshotDescription:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         file = self._folder(collection_name) / snapshots.new_name(collection.name)
-        self._store.pack(file, [collection.name])
+        self.store.pack(file, [collection.name])
         return snapshots.describe(file, checksum=True)
 
     def list_snapshots(self, collection_name: str, **kwargs: Any) -> list[types.SnapshotDescription]:
@@ -53,10 +56,10 @@ class SnapshotsBackend(BackendBase):
         except CollectionNotFoundError:
             own = Path(location)
         place = str(own) if Path(location).name == location and own.is_file() else location
-        folder = self._store.folder / snapshots.SNAPSHOTS
+        folder = self.store.folder / snapshots.SNAPSHOTS
         file = snapshots.fetch(place, folder, api_key, checksum)
         try:
-            self._store.recover(collection_name, file)
+            self.store.recover(collection_name, file)
         finally:
             if file.parent == folder and file.name.startswith("download-"):
                 file.unlink(missing_ok=True)
@@ -85,15 +88,15 @@ class SnapshotsBackend(BackendBase):
     # -- of the whole store
 
     def create_full_snapshot(self, **kwargs: Any) -> types.SnapshotDescription:
-        file = self._store.folder / snapshots.SNAPSHOTS / snapshots.new_name("full")
-        self._store.pack(file, [collection.name for collection in self._store.collections()])
+        file = self.store.folder / snapshots.SNAPSHOTS / snapshots.new_name("full")
+        self.store.pack(file, [collection.name for collection in self.store.collections()])
         return snapshots.describe(file, checksum=True)
 
     def list_full_snapshots(self, **kwargs: Any) -> list[types.SnapshotDescription]:
-        return [snapshots.describe(file) for file in snapshots.listed(self._store.folder / snapshots.SNAPSHOTS)]
+        return [snapshots.describe(file) for file in snapshots.listed(self.store.folder / snapshots.SNAPSHOTS)]
 
     def delete_full_snapshot(self, snapshot_name: str, **kwargs: Any) -> bool:
-        snapshots.named(self._store.folder / snapshots.SNAPSHOTS, snapshot_name).unlink()
+        snapshots.named(self.store.folder / snapshots.SNAPSHOTS, snapshot_name).unlink()
         return True
 
     # -- optimisations
@@ -107,13 +110,13 @@ class SnapshotsBackend(BackendBase):
         Returns:
             Whether there was anything to do.
         """
-        self._store.check_writable()
-        names = [c.name for c in self._store.collections()] if collection_name is None else [collection_name]
-        changed = [self._store.optimize(self._store.collection(name)) for name in names]
+        self.store.check_writable()
+        names = [c.name for c in self.store.collections()] if collection_name is None else [collection_name]
+        changed = [self.store.optimize(self.store.collection(name)) for name in names]
         return any(changed)
 
     def get_optimizations(self, collection_name: str, **kwargs: Any) -> types.OptimizationsResponse:
-        collection = self._store.collection(collection_name)
+        collection = self.store.collection(collection_name)
         info = collection.info()
         running = collection.optimizing
         due = collection.optimization_due and running is None

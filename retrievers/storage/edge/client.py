@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
+from qdrant_client.embed.type_inspector import Inspector
 
+from situate.errors import InputError
 from situate.retrievers.storage.edge.backend import EdgeBackend
-from situate.retrievers.storage.edge.inference import PlainVectorInspector, ShallowQueries
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
+from situate.retrievers.storage.edge.translate_filters import edge_filter
+from situate.retrievers.storage.edge.translate_points import QUERY, checked_vector
+from situate.retrievers.storage.ids import point_id, point_key
+
+_PLAIN = (list, models.SparseVector)
+
+
+class PlainVectorInspector(Inspector):
+    """qdrant-client's search for texts that fastembed should embed, with a short cut for plain vectors.
+
+    The original looks through the schema of every point, which costs a third of what storing it does.
+    """
+
+    def inspect(self, points: Any) -> bool:
+        """Whether anything in ``points`` needs inference."""
+        if type(points) is list and all(map(_is_plain, points)):
+            return False
+        if type(points) is models.NearestQuery and type(points.nearest) in _PLAIN:
+            return False
+        return super().inspect(points)
+
+
+class ShallowQueries:
+    """Goes before qdrant-client's class: queries of a batch are copied without their vectors and filters.
+
+    The original copies each request deeply, number by number, to change one field of it.
+    """
+
+    def _resolve_query_request(self, query: models.QueryRequest) -> models.QueryRequest:
+        resolve: Callable[[Any], Any] = getattr(self, "_resolve_query")  # noqa: B009 - of the class that follows
+        return query.model_copy(update={"query": resolve(query.query)})
+
+
+def _is_plain(point: Any) -> bool:
+    if type(point) is not models.PointStruct and type(point) is not models.PointVectors:
+        return False
+    vector = point.vector
+    if type(vector) is dict:
+        return all(type(value) in _PLAIN for value in vector.values())
+    return type(vector) is list
 
 
 def _client_of(path: str, options: dict[str, bool]) -> EdgeClient:
@@ -101,7 +143,29 @@ class EdgeClient(ShallowQueries, QdrantClient):
             CollectionNotFoundError: There is no such collection.
             InputError: A vector is of the wrong size or not finite, or ``limit`` is less than 1.
         """
-        return self._client.nearest_scores(collection_name, vectors, limit, query_filter)
+        if limit < 1:
+            raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
+        collection = self._client.store.collection(collection_name)
+        schema, where = collection.schema, None if query_filter is None else edge_filter(query_filter)
+        requests = [
+            edge.QueryRequest(
+                limit=limit,
+                offset=None,
+                query=edge.Query.Nearest(checked_vector(vector, name, schema, QUERY), using=name),
+                prefetches=None,
+                with_vector=False,
+                with_payload=False,
+                filter=where,
+                score_threshold=None,
+                params=None,
+            )
+            for name, vector in vectors.items()
+        ]
+        answers = collection.ask(lambda shard: shard.query_batch(edge.QueryBatchRequest(requests)))
+        return {
+            name: {point_key(point.id): point.score for point in found}
+            for name, found in zip(vectors, answers, strict=True)
+        }
 
     def payloads(self, collection_name: str, points: Sequence[int]) -> dict[int, dict[str, Any]]:
         """The payloads of points by the numbers of their ids, as `nearest_scores` gives them; those that are there.
@@ -109,7 +173,9 @@ class EdgeClient(ShallowQueries, QdrantClient):
         Raises:
             CollectionNotFoundError: There is no such collection.
         """
-        return self._client.payloads(collection_name, points)
+        ids: list[Any] = [point_id(point) for point in points]
+        found = self._client.store.collection(collection_name).ask(lambda shard: shard.retrieve(ids, True, False))
+        return {point_key(point.id): point.payload or {} for point in found}
 
     def optimize(self, collection_name: str | None = None) -> bool:
         """Builds HNSW graphs and removes deleted points now, and waits for it. Reads and writes go on meanwhile.

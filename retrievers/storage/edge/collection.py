@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import seal
-from situate.retrievers.storage.edge.errors import StoreClosedError, engine_error, engine_errors
+from situate.retrievers.storage.edge import checksums
+from situate.retrievers.storage.edge.errors import StoreClosedError, engine_error, engine_errors, is_panic
 from situate.retrievers.storage.edge.optimizer import (
     INDEXING_THRESHOLD_KB,
     OperationLog,
@@ -34,6 +34,8 @@ from situate.retrievers.storage.edge.translate_points import VectorSchema
 #: writers may be faster than the replay; then they wait for what the last one has left.
 _REPLAYS, _SHORT_LOG = 20, 4
 
+_Answer = TypeVar("_Answer")
+
 
 class Collection:
     """A shard and its configuration.
@@ -47,6 +49,7 @@ class Collection:
         created_at: When it was made, ISO 8601.
         durable: Keep a write-ahead log, which lets writes survive the process.
         sync_writes: Flush every write to disk before it is acknowledged.
+        read_only: Refuse writes.
         on_write: Called after every write.
 
     Attributes:
@@ -74,6 +77,7 @@ class Collection:
         *,
         durable: bool = True,
         sync_writes: bool = False,
+        read_only: bool = False,
         on_write: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
@@ -90,6 +94,7 @@ class Collection:
         self.error: str | None = None
         self._durable = durable
         self._sync_writes = sync_writes
+        self._read_only = read_only
         self._on_write = on_write
         self._shard: edge.EdgeShard | None = None
         self._closed = False
@@ -123,11 +128,11 @@ class Collection:
             if self._closed:
                 raise StoreClosedError(f"collection {self.name!r} was closed: the client that opened it is closed")
             if self._shard is None:
-                damage = seal.damage(self.folder)
+                damage = checksums.damage(self.folder)
                 if damage is not None:
                     raise self._corrupt(damage)
-                # From here on the files may change; what a crash leaves is for the engine's recovery to judge.
-                seal.remove(self.folder)
+                # From here on the files may change; after a crash the engine's recovery decides.
+                checksums.remove(self.folder)
                 self._shard = self._load(self.folder, None)
                 info = self._shard.info()
                 self.changes = max(0, info.points_count * len(self.schema.sizes) - info.indexed_vectors_count)
@@ -138,7 +143,7 @@ class Collection:
             return edge.EdgeShard.load(str(folder), config)
         except BaseException as error:
             # The engine raises bare Exception, or a panic that derives from BaseException, for every kind of damage.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            if not isinstance(error, Exception) and not is_panic(error):
                 raise
             raise self._corrupt(str(error)) from error
 
@@ -151,7 +156,9 @@ class Collection:
 
     # -- writing
 
-    def update(self, operations: Sequence[edge.UpdateOperation], points: int = 1, *, grows: bool = True) -> None:
+    def update(
+        self, operations: Sequence[edge.UpdateOperation], points: int = 1, *, grows: bool = True
+    ) -> models.UpdateResult:
         """Applies operations in order.
 
         Args:
@@ -160,22 +167,31 @@ class Collection:
             grows: Whether they make the collection larger.
 
         Raises:
-            StorageError: The disk is full, or fails.
+            InputError: The engine refuses an operation; those before it are applied.
+            StorageError: The disk is full, or fails, or the store is open for reading only.
         """
+        if self._read_only:
+            raise StorageError(
+                f"collection {self.name!r} is open for reading only (read_only=True): change it in its own store"
+            )
         check_space(self.folder, points * self._bytes_per_point * 3 if grows else 0, grows=grows)
-        with self.lock, engine_errors(f"collection {self.name!r}"):
+        with self.lock:
             shard = self.shard
             self.dirty = True
             if self._log is not None:
                 # Noted first: an operation that fails may have changed a part of its points.
                 self._log.add(operations, points)
-            for operation in operations:
-                shard.update(operation)
+            try:
+                for operation in operations:
+                    shard.update(operation)
+            except BaseException as error:
+                raise self._error(error) from error
             if self._sync_writes:
                 self.flush()
             self.changes += points
             self.written = time.monotonic()
         self._on_write()
+        return models.UpdateResult.model_construct(operation_id=0, status=models.UpdateStatus.COMPLETED)
 
     def reconfigure(self, config: models.CreateCollection, *, reload: bool) -> None:
         """Takes ``config`` over; with ``reload`` the shard's own settings change, too."""
@@ -216,12 +232,31 @@ class Collection:
                     finally:
                         shard.close()
                 if self._durable:
-                    seal.write(self.folder, points)
+                    checksums.write(self.folder, points)
+
+    def ask(self, call: Callable[[edge.EdgeShard], _Answer]) -> _Answer:
+        """``call(shard)``, whose errors become situate's.
+
+        Raises:
+            InputError: The engine refuses what it is asked.
+            StoreCorruptError: The shard's files are damaged.
+            StorageError: Anything else that the engine raises.
+        """
+        shard = self._shard
+        try:
+            return call(self._open() if shard is None else shard)
+        except BaseException as error:
+            raise self._error(error) from error
+
+    def _error(self, error: BaseException) -> BaseException:
+        """What is raised for ``error``: a situate error for one of the engine's, any other as it is."""
+        if isinstance(error, StorageError | InputError) or not (isinstance(error, Exception) or is_panic(error)):
+            return error
+        return engine_error(error, f"collection {self.name!r}")
 
     def info(self) -> Any:
         """The engine's own account of the shard."""
-        with engine_errors(f"collection {self.name!r}"):
-            return self.shard.info()
+        return self.ask(lambda shard: shard.info())
 
     def copy_to(self, target: Path) -> None:
         """Copies the shard as it is now, complete and consistent."""

@@ -87,15 +87,20 @@ _DAMAGE = ("corrupt", "checksum", "deserialize", "Failed to read", "failed to lo
 def engine_error(error: BaseException, doing: str) -> Exception:
     """The situate error that an engine's exception means.
 
-    The engine raises bare `Exception`, told apart by message only, and a panic of its as `PanicException`, which is
-    no `Exception` at all.
+    The engine raises bare `Exception`, told apart by message only, and a panic as `PanicException`, which is no
+    `Exception` at all.
     """
     message = f"{doing}: {error}"
-    if type(error).__name__ == "PanicException" or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
+    if is_panic(error) or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
         return StoreCorruptError(message)
     if isinstance(error, ValueError | TypeError | OverflowError) or str(error).startswith(_CALLER_MISTAKES):
         return InputError(message)
     return StorageError(message)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of the engine, which derives from BaseException; Ctrl-C and the like are none."""
+    return type(error).__name__ == "PanicException"
 
 
 @contextmanager
@@ -105,10 +110,7 @@ def engine_errors(doing: str) -> Iterator[None]:
         yield
     except (StorageError, InputError):
         raise
-    except Exception as error:
-        raise engine_error(error, doing) from error
     except BaseException as error:
-        # A panic in the engine derives from BaseException; everything else of that kind is not ours to touch.
-        if type(error).__name__ != "PanicException":
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise engine_error(error, doing) from error

@@ -20,7 +20,7 @@ from pathlib import Path
 import qdrant_edge as edge
 
 from situate.errors import StorageError
-from situate.retrievers.storage.edge.seal import SEAL_FILE
+from situate.retrievers.storage.edge.checksums import CHECKSUMS_FILE
 from situate.retrievers.storage.edge.space import check_copy
 from situate.retrievers.storage.edge.translate_config import named_vectors
 
@@ -116,7 +116,7 @@ def can_run_beside() -> bool:
 
 
 def copy_shard(source: Path, target: Path) -> None:
-    """Copies a flushed shard without its seal.
+    """Copies a flushed shard without its checksums.
 
     The write-ahead log comes along, although a flush leaves nothing in it to replay: it counts the operations. A shard
     with a new log counts from nought again, and after a crash the engine takes what is in the log for older than what
@@ -124,7 +124,7 @@ def copy_shard(source: Path, target: Path) -> None:
     """
 
     def left_out(folder: str, names: list[str]) -> list[str]:
-        return [SEAL_FILE] if Path(folder) == source else []
+        return [CHECKSUMS_FILE] if Path(folder) == source else []
 
     check_copy(source)
     try:

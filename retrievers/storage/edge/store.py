@@ -99,6 +99,7 @@ class Store:
             entry.created_at,
             durable=not self.temporary,
             sync_writes=self.options.sync_writes,
+            read_only=self.options.read_only,
             on_write=self._maintenance.notify,
         )
 

@@ -286,6 +286,15 @@ def model_vector(vector: Any) -> Any:
     return vector
 
 
+def edge_payload_selector(selector: Any) -> Any:
+    """The engine's form of what to return of payloads."""
+    if isinstance(selector, models.PayloadSelectorInclude):
+        return edge.PayloadSelector.Include(selector.include)
+    if isinstance(selector, models.PayloadSelectorExclude):
+        return edge.PayloadSelector.Exclude(selector.exclude)
+    return list(selector) if isinstance(selector, tuple) else selector
+
+
 def query_response(points: Sequence[edge.ScoredPoint], with_vectors: Any) -> types.QueryResponse:
     """Hits as qdrant-client returns them."""
     given: list[dict[str, Any]] = [

@@ -22,7 +22,7 @@ from situate.retrievers.storage.edge.translate_filters import (
     edge_filter,
     edge_point_id,
 )
-from situate.retrievers.storage.edge.translate_points import QUERY, VectorSchema, checked_vector
+from situate.retrievers.storage.edge.translate_points import QUERY, VectorSchema, checked_vector, edge_payload_selector
 
 #: What a server takes where the caller does not say.
 DEFAULT_LIMIT = 10
@@ -371,15 +371,6 @@ def edge_search_params(params: Any) -> edge.SearchParams | None:
         if idf is None
         else edge.IdfParams(edge_filter(idf.corpus) if isinstance(idf, models.IdfCorpusParams) else None),
     )
-
-
-def edge_payload_selector(selector: Any) -> Any:
-    """The engine's form of what to return of payloads."""
-    if isinstance(selector, models.PayloadSelectorInclude):
-        return edge.PayloadSelector.Include(selector.include)
-    if isinstance(selector, models.PayloadSelectorExclude):
-        return edge.PayloadSelector.Exclude(selector.exclude)
-    return list(selector) if isinstance(selector, tuple) else selector
 
 
 def without_points(filter_: Any, named: set[int | str]) -> Any:

@@ -1,12 +1,12 @@
-"""A closed shard's seal: what its files weighed, and their checksums, when it was closed properly.
+"""The sizes and checksums of a closed shard's files, which are compared when it is opened again.
 
-The engine opens some truncated files without a word and a part of the points missing, and from a wrong number in the
-file that maps ids to points it takes a wrong length for a memory request, which ends the process. A shard that was
-closed is therefore sealed, and opened again only if its files are what they were. The seal is broken when the shard is
-opened, so after a crash, when there is none, the engine's own recovery decides.
+The engine opens some truncated files without an error and with a part of the points missing, and a wrong number in the
+file that maps ids to points makes it ask for memory of a wrong length, which ends the process. So the sizes and
+checksums are written when a shard is closed, and it is opened again only if its files match them. They are removed when
+the shard is opened: after a crash there are none, and the engine's own recovery decides.
 
-What could be read only at the price of opening slowly (vectors, payloads, graphs) is checked by its size and its
-beginning; damage further inside gives wrong or unreadable values there, and harms nothing else.
+Vectors, payloads and graphs, which take long to read, are checked by their size and their beginning; damage further
+inside gives wrong or unreadable values there, and harms nothing else.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import json
 import zlib
 from pathlib import Path
 
-SEAL_FILE = "situate-seal.json"
+CHECKSUMS_FILE = "situate-seal.json"
 _LOG = "wal"
 #: How much of a file's beginning is checked, in bytes; those with this in their name are checked from end to end.
 _HEAD, _WHOLE = 1 << 16, "id_tracker"
 
 
 def write(shard: Path, points: int) -> None:
-    """Seals a closed shard. Not sealing is no harm, so a full disk does not raise here."""
+    """Writes the checksums of a closed shard. A shard without them opens too, so a full disk does not raise here."""
     with contextlib.suppress(OSError):
-        (shard / SEAL_FILE).write_text(json.dumps({"points": points, "files": _described(shard)}))
+        (shard / CHECKSUMS_FILE).write_text(json.dumps({"points": points, "files": _described(shard)}))
 
 
 def remove(shard: Path) -> None:
-    """Breaks the seal."""
-    (shard / SEAL_FILE).unlink(missing_ok=True)
+    """Removes the checksums, before the files change."""
+    (shard / CHECKSUMS_FILE).unlink(missing_ok=True)
 
 
 def damage(shard: Path) -> str | None:
-    """What is wrong with a sealed shard's files; None where nothing is, or where there is no seal."""
+    """The first file that does not match its checksum, and how; None where all match, or there are no checksums."""
     try:
-        files = json.loads((shard / SEAL_FILE).read_text())["files"]
-        sealed = {name: (int(size), int(checksum)) for name, (size, checksum) in files.items()}
+        files = json.loads((shard / CHECKSUMS_FILE).read_text())["files"]
+        known = {name: (int(size), int(checksum)) for name, (size, checksum) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not (shard / _LOG).is_dir():
@@ -46,7 +46,7 @@ def damage(shard: Path) -> str | None:
         found = _described(shard)
     except OSError as error:
         return f"{error.filename} cannot be read: {error.strerror}"
-    for name, (size, checksum) in sealed.items():
+    for name, (size, checksum) in known.items():
         if name not in found:
             return f"{name} is missing"
         if found[name][0] != size:
@@ -58,7 +58,7 @@ def damage(shard: Path) -> str | None:
 
 def _described(shard: Path) -> dict[str, tuple[int, int]]:
     """Name -> size and checksum of every file but the log's."""
-    files = (file for file in sorted(shard.rglob("*")) if file.is_file() and file.name != SEAL_FILE)
+    files = (file for file in sorted(shard.rglob("*")) if file.is_file() and file.name != CHECKSUMS_FILE)
     return {
         file.relative_to(shard).as_posix(): (file.stat().st_size, _checksum(file))
         for file in files
