@@ -6,10 +6,8 @@ import hashlib
 import io
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from situate.embedders.types import Encoded, SpanText
-from situate.errors import InputError, StorageError, StoreCorruptError
+from situate.errors import InputError
+from situate.sqlite_file import SqliteFile
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS encoded (key TEXT PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, "
     "data BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS by_use ON encoded (used, size)",
 )
-#: SQLite takes 999 parameters in every build.
-_AT_ONCE = 500
 
 
 class EncodingStore:
@@ -49,7 +46,9 @@ class EncodingStore:
             raise InputError(f"max_bytes={max_bytes}: the store needs room for at least 1 byte")
         self.path = Path(path)
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()
+        self._file = SqliteFile(
+            self.path, _SCHEMA, "store of encoded texts", "delete it, and what it held is encoded again"
+        )
 
     def __repr__(self) -> str:
         return f"EncodingStore({str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -62,76 +61,36 @@ class EncodingStore:
 
     def get(self, keys: Sequence[str]) -> dict[str, Encoded]:
         """What is there, by key."""
-        found: dict[str, Encoded] = {}
-        with self._lock, closing(self._open()) as connection, connection:
-            for at in range(0, len(keys), _AT_ONCE):
-                some = keys[at : at + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, data FROM encoded WHERE key IN ({marks})"  # noqa: S608 - question marks alone
-                found.update((key, _read(data)) for key, data in self._run(connection, query, some))
+        with self._file.open() as connection:
+            found = dict(self._file.rows(connection, "SELECT key, data FROM encoded", keys))
             now = time.time_ns()
-            for key in found:
-                self._run(connection, "UPDATE encoded SET used = ? WHERE key = ?", (now, key))
-        return found
+            connection.executemany("UPDATE encoded SET used = ? WHERE key = ?", [(now, key) for key in found])
+        return {key: _read(data) for key, data in found.items()}
 
     def put(self, encoded: Mapping[str, Encoded]) -> None:
         """Keep what was encoded, and let go of what was not asked for longest where there is no more room."""
         now = time.time_ns()
-        with self._lock, closing(self._open()) as connection, connection:
-            for key, one in encoded.items():
-                data = _written(one)
-                values = (key, now, len(data), data)
-                self._run(connection, "INSERT OR REPLACE INTO encoded VALUES (?, ?, ?, ?)", values)
-            excess = self._size(connection) - self.max_bytes
-            if excess > 0:
-                doomed: list[str] = []
-                for key, size in self._run(connection, "SELECT key, size FROM encoded ORDER BY used, key", ()):
-                    if excess <= 0:
-                        break
-                    doomed.append(key)
-                    excess -= size
-                for key in doomed:
-                    self._run(connection, "DELETE FROM encoded WHERE key = ?", (key,))
+        rows = [(key, now, len(data), data) for key, data in ((key, _written(one)) for key, one in encoded.items())]
+        with self._file.open() as connection:
+            connection.executemany("INSERT OR REPLACE INTO encoded VALUES (?, ?, ?, ?)", rows)
+            excess = _size(connection) - self.max_bytes
+            oldest = connection.execute("SELECT key, size FROM encoded ORDER BY used, key") if excess > 0 else ()
+            doomed: list[tuple[str]] = []
+            for key, size in oldest:
+                if excess <= 0:
+                    break
+                doomed.append((key,))
+                excess -= size
+            connection.executemany("DELETE FROM encoded WHERE key = ?", doomed)
 
     def size(self) -> int:
         """Bytes of arrays that are kept."""
-        with self._lock, closing(self._open()) as connection:
-            return self._size(connection)
+        with self._file.open() as connection:
+            return _size(connection)
 
-    def _size(self, connection: sqlite3.Connection) -> int:
-        return int(self._run(connection, "SELECT coalesce(sum(size), 0) FROM encoded", ())[0][0])
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=60)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise self._unusable(error) from error
-        try:
-            for statement in _SCHEMA:
-                self._run(connection, statement, ())
-        except BaseException:
-            # Whatever went wrong, the connection is not handed out and must not stay open.
-            connection.close()
-            raise
-        return connection
-
-    def _run(self, connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
-        try:
-            return connection.execute(query, values).fetchall()
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        except sqlite3.DatabaseError as error:
-            raise StoreCorruptError(
-                f"{str(self.path)!r} is no store of encoded texts or is damaged ({error}): delete it, and what it held "
-                "is encoded again"
-            ) from error
-
-    def _unusable(self, error: Exception) -> StorageError:
-        return StorageError(
-            f"the store of encoded texts {str(self.path)!r} cannot be used ({error}): is its folder writable, is there "
-            "room, and no other process holding it for minutes?"
-        )
+def _size(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(sum(size), 0) FROM encoded").fetchone()[0])
 
 
 def rounded(encoded: Encoded) -> Encoded:
