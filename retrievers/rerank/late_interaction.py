@@ -6,19 +6,20 @@ Khattab and Zaharia 2020, "ColBERT: Efficient and Effective Passage Search via C
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from cachetools import LRUCache
 
 from situate.embedders.types import Vectors
-from situate.errors import InputError, ModelError, NonFiniteVectorError
+from situate.errors import InputError, ModelError
 from situate.retrievers.index.payload import STATE, TOKENS
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
 from situate.retrievers.types import Hit
+from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -237,10 +238,7 @@ def maxsim(query: Vectors, passages: Sequence[Vectors]) -> Vectors:
     joined = np.concatenate([passages[i] for i in filled]).astype(np.float32, copy=False)
     starts = np.cumsum([0, *(len(passages[i]) for i in filled[:-1])])
     products = np.maximum.reduceat(joined @ query.T.astype(np.float32, copy=False), starts, axis=0)
-    if not np.isfinite(products).all():
-        raise NonFiniteVectorError(
-            "a token vector holds NaN or infinity: look at the model's dtype (float16 overflows in some models)"
-        )
+    check_finite(products, "a product of token vectors is")
     out[filled] = products.sum(1)
     return out
 
@@ -258,26 +256,16 @@ class _Kept:
     """Token vectors of the passages used last, up to a number of bytes."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._vectors: OrderedDict[str, Any] = OrderedDict()
+        self._vectors: LRUCache[str, Any] = LRUCache(limit, getsizeof=lambda vectors: vectors.nbytes)
         self._lock = threading.Lock()
 
     def get(self, text: str) -> Any:
         """float16 ``[tokens, dimension]`` or None."""
         with self._lock:
-            found = self._vectors.get(text)
-            if found is not None:
-                self._vectors.move_to_end(text)
-            return found
+            return self._vectors.get(text)
 
     def put(self, text: str, vectors: Vectors) -> None:
         small = vectors.astype(np.float16)
-        if not self._limit or small.nbytes > self._limit:
-            return
         with self._lock:
-            old = self._vectors.pop(text, None)
-            self._bytes += small.nbytes - (0 if old is None else old.nbytes)
-            self._vectors[text] = small
-            while self._bytes > self._limit:
-                self._bytes -= self._vectors.popitem(last=False)[1].nbytes
+            if small.nbytes <= self._vectors.maxsize:
+                self._vectors[text] = small
