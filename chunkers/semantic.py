@@ -11,7 +11,8 @@ import numpy as np
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.spans import chunks_from_spans
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
+from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,10 +129,8 @@ def unit_vectors(embed: Embed | None, texts: Sequence[str]) -> NDArray[np.float3
     vectors = np.asarray(embed(texts), dtype=np.float32)
     if vectors.ndim != 2 or len(vectors) != len(texts):
         raise InputError(f"embed returned the shape {vectors.shape} for {len(texts)} texts: it needs one row for each")
-    if not np.isfinite(vectors).all():
-        raise NonFiniteVectorError("embed returned NaN or infinity: look at the model's dtype")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
+    check_finite(vectors, "embed returned")
+    return unit(vectors)
 
 
 def best_groups(vectors: NDArray[np.float32], lengths: list[int], size: int) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from situate.embedders.models.families import Family, Similarity
 from situate.embedders.models.profile import ModelProfile
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
-from situate.embedders.schemes import Plan, check_finite, check_scheme, finish, plan, unit
+from situate.embedders.schemes import Plan, check_scheme, finish, plan
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
@@ -32,6 +32,7 @@ from situate.embedders.types import (
 )
 from situate.errors import InputError, SituateWarning
 from situate.types import Chunk, Document
+from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -476,7 +477,7 @@ class Embedder:
         if not encoded:
             return np.zeros((0, self.dimension), dtype=np.float32)
         vectors = np.concatenate([item.vectors for item in encoded])
-        check_finite(vectors, f"model {self.model!r}")
+        check_finite(vectors, f"model {self.model!r} computed")
         return vectors
 
     def _matrices(self, encoded: Sequence[Encoded], texts: Sequence[str]) -> list[Vectors]:
@@ -484,7 +485,7 @@ class Embedder:
         empty = np.zeros((0, self.dimension), dtype=np.float32)
         matrices = [(next(done).tokens or (empty,))[0] if text.strip() else empty for text in texts]
         for matrix in matrices:
-            check_finite(matrix, f"model {self.model!r}")
+            check_finite(matrix, f"model {self.model!r} computed")
         return matrices
 
 

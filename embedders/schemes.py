@@ -9,8 +9,9 @@ import numpy as np
 
 from situate.embedders.models.families import Family
 from situate.embedders.types import ChunkScheme, ChunkVectors, Encoded, SpanText, Vectors
-from situate.errors import ConventionError, InputError, NonFiniteVectorError, SpanError
+from situate.errors import ConventionError, InputError, SpanError
 from situate.types import Chunk, Context, Document
+from situate.vectors import check_finite, unit
 
 #: Context fields that hold for a whole document, so that they can lead the windows it is read in.
 DOCUMENT_FIELDS = ("title", "path", "date")
@@ -187,9 +188,9 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
     vectors: tuple[Vectors, ...] | None = None
     if plan.token_vectors:
         vectors = tuple(matrix for encoded in tokens for matrix in encoded.tokens or ())
-    check_finite(mixed, f"document {plan.document.id!r}")
+    check_finite(mixed, f"a vector of document {plan.document.id!r} holds")
     for matrix in vectors or ():
-        check_finite(matrix, f"document {plan.document.id!r}")
+        check_finite(matrix, f"a token vector of document {plan.document.id!r} holds")
     return ChunkVectors(mixed, vectors)
 
 
@@ -214,27 +215,6 @@ def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float) -> 
     result = np.empty_like(vectors)
     result[order] = unit(mixed)
     return result
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Rows of L2 norm 1; a zero row stays zero."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True).astype(np.float32)
-    result: Vectors = vectors / np.maximum(norms, np.float32(1e-12))
-    return result
-
-
-def check_finite(vectors: Vectors, what: str) -> None:
-    """Raise where a vector cannot be stored.
-
-    Raises:
-        NonFiniteVectorError: It holds NaN or infinity.
-    """
-    if not np.isfinite(vectors).all():
-        row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=-1))[0])
-        raise NonFiniteVectorError(
-            f"vector {row} of {what} holds NaN or infinity: the model's weights or its server are damaged, or the "
-            "number format is too small for it (try dtype='float32')"
-        )
 
 
 def _unsuited(scheme: ChunkScheme, family: Family) -> bool:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from situate.vectors import Vectors as Vectors
 
-Vectors: TypeAlias = NDArray[np.float32]
 Span: TypeAlias = tuple[int, int]
 Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len"]
 OnOverflow: TypeAlias = Literal["warn", "raise", "window"]

@@ -12,10 +12,10 @@ import numpy as np
 from situate.embedders.library.model import LibraryModel, warn_of_loss
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import read_json
-from situate.embedders.text.pooling import normalised
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
-from situate.errors import ConventionError, InputError, NonFiniteVectorError, UnsafeModelError
+from situate.errors import ConventionError, InputError, UnsafeModelError
+from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -286,11 +286,7 @@ class LibraryEncoder:
         return int(known) if known else self._vectors(model, ["a"], "", "document").shape[1]
 
     def _encoded(self, vectors: Vectors) -> list[Encoded]:
-        if not np.isfinite(vectors).all():
-            raise NonFiniteVectorError(
-                f"model {self._library.model!r} computed NaN or infinity: its weights are damaged or the number format "
-                "is too small for it (try dtype='float32')"
-            )
+        check_finite(vectors, f"model {self._library.model!r} computed")
         if self.normalize:
-            vectors = normalised(vectors)
+            vectors = unit(vectors)
         return [Encoded(vectors[i : i + 1]) for i in range(len(vectors))]

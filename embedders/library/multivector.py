@@ -10,7 +10,7 @@ import numpy as np
 
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
 from situate.embedders.types import DType, Role, Vectors
-from situate.errors import NonFiniteVectorError
+from situate.vectors import check_finite
 
 
 class MultiVectorEmbedder:
@@ -111,11 +111,7 @@ class MultiVectorEmbedder:
     def _finished(self, found: Sequence[Any]) -> list[Vectors]:
         matrices = [np.asarray(matrix, dtype=np.float32) for matrix in found]
         for number, matrix in enumerate(matrices):
-            if not np.isfinite(matrix).all():
-                raise NonFiniteVectorError(
-                    f"model {self._library.model!r} computed NaN or infinity for text {number}: its weights are "
-                    "damaged or the number format is too small for it (try dtype='float32')"
-                )
+            check_finite(matrix, f"model {self._library.model!r} computed for text {number}")
         return matrices
 
 

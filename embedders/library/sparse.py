@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
 from situate.embedders.types import DType, Role
-from situate.errors import NonFiniteVectorError
+from situate.vectors import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,5 @@ class SparseEmbedder:
     def _vector(self, row: Any, number: int) -> SparseVector:
         indices: NDArray[np.int64] = row.indices()[0].numpy()
         values: NDArray[np.float32] = row.values().float().numpy()
-        if not np.isfinite(values).all():
-            raise NonFiniteVectorError(
-                f"model {self._library.model!r} computed NaN or infinity for text {number}: its weights are damaged or "
-                "the number format is too small for it (try dtype='float32')"
-            )
+        check_finite(values, f"model {self._library.model!r} computed for text {number}")
         return SparseVector(indices, values)

@@ -19,7 +19,8 @@ from situate.embedders.models.resolve import resolve_model
 from situate.embedders.pairs.tokens import TEMPLATES, Aggregation, DecoderTemplate, Pair, PairWriter, WrittenPairs
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Vectors
-from situate.errors import ConventionError, InputError, NonFiniteVectorError
+from situate.errors import ConventionError, InputError
+from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from situate.embedders.local.scheduler import Done, Scheduler, Work
@@ -222,11 +223,7 @@ class CrossEncoderModel:
             values = loaded.engine.logits(np.maximum.reduceat(values, starts, axis=0))
         else:
             values = values[:, 0]
-        if not np.isfinite(values).all():
-            raise NonFiniteVectorError(
-                f"cross-encoder {self.model!r} computed NaN or infinity: its weights are damaged or the number "
-                "format's range is too small for it; try dtype='float32'"
-            )
+        check_finite(values, f"cross-encoder {self.model!r} computed")
         if self.aggregation == "sum":
             scores = _summed(_sigmoid(values), written.owner, starts)
             if self.output == "probability":

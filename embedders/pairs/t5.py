@@ -17,7 +17,8 @@ import numpy as np
 from situate.embedders.models.resolve import resolve_model
 from situate.embedders.pairs.cross_encoder import PairScores
 from situate.embedders.pairs.tokens import Pair
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
+from situate.vectors import check_finite
 
 #: A longer text is never read to its end by a model of 512 tokens.
 _LONGEST = 20_000
@@ -114,8 +115,7 @@ class _TrueOrFalse:
                 rows = order[start : start + size]
                 scores[rows] = _probabilities(model, [sequences[i] for i in rows], answers)
                 start += size
-        if not np.isfinite(scores).all():
-            raise NonFiniteVectorError(f"model {self.model!r} computed NaN or infinity; try dtype='float32'")
+        check_finite(scores, f"model {self.model!r} computed")
         return PairScores(scores, ones, sum(map(len, sequences)), lost)
 
     def _written(self, tokenizer: Any, questions: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], int]:

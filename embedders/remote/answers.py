@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from situate.embedders.types import Vectors
-from situate.errors import NonFiniteVectorError, ServerError
-
-
-def in_batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """The items in runs of at most ``size``."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+from situate.errors import ServerError
+from situate.vectors import check_finite
 
 
 def decoded(embedding: Any) -> Any:
@@ -35,8 +29,7 @@ def as_matrix(rows: Any) -> Vectors:
 
 def checked(matrix: Vectors, known: int | None, url: str) -> int:
     """The vectors' length, which has to stay what it was."""
-    if not np.isfinite(matrix).all():
-        raise NonFiniteVectorError(f"{url} answered a vector with NaN or infinity: look into its log")
+    check_finite(matrix, f"{url} answered")
     if known is not None and matrix.shape[1] != known:
         raise ServerError(f"{url} answered vectors of {matrix.shape[1]} numbers, before they had {known}")
     return int(matrix.shape[1])

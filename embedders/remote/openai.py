@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from situate.embedders.remote.answers import as_matrix, checked, decoded, in_batches, nonsense
+from situate.batches import in_batches
+from situate.embedders.remote.answers import as_matrix, checked, decoded, nonsense
 from situate.embedders.remote.http import Call, Conversation, HttpEncoder, Refusal
 from situate.embedders.remote.served_spans import SpanReading, TokenOffsets
-from situate.embedders.schemes import unit
 from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText, Vectors
 from situate.errors import (
     ConventionError,
@@ -19,6 +19,7 @@ from situate.errors import (
     ServerError,
     TruncationWarning,
 )
+from situate.vectors import unit
 
 OPENAI_URL = "https://api.openai.com/v1"
 #: Statuses with which text-embeddings-inference refuses a text that is too long.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.embedders.schemes import unit
 from situate.embedders.text.windows import windows
 from situate.embedders.types import Encoded, Pooling, Span, SpanText, Vectors
 from situate.errors import OverflowLimitError, SpanError
+from situate.vectors import unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from situate.batches import in_batches
 from situate.embedders.local.scheduler import Done, Work
 from situate.embedders.models.resolve import resolve_model
-from situate.embedders.remote.answers import as_matrix, checked, in_batches, nonsense
+from situate.embedders.remote.answers import as_matrix, checked, nonsense
 from situate.embedders.remote.http import Call, Conversation, HttpEncoder
 from situate.embedders.text.heads import Heads
 from situate.embedders.text.pooling import Reading, ReadingRules

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from situate.embedders.text.tokenizer import Ids, Offsets, TextTokenizer, TokenizedText
 from situate.embedders.text.windows import Window, windows
@@ -265,9 +264,3 @@ def combined(parts: Sequence[Sequence[Part]], reduced: Vectors, pooling: Pooling
             out[row] = rows.max(axis=0) if pooling == "max" else rows.sum(axis=0) / total
         begin += count
     return out
-
-
-def normalised(vectors: Vectors) -> Vectors:
-    """Rows of L2 norm 1; a zero row stays zero."""
-    norms: NDArray[np.float32] = np.linalg.norm(vectors, axis=-1, keepdims=True).astype(np.float32)
-    return (vectors / np.maximum(norms, np.float32(1e-12))).astype(np.float32, copy=False)

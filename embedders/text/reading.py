@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from situate.embedders.local.scheduler import Done, Reduction, Work
-from situate.embedders.text.pooling import Part, Reading, ReadingRules, combined, normalised, pooled_parts, read
+from situate.embedders.text.pooling import Part, Reading, ReadingRules, combined, pooled_parts, read
 from situate.embedders.text.tokenizer import Ids, TextTokenizer
 from situate.embedders.types import Encoded, Pooling, SpanText, Vectors
-from situate.errors import NonFiniteVectorError
+from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from situate.embedders.text.heads import Heads
@@ -118,10 +118,6 @@ class SpanOutput:
     def finished(self, vectors: Vectors, always: bool = False) -> Vectors:
         """The model's heads, the Matryoshka cut and the norm, which token vectors always get."""
         vectors = self.heads(vectors)
-        if not np.isfinite(vectors).all():
-            raise NonFiniteVectorError(
-                f"model {self.model!r} computed NaN or infinity in {self.dtype}: its weights are damaged or the "
-                "format's range is too small for it; try dtype='float32'"
-            )
+        check_finite(vectors, f"model {self.model!r} computed in {self.dtype}")
         vectors = vectors[:, : self.dimension]
-        return normalised(vectors) if self.normalize or always else np.ascontiguousarray(vectors)
+        return unit(vectors) if self.normalize or always else np.ascontiguousarray(vectors)

@@ -23,9 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validat
 from situate.errors import InputError
 from situate.integrations.langchain.events import areport_steps, report_steps
 from situate.integrations.langchain.generator import LangChainGenerator
-from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde, mean_vector
+from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner, Trace
 from situate.retrievers.types import QueryText
+from situate.vectors import mean_direction
 
 
 class HydeSettings(BaseModel):
@@ -183,5 +184,5 @@ class HyDERetriever(HydeSettings, BaseRetriever):
 
 
 def _mean(rows: Sequence[Sequence[float]], texts: Sequence[QueryText]) -> list[float]:
-    vector = mean_vector(np.asarray(rows, dtype=np.float32), [text.weight for text in texts])
+    vector = mean_direction(np.asarray(rows, dtype=np.float32), [text.weight for text in texts])
     return [float(value) for value in vector]

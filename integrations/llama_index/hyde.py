@@ -22,10 +22,11 @@ from llama_index_instrumentation.base import BaseEvent
 
 from situate.errors import InputError
 from situate.integrations.llama_index.generator import LlamaIndexGenerator
-from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde, mean_vector
+from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.types import QueryText
 from situate.types import TextGenerator
+from situate.vectors import mean_direction
 
 dispatcher = get_dispatcher(__name__)
 
@@ -137,7 +138,7 @@ class _Expansion:
     ) -> QueryBundle:
         vectors = np.asarray([*queries, *drafts], dtype=np.float32)
         weights = [*[self.query_weight / max(1, len(queries))] * len(queries), *[1.0] * len(drafts)]
-        embedding: list[float] = mean_vector(vectors, weights).tolist()
+        embedding: list[float] = mean_direction(vectors, weights).tolist()
         return replace(bundle, embedding=embedding)
 
     def prompts(self) -> PromptDictType:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from llama_index.core.schema import BaseNode
 
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
 from situate.integrations.llama_index.origin import STAMP_KEY
 from situate.types import stable_id
+from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -80,16 +79,5 @@ def dimension(nodes: Sequence[BaseNode]) -> int:
                 f"node {node.node_id!r} has an embedding of {len(node.embedding)} dimensions, "
                 f"node {nodes[0].node_id!r} one of {len(nodes[0].embedding or ())}: they come from different models"
             )
-        if not all(map(math.isfinite, node.embedding)):
-            raise NonFiniteVectorError(
-                f"the embedding of node {node.node_id!r} holds NaN or infinity; nothing of this call was stored. "
-                "Look at the model's dtype: float16 overflows in some models"
-            )
+        check_finite(node.embedding, f"nothing of this call was stored: the embedding of node {node.node_id!r} holds")
     return len(nodes[0].get_embedding())
-
-
-def several(nodes: Sequence[BaseNode], size: int) -> Iterator[list[BaseNode]]:
-    """The nodes, ``size`` at a time."""
-    rest = iter(nodes)
-    while batch := list(islice(rest, size)):
-        yield batch

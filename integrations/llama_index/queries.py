@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
 from situate.integrations.llama_index.points import sparse_vector
+from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -103,8 +103,7 @@ class QueryWriter:
         embedding = query.query_embedding
         if embedding is None:
             raise InputError(f"query mode {query.mode.value!r} needs query_embedding")
-        if not all(map(math.isfinite, embedding)):
-            raise NonFiniteVectorError("the query's embedding holds NaN or infinity: look at the model's dtype")
+        check_finite(embedding, "the query's embedding holds")
         return {"query": list(embedding), "using": self._dense_name}
 
     def _terms(self, query: VectorStoreQuery) -> dict[str, Any] | None:

@@ -20,12 +20,12 @@ from situate.errors import InputError
 from situate.integrations.llama_index.convert import to_document, to_scored_node
 from situate.integrations.llama_index.embedding import SituateEmbedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
-from situate.retrievers.expand.hyde import mean_vector
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
+from situate.vectors import mean_direction
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -192,4 +192,4 @@ def _given(bundle: QueryBundle) -> Vectors | None:
 
 
 def _mean(vectors: Vectors) -> Vectors:
-    return mean_vector(vectors, [1.0] * len(vectors))
+    return mean_direction(vectors, [1.0] * len(vectors))

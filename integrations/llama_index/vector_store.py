@@ -19,6 +19,7 @@ from llama_index.core.vector_stores.types import (
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
+from situate.batches import in_batches
 from situate.errors import IncompatibleIndexError, InputError
 from situate.integrations.llama_index.filters import all_of, to_qdrant_filter
 from situate.integrations.llama_index.pickling import PicklesAsConfig
@@ -28,7 +29,6 @@ from situate.integrations.llama_index.points import (
     in_documents,
     lowered,
     point_id,
-    several,
     sparse_vector,
     with_ids,
 )
@@ -220,7 +220,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         size = dimension(nodes)
         self._create(size)
         self._fits(size)
-        for batch in several(nodes, _PAGE):
+        for batch in in_batches(nodes, _PAGE):
             self.client.upsert(self.collection_name, [self._point(node) for node in batch], wait=True)
         return [node.node_id for node in nodes]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from situate.batches import in_batches
 from situate.embedders.types import Encoded, SpanEncoder, SpanText, pools_spans
 from situate.errors import InputError
 from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
@@ -91,8 +92,8 @@ class CachedEncoder:
             found = store.get(list(more))
             known.update((more[key], Encoded(one.vectors, None, one.lost_tokens)) for key, one in found.items())
         missing = [text for text in texts if keys[text] not in known]
-        for at in range(0, len(missing), _BATCH):
-            fresh = {keys[text]: rounded(one) for text, one in self._encoded(missing[at : at + _BATCH], token_vectors)}
+        for some in in_batches(missing, _BATCH):
+            fresh = {keys[text]: rounded(one) for text, one in self._encoded(some, token_vectors)}
             store.put(fresh)
             known.update(fresh)
         return {text: known[key] for text, key in keys.items()}

@@ -12,11 +12,12 @@ from typing import Protocol, Self
 import numpy as np
 
 from situate.embedders.types import Vectors
-from situate.errors import GenerationError, InputError, NonFiniteVectorError
+from situate.errors import GenerationError, InputError
 from situate.prompting import QUERY_LIMIT, aask, ask, filled, one_line, usable
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.types import QueryText
 from situate.types import Prompt, TextGenerator
+from situate.vectors import mean_direction
 
 # The prompts of the paper's own code, one per task of its experiments.
 WEB_SEARCH = "Please write a passage to answer the question.\nQuestion: {query}\nPassage:"
@@ -193,38 +194,4 @@ def hyde_vector(embedder: TextEmbedder, query: str, drafts: Sequence[str], *, qu
     vectors = embedder.embed_queries([query])
     if drafts:
         vectors = np.concatenate([vectors, embedder.embed_documents(list(drafts))])
-    return mean_vector(vectors, [query_weight, *[1.0] * len(drafts)])
-
-
-def mean_vector(vectors: Vectors, weights: Sequence[float]) -> Vectors:
-    """The weighted mean of ``vectors``, L2-normalised.
-
-    Vectors that cancel each other out have no mean direction: the first one, the query's, is taken then.
-
-    Args:
-        vectors: float32 ``[texts, dimension]``.
-        weights: One per row, not negative, not all 0.
-
-    Returns:
-        float32 ``[dimension]``.
-
-    Raises:
-        InputError: Shapes or weights make no sense.
-        NonFiniteVectorError: A vector holds NaN or infinity.
-    """
-    shares = np.asarray(weights, dtype=np.float64)
-    if vectors.ndim != 2 or shares.shape != (len(vectors),):
-        raise InputError(f"{shares.size} weight(s) for vectors of the shape {vectors.shape}: one weight per row")
-    if not len(shares) or not np.isfinite(shares).all() or (shares < 0).any() or not shares.any():
-        raise InputError(f"the weights {list(weights)} must be 0 or more, and one of them more than 0")
-    if not np.isfinite(vectors).all():
-        raise NonFiniteVectorError(
-            "a query text's vector holds NaN or infinity: look at the model's dtype (float16 overflows in some "
-            "models; use bfloat16 or float32)"
-        )
-    mean = (shares[:, None] * vectors.astype(np.float64)).sum(0) / shares.sum()
-    norm = float(np.linalg.norm(mean))
-    if norm < 1e-9:
-        mean, norm = vectors[0].astype(np.float64), float(np.linalg.norm(vectors[0])) or 1.0
-    vector: Vectors = (mean / norm).astype(np.float32)
-    return vector
+    return mean_direction(vectors, [query_weight, *[1.0] * len(drafts)])

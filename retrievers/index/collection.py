@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from situate.embedders.types import Vectors
-from situate.errors import IncompatibleIndexError, NonFiniteVectorError
+from situate.errors import IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import BM25, DENSE, INDEXED_KEYS, STATE, TOKENS, WRITING, point_id, to_payload
 from situate.retrievers.index.signals import Signals, sparse_params, vector_params
 from situate.types import Chunk
+from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -61,12 +60,10 @@ class Version:
 
     def __post_init__(self) -> None:
         for place, chunk in enumerate(self.chunks):
-            finite = np.isfinite(self.dense[place]).all()
-            if not (finite and (self.tokens is None or np.isfinite(self.tokens[place]).all())):
-                raise NonFiniteVectorError(
-                    f"chunk {chunk.index} of document {self.document_id!r} got a vector with NaN or infinity; nothing "
-                    "of its batch was stored. Look at the model's dtype: float16 overflows in some models"
-                )
+            got = f"no chunk of its batch was stored: chunk {chunk.index} of {self.document_id!r} got a vector with"
+            check_finite(self.dense[place], got)
+            if self.tokens is not None:
+                check_finite(self.tokens[place], got)
 
 
 def in_documents(document_ids: Sequence[str]) -> models.Filter:

@@ -13,6 +13,7 @@ import numpy as np
 from situate.chunkers.situators.generating import FAILED, OnError, SituatingWarning
 from situate.embedders.types import Vectors
 from situate.errors import InputError, ModelError, StepError
+from situate.vectors import unit
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
@@ -90,8 +91,8 @@ class QuestionFilter:
 
         if isinstance(self.scorer, Embedder):
             questions, passages = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
-            asked = dict(zip(questions, _unit(self.scorer.embed_queries(questions)), strict=True))
-            read = dict(zip(passages, _unit(self.scorer.embed_documents(passages)), strict=True))
+            asked = dict(zip(questions, unit(self.scorer.embed_queries(questions)), strict=True))
+            read = dict(zip(passages, unit(self.scorer.embed_documents(passages)), strict=True))
             return np.asarray([asked[question] @ read[passage] for question, passage in pairs], dtype=np.float32)
         scores = np.asarray(self.scorer.score(pairs).scores, dtype=np.float32)
         if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
@@ -110,9 +111,3 @@ class QuestionFilter:
             else chunk
             for chunk in chunks
         ]
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    """Rows of norm 1: models that were trained for the dot product do not normalise."""
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit

@@ -13,6 +13,7 @@ from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.index.payload import DOCUMENT, DOCUMENT_BM25, QUESTIONS
 from situate.types import Chunk, Document
+from situate.vectors import unit
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -78,7 +79,7 @@ class SignalEncoder:
         signals = self.config.document
         return [
             Signals(
-                document=_mean(rows) if signals is not None and signals.dense else None,
+                document=unit(rows.mean(axis=0, dtype=np.float32)) if signals is not None and signals.dense else None,
                 terms=self._terms(document, chunks) if self._lexical is not None else None,
                 questions=asked,
             )
@@ -174,9 +175,3 @@ def document_scores(
         known = {(point.payload or {})["document_hash"]: float(point.score) for point in answer.points}
         scores[name] = {point: known[version] for point, version in versions.items() if version in known}
     return scores
-
-
-def _mean(rows: Vectors) -> Vectors:
-    mean: Vectors = rows.mean(axis=0, dtype=np.float32)
-    norm = float(np.linalg.norm(mean))
-    return mean / np.float32(norm) if norm else mean

@@ -9,10 +9,11 @@ from typing import Protocol
 import numpy as np
 
 from situate.embedders.types import Vectors
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.rerank.ranking import distinct, has_text, passage
 from situate.retrievers.types import Hit
+from situate.vectors import check_finite
 
 
 class DenseEmbedder(Protocol):
@@ -126,8 +127,8 @@ def mmr(
     Raises:
         NonFiniteVectorError: A vector holds NaN or infinity.
     """
-    if not np.isfinite(passages).all() or not np.isfinite(query).all():
-        raise NonFiniteVectorError("a vector holds NaN or infinity: look at the model's dtype")
+    check_finite(passages, "a passage's vector holds")
+    check_finite(query, "the query's vector holds")
     relevance = balance * (passages @ query).astype(np.float64)
     alike = np.full(len(passages), -1.0)
     open_ = np.ones(len(passages), dtype=bool)

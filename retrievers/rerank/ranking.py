@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from situate.errors import NonFiniteVectorError
 from situate.retrievers.types import Hit
+from situate.vectors import check_finite
 
 
 def distinct(hits: Sequence[Hit]) -> list[Hit]:
@@ -33,10 +32,7 @@ def reranked(name: str, hits: Sequence[Hit], scores: Sequence[float | None]) -> 
         NonFiniteVectorError: A score is NaN or infinite.
     """
     judged = [score for score in scores if score is not None]
-    if not all(map(math.isfinite, judged)):
-        raise NonFiniteVectorError(
-            f"the reranker {name!r} computed a score that is NaN or infinite: nothing is ranked by it"
-        )
+    check_finite(judged, f"nothing is ranked: the reranker {name!r} computed a score that is")
     if not judged:
         return list(hits)
     lowest = min(judged)

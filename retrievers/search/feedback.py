@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from situate.embedders.types import Vectors
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
+from situate.vectors import check_finite, direction
 
 
 def rocchio(
@@ -46,8 +47,5 @@ def rocchio(
         if vectors.ndim != 2 or vectors.shape[1:] != query.shape:
             raise InputError(f"passages of the shape {vectors.shape} for a query of the shape {query.shape}")
         moved = moved + weight * vectors.astype(np.float64).mean(0)
-    if not np.isfinite(moved).all():
-        raise NonFiniteVectorError("a vector for feedback holds NaN or infinity: look at the model's dtype")
-    norm = float(np.linalg.norm(moved))
-    out: Vectors = (query if norm < 1e-9 else moved / norm).astype(np.float32)
-    return out
+    check_finite(moved, "a vector for feedback holds")
+    return direction(moved, query)

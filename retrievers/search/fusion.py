@@ -12,8 +12,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
 from situate.retrievers.types import Hit
+from situate.vectors import check_finite
 
 Scores: TypeAlias = NDArray[np.float64]
 
@@ -102,8 +103,7 @@ def _fused(
         if not hits:
             continue
         scores = np.array([hit.score for hit in hits.values()], dtype=np.float64)
-        if not np.isfinite(scores).all():
-            raise NonFiniteVectorError("a ranking holds a score that is NaN or infinite: it cannot be fused")
+        check_finite(scores, "a ranking holds a score that is")
         for (name, hit), part in zip(hits.items(), share(scores).tolist(), strict=True):
             totals.setdefault(name, []).append(weight * part)
             known = chosen.get(name)

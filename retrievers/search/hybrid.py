@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from situate.batches import in_batches
 from situate.embedders.types import Vectors
-from situate.errors import InputError, NonFiniteVectorError
+from situate.errors import InputError
 from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
@@ -18,6 +19,7 @@ from situate.retrievers.pipeline.concurrency import release_gil
 from situate.retrievers.search.boosts import boost_scores
 from situate.retrievers.storage.ids import point_id, point_key
 from situate.retrievers.types import Hit
+from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -51,11 +53,8 @@ class QueryVectors:
 
     def __post_init__(self) -> None:
         for name, vector in (("dense", self.dense), ("tokens", self.tokens)):
-            if vector is not None and not np.isfinite(vector).all():
-                raise NonFiniteVectorError(
-                    f"the query's {name} vector holds NaN or infinity: look at the model's dtype (float16 overflows "
-                    "in some models; use bfloat16 or float32)"
-                )
+            if vector is not None:
+                check_finite(vector, f"the query's {name} vector holds")
 
 
 def to_filter(conditions: FilterLike | None) -> models.Filter | None:
@@ -258,8 +257,8 @@ class HybridSearch:
         # The embedded engine holds the interpreter, and with it the event loop, until a request is answered.
         step = _MAXSIM_AT_ONCE if isinstance(self.client, EdgeClient) else len(candidates)
         scores: _Scores = {}
-        for start in range(0, len(candidates), step):
-            part: list[models.ExtendedPointId] = [point_id(point) for point in candidates[start : start + step]]
+        for some in in_batches(candidates, step):
+            part: list[models.ExtendedPointId] = [point_id(point) for point in some]
             found = self.client.query_points(
                 self.collection,
                 query=tokens.tolist(),
@@ -349,8 +348,7 @@ class HybridSearch:
         """The query's dense vector moved towards what the fused ranking found first (Rocchio)."""
         if not len(relevant):
             return vectors
-        moved = vectors.dense + feedback.beta * relevant.mean(axis=0)
-        return replace(vectors, dense=(moved / np.linalg.norm(moved)).astype(np.float32))
+        return replace(vectors, dense=unit(vectors.dense + feedback.beta * relevant.mean(axis=0)))
 
 
 def _sparse(vector: SparseVector) -> models.SparseVector:

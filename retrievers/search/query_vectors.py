@@ -11,11 +11,11 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
-from situate.retrievers.expand.hyde import mean_vector
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.pipeline.concurrency import in_this_process
 from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryText
+from situate.vectors import mean_direction, unit
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
@@ -114,7 +114,7 @@ class QueryEncoder:
                 vectors = [next(by_role[text.role]) for text in embedded]
                 weights = [text.weight for text in embedded]
                 # The direction of one alone does not depend on its weight.
-                dense = vectors[0] if len(vectors) == 1 else mean_vector(np.array(vectors), weights)
+                dense = vectors[0] if len(vectors) == 1 else mean_direction(np.array(vectors), weights)
             yield QueryVectors(unit(dense), self._terms(written), None if tokens is None else tokens[i])
 
     def _terms(self, written: WrittenQuery) -> SparseVector | None:
@@ -138,17 +138,3 @@ def check_texts(texts: Sequence[QueryText]) -> None:
         )
     if not any(text.weight > 0 for text in texts if text.role != "lexical"):
         raise InputError("the texts to search with need one query or document with a weight of more than 0")
-
-
-def unit(vector: Vectors) -> Vectors:
-    """The vector with L2 norm 1; the zero vector, which has no direction, as it is.
-
-    Args:
-        vector: ``[dimension]``.
-
-    Returns:
-        float32 ``[dimension]``.
-    """
-    vector = np.asarray(vector, dtype=np.float32)
-    norm = float(np.linalg.norm(vector))
-    return vector / np.float32(norm) if norm else vector

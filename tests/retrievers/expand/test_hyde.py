@@ -7,9 +7,10 @@ import pytest
 
 from situate.errors import GenerationError, InputError, NonFiniteVectorError
 from situate.retrievers.expand import hyde
-from situate.retrievers.expand.hyde import Hyde, hyde_vector, mean_vector
+from situate.retrievers.expand.hyde import Hyde, hyde_vector
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.types import QueryExpander, QueryText
+from situate.vectors import mean_direction
 
 QUERY = "how long is parental leave?"
 
@@ -58,23 +59,23 @@ def test_no_draft_gives_the_querys_own_vector(embedder):
 def test_mean_vector_weights():
     rows = np.eye(3, dtype=np.float32)
     expected = np.array([1.0, 0.5, 0.0]) / np.sqrt(1.25)
-    np.testing.assert_allclose(mean_vector(rows, [1, 0.5, 0]), expected, atol=1e-6)
+    np.testing.assert_allclose(mean_direction(rows, [1, 0.5, 0]), expected, atol=1e-6)
 
 
 def test_vectors_that_cancel_out_leave_the_query():
     rows = np.array([[1, 0], [-1, 0]], dtype=np.float32)
-    np.testing.assert_array_equal(mean_vector(rows, [1, 1]), [1, 0])
+    np.testing.assert_array_equal(mean_direction(rows, [1, 1]), [1, 0])
 
 
 def test_non_finite_vectors_never_reach_the_mean():
     with pytest.raises(NonFiniteVectorError, match="NaN"):
-        mean_vector(np.array([[1, np.nan]], dtype=np.float32), [1])
+        mean_direction(np.array([[1, np.nan]], dtype=np.float32), [1])
 
 
 @pytest.mark.parametrize("weights", [[], [1], [-1, 1], [0, 0], [float("nan"), 1]])
 def test_weights_that_make_no_sense_are_refused(weights):
     with pytest.raises(InputError):
-        mean_vector(np.eye(2, dtype=np.float32), weights)
+        mean_direction(np.eye(2, dtype=np.float32), weights)
 
 
 @pytest.mark.parametrize(
