@@ -52,7 +52,7 @@ def summary_prompt(document: Document, chunk: Chunk, summary: str, instruction: 
     passage = quoted(chunk.text, "passage", len(chunk.text), "summary", "surroundings")
     return Prompt(
         text=f"Here is a part of it:\n{surroundings}\n\nand in that part one passage:\n{passage}\n\n{instruction}",
-        prefix=f"{_title(document)}Here is a summary of a document:\n{lead}\n\n",
+        prefix=f"{title_line(document)}Here is a summary of a document:\n{lead}\n\n",
         system=system,
     )
 
@@ -60,12 +60,13 @@ def summary_prompt(document: Document, chunk: Chunk, summary: str, instruction: 
 def _prompt(document: Document, part: str, window: int, limit: int, system: str) -> Prompt:
     return Prompt(
         text=_INSTRUCTION.format(limit=limit),
-        prefix=f"{_title(document)}{quoted(part, 'document', window)}\n\n",
+        prefix=f"{title_line(document)}{quoted(part, 'document', window)}\n\n",
         system=system,
     )
 
 
-def _title(document: Document) -> str:
+def title_line(document: Document) -> str:
+    """The line of a prompt that names the document; "" where it has no title."""
     return f"Title: {one_line(document.title, 300)}\n" if document.title else ""
 
 

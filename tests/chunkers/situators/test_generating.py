@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import dataclasses
 import pickle
 import threading
 from collections.abc import Callable, Sequence
@@ -296,12 +298,12 @@ def test_the_report_counts_calls_tokens_and_cost() -> None:
 
 def test_a_rate_limit_spreads_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
-    monkeypatch.setattr("situate.chunkers.situators.generating.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("situate.chunkers.situators.sending.time.monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr("situate.chunkers.situators.generating.time.sleep", sleep)
+    monkeypatch.setattr("situate.chunkers.situators.sending.time.sleep", sleep)
     made = situator(Model(), batch=2, per_minute=60)
     made.situate(DOCUMENT, CHUNKS)
     # Seven prompts at one a second: the last two leave five seconds after the first.
@@ -389,3 +391,52 @@ def test_nothing_to_situate_asks_nothing() -> None:
     model = Model()
     assert situator(model).situate(Document("d", ""), []) == []
     assert model.batches == []
+
+
+@pytest.mark.parametrize("kind", [LLMSituator, QuestionSituator])
+def test_a_situator_refuses_what_it_does_not_know(kind: type[LLMSituator]) -> None:
+    with pytest.raises(TypeError, match="top_k"):
+        kind(Model(), top_k=3)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match=r"a str is no TextGenerator: it needs generate\(prompts\)"):
+        kind("gpt-4")  # type: ignore[arg-type]
+
+
+def test_copies_count_for_themselves() -> None:
+    made = situator(Model(), limit=50)
+    made.situate(DOCUMENT, CHUNKS)
+    for copied in (copy.deepcopy(made), dataclasses.replace(made, window=300)):
+        assert copied.report.calls == 0
+        copied.situate(DOCUMENT, CHUNKS)
+        assert copied.report.calls == 7
+    assert made.report.calls == 7
+
+
+def test_the_cache_tells_the_settings_of_a_model_apart(tmp_path: Path) -> None:
+    class Tempered(Model):
+        def __init__(self, temperature: float) -> None:
+            super().__init__(f"At {temperature}.")
+            self.temperature = temperature
+
+        def fingerprint(self) -> dict[str, float]:
+            return {"temperature": self.temperature}
+
+    cold, hot = (situator(Tempered(t), model="m", cache=tmp_path / "a.db") for t in (0.0, 1.0))
+    assert sentences(cold.situate(DOCUMENT, CHUNKS)) == ["At 0.0."] * 7
+    assert sentences(hot.situate(DOCUMENT, CHUNKS)) == ["At 1.0."] * 7
+    assert cold.fingerprint() != hot.fingerprint()
+
+
+def test_failures_are_not_kept(tmp_path: Path) -> None:
+    cache = AnswerCache(tmp_path / "a.db")
+    with pytest.warns(SituatingWarning, match="7 of 7"):
+        situator(Model("I'm sorry, I cannot do that."), model="m", cache=cache, attempts=1).situate(DOCUMENT, CHUNKS)
+    with pytest.warns(SituatingWarning, match="7 of 7"):
+        situator(Dead(), model="m", cache=cache, attempts=1).situate(DOCUMENT, CHUNKS)
+    assert len(cache) == 0
+    assert sentences(situator(Model(), model="m", cache=cache).situate(DOCUMENT, CHUNKS)) == [Model().answer] * 7
+
+
+@pytest.mark.parametrize("bracket", ["[", '{"a":'])
+def test_an_answer_nested_without_end_is_a_failure(bracket: str) -> None:
+    with pytest.warns(SituatingWarning, match="7 of 7"):
+        assert sentences(situator(Model(bracket * 8_000), attempts=1).situate(DOCUMENT, CHUNKS)) == [None] * 7
