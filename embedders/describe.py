@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from situate.embedders.models.families import LIBRARY_LATE, Family
-from situate.embedders.models.resolve import ResolvedModel
+from situate.embedders.models.resolve import SAFE, ResolvedModel
 from situate.embedders.text.pooling import pooled_parts
 from situate.embedders.types import SpanEncoder, SpanText
 from situate.errors import ConventionError, ModelError, ModelNotFoundError
@@ -146,7 +146,7 @@ def _runs(encoder: SpanEncoder | None, family: Family, resolved: ResolvedModel |
         options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
         lines.append(f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else ""))
     own = {} if resolved is None else resolved.config.get("auto_map") or {}
-    if own and getattr(encoder, "trust_remote_code", False):
+    if own and getattr(encoder, "load_options", SAFE).trust_remote_code:
         lines.append(f"its repository's own code ({own.get('AutoModel', 'its modules')})")
     return lines
 

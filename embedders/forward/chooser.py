@@ -18,6 +18,7 @@ from situate.embedders.forward.native import NativeForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.openmp import computing
 from situate.embedders.models.folder import OFFSET_POSITIONS
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.errors import ConventionError, ModelError, UnsafeModelError
 
@@ -107,9 +108,8 @@ def choose_forward(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
+    options: LoadOptions = SAFE,
     *,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
     max_tokens: int = 512,
     variant: Variant = AS_IT_IS,
     exact: bool = True,
@@ -123,8 +123,7 @@ def choose_forward(
         folder: The model's folder.
         device: Where it runs.
         dtype: Format to compute in.
-        trust_remote_code: Run the folder's own Python files.
-        allow_pickle: Read pickled weights.
+        options: Whether the folder's own Python files may run and pickled weights be read.
         max_tokens: Longest sequence that the model reads.
         variant: How the model differs from what its folder holds.
         exact: Do not store float32 weights in float16.
@@ -134,15 +133,13 @@ def choose_forward(
     """
 
     def load(at: torch.dtype) -> Any:
-        return load_model(
-            folder, device, at, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle, variant=variant
-        )
+        return load_model(folder, device, at, options, variant=variant)
 
     # On CPU everything starts from float32, so that the stream around bfloat16 products can stay float32.
     base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
     model = load(base)
     size = int(model.config.get_text_config().hidden_size)
-    reentrant = is_reentrant(model, trust_remote_code)
+    reentrant = is_reentrant(model, options)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
     probe, packing = _probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with computing():
@@ -217,11 +214,11 @@ def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def is_reentrant(model: Any, trust_remote_code: bool) -> bool:
+def is_reentrant(model: Any, options: LoadOptions = SAFE) -> bool:
     """Whether several threads may be inside: not in foreign code, nor where the rotary embedding remembers lengths."""
     config = model.config.get_text_config()
     ropes = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or "")
-    return not trust_remote_code and "dynamic" not in ropes and "longrope" not in ropes
+    return not options.trust_remote_code and "dynamic" not in ropes and "longrope" not in ropes
 
 
 def _no_cache(model: Any) -> dict[str, bool]:
@@ -233,9 +230,7 @@ def load_model(
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
-    *,
-    trust_remote_code: bool,
-    allow_pickle: bool,
+    options: LoadOptions = SAFE,
     variant: Variant = AS_IT_IS,
 ) -> Any:
     """The transformers model of a folder, for inference; of an encoder-decoder only the encoder.
@@ -247,9 +242,9 @@ def load_model(
     import transformers
 
     # The weights are here; code that was asked for may lie in another repository (Jina's and GTE's does).
-    local = not trust_remote_code
+    trusted = options.trust_remote_code
     config = transformers.AutoConfig.from_pretrained(
-        str(folder), local_files_only=local, trust_remote_code=trust_remote_code
+        str(folder), local_files_only=not trusted, trust_remote_code=trusted
     )
     variant.configure(config)
     encoders = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -259,14 +254,14 @@ def load_model(
         from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 
         loader = M2M100Encoder
-    extra = {"trust_remote_code": trust_remote_code} if loader is transformers.AutoModel else {}
+    extra = {"trust_remote_code": trusted} if loader is transformers.AutoModel else {}
     try:
         model, loaded = loader.from_pretrained(
             str(folder),
             config=config,
             dtype=dtype,
-            local_files_only=local,
-            use_safetensors=None if allow_pickle else True,
+            local_files_only=not trusted,
+            use_safetensors=None if options.allow_pickle else True,
             output_loading_info=True,
             **extra,
         )

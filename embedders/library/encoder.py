@@ -11,7 +11,7 @@ import numpy as np
 
 from situate.embedders.library.model import LibraryModel, warn_of_loss
 from situate.embedders.models.registry import family_of
-from situate.embedders.models.resolve import read_json
+from situate.embedders.models.resolve import LoadOptions, read_json
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
 from situate.errors import ConventionError, InputError, UnsafeModelError
@@ -122,9 +122,7 @@ class LibraryEncoder:
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
+            options=LoadOptions(revision, trust_remote_code, allow_pickle),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,7 +154,7 @@ class LibraryEncoder:
         root = self._library.resolved.path
         modules = read_json(root / "modules.json", default=[])
         folder = root / str(modules[0].get("path") or "") if modules else root
-        backend = TextTokenizer.load(folder, trust_remote_code=self._library.trust_remote_code).backend
+        backend = TextTokenizer.load(folder, self._library.load_options).backend
         if backend is None:
             raise ConventionError(
                 f"model {self._library.model!r} has a tokenizer in plain Python only, which cannot be handed over: "
@@ -228,7 +226,7 @@ class LibraryEncoder:
                 "text: no late chunking, no situated windows, no token vectors. ChunkScheme(neighbours=0.35) and "
                 "ChunkScheme(context=('headings',)) work with it"
             )
-        if self._wants_corpus and not self._library.trust_remote_code:
+        if self._wants_corpus and not self._library.load_options.trust_remote_code:
             raise UnsafeModelError(
                 f"model {self._library.model!r} needs its repository's own code: pass trust_remote_code=True if you "
                 "have read it and trust its author"

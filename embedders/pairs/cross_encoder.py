@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from situate.embedders.models.folder import ModelFolder
-from situate.embedders.models.resolve import resolve_model
+from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.pairs.tokens import TEMPLATES, Aggregation, DecoderTemplate, Pair, PairWriter, WrittenPairs
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Vectors
@@ -139,9 +139,7 @@ class CrossEncoderModel:
         self.instruction = instruction
         self.template = template
         self.batch_tokens = batch_tokens
-        self.revision = revision
-        self.trust_remote_code = trust_remote_code
-        self.allow_pickle = allow_pickle
+        self.load_options = LoadOptions(revision, trust_remote_code, allow_pickle)
         self._max_tokens = max_tokens
         self._device = device
         self._dtype: DType = dtype
@@ -249,10 +247,8 @@ class CrossEncoderModel:
             return self._loaded_
 
     def _load(self) -> _Loaded:
-        resolved = resolve_model(
-            self.model, self.revision, trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle
-        )
-        resolved.check_safe(trust_remote_code=self.trust_remote_code, allow_pickle=self.allow_pickle)
+        resolved = resolve_model(self.model, self.load_options)
+        resolved.check_safe(self.load_options)
 
         import torch
 
@@ -263,13 +259,7 @@ class CrossEncoderModel:
 
         device = chosen_device(self._device)
         dtype = chosen_dtype(self._dtype, device)
-        encoder = load_cross_encoder(
-            resolved.path,
-            device,
-            dtype,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
-        )
+        encoder = load_cross_encoder(resolved.path, device, dtype, self.load_options)
         model = encoder.model.eval()
         folder = ModelFolder.read(resolved.path)
         max_tokens = min(self._max_tokens or folder.trained_tokens, folder.position_limit)
@@ -282,7 +272,7 @@ class CrossEncoderModel:
                     "a pair is not known: pass template=DecoderTemplate(...), from its model card"
                 )
         writer = PairWriter(
-            TextTokenizer.load(folder.path, trust_remote_code=self.trust_remote_code),
+            TextTokenizer.load(folder.path, self.load_options),
             max_tokens=max_tokens,
             overlap=self.overlap,
             max_windows=1 if self.aggregation == "first" else self.max_windows,
@@ -300,7 +290,7 @@ class CrossEncoderModel:
             max_tokens=max_tokens,
             batch_tokens=self.batch_tokens,
             representation=self.aggregation == "parade",
-            reentrant=is_reentrant(model, self.trust_remote_code),
+            reentrant=is_reentrant(model, self.load_options),
             exact=is_exact(self._dtype, device),
         )
         if self.aggregation == "parade" and not engine.pair.representation:

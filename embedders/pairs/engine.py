@@ -16,6 +16,7 @@ from situate.embedders.local.cores import Crew
 from situate.embedders.local.engine import Engine
 from situate.embedders.local.openmp import computing
 from situate.embedders.local.scheduler import Job, Work
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.types import Vectors
 from situate.errors import ModelError
 
@@ -94,9 +95,7 @@ def pair_work(sequences: Sequence[NDArray[np.int64]], second: NDArray[np.int64])
     return Work(sequences=sequences, segments=segments, reduction="sum", kept=np.zeros((0, 3), dtype=np.int64))
 
 
-def load_cross_encoder(
-    folder: Path, device: torch.device, dtype: torch.dtype, *, trust_remote_code: bool, allow_pickle: bool
-) -> Any:
+def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, options: LoadOptions = SAFE) -> Any:
     """sentence-transformers' `CrossEncoder` of a local folder.
 
     Raises:
@@ -111,8 +110,8 @@ def load_cross_encoder(
             str(folder),
             device=str(device),
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            model_kwargs={"dtype": base, **({} if allow_pickle else {"use_safetensors": True})},
+            trust_remote_code=options.trust_remote_code,
+            model_kwargs={"dtype": base, **({} if options.allow_pickle else {"use_safetensors": True})},
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{str(folder)!r} cannot be loaded as a cross-encoder: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from situate.embedders.models.resolve import resolve_model
+from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.pairs.cross_encoder import PairScores
 from situate.embedders.pairs.tokens import Pair
 from situate.errors import InputError
@@ -84,8 +84,7 @@ class _TrueOrFalse:
         self.batch_tokens = batch_tokens
         self.device = device
         self.dtype = dtype
-        self.revision = revision
-        self.allow_pickle = allow_pickle
+        self.load_options = LoadOptions(revision, allow_pickle=allow_pickle)
         self._forget()
 
     def _forget(self) -> None:
@@ -142,8 +141,8 @@ class _TrueOrFalse:
         return sequences, lost
 
     def _load(self) -> tuple[Any, Any, list[int]]:
-        resolved = resolve_model(self.model, self.revision, allow_pickle=self.allow_pickle)
-        resolved.check_safe(allow_pickle=self.allow_pickle)
+        resolved = resolve_model(self.model, self.load_options)
+        resolved.check_safe(self.load_options)
         import torch
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -164,7 +163,7 @@ class _TrueOrFalse:
             str(resolved.path),
             local_files_only=True,
             dtype=torch.bfloat16 if fast else torch.float32,
-            use_safetensors=None if self.allow_pickle else True,
+            use_safetensors=None if self.load_options.allow_pickle else True,
             output_loading_info=True,
         )
         check_complete(resolved.path, model, loaded["missing_keys"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from situate.embedders.models.folder import DenseHead
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, UnsafeModelError
 
@@ -26,14 +27,14 @@ class Heads:
         self._layers = tuple(layers)
 
     @classmethod
-    def load(cls, heads: Sequence[DenseHead], *, allow_pickle: bool = False) -> Heads:
+    def load(cls, heads: Sequence[DenseHead], options: LoadOptions = SAFE) -> Heads:
         """The layers with their weights.
 
         Raises:
-            UnsafeModelError: The weights are pickled and ``allow_pickle`` is off.
+            UnsafeModelError: The weights are pickled, which ``options`` do not allow.
             ConventionError: An activation is not known.
         """
-        return cls([_layer(head, allow_pickle) for head in heads])
+        return cls([_layer(head, options) for head in heads])
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """float32 ``[vectors, in]`` -> float32 ``[vectors, out]``."""
@@ -45,7 +46,7 @@ class Heads:
         return vectors
 
 
-def _layer(head: DenseHead, allow_pickle: bool) -> _Layer:
+def _layer(head: DenseHead, options: LoadOptions) -> _Layer:
     import torch
 
     from situate.embedders.local.openmp import computing
@@ -59,7 +60,7 @@ def _layer(head: DenseHead, allow_pickle: bool) -> _Layer:
         from safetensors.torch import load_file
 
         state = load_file(str(file))
-    elif allow_pickle:
+    elif options.allow_pickle:
         state = torch.load(head.folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     else:
         raise UnsafeModelError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers, processors
 
+from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.text.pieces import cuts, may_be_cut
 from situate.errors import ConventionError, ModelNotFoundError
 
@@ -81,17 +82,17 @@ class TextTokenizer:
     def load(
         cls,
         folder: Path,
+        options: LoadOptions = SAFE,
         *,
         add_special_tokens: bool = True,
-        trust_remote_code: bool = False,
         end_token: bool = False,
     ) -> TextTokenizer:
         """The tokenizer of a model folder; from ``tokenizer.json`` where there is one, which needs no torch.
 
         Args:
             folder: The model's folder.
+            options: Whether the folder's own Python files may run.
             add_special_tokens: Whether special tokens are put around a text.
-            trust_remote_code: Run the folder's own Python files.
             end_token: Close every text with the end token also where the tokenizer itself closes it with nothing.
 
         Raises:
@@ -103,7 +104,7 @@ class TextTokenizer:
         if file.is_file():
             backend: Tokenizer | None = _with_bos_eos(Tokenizer.from_file(str(file)), config)
         else:
-            backend, slow = _through_transformers(folder, trust_remote_code)
+            backend, slow = _through_transformers(folder, options.trust_remote_code)
         if backend is not None and _json(folder / "sentence_bert_config.json").get("do_lower_case"):
             # As a normalizer, not text.lower(): lower-casing can change a text's length, and offsets must stay true.
             inner = backend.normalizer

@@ -171,7 +171,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def token_vectors_alone(folder: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
     """Each sequence through transformers' own model, alone: no padding, no packing, no mask."""
     cpu = torch.device("cpu")
-    model = load_model(folder, cpu, torch.float32, trust_remote_code=False, allow_pickle=False)
+    model = load_model(folder, cpu, torch.float32)
     with torch.inference_mode():
         return [model(input_ids=torch.from_numpy(i)[None]).last_hidden_state[0].numpy() for i in ids]
 

@@ -18,6 +18,7 @@ from situate.embedders.forward.chooser import is_reentrant
 from situate.embedders.local import cores as _crew
 from situate.embedders.local.cores import Crew
 from situate.embedders.local.encoder import Encoder
+from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import SpanText
 
 
@@ -198,6 +199,6 @@ def test_models_that_remember_lengths_or_bring_their_own_code_have_one_thread_in
         )
 
     plain = model({"rope_type": "default", "rope_theta": 10000.0})
-    assert is_reentrant(plain, trust_remote_code=False)
-    assert not is_reentrant(plain, trust_remote_code=True)
+    assert is_reentrant(plain)
+    assert not is_reentrant(plain, LoadOptions(trust_remote_code=True))
     assert not is_reentrant(model({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}), False)

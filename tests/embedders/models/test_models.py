@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from situate.embedders.models import resolve as models
-from situate.embedders.models.resolve import DEFAULT_MODEL, OFFLINE_SHA256, ResolvedModel, resolve_model
+from situate.embedders.models.resolve import DEFAULT_MODEL, OFFLINE_SHA256, LoadOptions, ResolvedModel, resolve_model
 from situate.errors import ModelError, ModelNotFoundError, UnsafeModelError
 
 
@@ -103,7 +103,7 @@ def test_pickled_weights_are_refused_unless_asked_for(tmp_path):
     found = resolve_model(write_folder(tmp_path / "model", weights="pytorch_model.bin"))
     with pytest.raises(UnsafeModelError, match="allow_pickle=True"):
         found.check_safe()
-    found.check_safe(allow_pickle=True)
+    found.check_safe(LoadOptions(allow_pickle=True))
 
 
 def test_a_folder_without_weights_is_no_model(tmp_path):
@@ -117,7 +117,7 @@ def test_a_repositorys_own_code_is_refused_unless_asked_for(tmp_path):
     )
     with pytest.raises(UnsafeModelError, match=r"custom_st\.Transformer"):
         resolve_model(foreign).check_safe()
-    resolve_model(foreign).check_safe(trust_remote_code=True)
+    resolve_model(foreign).check_safe(LoadOptions(trust_remote_code=True))
 
     own = {"model_type": "brand_new", "auto_map": {"AutoModel": "modeling.BrandNew"}}
     with pytest.raises(UnsafeModelError, match="trust_remote_code=True"):
