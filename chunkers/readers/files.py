@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.chunkers.readers.html import html_to_markdown
 from situate.errors import InputError, MissingExtraError
+from situate.outside import load_json, safe_message
 from situate.types import Document
 
 #: Byte order marks, longest first: UTF-32's begins with UTF-16's.
@@ -111,7 +111,7 @@ def _read(root: Path, on_error: str) -> Iterator[Document]:
         except MissingExtraError:
             raise
         except Exception as error:  # noqa: BLE001 - parsers of foreign formats fail in ways of their own
-            skipped.note(name, f"{type(error).__name__}: {error}", error)
+            skipped.note(name, safe_message(error), error)
             continue
         yield Document(name, text, {"path": name} | metadata)
     skipped.say()
@@ -136,9 +136,9 @@ def _json_lines(file: Path, name: str, skipped: _Skipped) -> Iterator[Document]:
                 continue
             where = f"{name}:{number}"
             try:
-                values = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                skipped.note(where, f"no JSON: {error}", error)
+                values = load_json(line, "the line")
+            except InputError as error:
+                skipped.note(where, str(error), error)
                 continue
             if not isinstance(values, dict) or not isinstance(values.get("text"), str):
                 skipped.note(where, 'needs an object with a string "text"')

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
+from situate.outside import load_json
 from situate.prompting import ANSWER_LIMIT, usable
 from situate.types import Context
 
@@ -73,9 +73,11 @@ def _unwrapped(text: str) -> str:
     if not text.startswith(("{", "[", '"')):
         return text
     try:
-        value = json.loads(text)
-    except ValueError:
-        return text
+        value = load_json(text, "the model's answer", GenerationError)
+    except GenerationError as error:
+        if isinstance(error.__cause__, ValueError):  # no JSON: a sentence that begins with a bracket or a quote
+            return text
+        raise
     except RecursionError as error:
         raise GenerationError("the model answered with deeply nested data instead of a sentence") from error
     if isinstance(value, dict) and len(value) == 1:

@@ -13,6 +13,7 @@ from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
+from situate.outside import load_json
 from situate.types import Chunk, Context, Document, stable_id
 
 #: The one metadata key that situate adds to a chunk, beside LangChain's own ``start_index``. Its value is text (JSON),
@@ -75,7 +76,7 @@ class Stamp:
         if text is None:
             return None
         try:
-            values = json.loads(text)
+            values = load_json(text, STAMP_KEY)
             return cls(**{**values, "context": Context.from_dict(values.get("context") or {})})
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.schema import BaseNode
 
 from situate.embedders.types import ChunkScheme
+from situate.outside import load_json
 from situate.types import Context
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Stamp:
         """The node's stamp; None where it has none, or one that is not ours."""
         raw = node.metadata.get(STAMP_KEY)
         try:
-            values = json.loads(raw) if isinstance(raw, str) else None
+            values = load_json(raw, STAMP_KEY) if isinstance(raw, str) else None
         except ValueError:
             return None
         if not isinstance(values, dict):

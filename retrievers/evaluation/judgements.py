@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from situate.errors import InputError
+from situate.outside import load_json
 from situate.types import Document
 
 
@@ -107,9 +107,9 @@ def load_beir(folder: str | Path, split: str = "test") -> EvaluationSet:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     _needed(path)
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield json.loads(line)
+                yield load_json(line, f"line {number} of {path}")
 
 
 def _needed(path: Path) -> None:

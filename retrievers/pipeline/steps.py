@@ -24,6 +24,7 @@ from tenacity import (
 )
 
 from situate.errors import InputError, ModelError, PromptRefusedError, StepError
+from situate.outside import safe_message
 from situate.retrievers.pipeline.tracing import otel_span
 from situate.retrievers.types import Step
 
@@ -46,8 +47,6 @@ _PERMANENT = (
     ImportError,
     MemoryError,
 )
-#: An error's message may quote an answer of any length; a step record keeps this much of it.
-_MESSAGE_LIMIT = 500
 
 
 def note(**details: Any) -> None:
@@ -143,7 +142,7 @@ class StepRunner:
             _logger.warning(
                 "step %r failed and was skipped (%s); further failures of this kind are marked on the result only",
                 name,
-                _message(error),
+                safe_message(error),
             )
 
 
@@ -208,7 +207,7 @@ class Trace:
             try:
                 yield record
             except BaseException as error:
-                record.error = _message(error)
+                record.error = safe_message(error)
                 raise
             finally:
                 _noted.reset(token)
@@ -217,10 +216,10 @@ class Trace:
                 span.describe(step)
 
     def _failed(self, name: str, policy: StepPolicy, record: _Record, error: Exception) -> None:
-        record.error = _message(error)
+        record.error = safe_message(error)
         if policy.on_error == "raise":
             raise StepError(
-                f"step {name!r} failed after {record.attempts} attempt(s) with {_message(error)}. "
+                f"step {name!r} failed after {record.attempts} attempt(s) with {safe_message(error)}. "
                 'With on_error="degrade" the query would have gone on without it'
             ) from error
         self._runner.warn_once(name, error)
@@ -336,8 +335,3 @@ async def _awithin(work: Callable[[], Awaitable[T]], clock: _Clock) -> T:
     finally:
         _clock.reset(token)
         clock.limit = None
-
-
-def _message(error: BaseException) -> str:
-    text = f"{type(error).__name__}: {error}"
-    return text if len(text) <= _MESSAGE_LIMIT else text[:_MESSAGE_LIMIT] + "..."

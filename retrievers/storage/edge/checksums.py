@@ -16,6 +16,8 @@ import json
 import zlib
 from pathlib import Path
 
+from situate.outside import load_json
+
 CHECKSUMS_FILE = "situate-seal.json"
 _LOG = "wal"
 #: How much of a file's beginning is checked, in bytes; those with this in their name are checked from end to end.
@@ -36,7 +38,7 @@ def remove(shard: Path) -> None:
 def damage(shard: Path) -> str | None:
     """The first file that does not match its checksum, and how; None where all match, or there are no checksums."""
     try:
-        files = json.loads((shard / CHECKSUMS_FILE).read_text())["files"]
+        files = load_json((shard / CHECKSUMS_FILE).read_bytes(), CHECKSUMS_FILE)["files"]
         known = {name: (int(size), int(checksum)) for name, (size, checksum) in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

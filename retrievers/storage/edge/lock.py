@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from situate.errors import StorageError, StoreLockedError
+from situate.outside import load_json
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock.holder"
@@ -65,7 +66,7 @@ class FolderLock:
 
     def _holder(self) -> str:
         try:
-            holder = json.loads((self._folder / HOLDER_FILE).read_text())
+            holder = load_json((self._folder / HOLDER_FILE).read_bytes(), HOLDER_FILE)
             return f"pid {holder['pid']} on {holder['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "holder unknown"

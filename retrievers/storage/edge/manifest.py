@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from situate.errors import StorageError, StoreCorruptError
+from situate.outside import load_json
 
 MANIFEST_FILE = "store.json"
 FORMAT = 1
@@ -57,7 +58,7 @@ class Manifest:
         except (OSError, UnicodeDecodeError) as error:
             raise StoreCorruptError(f"{path} cannot be read: {error}") from error
         try:
-            values = json.loads(text)
+            values = load_json(text, path.name)
             if values["format"] > FORMAT:
                 raise StorageError(
                     f"{path} has format {values['format']}, this version reads up to {FORMAT}: upgrade situate"

@@ -20,6 +20,7 @@ import httpx
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
+from situate.outside import safe_message, safe_text
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.manifest import MANIFEST_FILE, CollectionEntry, Manifest
 
@@ -138,7 +139,9 @@ def fetch(location: str, folder: Path, api_key: str | None, checksum: str | None
                     out.write(block)
         except (httpx.HTTPError, OSError) as error:
             file.unlink(missing_ok=True)
-            raise StorageError(f"the snapshot {location} cannot be downloaded: {error}") from None
+            raise StorageError(
+                f"the snapshot {safe_text(location)} cannot be downloaded: {safe_message(error)}"
+            ) from None
     else:
         file = (
             Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))

@@ -120,6 +120,16 @@ def test_what_cannot_be_read_is_counted_and_does_not_stop_the_rest(tmp_path: Pat
         list(read_documents(tmp_path, on_error="raise"))
 
 
+@pytest.mark.parametrize("bracket", ["[", '{"a":', '{"text": "x", "tags": [['])
+@pytest.mark.parametrize("depth", [400, 20_000])
+def test_a_line_nested_without_end_is_skipped_alone(tmp_path: Path, bracket: str, depth: int) -> None:
+    closing = {"[": "]", "{": "}"}
+    nested = bracket * depth + "1" + "".join(closing[c] for c in reversed(bracket * depth) if c in closing)
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n{nested}\n{{"text": "two"}}\n', encoding="utf-8")
+    with pytest.warns(SkippedFilesWarning, match=r"a\.jsonl:2 .*nested deeper"):
+        assert [document.text for document in read_documents(tmp_path)] == ["one", "two"]
+
+
 def test_a_missing_path_and_an_unknown_kind_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_documents(tmp_path / "nothing")

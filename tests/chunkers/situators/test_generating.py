@@ -440,3 +440,6 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
 def test_an_answer_nested_without_end_is_a_failure(bracket: str) -> None:
     with pytest.warns(SituatingWarning, match="7 of 7"):
         assert sentences(situator(Model(bracket * 8_000), attempts=1).situate(DOCUMENT, CHUNKS)) == [None] * 7
+    closed = bracket * 400 + '"x"' + {"[": "]", '{"a":': "}"}[bracket] * 400
+    with pytest.warns(SituatingWarning, match="7 of 7"):
+        assert sentences(situator(Model(closed), attempts=1).situate(DOCUMENT, CHUNKS)) == [None] * 7

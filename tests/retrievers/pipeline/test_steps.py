@@ -190,6 +190,19 @@ def test_long_messages_are_cut():
     assert len(step.error) < 600
 
 
+@both
+async def test_no_key_of_an_error_reaches_the_record_or_the_log(mode, caplog):
+    error = RuntimeError("api key sk-proj-0123456789abcdef refused (https://me:hunter2@host/v1?api_key=abcdefgh)")
+    with caplog.at_level(logging.WARNING):
+        _, step = await run(mode, StepRunner(StepPolicy(retries=0)), Flaky(9, error))
+    assert step.error == "RuntimeError: api key [key] refused (https://[key]@host/v1?api_key=[key])"
+    assert step.error in caplog.text
+    runner = StepRunner(StepPolicy(retries=0, on_error="raise"))
+    with pytest.raises(StepError) as caught:
+        await run(mode, runner, Flaky(9, error))
+    assert "0123456789abcdef" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "arguments", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}, {"backoff": -1.0}, {"on_error": "ignore"}]
 )

@@ -205,7 +205,7 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
     make(tmp_path / "store")
     manifest = tmp_path / "store" / "store.json"
     text = manifest.read_text()
-    for broken in (text[: len(text) // 2], "[]", "{}"):
+    for broken in (text[: len(text) // 2], "[]", "{}", "[" * 100_000, "[" * 500 + "]" * 500):
         manifest.write_text(broken)
         with pytest.raises(StoreCorruptError, match=r"store\.json"):
             EdgeClient(tmp_path / "store")
