@@ -2,6 +2,7 @@
 
     SituateError
     ├── InputError            (also ValueError)    what was handed in cannot be used
+    │   ├── UnknownArgumentError  (also TypeError) there is no such parameter
     │   ├── SpanError                              a span is reversed, outside its text, or not what it says
     │   ├── OverflowLimitError                     a text is longer than the model reads (on_overflow="raise")
     │   └── NonFiniteVectorError                   a vector holds NaN or infinity
@@ -34,6 +35,10 @@ class SituateError(Exception):
 
 class InputError(SituateError, ValueError):
     """What was handed in cannot be used."""
+
+
+class UnknownArgumentError(InputError, TypeError):
+    """There is no such parameter. The message names the one that was meant, or all of them."""
 
 
 class SpanError(InputError):

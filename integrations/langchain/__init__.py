@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from situate.integrations.langchain.chunking import LangChainChunker as LangChainChunker
-    from situate.integrations.langchain.cross_encoder import SituateCrossEncoder as SituateCrossEncoder
     from situate.integrations.langchain.document_index import SituateDocumentIndex as SituateDocumentIndex
     from situate.integrations.langchain.documents import chunk_context as chunk_context, situated_text as situated_text
     from situate.integrations.langchain.embeddings import SituateEmbeddings as SituateEmbeddings
@@ -17,18 +15,20 @@ if TYPE_CHECKING:
     from situate.integrations.langchain.rerankers import (
         CrossEncoderReranker as CrossEncoderReranker,
         LateInteractionReranker as LateInteractionReranker,
+        SituateCrossEncoder as SituateCrossEncoder,
         SituateReranker as SituateReranker,
     )
     from situate.integrations.langchain.retriever import SituateRetriever as SituateRetriever
     from situate.integrations.langchain.situated_context import SituatedContextTransformer as SituatedContextTransformer
-    from situate.integrations.langchain.splitter import SituateTextSplitter as SituateTextSplitter
+    from situate.integrations.langchain.splitter import (
+        LangChainChunker as LangChainChunker,
+        SituateTextSplitter as SituateTextSplitter,
+    )
     from situate.integrations.langchain.vectorstore import SituateVectorStore as SituateVectorStore
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "situate.integrations.langchain.chunking": ("LangChainChunker",),
-        "situate.integrations.langchain.cross_encoder": ("SituateCrossEncoder",),
         "situate.integrations.langchain.document_index": ("SituateDocumentIndex",),
         "situate.integrations.langchain.documents": (
             "chunk_context",
@@ -43,11 +43,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.integrations.langchain.rerankers": (
             "CrossEncoderReranker",
             "LateInteractionReranker",
+            "SituateCrossEncoder",
             "SituateReranker",
         ),
         "situate.integrations.langchain.retriever": ("SituateRetriever",),
         "situate.integrations.langchain.situated_context": ("SituatedContextTransformer",),
-        "situate.integrations.langchain.splitter": ("SituateTextSplitter",),
+        "situate.integrations.langchain.splitter": (
+            "LangChainChunker",
+            "SituateTextSplitter",
+        ),
         "situate.integrations.langchain.vectorstore": ("SituateVectorStore",),
     },
     extra="langchain",

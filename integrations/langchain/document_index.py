@@ -14,12 +14,12 @@ from langchain_core.indexing.base import DeleteResponse
 from pydantic import SkipValidation
 
 from situate.errors import InputError
-from situate.integrations.langchain.arguments import refuse_unknown
-from situate.integrations.langchain.chunking import StampingChunker, as_chunker
-from situate.integrations.langchain.documents import STAMP_KEY, assemble, from_document, to_document
+from situate.integrations._shared.component import refuse_unknown
+from situate.integrations._shared.origin import ORIGIN_KEY
+from situate.integrations.langchain.documents import assemble, from_document, to_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
-from situate.integrations.langchain.splitter import SituateTextSplitter
+from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.documents import IndexReport
 from situate.retrievers.index.index import Index
@@ -60,7 +60,7 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
             client=self.client,
             path=self.path,
             collection=self.collection,
-            chunker=StampingChunker(as_chunker(splitter)),
+            chunker=OriginChunker(as_chunker(splitter)),
             situators=self.situators,
             config=self.config,
         )
@@ -128,7 +128,7 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
 
 def _whole(items: Sequence[LangChainDocument]) -> list[Document]:
     for item in items:
-        if STAMP_KEY in item.metadata:
+        if ORIGIN_KEY in item.metadata:
             raise InputError(
                 f"document {item.id!r} was already split: hand whole documents to SituateDocumentIndex, or chunks to "
                 "SituateVectorStore"

@@ -3,86 +3,54 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
+from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
 from situate.outside import load_json
 from situate.types import Chunk, Context, Document, stable_id
 
-#: The one metadata key that situate adds to a chunk, beside LangChain's own ``start_index``. Its value is text (JSON),
-#: because several vector stores take only flat metadata.
-STAMP_KEY = "situate"
 START_INDEX = "start_index"
 #: Where rerankers of LangChain write their score.
 RELEVANCE_SCORE = "relevance_score"
 
-#: What a stamp writes even where it is empty or 0.
+#: What an origin writes even where it is empty or 0, and what it writes where it is not.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
+_FIELDS = (*_ALWAYS, "before", "after", "own")
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """Where a chunk comes from, as its metadata says it.
+def origin_text(origin: ChunkOrigin) -> str:
+    """The origin as JSON, without what is empty."""
+    values = {**{name: getattr(origin, name) for name in _FIELDS}, "context": origin.context.to_dict()}
+    kept = {name: value for name, value in values.items() if value or name in _ALWAYS}
+    return json.dumps(kept, sort_keys=True, ensure_ascii=True)
 
-    All chunks of a document together hold its whole text: what lies between two of them is kept with the second one.
-    A changed document changes the stamps, and so LangChain's hashes, of all its chunks, because all their late
-    vectors are stale.
 
-    Attributes:
-        document_id: The document's id.
-        document_hash: SHA-256 (hex) of the document's text.
-        index: The chunk's place among the document's chunks, from 0.
-        chunks: How many chunks the document has.
-        start: First character in the document's text.
-        end: One past the last character.
-        before: The document's text between the chunks before and this one (usually white space).
-        after: What follows the last chunk.
-        own: The document's own ``start_index`` in a list, where its metadata had one.
-        context: What situates the chunk.
+def read_origin(metadata: Mapping[str, Any]) -> ChunkOrigin | None:
+    """The origin in a chunk's metadata; None where it has none.
+
+    Raises:
+        InputError: There is one that cannot be read.
     """
-
-    document_id: str
-    document_hash: str
-    index: int
-    chunks: int
-    start: int
-    end: int
-    before: str = ""
-    after: str = ""
-    own: Sequence[Any] = ()
-    context: Context = field(default_factory=Context)
-
-    def to_text(self) -> str:
-        """The stamp as JSON, without what is empty."""
-        values = {**self.__dict__, "context": self.context.to_dict()}
-        kept = {name: value for name, value in values.items() if value or name in _ALWAYS}
-        return json.dumps(kept, sort_keys=True, ensure_ascii=True)
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Stamp | None:
-        """The stamp in a chunk's metadata; None where it has none.
-
-        Raises:
-            InputError: There is one that cannot be read.
-        """
-        text = metadata.get(STAMP_KEY)
-        if text is None:
-            return None
-        try:
-            values = load_json(text, STAMP_KEY)
-            return cls(**{**values, "context": Context.from_dict(values.get("context") or {})})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(
-                f"metadata[{STAMP_KEY!r}] is {str(text)[:80]!r}, which SituateTextSplitter did not write: rename your "
-                "own key, or remove it"
-            ) from error
+    text = metadata.get(ORIGIN_KEY)
+    if text is None:
+        return None
+    try:
+        values = load_json(text, ORIGIN_KEY)
+        if not {*_ALWAYS} <= values.keys():
+            raise ValueError("incomplete")
+        return ChunkOrigin(**{**values, "context": Context.from_dict(values.get("context") or {})})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"metadata[{ORIGIN_KEY!r}] is {str(text)[:80]!r}, which SituateTextSplitter did not write: rename your "
+            "own key, or remove it"
+        ) from error
 
 
 # -- documents ------------------------------------------------------------------------------------------------------
@@ -116,18 +84,18 @@ def from_document(document: Document) -> LangChainDocument:
 # -- chunks ---------------------------------------------------------------------------------------------------------
 
 
-def stamped(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """The chunks with stamps in their metadata."""
-    digest = _digest(document.text)
+def with_origins(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks with origins in their metadata."""
+    version = digest(document.text)
     result: list[Chunk] = []
     covered = 0
     for place, chunk in enumerate(chunks):
         last = place == len(chunks) - 1
         before = document.text[covered : chunk.start]
         covered = max(covered, chunk.end)
-        stamp = Stamp(
+        origin = ChunkOrigin(
             document_id=document.id,
-            document_hash=digest,
+            document_hash=version,
             index=place,
             chunks=len(chunks),
             start=chunk.start,
@@ -137,7 +105,7 @@ def stamped(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
             own=_own_start_index(document.metadata),
             context=chunk.context,
         )
-        metadata = {**copy.deepcopy(dict(chunk.metadata)), START_INDEX: chunk.start, STAMP_KEY: stamp.to_text()}
+        metadata = {**copy.deepcopy(dict(chunk.metadata)), START_INDEX: chunk.start, ORIGIN_KEY: origin_text(origin)}
         result.append(replace(chunk, metadata=metadata))
     return result
 
@@ -154,51 +122,51 @@ def whole_chunk(document: Document) -> Chunk:
 def from_chunk(chunk: Chunk) -> LangChainDocument:
     """A chunk as a LangChain document.
 
-    Its metadata is what was stored, with the stamp's context brought up to date (a situator may have added to it).
+    Its metadata is what was stored, with the origin's context brought up to date (a situator may have added to it).
     """
     metadata = copy.deepcopy(dict(chunk.metadata))
-    stamp = Stamp.of(metadata)
-    if stamp is not None:
-        metadata[STAMP_KEY] = replace(stamp, context=chunk.context).to_text()
+    origin = read_origin(metadata)
+    if origin is not None:
+        metadata[ORIGIN_KEY] = origin_text(replace(origin, context=chunk.context))
     return LangChainDocument(id=chunk.id, page_content=chunk.text, metadata=metadata)
 
 
 def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
-    """A LangChain document as a chunk: of the document that its stamp names, else of itself.
+    """A LangChain document as a chunk: of the document that its origin names, else of itself.
 
     Raises:
         InputError: The text is not what was cut there.
     """
-    stamp = Stamp.of(document.metadata)
-    if stamp is None:
+    origin = read_origin(document.metadata)
+    if origin is None:
         whole = to_document(document, id)
         return Chunk(whole.id, whole.id, 0, whole.text, 0, len(whole.text), base_context(whole), whole.metadata)
-    if stamp.end - stamp.start != len(document.page_content):
+    if origin.end - origin.start != len(document.page_content):
         raise InputError(
-            f"chunk {stamp.index} of document {stamp.document_id!r} has {len(document.page_content)} characters, but "
-            f"{stamp.end - stamp.start} were cut there: change texts before splitting them, or remove "
-            f"metadata[{STAMP_KEY!r}] to store this one as a document of its own"
+            f"chunk {origin.index} of document {origin.document_id!r} has {len(document.page_content)} characters, but "
+            f"{origin.end - origin.start} were cut there: change texts before splitting them, or remove "
+            f"metadata[{ORIGIN_KEY!r}] to store this one as a document of its own"
         )
     return Chunk(
         id=id or document_id(document),
-        document_id=stamp.document_id,
-        index=stamp.index,
+        document_id=origin.document_id,
+        index=origin.index,
         text=document.page_content,
-        start=stamp.start,
-        end=stamp.end,
-        context=stamp.context,
+        start=origin.start,
+        end=origin.end,
+        context=origin.context,
         metadata=copy.deepcopy(document.metadata),
     )
 
 
 def from_situated(chunk: Chunk) -> LangChainDocument:
-    """`from_chunk`, with a stamp also where the chunk had none, so that its context is not lost."""
+    """`from_chunk`, with an origin also where the chunk had none, so that its context is not lost."""
     document = from_chunk(chunk)
-    if STAMP_KEY not in document.metadata:
+    if ORIGIN_KEY not in document.metadata:
         whole = chunk.id == chunk.document_id
-        stamp = Stamp(
+        origin = ChunkOrigin(
             document_id=chunk.document_id,
-            document_hash=_digest(chunk.text) if whole else "",
+            document_hash=digest(chunk.text) if whole else "",
             index=chunk.index,
             chunks=1 if whole else 0,
             start=chunk.start,
@@ -206,21 +174,21 @@ def from_situated(chunk: Chunk) -> LangChainDocument:
             own=_own_start_index(document.metadata),
             context=chunk.context,
         )
-        document.metadata |= {START_INDEX: chunk.start, STAMP_KEY: stamp.to_text()}
+        document.metadata |= {START_INDEX: chunk.start, ORIGIN_KEY: origin_text(origin)}
     return document
 
 
 def from_result(chunk: Chunk, score: float) -> LangChainDocument:
-    """A chunk that was found, stamped, with its score as ``relevance_score``."""
+    """A chunk that was found, with its origin and with its score as ``relevance_score``."""
     found = from_situated(chunk)
     found.metadata[RELEVANCE_SCORE] = score
     return found
 
 
 def chunk_context(document: LangChainDocument) -> Context:
-    """What situates a chunk (title, headings, ...), as its stamp or else its own metadata says it."""
-    stamp = Stamp.of(document.metadata)
-    return stamp.context if stamp is not None else base_context(to_document(document))
+    """What situates a chunk (title, headings, ...), as its origin or else its own metadata says it."""
+    origin = read_origin(document.metadata)
+    return origin.context if origin is not None else base_context(to_document(document))
 
 
 def situated_text(document: LangChainDocument, fields: Sequence[str] = ("title", "headings", "sentence")) -> str:
@@ -236,27 +204,27 @@ def situated_text(document: LangChainDocument, fields: Sequence[str] = ("title",
 
 def version_of(chunk: Chunk) -> str:
     """Which version of its document a chunk belongs to."""
-    stamp = Stamp.of(chunk.metadata)
-    return stamp.document_hash if stamp is not None else _digest(chunk.text)
+    origin = read_origin(chunk.metadata)
+    return origin.document_hash if origin is not None else digest(chunk.text)
 
 
 # -- back from chunks to their document -----------------------------------------------------------------------------
 
 
 def assemble(chunks: Iterable[Chunk]) -> Document:
-    """The document that stamped chunks were cut from, as far as they know it.
+    """The document that chunks with origins were cut from, as far as they know it.
 
     Where chunks are missing the text is blank, so that all spans are right. The metadata is the first chunk's without
     what situate added.
 
     Args:
-        chunks: Chunks of one version of one document, each with its stamp.
+        chunks: Chunks of one version of one document, each with its origin.
     """
     ordered = sorted(chunks, key=lambda chunk: (chunk.start, chunk.end))
     pieces: list[tuple[int, str]] = []
     for chunk in ordered:
-        if (stamp := Stamp.of(chunk.metadata)) is not None:
-            pieces += [(chunk.start - len(stamp.before), stamp.before), (chunk.end, stamp.after)]
+        if (origin := read_origin(chunk.metadata)) is not None:
+            pieces += [(chunk.start - len(origin.before), origin.before), (chunk.end, origin.after)]
         pieces.append((chunk.start, chunk.text))
     length = max((start + len(piece) for start, piece in pieces), default=0)
     text = [" "] * length
@@ -264,11 +232,11 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
         text[start : start + len(piece)] = piece
     first = ordered[0]
     metadata = dict(first.metadata)
-    if (stamp := Stamp.of(metadata)) is not None:
-        del metadata[STAMP_KEY]
+    if (origin := read_origin(metadata)) is not None:
+        del metadata[ORIGIN_KEY]
         metadata.pop(START_INDEX, None)
-        if stamp.own:
-            metadata[START_INDEX] = stamp.own[0]
+        if origin.own:
+            metadata[START_INDEX] = origin.own[0]
     return Document(first.document_id, "".join(text), metadata)
 
 
@@ -276,5 +244,123 @@ def _own_start_index(metadata: Mapping[str, Any]) -> list[Any]:
     return [metadata[START_INDEX]] if START_INDEX in metadata else []
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+# -- which documents a call is about ---------------------------------------------------------------------------------
+
+#: A document with its chunks.
+Item: TypeAlias = tuple[Document, list[Chunk]]
+
+
+@dataclass(frozen=True)
+class Additions:
+    """What one call adds.
+
+    Attributes:
+        ids: The ids that the caller's documents are stored under, in order.
+        whole: Documents that are still to be cut.
+        cut: Documents all of whose chunks are here.
+        partial: Documents some of whose chunks are here.
+    """
+
+    ids: list[str]
+    whole: list[Document]
+    cut: list[Item]
+    partial: list[DocumentParts]
+
+
+def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Additions:
+    """What a call is about.
+
+    Args:
+        documents: The caller's; left as they are.
+        ids: Their ids, before those that they carry.
+        splits: Whether documents without an origin are cut by the store.
+
+    Raises:
+        InputError: There are not as many ids as documents, or a chunk was changed after splitting.
+    """
+    documents = list(documents)
+    if ids is not None and len(ids) != len(documents):
+        raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
+    given = ids if ids is not None else [None] * len(documents)
+    names = [id or document_id(document) for id, document in zip(given, documents, strict=True)]
+    whole: list[Document] = []
+    chunks: list[Chunk] = []
+    for name, document in zip(names, documents, strict=True):
+        if splits and ORIGIN_KEY not in document.metadata:
+            whole.append(to_document(document, name))
+        else:
+            chunks.append(to_chunk(document, name))
+    together = _by_document(chunks)
+    return Additions(
+        ids=names,
+        whole=whole,
+        cut=[parts.item() for parts in together if parts.complete],
+        partial=[parts for parts in together if not parts.complete],
+    )
+
+
+def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[LangChainDocument]:
+    """Texts as documents.
+
+    Raises:
+        InputError: There are not as many metadatas as texts.
+    """
+    texts = list(texts)  # a generator can be read once
+    if metadatas and len(metadatas) != len(texts):
+        raise InputError(f"{len(metadatas)} metadatas for {len(texts)} texts: give one for each, or none")
+    return [
+        LangChainDocument(page_content=text, metadata=metadata)
+        for text, metadata in zip(texts, metadatas or [{} for _ in texts], strict=True)
+    ]
+
+
+def _by_document(chunks: Sequence[Chunk]) -> list[DocumentParts]:
+    """The chunks of each document; of two versions of a document in one call the later one counts.
+
+    Args:
+        chunks: In the caller's order. Of two chunks at the same place the later one counts.
+    """
+    documents: dict[str, DocumentParts] = {}
+    for chunk in chunks:
+        parts = documents.get(chunk.document_id)
+        if parts is None or parts.version != version_of(chunk):
+            parts = documents[chunk.document_id] = DocumentParts(chunk.document_id, version_of(chunk))
+        parts.add(chunk)
+    return list(documents.values())
+
+
+class DocumentParts:
+    """Chunks of one version of one document.
+
+    Args:
+        document_id: The document.
+        version: The version, as `version_of` a chunk says it.
+    """
+
+    def __init__(self, document_id: str, version: str) -> None:
+        self.document_id = document_id
+        self.version = version
+        self._chunks: dict[tuple[int, int], Chunk] = {}
+        self._expected = 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all chunks of the document are here."""
+        return len(self._chunks) >= self._expected
+
+    def add(self, chunk: Chunk) -> None:
+        """Take a chunk in, in place of one with the same span."""
+        origin = read_origin(chunk.metadata)
+        self._expected = max(self._expected, origin.chunks if origin is not None else 1)
+        self._chunks[chunk.start, chunk.end] = chunk
+
+    def join(self, stored: Iterable[Chunk]) -> None:
+        """Take in stored chunks of the same version where there is none yet."""
+        for chunk in stored:
+            if version_of(chunk) == self.version:
+                self._chunks.setdefault((chunk.start, chunk.end), chunk)
+
+    def item(self) -> Item:
+        """The document, as far as its chunks know it, with the chunks in the order of the text."""
+        chunks = [self._chunks[span] for span in sorted(self._chunks)]
+        return assemble(chunks), chunks

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from langchain_core.callbacks import (
@@ -18,44 +17,35 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.vectorstores import VectorStore
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, field_validator
 
 from situate.errors import InputError
-from situate.integrations.langchain.events import areport_steps, report_steps
+from situate.integrations._shared.component import Handle, PicklesAsConfig
+from situate.integrations._shared.settings import HydeOptions
 from situate.integrations.langchain.generator import LangChainGenerator
+from situate.integrations.langchain.retriever import areport_steps, report_steps
 from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde
-from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner, Trace
+from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.types import QueryText
 from situate.vectors import mean_direction
 
 
-class HydeSettings(BaseModel):
-    """How hypothetical documents are written.
+class HydeSettings(HydeOptions, PicklesAsConfig):
+    """How hypothetical documents are written; the other settings are those of `HydeOptions`.
 
     Attributes:
         llm: A chat model or an LLM. It should sample, or all drafts are alike.
-        n: Drafts to ask for, in one batch; 8 in the paper.
         template: The prompt, with ``{query}`` and perhaps ``{language}`` in it; `situate.retrievers.expand.hyde` holds
             those of the paper.
-        query_weight: Weight of the query's own vector in the mean, where a draft has 1.
-        language: The language to write in, for templates that name one.
-        max_concurrency: Requests under way at once.
-        timeout: Seconds for writing the drafts, retries included; None for no limit.
-        retries: Further attempts after a failure that may pass.
-        on_error: "degrade" searches with the plain query and logs a warning; "raise" raises a `StepError`.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("llm", "vectorstore", "embeddings")
 
     llm: SkipValidation[BaseLanguageModel[Any]]
-    n: int = Field(default=4, ge=1, le=64)
     template: str = WEB_SEARCH
-    query_weight: float = Field(default=1.0, ge=0)
-    language: str | None = None
-    max_concurrency: int = Field(default=8, ge=1)
-    timeout: float | None = Field(default=30.0, gt=0)
-    retries: int = Field(default=1, ge=0)
-    on_error: OnError = "degrade"
+
+    _steps: Handle[Any] = PrivateAttr(default_factory=Handle)
 
     @field_validator("llm", mode="before")
     @classmethod
@@ -65,16 +55,16 @@ class HydeSettings(BaseModel):
             raise ValueError(f"llm is a {type(llm).__name__}, not a chat model or an LLM of LangChain")
         return llm
 
-    @cached_property
-    def _runner(self) -> StepRunner:
-        return StepRunner(StepPolicy(timeout=self.timeout, retries=self.retries, on_error=self.on_error))
+    def _trace(self) -> Trace:
+        trace: Trace = self._steps.get(self._policy(), self._runner).trace()
+        return trace
 
     def _hyde(self, callbacks: BaseCallbackManager | None) -> Hyde:
         config: Any = {"callbacks": callbacks} if callbacks is not None else None
         return Hyde(
-            LangChainGenerator(self.llm, max_concurrency=self.max_concurrency, config=config),
+            LangChainGenerator(self.llm, max_concurrency=self.concurrency, config=config),
             template=self.template,
-            drafts=self.n,
+            drafts=self.drafts,
             query_weight=self.query_weight,
             language=self.language,
         )
@@ -118,7 +108,7 @@ class HyDEEmbeddings(HydeSettings, Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """HyDE's vector of a query, L2-normalised."""
-        return self._vector(text, self.embeddings, self._runner.trace())
+        return self._vector(text, self.embeddings, self._trace())
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` without blocking the event loop."""
@@ -126,7 +116,7 @@ class HyDEEmbeddings(HydeSettings, Embeddings):
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query` without blocking the event loop."""
-        return await self._avector(text, self.embeddings, self._runner.trace())
+        return await self._avector(text, self.embeddings, self._trace())
 
 
 class HyDERetriever(HydeSettings, BaseRetriever):
@@ -157,7 +147,7 @@ class HyDERetriever(HydeSettings, BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **search: Any
     ) -> list[LangChainDocument]:
-        trace = self._runner.trace()
+        trace = self._trace()
         try:
             vector = self._vector(query, self._embeddings, trace, run_manager.get_child())
         finally:
@@ -167,7 +157,7 @@ class HyDERetriever(HydeSettings, BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **search: Any
     ) -> list[LangChainDocument]:
-        trace = self._runner.trace()
+        trace = self._trace()
         try:
             vector = await self._avector(query, self._embeddings, trace, run_manager.get_child())
         finally:

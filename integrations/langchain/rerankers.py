@@ -1,51 +1,92 @@
-"""Rerankers as LangChain document compressors."""
+"""A cross-encoder as LangChain's, and rerankers as LangChain document compressors."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 from langchain_core.callbacks import Callbacks
+from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.documents.compressor import BaseDocumentCompressor
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, field_validator
 
-from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER
-from situate.integrations.langchain.cross_encoder import SituateCrossEncoder
-from situate.integrations.langchain.documents import RELEVANCE_SCORE, Stamp, chunk_context, document_id
+from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+from situate.errors import InputError
+from situate.integrations._shared.component import Configured, Handle, Meaning, PicklesAsConfig
+from situate.integrations._shared.origin import DEGRADED_KEY
+from situate.integrations._shared.settings import DEFAULT_CROSS_ENCODER, CrossEncoderOptions, StepOptions
+from situate.integrations.langchain.documents import RELEVANCE_SCORE, chunk_context, document_id, read_origin
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers import rerank
+from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.rerank.late_interaction import TokenSource
 from situate.retrievers.types import Hit, Reranker
 from situate.types import Chunk
 
 
-class RerankerCompressor(BaseDocumentCompressor):
+class SituateCrossEncoder(CrossEncoderOptions, PicklesAsConfig, BaseCrossEncoder):
+    """Scores pairs of query and passage, read together (Nogueira and Cho 2019).
+
+    Pairs are run packed, in batches of a number of tokens; long passages are read in overlapping windows instead of
+    being cut off. Cheap to construct and pickled as its configuration: the model is loaded for the first pairs. The
+    settings are those of `CrossEncoderOptions`.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
+
+    @property
+    def scorer(self) -> CrossEncoderModel:
+        """The model underneath."""
+        scorer: CrossEncoderModel = self._handle.get(self._cross_encoder_settings(), self._made_cross_encoder)
+        return scorer
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """One score per (query, passage), in order; higher is better."""
+        return [float(score) for score in self.scorer.score(text_pairs).scores]
+
+    async def ascore(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        """`score` without blocking the event loop."""
+        return [float(score) for score in (await self.scorer.ascore(text_pairs)).scores]
+
+
+class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentCompressor):
     """Any situate reranker as a document compressor.
 
     Returns copies, best first, with ``relevance_score`` in their metadata; the documents handed in stay as they were.
+    Where the model fails, the documents keep their order and scores, nothing is left out by ``threshold``, a warning
+    is logged, and ``situate_degraded`` in the metadata says why.
 
     Attributes:
         top_n: How many to keep; None keeps all.
         threshold: Leave out what scores lower.
+        timeout: Seconds for the step, loading the model and retries included; None for no limit.
+        retries: Further attempts after a failure that may pass.
+        on_error: "degrade" keeps the order that the documents came in; "raise" raises a `StepError`.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    known_otherwise: ClassVar[Mapping[str, str]] = {"top_k": "it is top_n here"}
 
     top_n: int | None = Field(default=None, ge=1)
     threshold: float | None = None
+    timeout: float | None = Field(default=None, gt=0)
+
+    _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
+    _steps: Handle[Any] = PrivateAttr(default_factory=Handle)
 
     @abstractmethod
     def _ranks(self) -> Reranker:
         """What orders the hits."""
 
-    def __getstate__(self) -> dict[Any, Any]:
-        # What was made for the first call (models, token vectors) is made again.
-        state = super().__getstate__()
-        return {**state, "__dict__": {k: v for k, v in state["__dict__"].items() if k != "_ranker"}}
+    def _trace(self) -> Trace:
+        trace: Trace = self._steps.get(self._policy(), self._runner).trace()
+        return trace
 
     def compress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
@@ -56,11 +97,16 @@ class RerankerCompressor(BaseDocumentCompressor):
             documents: Passages.
             query: What they are judged by.
             callbacks: Not used: no model of LangChain's runs here.
+
+        Raises:
+            StepError: The model failed and ``on_error="raise"``.
         """
         if not documents:
             return []
         hits, originals = _hits(documents)
-        return self._kept(self._ranks().rerank(query, hits), originals)
+        reranker, trace = self._ranks(), self._trace()
+        work = partial(reranker.rerank, query, hits)
+        return self._kept(trace.run(f"rerank:{reranker.name}", work, hits), originals, trace)
 
     async def acompress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
@@ -69,9 +115,16 @@ class RerankerCompressor(BaseDocumentCompressor):
         if not documents:
             return []
         hits, originals = _hits(documents)
-        return self._kept(await self._ranks().arerank(query, hits), originals)
+        reranker, trace = self._ranks(), self._trace()
+        work = partial(reranker.arerank, query, hits)
+        return self._kept(await trace.arun(f"rerank:{reranker.name}", work, hits), originals, trace)
 
-    def _kept(self, hits: Sequence[Hit], originals: dict[str, LangChainDocument]) -> list[LangChainDocument]:
+    def _kept(
+        self, hits: Sequence[Hit], originals: dict[str, LangChainDocument], trace: Trace
+    ) -> list[LangChainDocument]:
+        degraded = {step.name: step.error for step in trace.steps if step.error is not None}
+        if degraded:
+            return [_degraded(originals[hit.chunk.id], degraded) for hit in hits[: self.top_n]]
         above = [hit for hit in hits if self.threshold is None or hit.score >= self.threshold]
         return [_scored(originals[hit.chunk.id], float(hit.score)) for hit in above[: self.top_n]]
 
@@ -83,7 +136,16 @@ class SituateReranker(RerankerCompressor):
         reranker: Orders hits.
     """
 
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"using": "reranker"}
+
     reranker: SkipValidation[Reranker]
+
+    @field_validator("reranker", mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        if not isinstance(value, Reranker):
+            raise InputError(f"reranker={value!r} is none: it needs name, rerank(query, hits) and arerank(...)")
+        return value
 
     def _ranks(self) -> Reranker:
         return self.reranker
@@ -98,16 +160,18 @@ class CrossEncoderReranker(RerankerCompressor):
         context: `Context` fields that are read in front of the passage ("title", "headings", ...).
     """
 
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"model_name": "model"}
+
     model: str | SituateCrossEncoder = DEFAULT_CROSS_ENCODER
     context: tuple[str, ...] = ()
 
-    @cached_property
-    def _ranker(self) -> Reranker:
-        cross_encoder = SituateCrossEncoder(model=self.model) if isinstance(self.model, str) else self.model
-        return rerank.CrossEncoderReranker(cross_encoder.scorer, context=self.context)
-
     def _ranks(self) -> Reranker:
-        return self._ranker
+        cross_encoder = SituateCrossEncoder(model=self.model) if isinstance(self.model, str) else self.model
+        settings = (cross_encoder.model_dump(), self.context)
+        reranker: Reranker = self._handle.get(
+            settings, lambda: rerank.CrossEncoderReranker(cross_encoder.scorer, context=self.context)
+        )
+        return reranker
 
 
 class LateInteractionReranker(RerankerCompressor):
@@ -121,19 +185,23 @@ class LateInteractionReranker(RerankerCompressor):
         context: `Context` fields that are read in front of the passage ("title", "headings", ...).
     """
 
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"embedding": "embeddings", "embed_model": "embeddings"}
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("stored",)
+
     embeddings: SituateEmbeddings
     stored: SkipValidation[TokenSource | None] = None
     prior: float = Field(default=0.0, ge=0.0, le=1.0)
     context: tuple[str, ...] = ()
 
-    @cached_property
-    def _ranker(self) -> Reranker:
-        return rerank.LateInteractionReranker(
-            self.embeddings.embedder, stored=self.stored, prior=self.prior, context=self.context
-        )
-
     def _ranks(self) -> Reranker:
-        return self._ranker
+        embedder = self.embeddings.embedder
+        reranker: Reranker = self._handle.get(
+            (id(embedder), id(self.stored), self.prior, self.context),
+            lambda: rerank.LateInteractionReranker(
+                embedder, stored=self.stored, prior=self.prior, context=self.context
+            ),
+        )
+        return reranker
 
 
 def _hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, LangChainDocument]]:
@@ -151,14 +219,14 @@ def _hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, 
 
 def _chunk(document: LangChainDocument, id: str) -> Chunk:
     text = document.page_content
-    stamp = Stamp.of(document.metadata)
+    origin = read_origin(document.metadata)
     return Chunk(
         id=id,
-        document_id=stamp.document_id if stamp is not None else id,
-        index=stamp.index if stamp is not None else 0,
+        document_id=origin.document_id if origin is not None else id,
+        index=origin.index if origin is not None else 0,
         text=text,
-        start=stamp.start if stamp is not None else 0,
-        end=stamp.end if stamp is not None else len(text),
+        start=origin.start if origin is not None else 0,
+        end=origin.end if origin is not None else len(text),
         context=chunk_context(document),
         metadata=document.metadata,
     )
@@ -171,4 +239,10 @@ def _score(document: LangChainDocument) -> float:
 
 def _scored(document: LangChainDocument, score: float) -> LangChainDocument:
     metadata = {**copy.deepcopy(document.metadata), RELEVANCE_SCORE: score}
+    return LangChainDocument(id=document.id, page_content=document.page_content, metadata=metadata)
+
+
+def _degraded(document: LangChainDocument, reasons: Mapping[str, str]) -> LangChainDocument:
+    before = document.metadata.get(DEGRADED_KEY, {})
+    metadata = {**copy.deepcopy(document.metadata), DEGRADED_KEY: {**before, **reasons}}
     return LangChainDocument(id=document.id, page_content=document.page_content, metadata=metadata)

@@ -8,20 +8,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForRetrieverRun,
+    CallbackManagerForRetrieverRun,
+    adispatch_custom_event,
+    dispatch_custom_event,
+)
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from pydantic import ConfigDict, Field, SkipValidation
 
+from situate.integrations._shared.origin import step_records
 from situate.integrations.langchain.documents import from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
-from situate.integrations.langchain.events import areport_steps, report_steps
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy
-from situate.retrievers.types import QueryExpander, Reranker, SearchResult
+from situate.retrievers.types import QueryExpander, Reranker, SearchResult, Step
 from situate.types import Chunker, Situator
 
 if TYPE_CHECKING:
@@ -33,6 +38,22 @@ if TYPE_CHECKING:
 
 #: LangChain computes 0.1 ms before it calls a retriever.
 _START_LIMIT = StartLimit(8)
+
+
+#: The name of the custom event.
+STEPS_EVENT = "situate_steps"
+
+
+def report_steps(steps: Sequence[Step], run_manager: CallbackManagerForRetrieverRun) -> None:
+    """Send the steps as a custom event of the retriever's run."""
+    if steps and run_manager.handlers:
+        dispatch_custom_event(STEPS_EVENT, step_records(steps), config={"callbacks": run_manager.get_child()})
+
+
+async def areport_steps(steps: Sequence[Step], run_manager: AsyncCallbackManagerForRetrieverRun) -> None:
+    """`report_steps` for asynchronous handlers."""
+    if steps and run_manager.handlers:
+        await adispatch_custom_event(STEPS_EVENT, step_records(steps), config={"callbacks": run_manager.get_child()})
 
 
 class IndexRetriever(BaseRetriever):

@@ -13,7 +13,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
-from situate.integrations.langchain.arguments import refuse_unknown
+from situate.integrations._shared.component import refuse_unknown
 from situate.integrations.langchain.documents import from_chunk
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.index.chunk_access import nearest_with_vectors

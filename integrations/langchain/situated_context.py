@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 from langchain_core.documents import BaseDocumentTransformer, Document as LangChainDocument
 
 from situate.errors import InputError
-from situate.integrations.langchain.arguments import refuse_unknown
+from situate.integrations._shared.component import refuse_unknown
+from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.integrations.langchain.documents import (
-    STAMP_KEY,
     START_INDEX,
     assemble,
     from_situated,
@@ -32,9 +32,9 @@ class SituatedContextTransformer(BaseDocumentTransformer):
 
     Args:
         situators: Run in this order.
-        into: "metadata" leaves the text alone and notes the context in the chunk's stamp, where `SituateVectorStore`,
+        into: "metadata" leaves the text alone and notes the context in the chunk's origin, where `SituateVectorStore`,
             `chunk_context` and `situated_text` find it. "text" writes the context in front of the text and drops the
-            stamp, for stores and embeddings that know nothing of situate.
+            origin, for stores and embeddings that know nothing of situate.
         fields: `Context` fields that are written into the text.
 
     Raises:
@@ -82,7 +82,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
         written = from_situated(chunk)
         if self.into == "text":
             written.page_content = situated_text(written, self.fields)
-            for key in (STAMP_KEY, START_INDEX):
+            for key in (ORIGIN_KEY, START_INDEX):
                 written.metadata.pop(key, None)
         return written
 

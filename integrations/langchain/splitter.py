@@ -1,18 +1,20 @@
-"""`SituateTextSplitter`: situate's chunkers as a LangChain text splitter."""
+"""situate's chunkers as a LangChain text splitter, and LangChain's splitters as chunkers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_text_splitters import TextSplitter
 
+from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.errors import InputError
-from situate.integrations.langchain.arguments import refuse_unknown
-from situate.integrations.langchain.documents import from_chunk, stamped, to_document
-from situate.types import Chunker
+from situate.integrations._shared.component import refuse_unknown
+from situate.integrations.langchain.documents import from_chunk, to_document, with_origins
+from situate.types import Chunk, Chunker, Document
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.embeddings import SituateEmbeddings
@@ -130,7 +132,7 @@ class SituateTextSplitter(TextSplitter):
         chunks: list[LangChainDocument] = []
         for given in documents:
             document = to_document(given)
-            chunks += [from_chunk(chunk) for chunk in stamped(document, self.chunker.split(document))]
+            chunks += [from_chunk(chunk) for chunk in with_origins(document, self.chunker.split(document))]
         return chunks
 
     async def atransform_documents(
@@ -139,3 +141,69 @@ class SituateTextSplitter(TextSplitter):
         """`transform_documents` without blocking the event loop."""
         refuse_unknown("atransform_documents", kwargs)
         return await asyncio.to_thread(self.split_documents, list(documents))
+
+
+@dataclass(frozen=True)
+class LangChainChunker:
+    """Any LangChain text splitter as a `Chunker`, with exact spans.
+
+    LangChain finds a piece's place by searching for it, which is silently wrong where a text repeats itself; here all
+    pieces are placed together.
+
+    Attributes:
+        splitter: Cuts texts; it may strip and rewrite white space, but must not change words.
+    """
+
+    splitter: TextSplitter
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """The splitter's class and its settings, as far as they are plain values."""
+        settings = {k: v for k, v in vars(self.splitter).items() if isinstance(v, str | int | float | list | None)}
+        return {"chunker": "LangChainChunker", "splitter": _name(self.splitter), **settings}
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's chunks in order.
+
+        Raises:
+            SpanError: The splitter returned a piece that does not stand in the text.
+        """
+        pieces = [piece for piece in self.splitter.split_text(document.text) if piece.strip()]
+        return chunks_from_spans(document, recover_spans(document.text, pieces))
+
+
+@dataclass(frozen=True)
+class OriginChunker:
+    """A chunker whose chunks say in their metadata where they come from.
+
+    Attributes:
+        chunker: Cuts the documents.
+    """
+
+    chunker: Chunker
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What the chunker underneath says of itself."""
+        # The class's first name: another one would make every stored document look changed.
+        return {"chunker": "StampingChunker", "of": describe(self.chunker)}
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The document's chunks in order, each with its origin."""
+        return with_origins(document, self.chunker.split(document))
+
+
+def describe(chunker: Chunker) -> Any:
+    """What a chunker does, as JSON values that are the same in every process."""
+    if callable(fingerprint := getattr(chunker, "fingerprint", None)):
+        return fingerprint()
+    return repr(chunker) if is_dataclass(chunker) else _name(chunker)
+
+
+def as_chunker(splitter: TextSplitter | Chunker) -> Chunker:
+    """A splitter of either kind as a chunker."""
+    if isinstance(splitter, SituateTextSplitter):
+        return splitter.chunker
+    return LangChainChunker(splitter) if isinstance(splitter, TextSplitter) else splitter
+
+
+def _name(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"

@@ -12,12 +12,19 @@ from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 
 from situate.errors import InputError
-from situate.integrations.langchain.arguments import refuse_unknown
-from situate.integrations.langchain.chunking import StampingChunker, as_chunker
-from situate.integrations.langchain.documents import assemble, from_chunk, from_document
+from situate.integrations._shared.component import refuse_unknown
+from situate.integrations.langchain.documents import (
+    DocumentParts,
+    Item,
+    additions,
+    assemble,
+    from_chunk,
+    from_document,
+    from_texts,
+)
 from situate.integrations.langchain.embeddings import SituateEmbeddings
-from situate.integrations.langchain.grouping import Item, Siblings, from_texts, prepared
 from situate.integrations.langchain.searching import Mode, SearchingStore
+from situate.integrations.langchain.splitter import OriginChunker, as_chunker
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.chunk_access import delete_chunks, find_chunks
 from situate.retrievers.index.index import Index
@@ -35,7 +42,7 @@ class SituateVectorStore(SearchingStore):
 
     - with a ``splitter``: a whole document, which is cut, situated, embedded with all of its text in view, and
       replaced as a whole;
-    - a chunk that `SituateTextSplitter` cut: it is put back into its document, siblings that are stored already
+    - a chunk that `SituateTextSplitter` cut: it is put back into its document, parts that are stored already
       included, and all of them are embedded together;
     - any other: one passage, stored under its own id with one vector, as in any vector store.
 
@@ -81,7 +88,7 @@ class SituateVectorStore(SearchingStore):
             client=client,
             path=path,
             collection=collection,
-            chunker=StampingChunker(as_chunker(splitter)) if splitter is not None else None,
+            chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
             config=config,
         )
@@ -129,14 +136,14 @@ class SituateVectorStore(SearchingStore):
             InputError: A chunk's text was changed after splitting, or metadata cannot be stored as JSON.
         """
         refuse_unknown("add_documents", kwargs)
-        work = prepared(documents, ids, splits=self._splits)
-        if work.whole:
-            self.index.add(work.whole)
-        if work.cut:
-            self.index.add_chunks(self._situated(work.cut))
-        if work.partial:
-            self._add_partial(work.partial)
-        return work.ids
+        new = additions(documents, ids, splits=self._splits)
+        if new.whole:
+            self.index.add(new.whole)
+        if new.cut:
+            self.index.add_chunks(self._situated(new.cut))
+        if new.partial:
+            self._add_partial(new.partial)
+        return new.ids
 
     async def aadd_documents(
         self,
@@ -148,14 +155,14 @@ class SituateVectorStore(SearchingStore):
     ) -> list[str]:
         """`add_documents` without blocking the event loop."""
         refuse_unknown("aadd_documents", kwargs)
-        work = await asyncio.to_thread(prepared, documents, ids, splits=self._splits)
-        if work.whole:
-            await self.index.aadd(work.whole)
-        if work.cut:
-            await self.index.aadd_chunks(await self._asituated(work.cut))
-        if work.partial:
-            await asyncio.to_thread(self._add_partial, work.partial)
-        return work.ids
+        new = await asyncio.to_thread(additions, documents, ids, splits=self._splits)
+        if new.whole:
+            await self.index.aadd(new.whole)
+        if new.cut:
+            await self.index.aadd_chunks(await self._asituated(new.cut))
+        if new.partial:
+            await asyncio.to_thread(self._add_partial, new.partial)
+        return new.ids
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The chunks and the whole documents with these ids; ids that are not there are passed over."""
@@ -190,13 +197,13 @@ class SituateVectorStore(SearchingStore):
         refuse_unknown("adelete", kwargs)
         return await asyncio.to_thread(self.delete, ids)
 
-    def _add_partial(self, documents: Sequence[Siblings]) -> None:
+    def _add_partial(self, documents: Sequence[DocumentParts]) -> None:
         # What is stored is read and written back with more: two callers that bring parts of the same document must
         # take turns, or the second would write back a document without the first one's part.
         with self._partial:
-            for siblings in documents:
-                siblings.join(self.index.get_chunks([siblings.document_id]))
-            self.index.add_chunks(self._situated([siblings.item() for siblings in documents]))
+            for parts in documents:
+                parts.join(self.index.get_chunks([parts.document_id]))
+            self.index.add_chunks(self._situated([parts.item() for parts in documents]))
 
     def _situated(self, items: Sequence[Item]) -> list[Item]:
         situated: list[Item] = []

@@ -3,82 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.schema import BaseNode
+from llama_index.core.settings import Settings
 
-from situate.embedders.types import OnOverflow, Pooling
 from situate.errors import InputError
-from situate.integrations.llama_index.origin import Stamp, model_key, remove_stamp
-from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.integrations._shared.component import Handle, Meaning, PicklesAsConfig
+from situate.integrations._shared.settings import DEFAULT_MODEL, EmbedderOptions
+from situate.integrations.llama_index.nodes import forget_vector, holds_for, model_key, read_origin
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
-DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
-DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-
-
-class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
+class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
     """Embeds queries and documents, each with the instruction that the model was trained with.
 
     Cheap to construct, and pickled as its configuration: the model is loaded when the first text is embedded, once
-    per object. In an ingestion pipeline it leaves alone the nodes whose vector `LateChunkingNodeParser` made with the
-    same model; handed to `VectorStoreIndex` as ``embed_model`` it embeds queries (and nodes without a vector) in the
-    same space.
+    per object and its copies. In an ingestion pipeline it leaves alone the nodes whose vector `LateChunkingNodeParser`
+    made with the same model; handed to `VectorStoreIndex` as ``embed_model`` it embeds queries (and nodes without a
+    vector) in the same space.
+
+    Args:
+        model_name: As below; may be given by position.
+        settings: The other attributes.
 
     Attributes:
-        model_name: Hub id or folder. The default needs no network with the ``offline`` extra.
-        query_instruction: Written in front of a query; None: what the model's own card says.
-        document_instruction: Written in front of a document; None: what the model's own card says.
-        task: The task that the query instruction names, for models that take one.
-        dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
-        pooling: How token vectors become one; None: what the model says.
-        max_tokens: Tokens that a text is cut to; None: what the model says.
-        layers: Run only the model's first so many layers (2D Matryoshka models).
-        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
-        adapters: Names of LoRA adapters and their folders or hub ids.
-        adapter: The one that texts are embedded with.
-        device: "auto", or a torch device; a list gives each device a process of its own.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        on_overflow: What happens to a text that is longer than the model reads: "warn", "raise" or "window".
-        revision: Branch, tag or commit of the hub's repository.
-        trust_remote_code: Whether the model's own Python code may run.
-        allow_pickle: Whether pickled weights, which can run any code, may be read.
+        model_name: Hub id or folder. The default needs no network with the ``offline`` extra. The other settings of
+            the model are those of `EmbedderOptions`.
         fingerprint: Set by `from_embedder`, so that configurations of different embedders never look alike.
         embed_batch_size: Texts handed over at once. The encoder makes its own batches by token count, so this only
             sets how often a progress bar moves.
     """
 
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {**EmbedderOptions.also_known_as, "model": "model_name"}
+
     model_name: str = Field(default=DEFAULT_MODEL, description="Hub id or folder of the model.")
     embed_batch_size: int = Field(default=2048, gt=0, le=2048, description="Texts handed to the encoder at once.")
-    query_instruction: str | None = Field(default=None, description="Written in front of a query.")
-    document_instruction: str | None = Field(default=None, description="Written in front of a document.")
-    task: str | None = Field(default=None, description="The task that the query instruction names.")
-    dimensions: int | None = Field(default=None, gt=0, description="Leading dimensions to keep.")
-    pooling: Pooling | None = Field(default=None, description="How token vectors become one.")
-    max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
-    layers: int | None = Field(default=None, gt=0, description="First layers to run.")
-    extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
-        default=None, description="How longer texts than trained are read."
-    )
-    adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
-    adapter: str | None = Field(default=None, description="The adapter to embed with.")
-    device: str | list[str] = Field(default="auto", description="Where the model runs.")
-    dtype: DType = Field(default="auto", description="Format of the weights.")
-    on_overflow: OnOverflow = Field(default="warn", description="What happens to texts that are too long.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
-    trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
-    allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")
     fingerprint: dict[str, Any] | None = Field(default=None, description="Of the embedder that was handed in.")
 
-    _embedder: Any = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
+
+    def __init__(self, model_name: str | None = None, **settings: Any) -> None:
+        given: dict[str, Any] = {} if model_name is None else {"model_name": model_name}
+        super().__init__(**given, **settings)
 
     @classmethod
     def class_name(cls) -> str:
@@ -94,7 +66,7 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
             settings: Fields of LlamaIndex's own (``embed_batch_size``, ``callback_manager``, ...).
         """
         made = cls(model_name=embedder.model, fingerprint=embedder.query_fingerprint, **settings)
-        made._embedder = embedder
+        made._handle = Handle(embedder)
         return made
 
     @model_validator(mode="after")
@@ -111,47 +83,14 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
                 )
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        # An embedder that was handed in cannot be made again from the fields; it pickles as its own configuration.
-        return {**state, "embedder": self._embedder if self.fingerprint is not None else None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._embedder = state["embedder"]
-
     @property
     def embedder(self) -> Embedder:
         """The embedder underneath."""
-        if self._embedder is None:
-            with self._lock:
-                if self._embedder is None:
-                    self._embedder = self._made()
-        embedder: Embedder = self._embedder
+        embedder: Embedder = self._handle.get((self.model_name, self._embedder_settings()), self._made)
         return embedder
 
     def _made(self) -> Embedder:
-        from situate.embedders import Embedder
-
-        embedder = Embedder(
-            self.model_name,
-            query_instruction=self.query_instruction,
-            document_instruction=self.document_instruction,
-            task=self.task,
-            dimensions=self.dimensions,
-            pooling=self.pooling,
-            max_tokens=self.max_tokens,
-            layers=self.layers,
-            extension=self.extension,
-            adapters=self.adapters,
-            adapter=self.adapter,
-            device=self.device,
-            dtype=self.dtype,
-            on_overflow=self.on_overflow,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            allow_pickle=self.allow_pickle,
-        )
+        embedder = self._made_embedder(self.model_name)
         if self.fingerprint is not None and self.fingerprint != embedder.query_fingerprint:
             raise InputError(
                 f"this SituateEmbedding was made from an Embedder on {self.model_name!r} that its fields do not "
@@ -197,14 +136,31 @@ class SituateEmbedding(PicklesAsConfig, BaseEmbedding):
         todo: list[BaseNode] = []
         model: str | None = None
         for node in nodes:
-            stamp = Stamp.read(node)
-            if stamp is not None and stamp.model:
+            origin = read_origin(node)
+            if origin is not None and origin.model:
                 model = model if model is not None else model_key(self.embedder)
-                if stamp.holds_for(node, model):
+                if holds_for(origin, node, model):
                     continue
-                remove_stamp(node)  # it would claim that the vector made now is a late one
+                forget_vector(node)  # it would claim that the vector made now is a late one
             todo.append(node)
         return todo
+
+
+def default_embedding() -> SituateEmbedding:
+    """What ``Settings.embed_model`` says, where a component is not given an embedding model of its own.
+
+    Raises:
+        InputError: It is an embedding of another class, which cannot embed chunks inside their document.
+    """
+    chosen = Settings._embed_model
+    if chosen is None:
+        return SituateEmbedding()
+    if isinstance(chosen, SituateEmbedding):
+        return chosen
+    raise InputError(
+        f"Settings.embed_model is a {type(chosen).__name__}, which gives one vector per text: pass "
+        "embed_model=SituateEmbedding(...) here, and give the index that queries are asked of the same one"
+    )
 
 
 def _rows(vectors: Any) -> list[list[float]]:

@@ -15,7 +15,7 @@ from llama_index.core.settings import Settings
 
 from situate.errors import GenerationError, InputError
 from situate.prompting import generation_error
-from situate.types import Prompt
+from situate.types import Prompt, TextGenerator
 
 
 class LlamaIndexGenerator:
@@ -114,6 +114,22 @@ class LlamaIndexGenerator:
             return (await llm.acomplete(_completion(prompt), **self.settings)).text
         except Exception as error:
             raise _failed(llm, error) from error
+
+
+def as_generator(llm: LLM | TextGenerator | None, **settings: Any) -> TextGenerator:
+    """A language model of either kind as a `TextGenerator`; None: ``Settings.llm`` at the time of asking.
+
+    Raises:
+        InputError: It is neither (the name of a model, say).
+    """
+    if llm is None or isinstance(llm, LLM):
+        return LlamaIndexGenerator(llm, **settings)
+    if isinstance(llm, TextGenerator):
+        return llm
+    raise InputError(
+        f"llm={llm!r} is a {type(llm).__name__}: give a LlamaIndex language model (an object, not its name) or a "
+        "situate TextGenerator"
+    )
 
 
 def _gates() -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]:

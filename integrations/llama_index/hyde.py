@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -21,7 +21,9 @@ from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 
 from situate.errors import InputError
-from situate.integrations.llama_index.generator import LlamaIndexGenerator
+from situate.integrations._shared.component import translated
+from situate.integrations._shared.settings import HydeOptions, StepOptions
+from situate.integrations.llama_index.generator import as_generator
 from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.types import QueryText
@@ -52,38 +54,26 @@ class HyDEDraftsEvent(BaseEvent):
         return "HyDEDraftsEvent"
 
 
-@dataclass
 class _Expansion:
     """What both classes do with a query bundle."""
 
-    generator: TextGenerator
-    embed_model: BaseEmbedding | None
-    prompt: BasePromptTemplate
-    drafts: int
-    query_weight: float
-    runner: StepRunner
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         llm: LLM | TextGenerator | None,
         embed_model: BaseEmbedding | None,
         prompt: BasePromptTemplate | None,
-        drafts: int,
-        query_weight: float,
-        policy: StepPolicy,
-    ) -> _Expansion:
-        generator = llm if llm is not None and not isinstance(llm, LLM) else LlamaIndexGenerator(llm)
-        made = cls(
-            generator,
-            embed_model,
-            prompt if prompt is not None else DEFAULT_HYDE_PROMPT,
-            drafts,
-            query_weight,
-            StepRunner(policy),
+        options: Mapping[str, Any],
+    ) -> None:
+        given = translated(HydeOptions, HydeOptions.model_fields, options)
+        self.generator = as_generator(llm, concurrency=given.pop("concurrency", 8))
+        self.embed_model = embed_model
+        self.prompt = DEFAULT_HYDE_PROMPT if prompt is None else prompt
+        self.runner = StepRunner(
+            StepPolicy(**{name: given.pop(name) for name in StepOptions.model_fields if name in given})
         )
-        made.hyde()  # wrong numbers and prompts are told at once
-        return made
+        self.query_weight: float = given.get("query_weight", 1.0)
+        self.settings = given
+        self.hyde()  # refuses wrong numbers, and a prompt without the query
 
     def hyde(self) -> Hyde:
         names = [name for name in ("query_str", "context_str") if name in self.prompt.template_vars]
@@ -92,8 +82,9 @@ class _Expansion:
                 f"the HyDE prompt has the variables {self.prompt.template_vars}: it needs {{query_str}}, the query"
             )
         values: dict[str, Any] = dict.fromkeys(names, "{query}")
-        template = self.prompt.format(**values)
-        return Hyde(self.generator, template=template, drafts=self.drafts, query_weight=self.query_weight)
+        if "language" in self.prompt.template_vars:
+            values["language"] = "{language}"
+        return Hyde(self.generator, template=self.prompt.format(**values), **self.settings)
 
     def run(self, bundle: QueryBundle) -> QueryBundle:
         if _settled(bundle):
@@ -173,13 +164,10 @@ class HyDERetriever(BaseRetriever):
             are alike.
         embed_model: Embeds drafts and query; None: ``Settings.embed_model``. It has to be the one that the
             retriever's index was built with.
-        drafts: How many to ask for.
-        query_weight: Weight of the query's own vector in the mean, where a draft has 1; 0 leaves it out.
-        hyde_prompt: The prompt, with ``{query_str}`` in it.
-        timeout: Seconds for the drafts, retry included; None for no limit.
-        on_error: "degrade" searches with the plain query where the language model fails, and logs a warning;
-            "raise" raises a `StepError`.
+        hyde_prompt: The prompt, with ``{query_str}`` in it and perhaps ``{language}``.
         callback_manager: LlamaIndex's.
+        options: Fields of `HydeOptions`: ``drafts``, ``query_weight``, ``language``, ``concurrency``, ``timeout``,
+            ``retries``, ``on_error``.
     """
 
     def __init__(
@@ -188,17 +176,13 @@ class HyDERetriever(BaseRetriever):
         *,
         llm: LLM | TextGenerator | None = None,
         embed_model: BaseEmbedding | None = None,
-        drafts: int = 4,
-        query_weight: float = 1.0,
         hyde_prompt: BasePromptTemplate | None = None,
-        timeout: float | None = 30.0,
-        on_error: Literal["degrade", "raise"] = "degrade",
         callback_manager: CallbackManager | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
         self.retriever = retriever
-        policy = StepPolicy(timeout=timeout, on_error=on_error)
-        self._expansion = _Expansion.of(llm, embed_model, hyde_prompt, drafts, query_weight, policy)
+        self._expansion = _Expansion(llm, embed_model, hyde_prompt, options)
 
     def _get_prompts(self) -> PromptDictType:
         return self._expansion.prompts()
@@ -226,11 +210,8 @@ class HyDEQueryTransform(BaseQueryTransform):
     Args:
         llm: As in `HyDERetriever`.
         embed_model: As in `HyDERetriever`.
-        drafts: As in `HyDERetriever`.
-        query_weight: As in `HyDERetriever`.
         hyde_prompt: As in `HyDERetriever`.
-        timeout: As in `HyDERetriever`.
-        on_error: As in `HyDERetriever`.
+        options: As in `HyDERetriever`.
     """
 
     def __init__(
@@ -238,15 +219,11 @@ class HyDEQueryTransform(BaseQueryTransform):
         llm: LLM | TextGenerator | None = None,
         *,
         embed_model: BaseEmbedding | None = None,
-        drafts: int = 4,
-        query_weight: float = 1.0,
         hyde_prompt: BasePromptTemplate | None = None,
-        timeout: float | None = 30.0,
-        on_error: Literal["degrade", "raise"] = "degrade",
+        **options: Any,
     ) -> None:
         super().__init__()
-        policy = StepPolicy(timeout=timeout, on_error=on_error)
-        self._expansion = _Expansion.of(llm, embed_model, hyde_prompt, drafts, query_weight, policy)
+        self._expansion = _Expansion(llm, embed_model, hyde_prompt, options)
 
     def _get_prompts(self) -> PromptDictType:
         return self._expansion.prompts()

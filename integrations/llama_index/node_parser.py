@@ -17,10 +17,18 @@ from llama_index.core.utils import get_tqdm_iterable
 from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.embedders.types import ChunkScheme, ChunkVectors
 from situate.errors import InputError, SpanError
-from situate.integrations.llama_index.convert import configuration, to_document, write_context
-from situate.integrations.llama_index.embedding import SituateEmbedding
-from situate.integrations.llama_index.origin import Stamp, model_key, scheme_key, text_digest
-from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.integrations._shared.component import Configured, PicklesAsConfig
+from situate.integrations._shared.origin import ChunkOrigin
+from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
+from situate.integrations.llama_index.nodes import (
+    configuration,
+    model_key,
+    scheme_key,
+    text_digest,
+    to_document,
+    write_context,
+    write_origin,
+)
 from situate.types import Chunk, Chunker, Document, Situator
 
 #: Documents that are split, situated and embedded together: many enough to fill the encoder's batches, few enough
@@ -38,11 +46,11 @@ class _Cut:
     nodes: list[TextNode]
 
 
-class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
+class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     """Splits documents and gives each node a vector made in the light of the whole document.
 
     The vectors are in ``node.embedding``, so neither `VectorStoreIndex` nor `SituateEmbedding` in a pipeline makes
-    them again. What made them is stamped into one metadata key that no model reads. Late chunking: Guenther et al.
+    them again. What made them is noted under one metadata key that no model reads. Late chunking: Guenther et al.
     2024, arXiv:2409.04701.
 
     Node ids are derived from document id, span and text, so that the same document gives the same nodes; an
@@ -61,7 +69,7 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
         context_fields: The `Context` fields shown there; () for none.
     """
 
-    embed_model: SituateEmbedding = Field(default_factory=SituateEmbedding, description="Makes the vectors.")
+    embed_model: SituateEmbedding = Field(default_factory=default_embedding, description="Makes the vectors.")
     splitter: Any = Field(default=None, description="Any node parser or chunker; None for the default.")
     chunk_size: int = Field(default=200, gt=0, description="Tokens per chunk of the default splitter.")
     scheme: ChunkScheme = Field(
@@ -228,14 +236,15 @@ class LateChunkingNodeParser(PicklesAsConfig, NodeParser):
             for node, chunk, vector in zip(cut.nodes, cut.chunks, encoded.dense, strict=True):
                 node.embedding = vector.tolist()
                 node.start_char_idx, node.end_char_idx = offset + chunk.start, offset + chunk.end
-                stamp = Stamp(
+                origin = ChunkOrigin(
                     model=model,
                     scheme=scheme,
-                    doc_hash=doc_hash,
-                    span=(chunk.start, chunk.end),
+                    document_hash=doc_hash,
+                    start=chunk.start,
+                    end=chunk.end,
                     text=text_digest(chunk.text),
                 )
-                stamp.write(node)
+                write_origin(node, origin)
                 known = cut.document.metadata
                 write_context(node, chunk, key=self.context_key, fields=self.context_fields, known=known)
                 finished.append(node)

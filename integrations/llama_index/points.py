@@ -1,4 +1,4 @@
-"""A LlamaIndex node as a Qdrant point."""
+"""A LlamaIndex node as a Qdrant point, and a vector store query as a Qdrant query."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
 from situate.errors import InputError
-from situate.integrations.llama_index.origin import STAMP_KEY
+from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.types import stable_id
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from situate.retrievers.index.lexical import SparseVector
+    from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 
+#: Candidates that hybrid search and MMR take from each side, at least.
+_CANDIDATES = 100
+#: The constant of reciprocal rank fusion (Cormack et al. 2009).
+_RRF_K = 60
 #: The payload key that LlamaIndex keeps the document's id under for Qdrant.
 DOC_ID = "doc_id"
 
@@ -57,7 +62,7 @@ def lowered(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Lower-case copies of texts and lists of texts: Qdrant has no substring match that ignores case."""
     copies: dict[str, Any] = {}
     for key, value in metadata.items():
-        if isinstance(value, str) and key != STAMP_KEY:
+        if isinstance(value, str) and key != ORIGIN_KEY:
             copies[key] = value.lower()
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):
             copies[key] = [item.lower() for item in value]
@@ -81,3 +86,98 @@ def dimension(nodes: Sequence[BaseNode]) -> int:
             )
         check_finite(node.embedding, f"nothing of this call was stored: the embedding of node {node.node_id!r} holds")
     return len(nodes[0].get_embedding())
+
+
+class QueryWriter:
+    """Writes queries for a collection with a dense and, perhaps, a BM25 vector per point.
+
+    Args:
+        dense: Name of the dense vector.
+        sparse: Name of the BM25 vector.
+        lexical: Makes BM25 queries; None where the collection has no BM25 vectors.
+    """
+
+    def __init__(self, dense: str, sparse: str, lexical: LexicalEncoder | None) -> None:
+        self._dense_name = dense
+        self._sparse_name = sparse
+        self._lexical = lexical
+
+    def write(
+        self,
+        query: VectorStoreQuery,
+        where: models.Filter | None,
+        search_params: models.SearchParams | None,
+        mmr_threshold: float | None,
+    ) -> dict[str, Any] | None:
+        """The arguments of `QdrantClient.query_points`; None where the query has no terms to search with.
+
+        Raises:
+            InputError: The mode is not offered, or lacks what it needs.
+            NonFiniteVectorError: The query's embedding holds NaN or infinity.
+        """
+        common: dict[str, Any] = {"query_filter": where, "search_params": search_params}
+        limit = query.similarity_top_k
+        match query.mode:
+            case VectorStoreQueryMode.DEFAULT:
+                return {**common, **self._dense(query), "limit": limit}
+            case VectorStoreQueryMode.SPARSE | VectorStoreQueryMode.TEXT_SEARCH:
+                terms = self._terms(query)
+                return terms and {**common, **terms, "limit": query.sparse_top_k or limit}
+            case VectorStoreQueryMode.MMR:
+                return {**common, **self._mmr(query, mmr_threshold), "limit": limit}
+            case VectorStoreQueryMode.HYBRID:
+                return self._hybrid(query, common)
+        raise InputError(
+            f"query mode {query.mode.value!r} is not offered: use 'default', 'sparse', 'text_search', 'hybrid' or 'mmr'"
+        )
+
+    def _hybrid(self, query: VectorStoreQuery, common: dict[str, Any]) -> dict[str, Any] | None:
+        from qdrant_client import models
+
+        alpha = query.alpha
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise InputError(f"alpha={alpha}: from 0 (BM25 alone) to 1 (dense alone)")
+        limit = query.hybrid_top_k or query.similarity_top_k
+        terms = self._terms(query)
+        if alpha == 0:
+            return terms and {**common, **terms, "limit": limit}
+        dense = self._dense(query)
+        if alpha == 1 or terms is None:
+            return {**common, **dense, "limit": limit}
+        wide = max(_CANDIDATES, limit, query.similarity_top_k)
+        where = common["query_filter"]
+        # A fused query filters its candidates, so the filter stands on each side.
+        sides = [
+            models.Prefetch(**dense, limit=wide, filter=where, params=common["search_params"]),
+            models.Prefetch(**terms, limit=query.sparse_top_k or wide, filter=where),
+        ]
+        fusion: models.FusionQuery | models.RrfQuery = models.FusionQuery(fusion=models.Fusion.DBSF)
+        if alpha is not None:
+            fusion = models.RrfQuery(rrf=models.Rrf(k=_RRF_K, weights=[alpha, 1.0 - alpha]))
+        return {"prefetch": sides, "query": fusion, "limit": limit}
+
+    def _mmr(self, query: VectorStoreQuery, given: float | None) -> dict[str, Any]:
+        from qdrant_client import models
+
+        threshold = next(value for value in (given, query.mmr_threshold, 0.5) if value is not None)
+        if not 0 <= threshold <= 1:
+            raise InputError(f"mmr_threshold={threshold}: from 0 (diversity alone) to 1 (relevance alone)")
+        dense = self._dense(query)
+        mmr = models.Mmr(diversity=1.0 - threshold, candidates_limit=max(_CANDIDATES, query.similarity_top_k))
+        return {**dense, "query": models.NearestQuery(nearest=dense["query"], mmr=mmr)}
+
+    def _dense(self, query: VectorStoreQuery) -> dict[str, Any]:
+        embedding = query.query_embedding
+        if embedding is None:
+            raise InputError(f"query mode {query.mode.value!r} needs query_embedding")
+        check_finite(embedding, "the query's embedding holds")
+        return {"query": list(embedding), "using": self._dense_name}
+
+    def _terms(self, query: VectorStoreQuery) -> dict[str, Any] | None:
+        """The BM25 side; None where the query holds nothing but stop words."""
+        if self._lexical is None:
+            raise InputError(f"query mode {query.mode.value!r} needs BM25 vectors, and this store has lexical=None")
+        if not query.query_str:
+            raise InputError(f"query mode {query.mode.value!r} needs query_str")
+        terms = self._lexical.encode_query(query.query_str)
+        return {"query": sparse_vector(terms), "using": self._sparse_name} if len(terms.indices) else None

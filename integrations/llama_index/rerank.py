@@ -1,23 +1,145 @@
-"""Rerankers as node postprocessors: cross-encoder, late interaction, and any other situate reranker."""
+"""Rerankers as node postprocessors: cross-encoder, late interaction, a language model, any other of situate."""
 
 from __future__ import annotations
 
-import threading
-from typing import Any, Literal, TypeAlias
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.llms import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index_instrumentation import get_dispatcher
 
 from situate.errors import InputError
-from situate.integrations.llama_index.embedding import DType, SituateEmbedding
-from situate.integrations.llama_index.generator import LlamaIndexGenerator
-from situate.integrations.llama_index.reranking import BaseRerank
-from situate.retrievers.types import Reranker
+from situate.integrations._shared.component import Configured, Handle, Meaning, PicklesAsConfig
+from situate.integrations._shared.settings import CrossEncoderOptions, StepOptions
+from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
+from situate.integrations.llama_index.generator import as_generator
+from situate.integrations.llama_index.nodes import RetrievedNode, to_hit
+from situate.retrievers.pipeline.steps import Trace
+from situate.retrievers.types import Hit, Reranker
 
-Output: TypeAlias = Literal["model", "logit", "probability"]
-Aggregation: TypeAlias = Literal["max", "first", "sum", "parade"]
+dispatcher = get_dispatcher(__name__)
 
-DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+class BaseRerank(Configured, StepOptions, PicklesAsConfig, BaseNodePostprocessor):
+    """A situate `Reranker` as a node postprocessor.
+
+    What comes back are new objects with scores as floats; the nodes handed in, their scores and their metadata are
+    not changed. Each run is announced as LlamaIndex does it: a ``RERANKING`` callback event, ``ReRankStartEvent`` and
+    ``ReRankEndEvent``. Where the model fails, the nodes keep their order, a warning is logged, and each node's
+    ``degraded`` says why.
+
+    Attributes:
+        top_n: How many nodes to keep, at most; None: all.
+        metadata_mode: What of a node the reranker reads: "embed" shows it the metadata that embedding models see
+            (titles, context), "none" the bare text.
+        keep_retrieval_score: Note the score that a node came with in its metadata, as ``retrieval_score``.
+        timeout: Seconds for the step, loading the model and retries included; None for no limit.
+        retries: Further attempts after a failure that may pass.
+        on_error: "degrade" keeps the order that the nodes came in; "raise" raises a `StepError`.
+    """
+
+    known_otherwise: ClassVar[Mapping[str, str]] = {"top_k": "it is top_n here"}
+
+    top_n: int | None = Field(default=None, gt=0, description="How many nodes to keep.")
+    metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="What of a node is read.")
+    keep_retrieval_score: bool = Field(default=False, description="Note the earlier score in the metadata.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds for the step, retries included.")
+
+    _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
+    _steps: Handle[Any] = PrivateAttr(default_factory=Handle)
+
+    @abstractmethod
+    def _made(self) -> Reranker:
+        """The reranker, made of the fields."""
+
+    @property
+    def reranker(self) -> Reranker:
+        """The reranker underneath."""
+        reranker: Reranker = self._handle.get(self._settings(), self._made)
+        return reranker
+
+    @abstractmethod
+    def _settings(self) -> Any:
+        """The fields that the reranker is made of."""
+
+    @property
+    @abstractmethod
+    def _model(self) -> str:
+        """The model's name in events."""
+
+    def _trace(self) -> Trace:
+        trace: Trace = self._steps.get(self._policy(), self._runner).trace()
+        return trace
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if not nodes:
+            return []
+        with self._announced(nodes, query_bundle) as run:
+            trace, hits = self._trace(), self._hits(nodes)
+            work = partial(self.reranker.rerank, run.query, hits)
+            run.result = self._nodes(nodes, trace.run(f"rerank:{self.reranker.name}", work, hits), trace)
+        return run.result
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if not nodes:
+            return []
+        with self._announced(nodes, query_bundle) as run:
+            trace, hits = self._trace(), self._hits(nodes)
+            work = partial(self.reranker.arerank, run.query, hits)
+            run.result = self._nodes(nodes, await trace.arun(f"rerank:{self.reranker.name}", work, hits), trace)
+        return run.result
+
+    def _hits(self, nodes: Sequence[NodeWithScore]) -> list[Hit]:
+        # The place among the nodes travels as the chunk's index: ids need not be unique here.
+        return [to_hit(found, place, mode=self.metadata_mode) for place, found in enumerate(nodes)]
+
+    def _nodes(self, nodes: Sequence[NodeWithScore], hits: Sequence[Hit], trace: Trace) -> list[NodeWithScore]:
+        degraded = {step.name: step.error for step in trace.steps if step.error is not None}
+        ranked: list[NodeWithScore] = []
+        for hit in hits[: self.top_n]:
+            found = nodes[hit.chunk.index]
+            node = found.node
+            if self.keep_retrieval_score:
+                node = node.model_copy(update={"metadata": {**node.metadata, "retrieval_score": found.score}})
+            before = found.degraded if isinstance(found, RetrievedNode) else {}
+            ranked.append(RetrievedNode(node=node, score=float(hit.score), degraded={**before, **degraded}))
+        return ranked
+
+    @contextmanager
+    def _announced(self, nodes: list[NodeWithScore], bundle: QueryBundle | None) -> Iterator[_Run]:
+        if bundle is None:
+            raise InputError("a reranker needs the query: pass query_bundle= or query_str=")
+        run = _Run(bundle.query_str)
+        top_n = self.top_n if self.top_n is not None else len(nodes)
+        dispatcher.event(ReRankStartEvent(query=bundle, nodes=nodes, top_n=top_n, model_name=self._model))
+        payload: dict[str, Any] = {
+            EventPayload.NODES: nodes,
+            EventPayload.MODEL_NAME: self._model,
+            EventPayload.QUERY_STR: bundle.query_str,
+            EventPayload.TOP_K: top_n,
+        }
+        with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
+            yield run
+            event.on_end(payload={EventPayload.NODES: run.result})
+        dispatcher.event(ReRankEndEvent(nodes=run.result))
+
+
+class _Run:
+    def __init__(self, query: str) -> None:
+        self.query = query
+        self.result: list[NodeWithScore] = []
 
 
 class SituateRerank(BaseRerank):
@@ -26,6 +148,8 @@ class SituateRerank(BaseRerank):
     Attributes:
         using: The reranker.
     """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"reranker": "using"}
 
     using: Any = Field(description="The reranker.")
 
@@ -45,38 +169,19 @@ class SituateRerank(BaseRerank):
     def _write(self, value: Any) -> str:
         return repr(value)
 
-    @property
-    def reranker(self) -> Reranker:
-        """The reranker underneath."""
+    def _settings(self) -> Any:
+        return id(self.using)
+
+    def _made(self) -> Reranker:
         reranker: Reranker = self.using
         return reranker
 
     @property
-    def _told_as(self) -> str:
+    def _model(self) -> str:
         return self.reranker.name
 
 
-class _LazyRerank(BaseRerank):
-    """Makes its reranker at first use."""
-
-    _reranker: Any = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
-
-    def _made(self) -> Reranker:
-        raise NotImplementedError
-
-    @property
-    def reranker(self) -> Reranker:
-        """The reranker underneath."""
-        if self._reranker is None:
-            with self._lock:
-                if self._reranker is None:
-                    self._reranker = self._made()
-        reranker: Reranker = self._reranker
-        return reranker
-
-
-class SituateLLMRerank(_LazyRerank):
+class SituateLLMRerank(BaseRerank):
     """A language model that judges passages.
 
     "pointwise" grades each passage alone, which no passage can disturb for another; "pairwise" compares the first few
@@ -92,64 +197,47 @@ class SituateLLMRerank(_LazyRerank):
     llm: Any = Field(default=None, description="The language model.")
     method: Literal["pointwise", "pairwise", "listwise"] = Field(default="pointwise", description="How it is asked.")
     top: int | None = Field(default=None, gt=0, description="How many nodes are judged.")
+    timeout: float | None = Field(default=30.0, gt=0, description="Seconds for the step, retries included.")
 
     @classmethod
     def class_name(cls) -> str:
         """The name LlamaIndex serialises the class by."""
         return "SituateLLMRerank"
 
+    @field_validator("llm")
+    @classmethod
+    def _check_llm(cls, value: Any) -> Any:
+        as_generator(value)
+        return value
+
     @field_serializer("llm")
     def _write_llm(self, value: Any) -> str:
-        return self._told_as
+        return self._model
 
     @property
-    def _told_as(self) -> str:
+    def _model(self) -> str:
         model: str = self.llm.metadata.model_name if isinstance(self.llm, LLM) else type(self.llm).__name__
         return "Settings.llm" if self.llm is None else model
+
+    def _settings(self) -> Any:
+        return id(self.llm), self.method, self.top
 
     def _made(self) -> Reranker:
         from situate.retrievers.rerank import ListwiseReranker, PairwiseReranker, PointwiseReranker
 
-        generator = LlamaIndexGenerator(self.llm) if self.llm is None or isinstance(self.llm, LLM) else self.llm
+        rerankers = {"pointwise": PointwiseReranker, "pairwise": PairwiseReranker, "listwise": ListwiseReranker}
         top: dict[str, Any] = {} if self.top is None else {"top": self.top}
-        match self.method:
-            case "pointwise":
-                return PointwiseReranker(generator, **top)
-            case "pairwise":
-                return PairwiseReranker(generator, **top)
-            case "listwise":
-                return ListwiseReranker(generator, **top)
+        reranker: Reranker = rerankers[self.method](as_generator(self.llm), **top)
+        return reranker
 
 
-class CrossEncoderRerank(_LazyRerank):
+class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):
     """A cross-encoder, which reads query and passage together (Nogueira and Cho 2019).
 
     Any model of sentence-transformers' `CrossEncoder`, in batches by token count. Long passages are read in windows,
-    not cut. Cheap to construct; loaded for the first query; pickled as its configuration.
-
-    Attributes:
-        model: Hub id or folder.
-        output: "probability" in [0, 1], "logit", or "model" for what ``CrossEncoder.predict`` returns.
-        aggregation: How the windows of a long passage become one score: "max", "first", "sum" or "parade".
-        max_tokens: Tokens of a window, query included; None: what the model says.
-        instruction: The task, for models that take one.
-        device: "auto", or a torch device.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        revision: Branch, tag or commit of the hub's repository.
-        trust_remote_code: Whether the model's own Python code may run.
-        allow_pickle: Whether pickled weights, which can run any code, may be read.
+    not cut. Cheap to construct; loaded for the first query; pickled as its configuration. The settings of the model
+    are those of `CrossEncoderOptions`.
     """
-
-    model: str = Field(default=DEFAULT_CROSS_ENCODER, description="Hub id or folder of the model.")
-    output: Output = Field(default="probability", description="What a score is.")
-    aggregation: Aggregation = Field(default="max", description="How windows become one score.")
-    max_tokens: int | None = Field(default=None, gt=0, description="Tokens of a window.")
-    instruction: str | None = Field(default=None, description="The task.")
-    device: str = Field(default="auto", description="Where the model runs.")
-    dtype: DType = Field(default="auto", description="What the model computes in.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
-    trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
-    allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -157,41 +245,31 @@ class CrossEncoderRerank(_LazyRerank):
         return "CrossEncoderRerank"
 
     @property
-    def _told_as(self) -> str:
+    def _model(self) -> str:
         return self.model
 
+    def _settings(self) -> Any:
+        return self._cross_encoder_settings()
+
     def _made(self) -> Reranker:
-        from situate.embedders.pairs.cross_encoder import CrossEncoderModel
         from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
 
-        return CrossEncoderReranker(
-            CrossEncoderModel(
-                self.model,
-                output=self.output,
-                aggregation=self.aggregation,
-                max_tokens=self.max_tokens,
-                instruction=self.instruction,
-                device=self.device,
-                dtype=self.dtype,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                allow_pickle=self.allow_pickle,
-            )
-        )
+        return CrossEncoderReranker(self._made_cross_encoder())
 
 
-class LateInteractionRerank(_LazyRerank):
+class LateInteractionRerank(BaseRerank):
     """MaxSim over the token vectors of an embedding model (Khattab and Zaharia 2020): no further weights.
 
     The score is the mean over the query's tokens of each one's best cosine in the passage. With ``prior`` the order
     that the nodes came in counts as well.
 
     Attributes:
-        embed_model: Gives the token vectors; best the one that the index uses, which is loaded already.
+        embed_model: Gives the token vectors; best the one that the index uses, which is loaded already. Without it,
+            ``Settings.embed_model`` where that is a `SituateEmbedding`.
         prior: Share of the scores that the nodes came with, from 0 to 1. Both are stretched to [0, 1] first.
     """
 
-    embed_model: SituateEmbedding = Field(default_factory=SituateEmbedding, description="Gives the token vectors.")
+    embed_model: SituateEmbedding = Field(default_factory=default_embedding, description="Gives the token vectors.")
     prior: float = Field(default=0.0, ge=0, le=1, description="Share of the scores that the nodes came with.")
 
     @classmethod
@@ -200,8 +278,11 @@ class LateInteractionRerank(_LazyRerank):
         return "LateInteractionRerank"
 
     @property
-    def _told_as(self) -> str:
+    def _model(self) -> str:
         return self.embed_model.model_name
+
+    def _settings(self) -> Any:
+        return id(self.embed_model.embedder), self.prior
 
     def _made(self) -> Reranker:
         from situate.retrievers.rerank.late_interaction import LateInteractionReranker

@@ -17,9 +17,10 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
-from situate.integrations.llama_index.convert import to_document, to_scored_node
+from situate.integrations._shared.origin import step_records
 from situate.integrations.llama_index.embedding import SituateEmbedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
+from situate.integrations.llama_index.nodes import to_document, to_scored_node
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
@@ -179,11 +180,7 @@ class SituateRetriever(BaseRetriever):
 
     def _nodes(self, found: SearchResult) -> list[NodeWithScore]:
         if found.steps:
-            steps = [
-                {"name": step.name, "seconds": step.seconds, "details": dict(step.details), "error": step.error}
-                for step in found.steps
-            ]
-            dispatcher.event(SituateStepsEvent(query=found.query, steps=steps))
+            dispatcher.event(SituateStepsEvent(query=found.query, steps=step_records(found.steps)))
         return [to_scored_node(hit, key=self._context_key, fields=self._context_fields) for hit in found]
 
 

@@ -12,8 +12,8 @@ from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore import BaseDocumentStore
 
 from situate.errors import InputError
-from situate.integrations.llama_index.convert import configuration, to_chunk, to_document, write_context
-from situate.integrations.llama_index.pickling import PicklesAsConfig
+from situate.integrations._shared.component import Configured, PicklesAsConfig
+from situate.integrations.llama_index.nodes import configuration, to_chunk, to_document, write_context
 from situate.types import Chunk, Document, Situator
 
 _GAP = "\n"
@@ -29,7 +29,7 @@ class _Group:
     chunks: list[Chunk]
 
 
-class SituatedContext(PicklesAsConfig, TransformComponent):
+class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
     """Writes what situates each node (headings, an LLM's sentence, ...) into the node's metadata.
 
     Nodes are taken together by document, so a situator sees whole documents and a language model's prompt cache is

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from llama_index.core.bridge.pydantic import Field, PrivateAttr
 from llama_index.core.schema import BaseNode, MetadataMode
@@ -18,13 +19,15 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
+from pydantic import SecretStr
 
 from situate.batches import in_batches
-from situate.errors import IncompatibleIndexError, InputError
+from situate.errors import IncompatibleIndexError, InputError, StorageError
+from situate.integrations._shared.component import Configured, Meaning, PicklesAsConfig, refuse_unknown
 from situate.integrations.llama_index.filters import all_of, to_qdrant_filter
-from situate.integrations.llama_index.pickling import PicklesAsConfig
 from situate.integrations.llama_index.points import (
     DOC_ID,
+    QueryWriter,
     dimension,
     in_documents,
     lowered,
@@ -32,8 +35,8 @@ from situate.integrations.llama_index.points import (
     sparse_vector,
     with_ids,
 )
-from situate.integrations.llama_index.queries import QueryWriter
 from situate.retrievers.config import LexicalScheme
+from situate.retrievers.storage.connect import MEMORY
 from situate.types import Chunk
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ _LOWERED = f"{_OURS}.lowered."
 _PAGE = 256
 
 
-class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
+class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
     """A LlamaIndex vector store on Qdrant: in this process by default, on any server with ``client=``.
 
     Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores read them and the other way round.
@@ -69,7 +72,8 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
 
     Attributes:
         collection_name: The collection; made when the first nodes are added.
-        path: Folder of the embedded store, or ":memory:".
+        path: Folder of the embedded store, ":memory:", a server's URL, or the URLs of a cluster's nodes.
+        api_key: A server's key. It is in no repr and no `to_dict`.
         dense_vector_name: The named vector that holds embeddings.
         sparse_vector_name: The named vector that holds BM25 terms.
         lexical: How BM25 vectors are made; None for a store without them.
@@ -78,10 +82,18 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
             trained with, cosine without an embedder.
     """
 
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        "url": "path",
+        "collection": "collection_name",
+        "enable_hybrid": lambda value: {} if value else {"lexical": None},
+        "batch_size": lambda value: {},  # points are written in pages of their own
+    }
+
     stores_text: bool = True
     is_embedding_query: bool = True
     collection_name: str = Field(default="llama_index", min_length=1, description="The Qdrant collection.")
-    path: str = Field(default=":memory:", description="Folder of the embedded store.")
+    path: str | list[str] = Field(default=MEMORY, description="Folder, URL, or URLs of a cluster.")
+    api_key: SecretStr | None = Field(default=None, exclude=True, description="A server's key.")
     dense_vector_name: str = Field(default="dense", description="Named vector of embeddings.")
     sparse_vector_name: str = Field(default="bm25", description="Named vector of BM25 terms.")
     lexical: LexicalScheme | None = Field(
@@ -93,23 +105,32 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
 
     _client: Any = PrivateAttr(default=None)
     _given: bool = PrivateAttr(default=False)
+    _closed: bool = PrivateAttr(default=False)
     _embedder: Any = PrivateAttr(default=None)
     _ready: bool = PrivateAttr(default=False)
     _encoder: Any = PrivateAttr(default=None)
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
 
     def __init__(self, client: QdrantClient | None = None, embedder: Embedder | None = None, **settings: Any) -> None:
+        if isinstance(client, str):  # LlamaIndex's own store takes the collection's name first
+            raise InputError(f"client={client!r} is no Qdrant client: pass collection_name={client!r}")
         super().__init__(**settings)
         self._client = client
         self._given = client is not None
         self._embedder = embedder
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._given or self.path == ":memory:":
+    def __getstate__(self) -> dict[Any, Any]:
+        if self._given or self.path == MEMORY:
             raise InputError(
                 "a vector store on a client or in memory cannot be pickled: give it path=..., and it pickles as that"
             )
         return super().__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Another object on the same store, which the original closes."""
+        settings = {name: getattr(self, name) for name in type(self).model_fields}
+        client = self.client if self.path == MEMORY else self._client
+        return type(self)(client=client, embedder=self._embedder, **copy.deepcopy(settings, memo))
 
     @classmethod
     def class_name(cls) -> str:
@@ -122,20 +143,57 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
     def client(self) -> QdrantClient:
         """The Qdrant client."""
         with self._lock:
+            if self._closed:
+                raise StorageError(
+                    f"this vector store on {self.path!r} is closed: make a new one with the same settings"
+                )
             if self._client is None:
-                from situate.retrievers.storage.edge import EdgeClient
+                from situate.retrievers.storage.connect import connect
 
-                self._client = EdgeClient(self.path)
+                key = {} if self.api_key is None else {"api_key": self.api_key.get_secret_value()}
+                self._client = connect(self.path, **key)
             client: QdrantClient = self._client
             return client
 
+    def open(self) -> Self:
+        """Open the store and check its collection now, so that a service fails when it starts and not when it is used.
+
+        Raises:
+            StoreLockedError: Another process has the embedded store open.
+            ServerError: No server answered.
+            IncompatibleIndexError: The collection was made for other vectors.
+        """
+        self._exists()
+        return self
+
+    async def aopen(self) -> Self:
+        """`open` without blocking the event loop."""
+        return await asyncio.to_thread(self.open)
+
     def close(self) -> None:
-        """Close the embedded store that this object opened. A client that was handed in stays open."""
+        """Close the store that this object opened. A client that was handed in stays open."""
         with self._lock:
             if self._client is not None and not self._given:
                 self._client.close()
-                self._client = None
+            self._client = None
+            self._closed = True
             self._ready = False
+
+    async def aclose(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
 
     def _exists(self) -> bool:
         """Whether the collection is there; one that is there is checked the first time."""
@@ -214,7 +272,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
             InputError: A node has no embedding, or one of another length than the others.
             NonFiniteVectorError: An embedding holds NaN or infinity. Nothing of the call is stored.
         """
-        _no_more(kwargs)
+        refuse_unknown("add", kwargs)
         if not nodes:
             return []
         size = dimension(nodes)
@@ -230,7 +288,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Delete the nodes of a document."""
-        _no_more(delete_kwargs)
+        refuse_unknown("delete", delete_kwargs)
         if self._exists():
             self.client.delete(self.collection_name, in_documents([ref_doc_id]), wait=True)
 
@@ -246,7 +304,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         Raises:
             InputError: Neither ids nor filters are given (`clear` deletes everything).
         """
-        _no_more(delete_kwargs)
+        refuse_unknown("delete_nodes", delete_kwargs)
         where = self._where(node_ids=node_ids, filters=filters)
         if where is None:
             raise InputError("delete_nodes needs node_ids or filters; clear() deletes everything")
@@ -374,7 +432,7 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
         **others: Any,
     ) -> dict[str, Any] | None:
         """The arguments of one Qdrant query; None where nothing can be found."""
-        _no_more(others)
+        refuse_unknown("query", others, ("qdrant_filters", "search_params", "mmr_threshold"))
         # `VectorStoreIndex.as_retriever` passes the empty list for "all nodes".
         where = self._where(
             node_ids=query.node_ids or None, doc_ids=query.doc_ids, filters=query.filters, further=qdrant_filters
@@ -387,8 +445,3 @@ class SituateVectorStore(PicklesAsConfig, BasePydanticVectorStore):
 def _fingerprint(embedder: Embedder) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(embedder.fingerprint, default=str))
     return values
-
-
-def _no_more(arguments: Mapping[str, Any]) -> None:
-    if arguments:
-        raise InputError(f"unknown arguments {sorted(arguments)}: a misspelt one would do nothing")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTextSplitter
 
 from situate.integrations.langchain import LangChainChunker
-from situate.integrations.langchain.chunking import StampingChunker
 from situate.integrations.langchain.documents import assemble
+from situate.integrations.langchain.splitter import OriginChunker
 from situate.types import Chunker, Document
 
 
@@ -19,11 +19,11 @@ def test_spans_are_exact_where_the_text_repeats_itself() -> None:
     assert [chunk.start for chunk in chunks] == [0, 3, 6, 9, 12]
 
 
-def test_stamped_chunks_of_a_foreign_splitter_hold_the_document() -> None:
+def test_chunks_with_origins_of_a_foreign_splitter_hold_the_document() -> None:
     text = "First paragraph.\n\nSecond  one, with  spaces.\n\n\nThird."
     document = Document("d", text, {"source": "a.md"})
     splitter = RecursiveCharacterTextSplitter(chunk_size=20, chunk_overlap=0)
-    chunks = StampingChunker(LangChainChunker(splitter)).split(document)
+    chunks = OriginChunker(LangChainChunker(splitter)).split(document)
     assert len(chunks) > 2
     assert assemble(chunks) == document
 
@@ -31,7 +31,7 @@ def test_stamped_chunks_of_a_foreign_splitter_hold_the_document() -> None:
 def test_fingerprints_tell_settings_apart() -> None:
     def fingerprint(size: int) -> object:
         splitter = RecursiveCharacterTextSplitter(chunk_size=size, chunk_overlap=0)
-        return StampingChunker(LangChainChunker(splitter)).fingerprint()
+        return OriginChunker(LangChainChunker(splitter)).fingerprint()
 
     assert fingerprint(20) == fingerprint(20)
     assert fingerprint(20) != fingerprint(30)

@@ -9,21 +9,21 @@ from hypothesis import given, strategies as st
 from langchain_core.documents import Document as LangChainDocument
 
 from situate.errors import InputError
+from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.integrations.langchain.documents import (
     RELEVANCE_SCORE,
-    STAMP_KEY,
     START_INDEX,
-    Stamp,
     assemble,
     chunk_context,
     document_id,
     from_chunk,
     from_document,
     from_result,
+    read_origin,
     situated_text,
-    stamped,
     to_chunk,
     to_document,
+    with_origins,
 )
 from situate.types import Chunk, Context, Document
 
@@ -42,7 +42,7 @@ def cut_documents(draw: st.DrawFn) -> tuple[Document, list[Chunk]]:
 @given(cut_documents())
 def test_chunks_hold_their_document(cut: tuple[Document, list[Chunk]]) -> None:
     document, chunks = cut
-    back = [to_chunk(from_chunk(chunk)) for chunk in stamped(document, chunks)]
+    back = [to_chunk(from_chunk(chunk)) for chunk in with_origins(document, chunks)]
     assert assemble(reversed(back)) == document
     for chunk, original in zip(back, chunks, strict=True):
         assert (chunk.id, chunk.text, chunk.start, chunk.end) == (
@@ -57,7 +57,9 @@ def test_chunks_hold_their_document(cut: tuple[Document, list[Chunk]]) -> None:
 @given(cut_documents(), st.data())
 def test_missing_chunks_leave_blanks_and_no_shift(cut: tuple[Document, list[Chunk]], data: st.DataObject) -> None:
     document, chunks = cut
-    known = data.draw(st.lists(st.sampled_from(stamped(document, chunks)), min_size=1, unique_by=lambda c: c.index))
+    known = data.draw(
+        st.lists(st.sampled_from(with_origins(document, chunks)), min_size=1, unique_by=lambda c: c.index)
+    )
     text = assemble(known).text
     for chunk in known:
         assert text[chunk.start : chunk.end] == chunk.text
@@ -69,12 +71,12 @@ def test_a_chunk_says_where_it_comes_from() -> None:
     context = Context(title="Numbers", headings=("Small",))
     first, second = (
         from_chunk(c)
-        for c in stamped(document, [Chunk.of(document, 0, 0, 4, context), Chunk.of(document, 1, 5, 9, context)])
+        for c in with_origins(document, [Chunk.of(document, 0, 0, 4, context), Chunk.of(document, 1, 5, 9, context)])
     )
     assert second.metadata["source"] == "a.md"
     assert second.metadata[START_INDEX] == 5
-    stamp = json.loads(second.metadata[STAMP_KEY])
-    assert {k: stamp[k] for k in ("document_id", "index", "chunks", "start", "end", "before")} == {
+    origin = json.loads(second.metadata[ORIGIN_KEY])
+    assert {k: origin[k] for k in ("document_id", "index", "chunks", "start", "end", "before")} == {
         "document_id": "d",
         "index": 1,
         "chunks": 2,
@@ -92,7 +94,7 @@ def test_a_changed_document_changes_the_stamps_of_all_its_chunks() -> None:
     # LangChain's index() hashes metadata: only so does it send all siblings of an edited chunk again.
     before, after = Document("d", "One. Two.", {}), Document("d", "One. 2345", {})
     stamps = [
-        [c.metadata[STAMP_KEY] for c in stamped(d, [Chunk.of(d, 0, 0, 4), Chunk.of(d, 1, 5, 9)])]
+        [c.metadata[ORIGIN_KEY] for c in with_origins(d, [Chunk.of(d, 0, 0, 4), Chunk.of(d, 1, 5, 9)])]
         for d in (before, after)
     ]
     assert stamps[0][0] != stamps[1][0]
@@ -118,7 +120,7 @@ def test_ids() -> None:
 
 def test_a_chunk_changed_after_splitting_is_refused() -> None:
     document = Document("d", "One. Two.", {})
-    chunk = from_chunk(stamped(document, [Chunk.of(document, 0, 0, 4)])[0])
+    chunk = from_chunk(with_origins(document, [Chunk.of(document, 0, 0, 4)])[0])
     chunk.page_content = "Title\n\nOne."
     with pytest.raises(InputError, match="has 11 characters, but 4 were cut"):
         to_chunk(chunk)
@@ -127,7 +129,7 @@ def test_a_chunk_changed_after_splitting_is_refused() -> None:
 @pytest.mark.parametrize("value", ["not ours", '{"other": 1}', "[]", 7])
 def test_a_foreign_value_under_our_key_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="did not write"):
-        Stamp.of({STAMP_KEY: value})
+        read_origin({ORIGIN_KEY: value})
 
 
 def test_a_result_carries_score_and_place() -> None:

@@ -157,9 +157,9 @@ def test_filters_reach_the_store(embeddings: SituateEmbeddings, handbook: list[D
 
 
 def test_bad_settings(embeddings: SituateEmbeddings) -> None:
-    with pytest.raises(ValidationError, match="n\n"):
-        HyDEEmbeddings(embeddings=embeddings, llm=FakeListChatModel(responses=DRAFTS), n=0)
+    with pytest.raises(ValidationError, match="drafts\n"):
+        HyDEEmbeddings(embeddings=embeddings, llm=FakeListChatModel(responses=DRAFTS), drafts=0)
     with pytest.raises(ValidationError, match="llm is a str"):
         HyDEEmbeddings(embeddings=embeddings, llm="gpt")  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="drafts"):
-        HyDEEmbeddings(embeddings=embeddings, llm=FakeListChatModel(responses=DRAFTS), drafts=2)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="did you mean 'drafts'"):
+        HyDEEmbeddings(embeddings=embeddings, llm=FakeListChatModel(responses=DRAFTS), draft=2)  # type: ignore[call-arg]

@@ -20,7 +20,7 @@ from situate.chunkers import Chunk, Document as SituateDocument, HeadingSituator
 from situate.chunkers.situators.generating import SituatingWarning
 from situate.chunkers.situators.sentence import LLMSituator
 from situate.integrations.llama_index import LlamaIndexGenerator, SituatedContext
-from situate.integrations.llama_index.convert import to_chunk, to_node
+from situate.integrations.llama_index.nodes import to_chunk, to_node
 
 TEXT = (
     "# Travel\n\nBook with the desk.\n\n## Costs\n\nIt pays 180 euros.\n\nThe head signs above that.\n\n"

@@ -1,10 +1,11 @@
-"""LlamaIndex documents and nodes <-> situate documents, chunks and hits."""
+"""LlamaIndex documents and nodes <-> situate documents, chunks and hits; the origin in a node's metadata."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass, replace
-from typing import Any
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import (
     BaseNode,
@@ -15,16 +16,32 @@ from llama_index.core.schema import (
     RelatedNodeInfo,
     TextNode,
 )
+from pydantic import Field
 
 from situate.chunkers.spans import base_context
-from situate.integrations.llama_index.origin import Stamp, without_stamp
+from situate.embedders.types import ChunkScheme
+from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
+from situate.outside import load_json
 from situate.retrievers.types import Hit
 from situate.types import Chunk, Context, Document
+
+if TYPE_CHECKING:
+    from situate.embedders.embedder import Embedder
 
 #: Metadata keys of LlamaIndex's readers, and what situate calls the same thing.
 _READER_KEYS = {"file_path": "path", "creation_date": "date"}
 #: Where a document that goes through an `Index` keeps how LlamaIndex shows it.
 _VIEW_KEY = "_llama_index"
+
+
+class RetrievedNode(NodeWithScore):
+    """A node with its score, and what went wrong on the way to it.
+
+    Attributes:
+        degraded: The optional steps that failed and were skipped, each with the reason; {} where none did.
+    """
+
+    degraded: dict[str, str] = Field(default_factory=dict)
 
 
 def to_document(node: BaseNode, *, keep_view: bool = False) -> Document:
@@ -36,7 +53,7 @@ def to_document(node: BaseNode, *, keep_view: bool = False) -> Document:
         node: The document.
         keep_view: Note in the metadata which keys are hidden from which model, for `to_node` to restore.
     """
-    metadata = without_stamp(node.metadata)
+    metadata = without_origin(node.metadata)
     for theirs, ours in _READER_KEYS.items():
         if theirs in metadata:
             metadata.setdefault(ours, metadata[theirs])
@@ -48,7 +65,7 @@ def to_document(node: BaseNode, *, keep_view: bool = False) -> Document:
 
 def to_chunk(node: BaseNode, index: int = 0) -> Chunk:
     """A node as a chunk. A node without offsets counts as the whole of its document."""
-    stamp = Stamp.read(node)
+    origin = read_origin(node)
     text = node.get_content()
     start, end = _span(node)
     return Chunk(
@@ -58,8 +75,8 @@ def to_chunk(node: BaseNode, index: int = 0) -> Chunk:
         text=text,
         start=start,
         end=end,
-        context=stamp.context if stamp is not None else base_context(to_document(node)),
-        metadata=without_stamp(node.metadata),
+        context=origin.context if origin is not None else base_context(to_document(node)),
+        metadata=without_origin(node.metadata),
     )
 
 
@@ -94,7 +111,7 @@ def write_context(
     llm: bool = True,
     known: Mapping[str, Any] | None = None,
 ) -> None:
-    """Put what situates a node into its metadata: rendered under ``key``, and whole into the stamp.
+    """Put what situates a node into its metadata: rendered under ``key``, and whole into the origin.
 
     Args:
         node: Changed in place.
@@ -117,7 +134,7 @@ def write_context(
         node.metadata = {**node.metadata, key: rendered}
         node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, key, not embed)
         node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, key, not llm)
-    replace(Stamp.read(node) or Stamp(), context=chunk.context).write(node)
+    write_origin(node, replace(read_origin(node) or ChunkOrigin(), context=chunk.context))
 
 
 def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = MetadataMode.NONE) -> Hit:
@@ -141,6 +158,94 @@ def configuration(part: object) -> Any:
     if callable(fingerprint := getattr(part, "fingerprint", None)):
         return {"class": name, "configuration": fingerprint()}
     return repr(part) if is_dataclass(part) else name
+
+
+# -- the origin in a node's metadata --------------------------------------------------------------------------------
+
+
+def write_origin(node: BaseNode, origin: ChunkOrigin) -> None:
+    """Put where a node comes from into its metadata, hidden from what models read.
+
+    A cached or stored node is only worth its vector while model, scheme, document and text are still the ones that
+    made it; that all four are in the metadata also tells LlamaIndex's caches two such nodes apart.
+    """
+    values: dict[str, Any] = {
+        "model": origin.model,
+        "scheme": origin.scheme,
+        "doc_hash": origin.document_hash,
+        "span": (origin.start, origin.end) if origin.end else None,
+        "text": origin.text,
+        "context": origin.context.to_dict(),
+    }
+    text = json.dumps({k: v for k, v in values.items() if v}, sort_keys=True, ensure_ascii=False)
+    node.metadata = {**node.metadata, ORIGIN_KEY: text}
+    for hidden in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
+        if ORIGIN_KEY not in hidden:
+            hidden.append(ORIGIN_KEY)
+
+
+def read_origin(node: BaseNode) -> ChunkOrigin | None:
+    """Where the node comes from; None where its metadata does not say, or holds a value that is not ours."""
+    raw = node.metadata.get(ORIGIN_KEY)
+    try:
+        values = load_json(raw, ORIGIN_KEY) if isinstance(raw, str) else None
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    span = values.get("span")
+    start, end = span if isinstance(span, list) and len(span) == 2 else (0, 0)
+    return ChunkOrigin(
+        document_hash=str(values.get("doc_hash", "")),
+        start=start,
+        end=end,
+        context=Context.from_dict(values.get("context") or {}),
+        model=str(values.get("model", "")),
+        scheme=values.get("scheme"),
+        text=str(values.get("text", "")),
+    )
+
+
+def holds_for(origin: ChunkOrigin, node: BaseNode, model: str) -> bool:
+    """Whether the node's embedding is the late one of its present text by this model."""
+    return (
+        node.embedding is not None
+        and bool(origin.model)
+        and origin.model == model
+        and origin.text == text_digest(node.get_content())
+    )
+
+
+def forget_vector(node: BaseNode) -> None:
+    """Take the vector's part of the origin away; what situates the node stays."""
+    origin = read_origin(node)
+    if origin is not None and origin.context != Context():
+        write_origin(node, replace(origin, model="", scheme=None, text=""))
+    else:
+        node.metadata = without_origin(node.metadata)
+
+
+def without_origin(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata without the origin."""
+    return {key: value for key, value in metadata.items() if key != ORIGIN_KEY}
+
+
+def text_digest(text: str) -> str:
+    """16 hex digits that identify a text."""
+    return digest(text)[:16]
+
+
+def model_key(embedder: Embedder) -> str:
+    """Names the encoder: two with the same key put the same text at the same place."""
+    values = {name: value for name, value in embedder.fingerprint.items() if name != "scheme"}
+    return f"{values.get('model', '')}@{text_digest(json.dumps(values, sort_keys=True, default=str))}"
+
+
+def scheme_key(scheme: ChunkScheme) -> dict[str, Any]:
+    """The scheme's fields that differ from the default, as JSON values."""
+    default = ChunkScheme()
+    values = asdict(scheme)
+    return {f.name: values[f.name] for f in fields(scheme) if values[f.name] != getattr(default, f.name)}
 
 
 def _span(node: BaseNode) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""What the classes of both frameworks share. Imports neither framework."""

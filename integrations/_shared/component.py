@@ -1,0 +1,154 @@
+"""How the classes of both frameworks are made, copied and pickled: as what they were constructed with."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel, model_validator
+
+from situate.errors import InputError, UnknownArgumentError
+
+T = TypeVar("T")
+
+#: What another library's parameter means here: our name for it, or a function from its value to our parameters.
+Meaning: TypeAlias = str | Callable[[Any], Mapping[str, Any]]
+
+
+class Handle(Generic[T]):
+    """Something that is expensive to make: made at first use, once, and anew where its settings have changed.
+
+    Copies share what is made. Pickling leaves it behind, unless it was given and not made.
+
+    Args:
+        given: What is there already and cannot be made from settings.
+    """
+
+    def __init__(self, given: T | None = None) -> None:
+        self.given = given
+        self._made: tuple[Any, T] | None = None
+        self._lock = threading.Lock()
+
+    def get(self, settings: Any, make: Callable[[], T]) -> T:
+        """What was given; else what ``make`` returned for these settings."""
+        if self.given is not None:
+            return self.given
+        made = self._made
+        if made is None or made[0] != settings:
+            with self._lock:
+                made = self._made
+                if made is None or made[0] != settings:
+                    made = self._made = (settings, make())
+        return made[1]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copy = type(self)(self.given)
+        copy._made = self._made
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.given,)
+
+
+class Configured(BaseModel):
+    """A pydantic class that knows its parameters, also by the names of other libraries, and refuses all others."""
+
+    #: Parameters of the classes that users come from, and what they mean here.
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {}
+    #: Parameters of those classes that mean something else, and what to say about them.
+    known_otherwise: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate(cls, given: Any) -> Any:
+        return translated(cls, cls.model_fields, given) if isinstance(given, Mapping) else given
+
+
+def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, under our own names.
+
+    Args:
+        cls: A class with ``also_known_as`` and ``known_otherwise``.
+        names: Its parameters.
+        given: Arguments by name.
+
+    Raises:
+        UnknownArgumentError: There is no such parameter; the message names the right one.
+        InputError: One is given twice.
+    """
+    names = set(names)
+    settings: dict[str, Any] = {}
+    for name, value in given.items():
+        meaning = None if name in names else cls.also_known_as.get(name)
+        if meaning is None and name not in names:
+            raise UnknownArgumentError(f"{cls.__name__} has no parameter {name!r}: {suggestion(name, cls, names)}")
+        ours = {name: value} if meaning is None else {meaning: value} if isinstance(meaning, str) else meaning(value)
+        for key, setting in ours.items():
+            if key in settings or (key != name and key in given):
+                raise InputError(f"{cls.__name__} was given {key!r} twice, once as {name!r}: leave one of them out")
+            settings[key] = setting
+    return settings
+
+
+def suggestion(name: str, cls: Any, names: Iterable[str]) -> str:
+    """Which parameter to use in place of one that a class does not have."""
+    names = sorted(names)
+    if (said := getattr(cls, "known_otherwise", {}).get(name)) is not None:
+        return str(said)
+    close = difflib.get_close_matches(name, [*names, *getattr(cls, "also_known_as", ())], 1)
+    return f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(names)}"
+
+
+def refuse_unknown(where: str, arguments: Mapping[str, Any], names: Iterable[str] = ()) -> None:
+    """Refuses arguments that a framework's signature admits and the method does not read.
+
+    Raises:
+        UnknownArgumentError: There are any; the message names the close ones among ``names``.
+    """
+    if arguments:
+        close = [match for name in arguments for match in difflib.get_close_matches(name, list(names), 1)]
+        hint = f" (did you mean {', '.join(close)}?)" if close else ""
+        raise UnknownArgumentError(f"{where}() got unexpected keyword arguments: {', '.join(sorted(arguments))}{hint}")
+
+
+class PicklesAsConfig(BaseModel):
+    """Pickles and deep-copies as what it was constructed with; handles are left behind, or shared by a copy.
+
+    LlamaIndex's own ``__getstate__`` would ship every private attribute that pickle accepts (a whole model, say) and
+    its ``__setstate__`` would then construct the object anew and drop it.
+    """
+
+    #: Fields that hold clients, models and locks: a deep copy has the same ones.
+    shared_on_copy: ClassVar[tuple[str, ...]] = ()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        fields = type(self).model_fields
+        # Callback handlers hold sockets and locks, and what they collect in another process is not read.
+        values = {name: value for name, value in self.__dict__.items() if name in fields and name not in _CALLBACKS}
+        private = self.__pydantic_private__ or {}
+        given = {name: value for name, value in private.items() if isinstance(value, Handle) and value.given}
+        return {
+            "__dict__": values,
+            "__pydantic_extra__": None,
+            "__pydantic_fields_set__": set(self.__pydantic_fields_set__),
+            "__pydantic_private__": given or None,
+        }
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
+        for name, value in (state["__pydantic_private__"] or {}).items():
+            setattr(self, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        for name in (*_CALLBACKS, *type(self).shared_on_copy):
+            value = getattr(self, name, None)
+            for shared in (value, *(value if isinstance(value, list | tuple) else ())):
+                memo[id(shared)] = shared
+        return super().__deepcopy__(memo)
+
+
+#: Where LlamaIndex and LangChain keep callback managers.
+_CALLBACKS = ("callback_manager", "callbacks")

@@ -1,0 +1,68 @@
+"""Where a chunk comes from: the value that both frameworks keep in a chunk's metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from situate.retrievers.types import Step
+from situate.types import Context
+
+#: The one metadata key that situate adds to a chunk. Its value is text (JSON), because several vector stores take only
+#: flat metadata.
+ORIGIN_KEY = "situate"
+#: The metadata key under which prompts and models read what situates a chunk.
+CONTEXT_KEY = "situated_context"
+#: Where a document or a node notes which optional steps of its query were skipped.
+DEGRADED_KEY = "situate_degraded"
+
+
+@dataclass(frozen=True)
+class ChunkOrigin:
+    """Where a chunk comes from, what situates it, and which vector it carries.
+
+    Attributes:
+        document_id: The document's id.
+        document_hash: SHA-256 (hex) of the document: a changed document changes the origins of all its chunks,
+            because all their late vectors are stale.
+        index: The chunk's place among the document's chunks, from 0.
+        chunks: How many chunks the document has.
+        start: First character in the document's text.
+        end: One past the last character.
+        before: The document's text between the chunk before and this one (usually white space).
+        after: What follows the last chunk.
+        own: The document's own ``start_index`` in a list, where its metadata has one.
+        context: What situates the chunk.
+        model: The encoder of the vector that the chunk carries; "" where it carries none of ours.
+        scheme: The `ChunkScheme` fields of that vector that differ from the default.
+        text: Digest of the text that the vector was made of.
+    """
+
+    document_id: str = ""
+    document_hash: str = ""
+    index: int = 0
+    chunks: int = 0
+    start: int = 0
+    end: int = 0
+    before: str = ""
+    after: str = ""
+    own: Sequence[Any] = ()
+    context: Context = field(default_factory=Context)
+    model: str = ""
+    scheme: Mapping[str, Any] | None = None
+    text: str = ""
+
+
+def digest(text: str) -> str:
+    """SHA-256 (hex) of a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def step_records(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """What the steps of a query did, as plain values for events."""
+    return [
+        {"name": step.name, "seconds": step.seconds, "details": dict(step.details), "error": step.error}
+        for step in steps
+    ]

@@ -1,0 +1,261 @@
+"""The settings of models and of HyDE as pydantic fields, written once for both frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from situate.embedders.types import OnOverflow, Pooling
+from situate.errors import InputError
+from situate.integrations._shared.component import Configured, Meaning
+from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
+
+if TYPE_CHECKING:
+    from situate.embedders.embedder import Embedder
+    from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+
+def only(name: str, value: Any, reason: str) -> Callable[[Any], Mapping[str, Any]]:
+    """The meaning of a parameter that may have one value only, because that is what happens anyway."""
+
+    def meaning(given: Any) -> Mapping[str, Any]:
+        if given is not None and given != value:
+            raise InputError(f"{name}={given!r}: {reason}")
+        return {}
+
+    return meaning
+
+
+def unpacked(name: str, known: Mapping[str, Meaning]) -> Callable[[Any], Mapping[str, Any]]:
+    """The meaning of a parameter that holds parameters of another library by name.
+
+    Args:
+        name: The parameter.
+        known: What may stand in it, and what that means here.
+    """
+
+    def meaning(given: Any) -> Mapping[str, Any]:
+        settings: dict[str, Any] = {}
+        for key, value in (given or {}).items():
+            if key not in known:
+                raise InputError(
+                    f"{name}[{key!r}] is not passed on to a model: of {name} only {', '.join(sorted(known))} are read"
+                )
+            ours = known[key]
+            settings.update({ours: value} if isinstance(ours, str) else ours(value))
+        return settings
+
+    return meaning
+
+
+def _format(given: Any) -> Mapping[str, Any]:
+    # torch.float16 prints as "torch.float16"; the module itself is not to be imported for that.
+    return {"dtype": str(given).removeprefix("torch.")}
+
+
+_NORMALISED = "vectors have norm 1, except those of models that were trained for the dot product"
+_BATCHES = "batches are made by token count"
+_LOADING: dict[str, Meaning] = {
+    "device": "device",
+    "revision": "revision",
+    "trust_remote_code": "trust_remote_code",
+    "dtype": _format,
+    "torch_dtype": _format,
+}
+
+
+class EmbedderOptions(Configured):
+    """How texts become vectors: the settings of `situate.embedders.Embedder`, without the model's name.
+
+    Attributes:
+        query_instruction: Written in front of a query; None: what the model's own card says.
+        document_instruction: Written in front of a document; None: what the model's own card says.
+        task: The task that the query instruction names, for models that take one.
+        dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
+        pooling: How token vectors become one; None: what the model says.
+        max_tokens: Tokens that a text is cut to; None: what the model says.
+        layers: Run only the model's first so many layers (2D Matryoshka models).
+        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        adapters: Names of LoRA adapters and their folders or hub ids.
+        adapter: The one that texts are embedded with.
+        query_adapter: The one for queries, where a pair was trained for both sides.
+        device: "auto", or a torch device; a list gives each device a process of its own.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        on_overflow: What happens to a text that is longer than the model reads: "warn", "raise" or "window".
+        revision: Branch, tag or commit of the hub's repository.
+        trust_remote_code: Whether the model's own Python code may run.
+        allow_pickle: Whether pickled weights, which can run any code, may be read.
+    """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        "text_instruction": "document_instruction",
+        "max_length": "max_tokens",
+        "max_seq_length": "max_tokens",
+        "truncate_dim": "dimensions",
+        "target_devices": "device",
+        "normalize": only("normalize", True, _NORMALISED),
+        "model_kwargs": unpacked("model_kwargs", _LOADING),
+        "encode_kwargs": unpacked(
+            "encode_kwargs",
+            {
+                "normalize_embeddings": only("encode_kwargs['normalize_embeddings']", True, _NORMALISED),
+                "prompt": "document_instruction",
+                "batch_size": lambda value: {},  # batches are made by token count
+                "show_progress_bar": only("encode_kwargs['show_progress_bar']", False, "there is no progress bar"),
+            },
+        ),
+        "query_encode_kwargs": unpacked(
+            "query_encode_kwargs",
+            {
+                "normalize_embeddings": only("query_encode_kwargs['normalize_embeddings']", True, _NORMALISED),
+                "prompt": "query_instruction",
+                "batch_size": lambda value: {},
+            },
+        ),
+    }
+    known_otherwise: ClassVar[Mapping[str, str]] = {
+        "normalize_embeddings": f"{_NORMALISED}; leave it out",
+        "cache_folder": "models are found where huggingface_hub keeps them; set HF_HOME, or give a folder as the model",
+        "batch_size": f"{_BATCHES}; leave it out",
+        "query_prefix": "it is query_instruction here",
+        "document_prefix": "it is document_instruction here",
+        "prompts": "they are query_instruction and document_instruction here",
+        "backend": "the model runs in this process; for a server's model use from_embedder",
+        "parallel_process": "give device a list of devices: each gets a process of its own",
+        "multi_process": "give device a list of devices: each gets a process of its own",
+    }
+
+    query_instruction: str | None = Field(default=None, description="Written in front of a query.")
+    document_instruction: str | None = Field(default=None, description="Written in front of a document.")
+    task: str | None = Field(default=None, description="The task that the query instruction names.")
+    dimensions: int | None = Field(default=None, gt=0, description="Leading dimensions to keep.")
+    pooling: Pooling | None = Field(default=None, description="How token vectors become one.")
+    max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
+    layers: int | None = Field(default=None, gt=0, description="First layers to run.")
+    extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
+        default=None, description="How longer texts than trained are read."
+    )
+    adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
+    adapter: str | None = Field(default=None, description="The adapter to embed with.")
+    query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")
+    device: str | list[str] = Field(default="auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Format of the weights."
+    )
+    on_overflow: OnOverflow = Field(default="warn", description="What happens to texts that are too long.")
+    revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
+    trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
+    allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")
+
+    def _embedder_settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in EmbedderOptions.model_fields}
+
+    def _made_embedder(self, model: str) -> Embedder:
+        from situate.embedders import Embedder
+
+        return Embedder(model, **self._embedder_settings())
+
+
+class CrossEncoderOptions(Configured):
+    """A cross-encoder's settings.
+
+    Attributes:
+        model: Hub id or folder of what sentence-transformers' `CrossEncoder` loads.
+        output: "probability" in [0, 1], "logit", or "model" for what ``CrossEncoder.predict`` returns.
+        aggregation: How the windows of a long passage become one score: "max", "first", "sum" or "parade".
+        max_tokens: Tokens of a window, query included; None: what the model says.
+        instruction: The task, for models that take one.
+        device: "auto", or a torch device.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        revision: Branch, tag or commit of the hub's repository.
+        trust_remote_code: Whether the model's own Python code may run.
+        allow_pickle: Whether pickled weights, which can run any code, may be read.
+    """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        "model_name": "model",
+        "max_length": "max_tokens",
+        "model_kwargs": unpacked("model_kwargs", {**_LOADING, "max_length": "max_tokens"}),
+        "cross_encoder_kwargs": unpacked(
+            "cross_encoder_kwargs", {**_LOADING, "max_length": "max_tokens", "prompts": "instruction"}
+        ),
+    }
+    known_otherwise: ClassVar[Mapping[str, str]] = {
+        "top_k": "it is top_n here",
+        "batch_size": f"{_BATCHES}; leave it out",
+        "cache_folder": "models are found where huggingface_hub keeps them; set HF_HOME, or give a folder as the model",
+    }
+
+    model: str = Field(default=DEFAULT_CROSS_ENCODER, description="Hub id or folder of the model.")
+    output: Literal["model", "logit", "probability"] = Field(default="probability", description="What a score is.")
+    aggregation: Literal["max", "first", "sum", "parade"] = Field(
+        default="max", description="How windows become one score."
+    )
+    max_tokens: int | None = Field(default=None, gt=0, description="Tokens of a window.")
+    instruction: str | None = Field(default=None, description="The task.")
+    device: str = Field(default="auto", description="Where the model runs.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="What the model computes in."
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
+    trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
+    allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")
+
+    def _cross_encoder_settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in CrossEncoderOptions.model_fields}
+
+    def _made_cross_encoder(self) -> CrossEncoderModel:
+        from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+
+        return CrossEncoderModel(**self._cross_encoder_settings())
+
+
+class StepOptions(BaseModel):
+    """How an optional step may fail.
+
+    Attributes:
+        timeout: Seconds for the step, retries included; None for no limit.
+        retries: Further attempts after a failure that may pass.
+        on_error: "degrade" goes on without the step, logs a warning and marks the result; "raise" raises a
+            `StepError`.
+    """
+
+    timeout: float | None = Field(default=30.0, gt=0, description="Seconds for the step, retries included.")
+    retries: int = Field(default=1, ge=0, description="Further attempts.")
+    on_error: OnError = Field(default="degrade", description="What a failure does.")
+
+    def _policy(self) -> StepPolicy:
+        return StepPolicy(timeout=self.timeout, retries=self.retries, on_error=self.on_error)
+
+    def _runner(self) -> StepRunner:
+        return StepRunner(self._policy())
+
+
+class HydeOptions(Configured, StepOptions):
+    """How hypothetical documents are asked for.
+
+    Attributes:
+        drafts: Drafts to ask for, in one batch; 8 in the paper.
+        query_weight: Weight of the query's own vector in the mean, where a draft has 1; 0 leaves it out.
+        language: The language to write in, for prompts that name one.
+        concurrency: Requests under way at once.
+        timeout: Seconds for writing the drafts, retries included; None for no limit.
+        retries: Further attempts after a failure that may pass.
+        on_error: "degrade" searches with the plain query and logs a warning; "raise" raises a `StepError`.
+    """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        "n": "drafts",
+        "max_concurrency": "concurrency",
+        "include_original": lambda value: {} if value else {"query_weight": 0.0},
+    }
+
+    drafts: int = Field(default=4, ge=1, le=64, description="Drafts to ask for.")
+    query_weight: float = Field(default=1.0, ge=0, description="Weight of the query's own vector.")
+    language: str | None = Field(default=None, description="The language to write in.")
+    concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
