@@ -77,8 +77,8 @@ def code_tables(embedder: Embedder) -> Tables:
     text = TextChunker(size=200, tokenizer=embedder.tokenizer)
     code = CodeChunker(size=200, tokenizer=embedder.tokenizer)
     fast = PipelineConfig.fast()
-    unsplit = fast.with_(lexical=LexicalScheme(split_identifiers=False))
-    unnamed = fast.with_(lexical=LexicalScheme(context=()))
+    unsplit = replace(fast, lexical=LexicalScheme(split_identifiers=False))
+    unnamed = replace(fast, lexical=LexicalScheme(context=()))
     return {
         "code, dense alone": {
             "TextChunker": Trial(text),
@@ -96,7 +96,7 @@ def code_tables(embedder: Embedder) -> Tables:
             "CodeChunker": Trial(code, fast),
             "CodeChunker, identifiers whole": Trial(code, unsplit),
             "CodeChunker, BM25 without names": Trial(code, unnamed),
-            "CodeChunker, dense without names": Trial(code, fast.with_(dense=replace(fast.dense, context=()))),
+            "CodeChunker, dense without names": Trial(code, replace(fast, dense=replace(fast.dense, context=()))),
             "TextChunker": Trial(text, fast),
         },
     }

@@ -30,18 +30,18 @@ def main() -> None:
     questions = [question for question in load_questions(EXAMPLES / "questions.json") if question.document]
     names = ("plain", "fast", "quality")
     presets: dict[str, PipelineConfig] = {name: getattr(PipelineConfig, name)() for name in names}
-    presets["fast, DBSF"] = presets["fast"].with_(fusion="dbsf")
+    presets["fast, DBSF"] = replace(presets["fast"], fusion="dbsf")
     lexical = presets["fast"].lexical
     assert lexical is not None
-    presets["fast - BM25 neighbours"] = presets["fast"].with_(lexical=replace(lexical, neighbours=0.0))
+    presets["fast - BM25 neighbours"] = replace(presets["fast"], lexical=replace(lexical, neighbours=0.0))
     presets["late chunking"] = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
-    presets["quality - MaxSim"] = presets["quality"].with_(token_vectors=None)
-    presets["quality - late chunking"] = presets["quality"].with_(dense=presets["fast"].dense)
+    presets["quality - MaxSim"] = replace(presets["quality"], token_vectors=None)
+    presets["quality - late chunking"] = replace(presets["quality"], dense=presets["fast"].dense)
     for name, preset in presets.items():
         ranks: dict[str, dict[str, np.ndarray]] = {}
         for added, pooled in (("", False), (" + headings", False), (" + headings, pooled", True)):
             dense = replace(preset.dense, context=("headings",) if added else (), pool_context=pooled)
-            with Index(embedder, chunker=Index(plain).chunker, config=preset.with_(dense=dense)) as index:
+            with Index(embedder, chunker=Index(plain).chunker, config=replace(preset, dense=dense)) as index:
                 index.add(documents)
                 found = [index.search(question.text, k=50) for question in questions]
             places = [

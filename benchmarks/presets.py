@@ -33,7 +33,7 @@ from situate.retrievers.evaluation import CachedEncoder
 PRESETS = {
     "plain": PipelineConfig.plain(),
     "fast": PipelineConfig.fast(),
-    "fast, fused by Qdrant (DBSF)": PipelineConfig.fast().with_(fusion="dbsf"),
+    "fast, fused by Qdrant (DBSF)": replace(PipelineConfig.fast(), fusion="dbsf"),
     "quality": PipelineConfig.quality(),
 }
 #: The first queries, whose times do not count. No query is asked twice: the second time it would be kept.

@@ -200,13 +200,13 @@ def run(
     rows = {
         WITHOUT: (chunks, fast),
         "+ sentence, BM25": (situated[SENTENCE], fast),
-        "+ sentence, BM25 and dense": (situated[SENTENCE], fast.with_(dense=in_front)),
+        "+ sentence, BM25 and dense": (situated[SENTENCE], replace(fast, dense=in_front)),
         "+ questions, BM25": (situated[QUESTIONS], fast),
-        "+ questions, BM25 and by meaning (0.2)": (situated[QUESTIONS], fast.with_(questions=0.2)),
-        "+ questions, BM25 and by meaning (1)": (situated[QUESTIONS], fast.with_(questions=1.0)),
+        "+ questions, BM25 and by meaning (0.2)": (situated[QUESTIONS], replace(fast, questions=0.2)),
+        "+ questions, BM25 and by meaning (1)": (situated[QUESTIONS], replace(fast, questions=1.0)),
         "+ answered questions, BM25": (answered, fast),
-        "+ answered questions, BM25 and by meaning (0.2)": (answered, fast.with_(questions=0.2)),
-        "+ answered questions, BM25 and by meaning (1)": (answered, fast.with_(questions=1.0)),
+        "+ answered questions, BM25 and by meaning (0.2)": (answered, replace(fast, questions=0.2)),
+        "+ answered questions, BM25 and by meaning (1)": (answered, replace(fast, questions=1.0)),
     }
     searches: dict[str, Callable[[str], Iterable[Hit]]] = {}
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ from situate.embedders import Embedder
 from situate.retrievers import Hit, Index, PipelineConfig, QueryVectors
 from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.rerank import LateInteractionReranker
+from situate.retrievers.search.gateway import gateway
 from situate.retrievers.search.hybrid import HybridSearch
 
 #: How far down a ranking the right passage is looked for.
@@ -20,7 +21,7 @@ DEPTH = 50
 _QUALITY = PipelineConfig.quality()
 #: The preset with the headings written in front of what the model reads, for a handbook's headings say a lot; and
 #: without stored token vectors, because the reranker below makes its own, with the headings among them.
-FULL = _QUALITY.with_(dense=replace(_QUALITY.dense, context=("headings",), pool_context=True), token_vectors=None)
+FULL = replace(_QUALITY, dense=replace(_QUALITY.dense, context=("headings",), pool_context=True), token_vectors=None)
 
 
 def reranker(embedder: Embedder) -> LateInteractionReranker:
@@ -40,7 +41,7 @@ class Stage:
 
 STAGES = (
     Stage("plain", "each chunk embedded alone, cosine", PipelineConfig.plain()),
-    Stage("+ context", "late chunking, neighbours, headings in front", FULL.with_(lexical=None, feedback=None)),
+    Stage("+ context", "late chunking, neighbours, headings in front", replace(FULL, lexical=None, feedback=None)),
     Stage("+ hybrid", "BM25 over headings and text, fused; feedback", FULL),
     Stage("+ reranking", "MaxSim over token vectors of headings and text", FULL, reranked=True),
 )
@@ -90,7 +91,7 @@ class Comparison:
     def __init__(self, client: QdrantClient, plain: Index, full: Index) -> None:
         self.embedder: Embedder = full.embedder
         self._searches = [
-            HybridSearch(client, index.collection, stage.config)
+            HybridSearch(gateway(client, index.collection), stage.config)
             for index, stage in zip([plain, full, full, full], STAGES, strict=True)
         ]
         self._lexical = LexicalEncoder(FULL.lexical) if FULL.lexical is not None else None

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from situate.retrievers.pipeline.steps import StepPolicy as StepPolicy
     from situate.retrievers.retriever import Retriever as Retriever, RetrieverSettings as RetrieverSettings
     from situate.retrievers.search.boosts import PayloadScore as PayloadScore, Recency as Recency
-    from situate.retrievers.search.feedback import rocchio as rocchio
-    from situate.retrievers.search.hybrid import QueryVectors as QueryVectors
+    from situate.retrievers.search.fusion import rocchio as rocchio
+    from situate.retrievers.search.query_vectors import QueryVectors as QueryVectors
     from situate.retrievers.storage.connect import (
         Location as Location,
         connect as connect,
@@ -71,8 +71,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PayloadScore",
             "Recency",
         ),
-        "situate.retrievers.search.feedback": ("rocchio",),
-        "situate.retrievers.search.hybrid": ("QueryVectors",),
+        "situate.retrievers.search.fusion": ("rocchio",),
+        "situate.retrievers.search.query_vectors": ("QueryVectors",),
         "situate.retrievers.storage.connect": ("Location", "connect", "connect_async"),
         "situate.retrievers.types": (
             "Hit",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
@@ -167,10 +167,6 @@ class PipelineConfig:
             feedback=Feedback(),
             token_vectors="float16",
         )
-
-    def with_(self, **changes: Any) -> PipelineConfig:
-        """A copy with some fields changed."""
-        return replace(self, **changes)
 
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""

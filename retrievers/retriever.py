@@ -13,8 +13,8 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
-from situate.retrievers.search.fusion import dbsf, relative_score, rrf
-from situate.retrievers.search.hybrid import FilterLike
+from situate.retrievers.search.filters import FilterLike
+from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import asked
 from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from situate.retrievers.index.index import Index
     from situate.retrievers.pipeline.steps import Trace
 
-TextFusion: TypeAlias = Literal["rrf", "relative_score", "dbsf"]
+TextFusion: TypeAlias = Literal["rrf", "minmax", "dbsf"]
 
-_FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
+_FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "minmax": minmax, "dbsf": dbsf}
 
 #: Each computes for 0.05 ms before it waits for anything.
 _START_LIMIT = StartLimit(16)
@@ -38,7 +38,7 @@ class RetrieverSettings:
         k: How many hits to return, at most.
         candidates: How many hits are searched for where there is something to rerank.
         fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
-            "relative_score" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
+            "minmax" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
             the rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
         threshold: Hits whose final score is below are left out, so that a result may be empty: an honest "nothing
             relevant". Where a reranker failed, its scores are missing and nothing is left out. See

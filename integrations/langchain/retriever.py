@@ -79,7 +79,7 @@ class IndexRetriever(BaseRetriever):
     threshold: float | None = None
     k: int = Field(default=10, ge=1)
     candidates: int = Field(default=50, ge=1)
-    fuse_texts: Literal["rrf", "relative_score", "dbsf"] | None = None
+    fuse_texts: Literal["rrf", "minmax", "dbsf"] | None = None
     filter: SkipValidation[Any] = None
     on_error: OnError = "degrade"
     policy: StepPolicy | None = None

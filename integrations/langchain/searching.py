@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +19,10 @@ from situate.integrations.langchain.documents import from_chunk
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.index.chunk_access import nearest_with_vectors
 from situate.retrievers.index.index import Index
-from situate.retrievers.search.hybrid import FilterLike, HybridSearch, QueryVectors
+from situate.retrievers.search.filters import FilterLike
+from situate.retrievers.search.gateway import gateway
+from situate.retrievers.search.hybrid import HybridSearch
+from situate.retrievers.search.query_vectors import QueryVectors
 
 Mode: TypeAlias = Literal["hybrid", "dense"]
 _Scored: TypeAlias = tuple[LangChainDocument, float]
@@ -175,8 +179,10 @@ class SearchingStore(VectorStore):
 
     def _by_vector(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[_Scored]:
         # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
-        config = self.index.config.with_(lexical=None, feedback=None, token_vectors=None, fusion="rrf")
-        hits = HybridSearch(self.index.client, self.index.collection, config).search(QueryVectors(vector), k, filter)
+        config = replace(self.index.config, lexical=None, feedback=None, token_vectors=None, fusion="rrf")
+        hits = HybridSearch(gateway(self.index.client, self.index.collection), config).search(
+            QueryVectors(vector), k, filter
+        )
         return [(from_chunk(hit.chunk), hit.score) for hit in hits]
 
     def _checked(self, mode: Mode | None) -> Mode:

@@ -24,7 +24,7 @@ from situate.integrations.llama_index.nodes import to_document, to_scored_node
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
-from situate.retrievers.search.hybrid import QueryVectors
+from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.types import QueryExpander, Reranker, SearchResult
 from situate.vectors import mean_direction
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.retrievers.index.payload import DENSE, DOCUMENT, DOCUMENT_BM25, STATE, to_chunk
-from situate.retrievers.search.hybrid import FilterLike, to_filter
+from situate.retrievers.search.filters import FilterLike, to_filter
 from situate.types import Chunk, stable_id
 
 if TYPE_CHECKING:

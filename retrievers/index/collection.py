@@ -15,11 +15,14 @@ from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import BM25, DENSE, INDEXED_KEYS, STATE, TOKENS, WRITING, point_id, to_payload
 from situate.retrievers.index.signals import Signals, sparse_params, vector_params
+from situate.retrievers.search.gateway import plain
 from situate.types import Chunk
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
+
+    from situate.retrievers.search.gateway import Gateway
 
 #: Where a collection's metadata holds what it was built with.
 _METADATA_KEY = "situate"
@@ -85,19 +88,15 @@ class Collection:
     """One Qdrant collection holding chunks.
 
     Args:
-        client: Any Qdrant client.
-        name: The collection's name.
-        embedded: The store belongs to this process alone, so whatever is half written at opening was abandoned.
+        gateway: The way to it.
     """
 
-    def __init__(self, client: QdrantClient, name: str, *, embedded: bool) -> None:
-        self.client = client
-        self.name = name
-        self._abandoned_after = 0.0 if embedded else ABANDONED_SECONDS
-        from situate.retrievers.storage.edge import EdgeClient
-
-        # The embedded client takes token vectors as arrays; what goes over a wire has to be lists.
-        self._takes_arrays = isinstance(client, EdgeClient)
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.client = gateway.client
+        self.name = gateway.collection
+        # An embedded store belongs to this process alone: whatever is half written at opening was abandoned.
+        self._abandoned_after = 0.0 if gateway.embedded else ABANDONED_SECONDS
 
     def open(
         self,
@@ -199,7 +198,7 @@ class Collection:
         now = _next_version()
         batch: list[models.PointStruct] = []
         for version in versions:
-            for point in _points(version, now, self._takes_arrays):
+            for point in _points(version, now, self.gateway):
                 batch.append(point)
                 if len(batch) == BATCH_POINTS:
                     self.client.upsert(self.name, batch, wait=True)
@@ -295,18 +294,17 @@ class Collection:
                 return
 
 
-def _points(version: Version, number: int, arrays: bool) -> Iterable[models.PointStruct]:
+def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.PointStruct]:
     from qdrant_client import models
 
     for place, chunk in enumerate(version.chunks):
-        vectors: dict[str, Any] = {DENSE: version.dense[place].tolist()}
+        vectors: dict[str, Any] = {DENSE: plain(version.dense[place])}
         if version.lexical is not None:
-            terms = version.lexical[place]
-            vectors[BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
+            vectors[BM25] = plain(version.lexical[place])
         if version.tokens is not None:
-            vectors[TOKENS] = version.tokens[place] if arrays else version.tokens[place].tolist()
+            vectors[TOKENS] = gateway.stored(version.tokens[place])
         if version.signals is not None:
-            vectors |= version.signals.of_chunk(place, arrays)
+            vectors |= version.signals.of_chunk(place, gateway)
         # Made here, of the right types: to have pydantic look at each of a chunk's 60,000 numbers would take longer
         # than to store them.
         yield models.PointStruct.model_construct(

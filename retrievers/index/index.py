@@ -28,8 +28,10 @@ from situate.retrievers.index.payload import STATE, to_chunk
 from situate.retrievers.index.signals import SignalEncoder
 from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
-from situate.retrievers.search.hybrid import FilterLike, HybridSearch, QueryVectors
-from situate.retrievers.search.query_vectors import QueryEncoder, WrittenQuery
+from situate.retrievers.search.filters import FilterLike
+from situate.retrievers.search.gateway import gateway
+from situate.retrievers.search.hybrid import HybridSearch
+from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.storage.connect import MEMORY, Location, connect
 from situate.retrievers.types import QueryText, SearchResult, Step
 from situate.types import Chunk, Chunker, Document, Situator
@@ -129,10 +131,8 @@ class Index:
     def _collection(self) -> Collection:
         with self._lock:
             if self._opened is None:
-                from situate.retrievers.storage.edge import EdgeClient
-
                 client = self._given_client if self._given_client is not None else self._open()
-                opened = Collection(client, self.collection, embedded=isinstance(client, EdgeClient))
+                opened = Collection(gateway(client, self.collection))
                 try:
                     sample = _sample(self.embedder.encoder, opened)
                     opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
@@ -147,13 +147,11 @@ class Index:
     async def _query_batcher(self) -> QueryBatcher:
         if (batcher := self._batcher) is not None:
             return batcher
-        from situate.retrievers.storage.edge import EdgeClient
-
-        client = (await asyncio.to_thread(self._collection)).client
+        opened = await asyncio.to_thread(self._collection)
         with self._lock:
             if self._batcher is None:
                 # The embedded engine holds the interpreter while it searches: more threads would not search faster.
-                self._batcher = QueryBatcher(self._query_encoder, 1 if isinstance(client, EdgeClient) else 16)
+                self._batcher = QueryBatcher(self._query_encoder, 1 if opened.gateway.embedded else 16)
             return self._batcher
 
     def close(self) -> None:
@@ -378,7 +376,7 @@ class Index:
         self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
-        hits = HybridSearch(self.client, self.collection, self.config).search(vectors, k, filter)
+        hits = HybridSearch(self._collection().gateway, self.config).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:
             record(step)

@@ -12,14 +12,16 @@ from situate.embedders.types import Vectors
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.index.payload import DOCUMENT, DOCUMENT_BM25, QUESTIONS
+from situate.retrievers.search.gateway import plain
 from situate.types import Chunk, Document
 from situate.vectors import unit
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
 
     from situate.embedders.embedder import Embedder
-    from situate.retrievers.search.hybrid import QueryVectors
+    from situate.retrievers.search.gateway import Gateway, Query, Scores
+    from situate.retrievers.search.query_vectors import QueryVectors
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,15 @@ class Signals:
     terms: SparseVector | None = None
     questions: Sequence[Vectors] = ()
 
-    def of_chunk(self, place: int, arrays: bool) -> dict[str, Any]:
-        """The named vectors of the chunk at this place; token-like matrices as arrays or as lists."""
-        from qdrant_client import models
-
+    def of_chunk(self, place: int, gateway: Gateway) -> dict[str, Any]:
+        """The named vectors of the chunk at this place, as the store takes them."""
         vectors: dict[str, Any] = {}
         if place == 0 and self.document is not None:
-            vectors[DOCUMENT] = self.document.tolist()
+            vectors[DOCUMENT] = plain(self.document)
         if place == 0 and self.terms is not None:
-            terms = self.terms
-            vectors[DOCUMENT_BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
+            vectors[DOCUMENT_BM25] = plain(self.terms)
         if self.questions and len(self.questions[place]):
-            vectors[QUESTIONS] = self.questions[place] if arrays else self.questions[place].tolist()
+            vectors[QUESTIONS] = gateway.stored(self.questions[place])
         return vectors
 
 
@@ -135,43 +134,31 @@ def sparse_params(config: PipelineConfig) -> dict[str, models.SparseVectorParams
 
 
 def document_scores(
-    client: QdrantClient,
-    collection: str,
-    config: PipelineConfig,
-    vectors: QueryVectors,
-    versions: Mapping[int, str],
-) -> dict[str, dict[int, float]]:
+    gateway: Gateway, config: PipelineConfig, vectors: QueryVectors, versions: Mapping[int, str]
+) -> dict[str, Scores]:
     """Each candidate's score for its document, by signal, from one request.
 
     Args:
-        client: Any Qdrant client.
-        collection: The collection's name.
+        gateway: The collection.
         config: Says which signals there are.
         vectors: The query's.
-        versions: Candidate point, as a number -> hash of the version of the document that it belongs to.
+        versions: Candidate point -> hash of the version of the document that it belongs to.
     """
     from qdrant_client import models
 
     assert config.document is not None
-    queries: dict[str, Any] = {}
+    queries: dict[str, Query] = {}
     if config.document.dense:
-        queries[DOCUMENT] = vectors.dense.tolist()
+        queries[DOCUMENT] = vectors.dense
     if config.document.lexical and vectors.lexical is not None:
-        terms = vectors.lexical
-        queries[DOCUMENT_BM25] = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())
+        queries[DOCUMENT_BM25] = vectors.lexical
     hashes = sorted(set(versions.values()))
     if not queries or not hashes:
         return {}
     where = models.Filter(must=[models.FieldCondition(key="document_hash", match=models.MatchAny(any=hashes))])
-    requests = [
-        models.QueryRequest(
-            query=query, using=name, filter=where, limit=len(hashes), with_payload=["document_hash"], with_vector=False
-        )
-        for name, query in queries.items()
-    ]
-    answers = client.query_batch_points(collection, requests)
-    scores: dict[str, dict[int, float]] = {}
-    for name, answer in zip(queries, answers, strict=True):
-        known = {(point.payload or {})["document_hash"]: float(point.score) for point in answer.points}
-        scores[name] = {point: known[version] for point, version in versions.items() if version in known}
-    return scores
+    found, owners = gateway.nearest_with(queries, len(hashes), where, "document_hash")
+    by_version = {name: {owners[point]: score for point, score in scores.items()} for name, scores in found.items()}
+    return {
+        name: {point: known[version] for point, version in versions.items() if version in known}
+        for name, known in by_version.items()
+    }

@@ -31,8 +31,7 @@ from situate.retrievers.pipeline.steps import waiting
 from situate.retrievers.types import SearchResult, Step
 
 if TYPE_CHECKING:
-    from situate.retrievers.search.hybrid import QueryVectors
-    from situate.retrievers.search.query_vectors import QueryEncoder, WrittenQuery
+    from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from situate.retrievers.index.payload import STATE, TOKENS
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
+from situate.retrievers.search.fusion import stretched
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -206,8 +207,8 @@ class LateInteractionReranker:
         if not len(query):
             return hits
         if self.prior:
-            before = _stretched(np.array([hit.score for hit in judged]))
-            scores = (1 - self.prior) * _stretched(scores) + self.prior * before
+            before = np.array(stretched([hit.score for hit in judged]))
+            scores = (1 - self.prior) * np.array(stretched(scores.tolist())) + self.prior * before
         by_id = {hit.chunk.id: float(score) for hit, score, m in zip(judged, scores, matrices, strict=True) if len(m)}
         return reranked(self.name, hits, [by_id.get(hit.chunk.id) for hit in hits])
 
@@ -240,15 +241,6 @@ def maxsim(query: Vectors, passages: Sequence[Vectors]) -> Vectors:
     products = np.maximum.reduceat(joined @ query.T.astype(np.float32, copy=False), starts, axis=0)
     check_finite(products, "a product of token vectors is")
     out[filled] = products.sum(1)
-    return out
-
-
-def _stretched(scores: Any) -> Vectors:
-    """Scores to [0, 1]; all alike give 0.5."""
-    low, high = float(np.min(scores)), float(np.max(scores))
-    if high - low < 1e-12:
-        return np.full(len(scores), 0.5, dtype=np.float32)
-    out: Vectors = ((np.asarray(scores) - low) / (high - low)).astype(np.float32)
     return out
 
 

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from situate.errors import InputError
+from situate.retrievers.storage.ids import point_id, point_key
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
+
+    from situate.retrievers.search.gateway import Gateway, Scores
 
 
 @dataclass(frozen=True)
@@ -125,26 +128,24 @@ class PayloadScore:
 Boost: TypeAlias = Recency | PayloadScore
 
 
-def boost_scores(
-    client: QdrantClient, collection: str, boosts: Sequence[Boost], points: Sequence[str]
-) -> dict[str, float]:
-    """Point id -> the sum of its boosts, in one request with a formula query for each.
+def boost_scores(gateway: Gateway, boosts: Sequence[Boost], points: Sequence[int]) -> Scores:
+    """Each point's sum of its boosts, in one request with a formula query for each.
 
     Args:
-        client: Any Qdrant client.
-        collection: The collection's name.
+        gateway: The collection.
         boosts: What is added up.
-        points: The points; each has a score in the result.
+        points: The points, as numbers; each has a score in the result.
     """
     from qdrant_client import models
 
-    total = {point: math.fsum(boost.weight * boost.missing for boost in boosts) for point in points}
+    total = dict.fromkeys(points, math.fsum(boost.weight * boost.missing for boost in boosts))
     if not points or not boosts:
         return total
+    ids = [point_id(point) for point in points]
     requests = [
         models.QueryRequest(
             prefetch=models.Prefetch(
-                filter=models.Filter(must=[models.HasIdCondition(has_id=list(points)), boost.readable()]),
+                filter=models.Filter(must=[models.HasIdCondition(has_id=list(ids)), boost.readable()]),
                 limit=len(points),
             ),
             query=models.FormulaQuery(formula=boost.expression()),
@@ -153,9 +154,9 @@ def boost_scores(
         )
         for boost in boosts
     ]
-    for boost, answer in zip(boosts, client.query_batch_points(collection, requests), strict=True):
-        for point in answer.points:
-            total[str(point.id)] += float(point.score) - boost.weight * boost.missing
+    for boost, found in zip(boosts, gateway.batch(requests), strict=True):
+        for point in found:
+            total[point_key(point.id)] += float(point.score) - boost.weight * boost.missing
     return total
 
 

@@ -1,22 +1,29 @@
-"""Several rankings made one, for results that no single Qdrant query can fuse: of several stores, of several queries.
+"""Several rankings made one, and a query's vector moved by what it found first.
 
-Where all of it lies in one collection, let Qdrant fuse (`PipelineConfig.fusion`): it is one request.
+Hybrid search fuses the scores of its stages with `blend`; `rrf`, `minmax` and `dbsf` fuse rankings of hits that no
+single Qdrant query can fuse, of several stores or of several queries.
+
+**Ties** are broken in one way everywhere, so that the same input gives the same order: candidates of one collection by
+point id (`best`), hits by document, place in it and chunk id (`in_order`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.retrievers.types import Hit
-from situate.vectors import check_finite
+from situate.vectors import check_finite, direction
 
-Scores: TypeAlias = NDArray[np.float64]
+K = TypeVar("K", bound=Hashable)
+#: The scores of one ranking, best first -> what each hit of it contributes.
+Scale: TypeAlias = Callable[[Sequence[float]], Sequence[float]]
+_ALIKE = 1e-12
 
 
 def rrf(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = None, k: int = 60) -> list[Hit]:
@@ -30,84 +37,158 @@ def rrf(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = 
         k: How little the first places stand out; 60 in the paper.
 
     Returns:
-        New hits, best first; ties by document and place in it. ``scores`` of all rankings are kept.
+        New hits, best first. ``scores`` of all rankings are kept.
 
     Raises:
-        InputError: ``k`` or a weight makes no sense.
+        InputError: ``k`` or a weight is negative, or there is not one weight per ranking.
     """
     if k < 0:
         raise InputError(f"k={k} must be 0 or more")
-    return _fused(rankings, weights, lambda scores: 1 / (k + 1 + np.arange(len(scores), dtype=np.float64)))
+    return _fused(rankings, weights, lambda scores: [1 / (k + 1 + place) for place in range(len(scores))])
 
 
-def relative_score(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = None) -> list[Hit]:
-    """The weighted sum of scores, stretched to [0, 1] in each ranking by its lowest and highest.
-
-    A ranking whose scores are all alike gives each of its hits 0.5.
+def minmax(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = None) -> list[Hit]:
+    """The weighted sum of the rankings' scores, each stretched to [0, 1] by `stretched`.
 
     Args:
         rankings: As in `rrf`.
         weights: One per ranking; None for 1 each.
 
     Raises:
-        InputError: A weight makes no sense.
+        InputError: A weight is negative, or there is not one per ranking.
         NonFiniteVectorError: A score is NaN or infinite.
     """
-
-    def stretched(scores: Scores) -> Scores:
-        low, high = scores.min(), scores.max()
-        return np.full(len(scores), 0.5) if high - low < 1e-12 else (scores - low) / (high - low)
-
     return _fused(rankings, weights, stretched)
 
 
 def dbsf(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = None) -> list[Hit]:
     """Distribution-based score fusion, as in Qdrant: scores mapped so that mean - 3 sigma is 0 and mean + 3 sigma is 1.
 
-    Sigma is that of a sample (n - 1). A ranking whose scores are all alike gives each of its hits 0.5.
+    Sigma is that of a sample (n - 1). A ranking whose scores are all alike gives each of its hits 0.5, as in Qdrant.
 
     Args:
         rankings: As in `rrf`.
         weights: One per ranking; None for 1 each.
 
     Raises:
-        InputError: A weight makes no sense.
+        InputError: A weight is negative, or there is not one per ranking.
         NonFiniteVectorError: A score is NaN or infinite.
     """
 
-    def mapped(scores: Scores) -> Scores:
-        sigma = float(scores.std(ddof=1)) if len(scores) > 1 else 0.0
-        if sigma < 1e-12:
-            return np.full(len(scores), 0.5)
-        low = scores.mean() - 3 * sigma
-        out: Scores = (scores - low) / (6 * sigma)
+    def mapped(scores: Sequence[float]) -> Sequence[float]:
+        values = np.array(scores, dtype=np.float64)
+        sigma = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        if sigma < _ALIKE:
+            return [0.5] * len(values)
+        low = values.mean() - 3 * sigma
+        out: list[float] = ((values - low) / (6 * sigma)).tolist()
         return out
 
     return _fused(rankings, weights, mapped)
 
 
-def _fused(
-    rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None, share: Callable[[Scores], Scores]
-) -> list[Hit]:
+def stretched(scores: Sequence[float]) -> list[float]:
+    """Scores brought to [0, 1] by the least and the greatest of them (min-max); all alike give 1.
+
+    What is alike was found all the same, and what was not found contributes 0.
+    """
+    least, greatest = min(scores), max(scores)
+    span = greatest - least
+    return [1.0] * len(scores) if span < _ALIKE else [(score - least) / span for score in scores]
+
+
+def blend(
+    stages: Sequence[Mapping[K, float]], weights: Sequence[float] | None = None, scale: Scale = stretched
+) -> dict[K, float]:
+    """The weighted sum of the stages' scores, each stage's scaled by itself; what a stage did not find gets 0 from it.
+
+    Args:
+        stages: Per stage, what it found and how it scored it, best first.
+        weights: One per stage; None for their mean.
+        scale: What brings the scores of one stage to the scale of the others.
+    """
+    total: dict[K, float] = {}
+    shares = weights if weights is not None else [1 / len(stages)] * len(stages)
+    for scores, share in zip(stages, shares, strict=True):
+        if scores:
+            for key, part in zip(scores, scale(list(scores.values())), strict=True):
+                total[key] = total.get(key, 0.0) + share * part
+    return total
+
+
+def best(scores: Mapping[int, float], k: int) -> list[int]:
+    """The ``k`` points with the highest scores; ties by the point's number."""
+    return sorted(scores, key=lambda point: (-scores[point], point))[:k]
+
+
+def in_order(hits: Sequence[Hit]) -> list[Hit]:
+    """The hits, highest score first; ties by document, place in it and chunk id."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.document_id, hit.chunk.index, hit.chunk.id))
+
+
+def rocchio(
+    query: Vectors,
+    relevant: Vectors,
+    irrelevant: Vectors | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.3,
+    gamma: float = 0.15,
+) -> Vectors:
+    """``normalise(alpha * query + beta * mean(relevant) - gamma * mean(irrelevant))`` (Rocchio 1971).
+
+    Pseudo-relevance feedback without a language model: the first hits say what the query meant. On vectors of dense
+    retrieval: Li et al. 2021, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers".
+    `PipelineConfig.feedback` applies it inside of an index.
+
+    Args:
+        query: float32 ``[dimension]``, L2-normalised.
+        relevant: float32 ``[passages, dimension]``: those found first; none leaves them out.
+        irrelevant: float32 ``[passages, dimension]``: those known to be wrong; None leaves them out.
+        alpha: Weight of the query.
+        beta: Weight of the relevant passages.
+        gamma: Weight of the irrelevant ones.
+
+    Returns:
+        float32 ``[dimension]``, L2-normalised. The query itself where the sum has no direction.
+
+    Raises:
+        InputError: Shapes differ or a weight is negative.
+        NonFiniteVectorError: A vector holds NaN or infinity.
+    """
+    if min(alpha, beta, gamma) < 0:
+        raise InputError(f"alpha={alpha}, beta={beta} and gamma={gamma} must be 0 or more")
+    moved = alpha * query.astype(np.float64)
+    for vectors, weight in ((relevant, beta), (irrelevant, -gamma)):
+        if vectors is None or not len(vectors):
+            continue
+        if vectors.ndim != 2 or vectors.shape[1:] != query.shape:
+            raise InputError(f"passages of the shape {vectors.shape} for a query of the shape {query.shape}")
+        moved = moved + weight * vectors.astype(np.float64).mean(0)
+    check_finite(moved, "a vector for feedback holds")
+    return direction(moved, query)
+
+
+def _fused(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None, scale: Scale) -> list[Hit]:
     shares = [1.0] * len(rankings) if weights is None else list(weights)
     if len(shares) != len(rankings):
         raise InputError(f"{len(shares)} weights for {len(rankings)} rankings: one each")
     if not all(math.isfinite(weight) and weight >= 0 for weight in shares):
         raise InputError(f"the weights {shares} must be 0 or more")
-    totals: dict[str, list[float]] = {}
-    chosen: dict[str, Hit] = {}
-    for ranking, weight in zip(rankings, shares, strict=True):
-        hits: dict[str, Hit] = {}
+    found: dict[str, Hit] = {}
+    stages: list[dict[str, float]] = []
+    for ranking in rankings:
+        scores: dict[str, float] = {}
         for hit in ranking:
-            hits.setdefault(hit.chunk.id, hit)
-        if not hits:
-            continue
-        scores = np.array([hit.score for hit in hits.values()], dtype=np.float64)
-        check_finite(scores, "a ranking holds a score that is")
-        for (name, hit), part in zip(hits.items(), share(scores).tolist(), strict=True):
-            totals.setdefault(name, []).append(weight * part)
-            known = chosen.get(name)
-            chosen[name] = hit if known is None else Hit(known.chunk, known.score, {**hit.scores, **known.scores})
-    # fsum: the sum must not depend on the order in which the rankings came
-    fused = [hit.rescored("fused", math.fsum(totals[name])) for name, hit in chosen.items()]
-    return sorted(fused, key=lambda hit: (-hit.score, hit.chunk.document_id, hit.chunk.index, hit.chunk.id))
+            name = hit.chunk.id
+            if name in scores:
+                continue
+            scores[name] = hit.score
+            known = found.get(name)
+            found[name] = hit if known is None else Hit(known.chunk, known.score, {**hit.scores, **known.scores})
+        check_finite(list(scores.values()), "a ranking holds a score that is")
+        stages.append(scores)
+    # fsum: the sum must not depend on the order in which the rankings are given.
+    parts = [blend([scores], [share], scale) for scores, share in zip(stages, shares, strict=True)]
+    totals = {name: math.fsum(part[name] for part in parts if name in part) for name in found}
+    return in_order([hit.rescored("fused", totals[name]) for name, hit in found.items()])

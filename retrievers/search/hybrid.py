@@ -3,93 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from situate.batches import in_batches
 from situate.embedders.types import Vectors
-from situate.errors import InputError
 from situate.retrievers.config import Feedback, PipelineConfig
-from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
 from situate.retrievers.index.signals import document_scores
-from situate.retrievers.pipeline.concurrency import release_gil
 from situate.retrievers.search.boosts import boost_scores
-from situate.retrievers.storage.ids import point_id, point_key
+from situate.retrievers.search.filters import FilterLike, to_filter
+from situate.retrievers.search.fusion import best, blend, in_order, rocchio
+from situate.retrievers.search.gateway import Gateway, Query, Scores, plain
+from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.storage.ids import point_key
 from situate.retrievers.types import Hit
-from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
-    from qdrant_client import QdrantClient, models
-
-#: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
-FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
-#: `point_key` -> score.
-_Scores: TypeAlias = dict[int, float]
-#: Payload, final score, the score of each stage.
-_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
-#: Chunks that MaxSim scores in one request of the embedded engine; few, because the event loop waits for each request.
-_MAXSIM_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class QueryVectors:
-    """A query as vectors.
-
-    Attributes:
-        dense: float32 ``[dimension]``, L2-normalised.
-        lexical: BM25 terms; None leaves BM25 out.
-        tokens: float32 ``[tokens, dimension]`` for the MaxSim stage; None leaves it out.
-
-    Raises:
-        NonFiniteVectorError: ``dense`` or ``tokens`` holds NaN or infinity.
-    """
-
-    dense: Vectors
-    lexical: SparseVector | None = None
-    tokens: Vectors | None = None
-
-    def __post_init__(self) -> None:
-        for name, vector in (("dense", self.dense), ("tokens", self.tokens)):
-            if vector is not None:
-                check_finite(vector, f"the query's {name} vector holds")
-
-
-def to_filter(conditions: FilterLike | None) -> models.Filter | None:
-    """A Qdrant filter from ``{"key": value}`` over a document's metadata; Qdrant's own filters pass unchanged.
-
-    A list of values means that any of them may match.
-
-    Raises:
-        InputError: A value is neither text, number, truth value nor a list of texts or integers.
-    """
-    if conditions is None:
-        return None
     from qdrant_client import models
 
-    if isinstance(conditions, models.Filter):
-        return conditions
-    must: list[models.Condition] = []
-    for key, value in conditions.items():
-        match: models.Match | None = None
-        span: models.Range | None = None
-        if isinstance(value, bool | str | int):
-            match = models.MatchValue(value=value)
-        elif isinstance(value, float):
-            span = models.Range(gte=value, lte=value)
-        elif isinstance(value, list | tuple | set | frozenset) and all(
-            isinstance(v, str | int) and not isinstance(v, bool) for v in value
-        ):
-            match = models.MatchAny(any=list(value))
-        else:
-            raise InputError(
-                f"the filter on {key!r} has the value {value!r}: give text, a number, a truth value, a list of texts "
-                "or integers, or a qdrant_client.models.Filter"
-            )
-        must.append(models.FieldCondition(key=f"metadata.{key}", match=match, range=span))
-    return models.Filter(must=must)
+#: Payload, final score, the score of each stage.
+_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
 
 
 class HybridSearch:
@@ -104,14 +39,12 @@ class HybridSearch:
     documents cost a request each time.
 
     Args:
-        client: Any Qdrant client.
-        collection: The collection's name.
+        gateway: The collection.
         config: What is stored and how it is used.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, config: PipelineConfig) -> None:
-        self.client = client
-        self.collection = collection
+    def __init__(self, gateway: Gateway, config: PipelineConfig) -> None:
+        self.gateway = gateway
         self.config = config
 
     def search(self, vectors: QueryVectors, k: int, conditions: FilterLike | None = None) -> list[Hit]:
@@ -120,7 +53,7 @@ class HybridSearch:
         Raises:
             InputError: The filter cannot be read.
         """
-        where = to_filter(conditions)
+        where = None if conditions is None else to_filter(conditions)
         if self.config.lexical is None or (vectors.lexical is not None and not len(vectors.lexical.indices)):
             vectors = replace(vectors, lexical=None)
         if self.config.token_vectors is None:
@@ -148,7 +81,7 @@ class HybridSearch:
         fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
         if feedback is not None and fused:
-            vectors = self._moved(vectors, feedback, self._vectors_of(_best(fused, feedback.top)))
+            vectors = _moved(vectors, feedback, self.gateway.vectors(best(fused, feedback.top), DENSE))
             moved = self._candidates(replace(vectors, lexical=None), k, where, versions)
             stages |= moved
             fused = self._blended(stages, vectors, versions)
@@ -156,23 +89,20 @@ class HybridSearch:
         if len(stages) > 1:
             stages["fused"] = fused
         if vectors.tokens is not None and fused:
-            candidates = _best(fused, max(k, self.config.maxsim_depth))
-            stages["maxsim"] = self._maxsim(vectors.tokens, candidates)
+            candidates = best(fused, max(k, self.config.maxsim_depth))
+            stages["maxsim"] = self.gateway.maxsim(vectors.tokens, TOKENS, candidates)
             share = self.config.maxsim_weight
             kept = {point: fused[point] for point in candidates}
-            final = _mean([kept, stages["maxsim"]], [1 - share, share])
+            final = blend([kept, stages["maxsim"]], [1 - share, share])
         return self._best_of(final, stages, k)
 
-    def _best_of(self, final: _Scores, stages: dict[str, _Scores], k: int) -> list[_Found]:
+    def _best_of(self, final: Scores, stages: dict[str, Scores], k: int) -> list[_Found]:
         """The best after boosting, with their payloads."""
         if self.config.boosts:
-            boosts = boost_scores(
-                self.client, self.collection, self.config.boosts, [str(point_id(point)) for point in final]
-            )
-            stages["boost"] = dict(zip(final, boosts.values(), strict=True))
+            stages["boost"] = boost_scores(self.gateway, self.config.boosts, list(final))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
-        chosen = _best(final, k)
-        records = self._payloads(chosen)
+        chosen = best(final, k)
+        records = self.gateway.payloads(chosen)
         return [
             # A point that was deleted since it was found has no record.
             (records[point], final[point], {name: scores[point] for name, scores in stages.items() if point in scores})
@@ -180,104 +110,40 @@ class HybridSearch:
             if point in records
         ]
 
-    def _payloads(self, points: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
-        from situate.retrievers.storage.edge import EdgeClient
-
-        if isinstance(self.client, EdgeClient):
-            return self.client.payloads(self.collection, points)
-        ids = [point_id(point) for point in points]
-        records = self.client.retrieve(self.collection, ids, with_payload=True, with_vectors=False)
-        return {point_key(record.id): record.payload or {} for record in records}
-
     def _candidates(
         self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
-    ) -> dict[str, _Scores]:
+    ) -> dict[str, Scores]:
         """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
-        from qdrant_client import models
-
-        from situate.retrievers.storage.edge import EdgeClient
-
         limit = max(k, self.config.prefetch)
-        queries: dict[str, Any] = {DENSE: vectors.dense}
+        queries: dict[str, Query] = {DENSE: vectors.dense}
         if vectors.lexical is not None:
-            queries[BM25] = _sparse(vectors.lexical)
+            queries[BM25] = vectors.lexical
         if self.config.questions:
             queries[QUESTIONS] = vectors.dense[None]
-        payload = ["document_hash"] if self.config.document is not None else False
-        if isinstance(self.client, EdgeClient) and not payload:
-            scores = self.client.nearest_scores(self.collection, queries, limit, where)
-            release_gil()
-            return scores
-        requests = [
-            models.QueryRequest(
-                query=query.tolist() if isinstance(query, np.ndarray) else query,
-                using=name,
-                filter=where,
-                limit=limit,
-                with_payload=payload,
-            )
-            for name, query in queries.items()
-        ]
-        answers = self.client.query_batch_points(self.collection, requests)
-        release_gil()
-        if payload:
-            versions.update(
-                (point_key(point.id), (point.payload or {})["document_hash"])
-                for answer in answers
-                for point in answer.points
-            )
-        return {
-            name: {point_key(point.id): float(point.score) for point in answer.points}
-            for name, answer in zip(queries, answers, strict=True)
-        }
+        if self.config.document is None:
+            return self.gateway.nearest(queries, limit, where)
+        scores, hashes = self.gateway.nearest_with(queries, limit, where, "document_hash")
+        versions.update(hashes)
+        return scores
 
-    def _blended(self, stages: dict[str, _Scores], vectors: QueryVectors, versions: Mapping[int, str]) -> _Scores:
+    def _blended(self, stages: dict[str, Scores], vectors: QueryVectors, versions: Mapping[int, str]) -> Scores:
         """The fused score, and in it the scores of questions, and of documents by their shares."""
         config = self.config
         several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
         if config.questions:
             several[DENSE] = _lifted(stages[DENSE], stages[QUESTIONS], config.questions)
-        base = _fused(several)
+        # One stage alone keeps its own scores: a cosine says more than its place between least and greatest.
+        base = blend(list(several.values())) if len(several) > 1 else several[DENSE]
         if config.document is None:
             return base
         # What an earlier round found is no candidate any more.
         found = {point: version for point, version in versions.items() if point in base}
-        stages.update(document_scores(self.client, self.collection, config, vectors, found))
+        stages.update(document_scores(self.gateway, config, vectors, found))
         shares = {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
         shares = {name: share for name, share in shares.items() if share and stages.get(name)}
         if not shares:
             return base
-        return _mean([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
-
-    def _maxsim(self, tokens: Vectors, candidates: Sequence[int]) -> _Scores:
-        from qdrant_client import models
-
-        from situate.retrievers.storage.edge import EdgeClient
-
-        # The embedded engine holds the interpreter, and with it the event loop, until a request is answered.
-        step = _MAXSIM_AT_ONCE if isinstance(self.client, EdgeClient) else len(candidates)
-        scores: _Scores = {}
-        for some in in_batches(candidates, step):
-            part: list[models.ExtendedPointId] = [point_id(point) for point in some]
-            found = self.client.query_points(
-                self.collection,
-                query=tokens.tolist(),
-                using=TOKENS,
-                query_filter=models.Filter(must=[models.HasIdCondition(has_id=part)]),
-                limit=len(part),
-                with_payload=False,
-            )
-            scores |= {point_key(point.id): float(point.score) for point in found.points}
-            release_gil()
-        return scores
-
-    def _vectors_of(self, points: Sequence[int]) -> Vectors:
-        ids = [point_id(point) for point in points]
-        records = self.client.retrieve(self.collection, ids, with_payload=False, with_vectors=[DENSE])
-        release_gil()
-        return np.asarray(
-            [record.vector[DENSE] for record in records if isinstance(record.vector, dict)], dtype=np.float32
-        )
+        return blend([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
 
     # -- fused by Qdrant ----------------------------------------------------------------------------------------
 
@@ -286,7 +152,7 @@ class HybridSearch:
         if feedback is not None:
             first = self._points(self._query(vectors, k), feedback.top, where, payload=False, vectors=True)
             dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
-            vectors = self._moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
+            vectors = _moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
         # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean stands beside what "minmax"
         # and a cosine give.
@@ -312,7 +178,7 @@ class HybridSearch:
             fused = {
                 "prefetch": [
                     models.Prefetch(query=dense, using=DENSE, limit=prefetch),
-                    models.Prefetch(query=_sparse(vectors.lexical), using=BM25, limit=prefetch),
+                    models.Prefetch(query=plain(vectors.lexical), using=BM25, limit=prefetch),
                 ],
                 "query": models.RrfQuery(rrf=models.Rrf(k=self.config.rrf_k))
                 if self.config.fusion == "rrf"
@@ -335,35 +201,21 @@ class HybridSearch:
         payload: bool = True,
         vectors: bool = False,
     ) -> Sequence[models.ScoredPoint]:
-        return self.client.query_points(
-            self.collection,
+        return self.gateway.client.query_points(
+            self.gateway.collection,
             **_filtered(query, where),
             limit=limit,
             with_payload=payload,
             with_vectors=[DENSE] if vectors else False,
         ).points
 
-    @staticmethod
-    def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> QueryVectors:
-        """The query's dense vector moved towards what the fused ranking found first (Rocchio)."""
-        if not len(relevant):
-            return vectors
-        return replace(vectors, dense=unit(vectors.dense + feedback.beta * relevant.mean(axis=0)))
+
+def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> QueryVectors:
+    """The query's dense vector moved towards what the fused ranking found first."""
+    return replace(vectors, dense=rocchio(vectors.dense, relevant, beta=feedback.beta))
 
 
-def _sparse(vector: SparseVector) -> models.SparseVector:
-    from qdrant_client import models
-
-    return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
-
-
-def _fused(stages: Mapping[str, _Scores]) -> _Scores:
-    """One stage alone keeps its own scores (a cosine says more than its place between least and greatest)."""
-    several = list(stages.values())
-    return several[0] if len(several) == 1 else _mean(several)
-
-
-def _lifted(dense: _Scores, asked: _Scores, share: float) -> _Scores:
+def _lifted(dense: Scores, asked: Scores, share: float) -> Scores:
     """Each chunk's similarity, lifted by a share of what the nearest of its questions is nearer than itself.
 
     A chunk without questions keeps its own, and a question that is not near changes nothing: a score of its own for
@@ -376,29 +228,6 @@ def _lifted(dense: _Scores, asked: _Scores, share: float) -> _Scores:
         own = dense.get(point, least)
         lifted[point] = own + share * max(0.0, score - own)
     return lifted
-
-
-def _mean(stages: Sequence[_Scores], weights: Sequence[float] | None = None) -> _Scores:
-    """The weighted mean of scores, each stage's brought to [0, 1] by its least and its greatest (min-max).
-
-    What a stage did not find counts as its least.
-    """
-    total: _Scores = {}
-    shares = weights if weights is not None else [1 / len(stages)] * len(stages)
-    for scores, share in zip(stages, shares, strict=True):
-        if not scores:
-            continue
-        least, greatest = min(scores.values()), max(scores.values())
-        for point, score in scores.items():
-            # One score, or all the same: nothing tells them apart, and all of them were found.
-            part = (score - least) / (greatest - least) if greatest > least else 1.0
-            total[point] = total.get(point, 0.0) + share * part
-    return total
-
-
-def _best(scores: _Scores, k: int) -> list[int]:
-    """The ``k`` points with the highest scores; ties by id, so that the same search finds the same."""
-    return sorted(scores, key=lambda point: (-scores[point], point))[:k]
 
 
 def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, Any]:
@@ -429,7 +258,7 @@ def _newest(found: Sequence[_Found]) -> list[Hit]:
         for payload, score, stages in found
         if _standing(payload) == chosen[payload["document_id"]]
     ]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.document_id, hit.chunk.index))
+    return in_order(hits)
 
 
 def _standing(payload: Mapping[str, Any]) -> tuple[bool, int]:

@@ -13,12 +13,34 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.pipeline.concurrency import in_this_process
-from situate.retrievers.search.hybrid import QueryVectors
 from situate.retrievers.types import QueryText
-from situate.vectors import mean_direction, unit
+from situate.vectors import check_finite, mean_direction, unit
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class QueryVectors:
+    """A query as vectors.
+
+    Attributes:
+        dense: float32 ``[dimension]``, L2-normalised.
+        lexical: BM25 terms; None leaves BM25 out.
+        tokens: float32 ``[tokens, dimension]`` for the MaxSim stage; None leaves it out.
+
+    Raises:
+        NonFiniteVectorError: ``dense`` or ``tokens`` holds NaN or infinity.
+    """
+
+    dense: Vectors
+    lexical: SparseVector | None = None
+    tokens: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        for name, vector in (("dense", self.dense), ("tokens", self.tokens)):
+            if vector is not None:
+                check_finite(vector, f"the query's {name} vector holds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
 from situate.retrievers.expand.hyde import Hyde, HydeSettings, hyde_vector
 from situate.retrievers.pipeline.steps import StepPolicy
 from situate.retrievers.retriever import RetrieverSettings, TextFusion
-from situate.retrievers.search.fusion import dbsf, relative_score, rrf
-from situate.retrievers.search.hybrid import QueryVectors
+from situate.retrievers.search.fusion import dbsf, minmax, rrf
+from situate.retrievers.search.query_vectors import QueryVectors
 
 DOCUMENTS = [
     Document("cats", "Cats sleep for most of the day. They hunt at night."),
@@ -197,7 +198,7 @@ async def test_lexical_texts_reach_bm25(embedder: Embedder) -> None:
         async def aexpand(self, query: str) -> list[QueryText]:
             return self.expand(query)
 
-    with Index(embedder, config=PipelineConfig.hybrid().with_(fusion="minmax")) as index:
+    with Index(embedder, config=replace(PipelineConfig.hybrid(), fusion="minmax")) as index:
         index.add(DOCUMENTS)
         hits = Retriever(index, expander=Terms()).retrieve("cats").hits
     scores = {hit.chunk.document_id: hit.scores.get("bm25", 0.0) for hit in hits}
@@ -255,7 +256,7 @@ class Wordings:
         return self.texts
 
 
-FUSIONS = {"rrf": rrf, "relative_score": relative_score, "dbsf": dbsf}
+FUSIONS = {"rrf": rrf, "minmax": minmax, "dbsf": dbsf}
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

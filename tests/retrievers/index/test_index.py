@@ -20,6 +20,7 @@ from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.documents import EmptyDocumentWarning, IndexReport
 from situate.retrievers.index.index import Index
 from situate.retrievers.index.payload import STATE, WRITING
+from situate.retrievers.search.gateway import ClientGateway, gateway
 from situate.retrievers.storage.edge import EdgeClient
 from situate.retrievers.types import QueryText
 
@@ -301,10 +302,10 @@ class TestRepair:
             index.add([CATS])
             point = client.scroll(index.collection)[0][0].id
             client.set_payload(index.collection, {STATE: WRITING, "chunks": 5}, [point])
-            served = Collection(client, index.collection, embedded=False)
+            served = Collection(ClientGateway(client, index.collection))
             served.open(embedder.fingerprint, embedder.dimension, index.config)
             assert client.count(index.collection).count == 1
-            owned = Collection(client, index.collection, embedded=True)
+            owned = Collection(gateway(client, index.collection))
             owned.open(embedder.fingerprint, embedder.dimension, index.config)
             assert client.count(index.collection).count == 0
 
@@ -328,7 +329,7 @@ class TestTwoWriters:
     """Two writers of one document, each interrupted by the other where it hurts most."""
 
     def _open(self, client: EdgeClient, embedder: Embedder) -> Collection:
-        collection = Collection(client, "c", embedded=True)
+        collection = Collection(gateway(client, "c"))
         collection.open(embedder.fingerprint, embedder.dimension, PipelineConfig.plain())
         return collection
 
@@ -391,7 +392,7 @@ class TestTwoWriters:
             self._open(client, embedder)
             self._open(client, embedder)
             with pytest.raises(IncompatibleIndexError):
-                Collection(client, "c", embedded=True).open(embedder.fingerprint, 384, PipelineConfig.fast())
+                Collection(gateway(client, "c")).open(embedder.fingerprint, 384, PipelineConfig.fast())
 
 
 def test_an_index_opens_its_client_when_it_is_used_and_where(embedder: Embedder, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from situate.retrievers.index.chunk_access import delete_chunks
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.index.signals import SignalEncoder, Signals
-from situate.retrievers.search.hybrid import HybridSearch, QueryVectors
+from situate.retrievers.search.gateway import gateway
+from situate.retrievers.search.hybrid import HybridSearch
+from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.storage.edge import EdgeClient
 from tests.retrievers.search.test_search import best, min_max, unit
 
@@ -99,7 +101,7 @@ def data() -> Data:
 @pytest.fixture(scope="module", params=["edge", "local"])
 def client(request: pytest.FixtureRequest, data: Data) -> Iterator[QdrantClient]:
     opened = EdgeClient() if request.param == "edge" else QdrantClient(":memory:")
-    collection = Collection(opened, "c", embedded=True)
+    collection = Collection(gateway(opened, "c"))
     with warnings.catch_warnings():
         # The local mode warns that payload indexes have no effect there.
         warnings.simplefilter("ignore")
@@ -110,7 +112,7 @@ def client(request: pytest.FixtureRequest, data: Data) -> Iterator[QdrantClient]
 
 
 def found(client: QdrantClient, config: PipelineConfig, query: QueryVectors, **more: object) -> list[tuple[int, float]]:
-    hits = HybridSearch(client, "c", config).search(query, 10, **more)  # type: ignore[arg-type]
+    hits = HybridSearch(gateway(client, "c"), config).search(query, 10, **more)  # type: ignore[arg-type]
     return [(CHUNKS * int(hit.chunk.document_id[1:]) + hit.chunk.index, hit.score) for hit in hits]
 
 
@@ -121,14 +123,14 @@ def assert_equal(hits: Sequence[tuple[int, float]], expected: np.ndarray) -> Non
 
 def test_documents_and_questions_have_their_shares(client: QdrantClient, data: Data) -> None:
     assert_equal(found(client, CONFIG, data.query), data.expected(data.query.dense))
-    hit = HybridSearch(client, "c", CONFIG).search(data.query, 1)[0]
+    hit = HybridSearch(gateway(client, "c"), CONFIG).search(data.query, 1)[0]
     assert {"fused", "document"} <= set(hit.scores)
 
 
 def test_feedback_moves_what_they_are_compared_with(client: QdrantClient, data: Data) -> None:
     first = best(data.expected(data.query.dense), 2)
     moved = unit(data.query.dense + 0.5 * data.dense.reshape(-1, SIZE)[first].mean(0))
-    hits = found(client, CONFIG.with_(feedback=Feedback(top=2, beta=0.5)), data.query)
+    hits = found(client, replace(CONFIG, feedback=Feedback(top=2, beta=0.5)), data.query)
     assert_equal(hits, data.expected(moved))
 
 
@@ -136,9 +138,9 @@ def test_a_question_lifts_its_chunk_and_lowers_none(client: QdrantClient, data: 
     """Neither do chunks without questions lose, nor do questions that are far off win anything."""
     config = PipelineConfig(lexical=None, questions=1.0, prefetch=DOCUMENTS * CHUNKS)
     dense = QueryVectors(data.query.dense)
-    own = dict(found(client, config.with_(questions=0.0), dense))
+    own = dict(found(client, replace(config, questions=0.0), dense))
     for (chunk, score), hit in zip(
-        found(client, config, dense), HybridSearch(client, "c", config).search(dense, 10), strict=True
+        found(client, config, dense), HybridSearch(gateway(client, "c"), config).search(dense, 10), strict=True
     ):
         rows = data.questions[chunk // CHUNKS][chunk % CHUNKS]
         nearest = float((rows @ dense.dense).max()) if len(rows) else -1.0
@@ -147,14 +149,14 @@ def test_a_question_lifts_its_chunk_and_lowers_none(client: QdrantClient, data: 
 
 
 def test_a_share_of_nothing_changes_nothing(client: QdrantClient, data: Data) -> None:
-    without = found(client, CONFIG.with_(document=None, questions=0.0), data.query)
-    assert found(client, CONFIG.with_(document=DocumentSignals(0.0, 0.0), questions=0.0), data.query) == without
+    without = found(client, replace(CONFIG, document=None, questions=0.0), data.query)
+    assert found(client, replace(CONFIG, document=DocumentSignals(0.0, 0.0), questions=0.0), data.query) == without
     dense = QueryVectors(data.query.dense)
     assert len(found(client, CONFIG, dense)) == 10
 
 
 def test_a_filter_holds(client: QdrantClient, data: Data) -> None:
-    hits = HybridSearch(client, "c", CONFIG).search(data.query, 24, {"even": True})
+    hits = HybridSearch(gateway(client, "c"), CONFIG).search(data.query, 24, {"even": True})
     assert len(hits) == 24
     assert all(hit.chunk.metadata["even"] for hit in hits)
 
@@ -231,7 +233,7 @@ def test_a_chunk_rises_with_its_document(embedder: Embedder) -> None:
             return hits[0].chunk.document_id
 
     plain = PipelineConfig(lexical=LexicalScheme(context=(), neighbours=0))
-    assert first(plain.with_(document=DocumentSignals(0.3, 0.3))) == "ferry"
+    assert first(replace(plain, document=DocumentSignals(0.3, 0.3))) == "ferry"
 
 
 def test_the_documents_vectors_go_on_with_its_remaining_chunks(embedder: Embedder) -> None:
@@ -271,7 +273,10 @@ def test_a_chunk_is_found_by_a_question_that_it_answers(embedder: Embedder) -> N
 def test_an_index_without_them_is_not_searched_with_them(embedder: Embedder, tmp_path: object) -> None:
     with Index(embedder, path=str(tmp_path)) as index:
         index.add([FERRY])
-    for config in (PipelineConfig.fast().with_(document=DocumentSignals()), PipelineConfig.fast().with_(questions=0.2)):
+    for config in (
+        replace(PipelineConfig.fast(), document=DocumentSignals()),
+        replace(PipelineConfig.fast(), questions=0.2),
+    ):
         with pytest.raises(IncompatibleIndexError, match=r"stored\.(document|questions)=None"):
             Index(embedder, path=str(tmp_path), config=config).count()
     with Index(embedder, path=str(tmp_path)) as index:

@@ -19,8 +19,7 @@ from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.pipeline.concurrency import BATCH_QUERIES, QueryBatcher
 from situate.retrievers.rerank import LateInteractionReranker, Mmr
 from situate.retrievers.retriever import Retriever
-from situate.retrievers.search.hybrid import QueryVectors
-from situate.retrievers.search.query_vectors import QueryEncoder, WrittenQuery
+from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.types import QueryText, SearchResult, Step
 
 TOPICS = ("leave", "travel", "purchasing", "safety", "releases", "security", "support", "equipment")

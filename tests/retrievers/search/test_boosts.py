@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ from situate.errors import InputError
 from situate.retrievers.config import Fusion, PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.search.boosts import PayloadScore, Recency, boost_scores
+from situate.retrievers.search.gateway import gateway
+from situate.retrievers.storage.ids import point_key
 
 NOW = dt.datetime(2024, 5, 31, tzinfo=dt.UTC)
 #: Document -> metadata, and its age in days.
@@ -39,8 +42,9 @@ def index() -> Iterator[Index]:
 
 def scores(index: Index, *boosts: Recency | PayloadScore) -> dict[str, float]:
     points, _ = index.client.scroll(index.collection, limit=100)
-    names = {str(point.id): (point.payload or {})["document_id"] for point in points}
-    return {names[point]: s for point, s in boost_scores(index.client, index.collection, boosts, list(names)).items()}
+    names = {point_key(point.id): (point.payload or {})["document_id"] for point in points}
+    found = boost_scores(gateway(index.client, index.collection), boosts, list(names))
+    return {names[point]: score for point, score in found.items()}
 
 
 @pytest.mark.parametrize("decay", ["exp", "gauss", "linear"])
@@ -75,9 +79,9 @@ def test_without_a_date_of_its_own_recency_counts_from_now(index: Index) -> None
 @pytest.mark.parametrize("fusion", ["minmax", "dbsf", "rrf", "dense"])
 def test_the_final_score_is_the_search_and_the_boosts(index: Index, fusion: str) -> None:
     plain = PipelineConfig.fast()
-    config = plain.with_(lexical=None) if fusion == "dense" else plain.with_(fusion=_fusion(fusion))
+    config = replace(plain, lexical=None) if fusion == "dense" else replace(plain, fusion=_fusion(fusion))
     boosts = (Recency("date", scale=30, weight=0.5, at=NOW), PayloadScore("reads", weight=0.1))
-    before, after = index.config, config.with_(boosts=boosts)
+    before, after = index.config, replace(config, boosts=boosts)
     try:
         index.config = config
         base = {hit.chunk.document_id: hit.score for hit in index.search("rule on parental leave", k=7)}
@@ -103,7 +107,7 @@ def _fusion(name: str) -> Fusion:
 
 def test_boosts_decide_no_stored_vector() -> None:
     plain = PipelineConfig.fast()
-    assert plain.with_(boosts=(Recency("date"),)).stored() == plain.stored()
+    assert replace(plain, boosts=(Recency("date"),)).stored() == plain.stored()
 
 
 @pytest.mark.parametrize(

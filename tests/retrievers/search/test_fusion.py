@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from situate.errors import InputError, NonFiniteVectorError
-from situate.retrievers.search.feedback import rocchio
-from situate.retrievers.search.fusion import dbsf, relative_score, rrf
+from situate.retrievers.search.fusion import dbsf, minmax, rocchio, rrf
 from situate.retrievers.types import Hit
 from situate.types import Chunk
 
@@ -34,9 +33,9 @@ def test_rrf_is_the_formula():
     assert scored(rrf([DENSE, BM25], weights=[2, 0.5], k=2)) == pytest.approx(weighted)
 
 
-def test_relative_score_is_the_formula():
+def test_minmax_is_the_formula():
     expected = {"a": 1 + 0, "b": 5 / 6 + 1, "c": 0, "d": 0.5}
-    assert scored(relative_score([DENSE, BM25])) == pytest.approx(expected)
+    assert scored(minmax([DENSE, BM25])) == pytest.approx(expected)
 
 
 def test_dbsf_is_the_formula():
@@ -70,7 +69,7 @@ def test_equals_qdrants_own_fusion(fuse, name):
     assert {p.id: p.score for p in theirs} == {ids[n]: pytest.approx(s) for n, s in ours.items()}
 
 
-@pytest.mark.parametrize("fuse", [rrf, relative_score, dbsf])
+@pytest.mark.parametrize("fuse", [rrf, minmax, dbsf])
 class TestAll:
     def test_scores_of_all_rankings_are_kept(self, fuse):
         hit = next(hit for hit in fuse([DENSE, BM25]) if hit.chunk.id == "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from situate.errors import NonFiniteVectorError
 from situate.retrievers.config import Feedback, Fusion, LexicalScheme, PipelineConfig
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.lexical import SparseVector
-from situate.retrievers.search.hybrid import HybridSearch, QueryVectors
+from situate.retrievers.search.gateway import gateway
+from situate.retrievers.search.hybrid import HybridSearch
+from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.storage.edge import EdgeClient
 
 SIZE, CHUNKS = 8, 40
@@ -86,7 +89,7 @@ def data() -> Data:
 def client(request: pytest.FixtureRequest, data: Data) -> Iterator[QdrantClient]:
     """Every search runs on our embedded engine and on qdrant-client's own local mode."""
     opened = EdgeClient() if request.param == "edge" else QdrantClient(":memory:")
-    collection = Collection(opened, "c", embedded=True)
+    collection = Collection(gateway(opened, "c"))
     with warnings.catch_warnings():
         # The local mode warns that payload indexes have no effect there.
         warnings.simplefilter("ignore")
@@ -97,14 +100,14 @@ def client(request: pytest.FixtureRequest, data: Data) -> Iterator[QdrantClient]
 
 
 def search(client: QdrantClient, config: PipelineConfig, query: QueryVectors, k: int = 10) -> list[tuple[int, float]]:
-    hits = HybridSearch(client, "c", config).search(query, k)
+    hits = HybridSearch(gateway(client, "c"), config).search(query, k)
     return [(int(hit.chunk.document_id[1:]), hit.score) for hit in hits]
 
 
 def test_min_max_fusion_equals_the_formula(client: QdrantClient, data: Data) -> None:
     dense, lexical, _ = data.scores()
     fused = (min_max(dense, best(dense, 15)) + min_max(lexical, best(lexical, 15))) / 2
-    found = search(client, CONFIG.with_(token_vectors=None), data.query)
+    found = search(client, replace(CONFIG, token_vectors=None), data.query)
     assert [score for _, score in found] == pytest.approx(sorted(fused, reverse=True)[:10], abs=1e-4)
     assert [fused[place] for place, _ in found] == pytest.approx([score for _, score in found], abs=1e-4)
 
@@ -117,18 +120,18 @@ def test_dbsf_equals_the_formula(client: QdrantClient, data: Data) -> None:
         near = best(scores, 15)
         low = scores[near].mean() - 3 * scores[near].std(ddof=1)
         fused[near] += (scores[near] - low) / (6 * scores[near].std(ddof=1)) / 2
-    found = search(client, CONFIG.with_(token_vectors=None, fusion="dbsf"), data.query)
+    found = search(client, replace(CONFIG, token_vectors=None, fusion="dbsf"), data.query)
     assert [score for _, score in found] == pytest.approx(sorted(fused, reverse=True)[:10], abs=1e-4)
     assert [fused[place] for place, _ in found] == pytest.approx([score for _, score in found], abs=1e-4)
-    alone = search(client, CONFIG.with_(lexical=None, token_vectors=None, fusion="dbsf"), data.query)
+    alone = search(client, replace(CONFIG, lexical=None, token_vectors=None, fusion="dbsf"), data.query)
     assert [score for _, score in alone] == pytest.approx(sorted(dense, reverse=True)[:10], abs=1e-4)
 
 
 @pytest.mark.parametrize("fusion", ["dbsf", "rrf"])
 def test_maxsim_is_mixed_in_by_dbsf_where_qdrant_fuses(client: QdrantClient, data: Data, fusion: Fusion) -> None:
     """The mean again, over the candidates of the fused ranking."""
-    config = CONFIG.with_(fusion=fusion, maxsim_depth=CHUNKS)
-    first = dict(search(client, config.with_(token_vectors=None), data.query, k=CHUNKS))
+    config = replace(CONFIG, fusion=fusion, maxsim_depth=CHUNKS)
+    first = dict(search(client, replace(config, token_vectors=None), data.query, k=CHUNKS))
     _, _, maxsim = data.scores()
     expected = np.zeros(CHUNKS)
     places = np.array(list(first))
@@ -146,7 +149,7 @@ def test_feedback_moves_the_dense_vector_towards_the_first_hits(client: QdrantCl
     moved = unit(data.query.dense + 0.5 * data.dense[best(fused, 2)].mean(0))
     again = data.dense @ moved
     expected = (min_max(again, best(again, 15)) + min_max(lexical, best(lexical, 15))) / 2
-    found = search(client, CONFIG.with_(token_vectors=None, feedback=Feedback(top=2, beta=0.5)), data.query)
+    found = search(client, replace(CONFIG, token_vectors=None, feedback=Feedback(top=2, beta=0.5)), data.query)
     assert [score for _, score in found] == pytest.approx(sorted(expected, reverse=True)[:10], abs=1e-4)
 
 
@@ -155,19 +158,19 @@ def test_maxsim_is_mixed_in_by_its_weight(client: QdrantClient, data: Data) -> N
     fused = (min_max(dense, best(dense, 15)) + min_max(lexical, best(lexical, 15))) / 2
     candidates = best(fused, 12)
     expected = 0.75 * min_max(fused, candidates) + 0.25 * min_max(maxsim, candidates)
-    found = search(client, CONFIG.with_(maxsim_weight=0.25), data.query, k=5)
+    found = search(client, replace(CONFIG, maxsim_weight=0.25), data.query, k=5)
     assert [score for _, score in found] == pytest.approx(sorted(expected, reverse=True)[:5], abs=1e-4)
 
 
 @pytest.mark.parametrize("fusion", ["minmax", "dbsf", "rrf"])
 @pytest.mark.parametrize("tokens", [False, True])
 def test_a_filter_holds_in_every_stage(client: QdrantClient, data: Data, fusion: str, tokens: bool) -> None:
-    config = CONFIG.with_(fusion=fusion, feedback=Feedback(), token_vectors="float32" if tokens else None)
-    hits = HybridSearch(client, "c", config).search(data.query, 20, {"even": True})
+    config = replace(CONFIG, fusion=fusion, feedback=Feedback(), token_vectors="float32" if tokens else None)
+    hits = HybridSearch(gateway(client, "c"), config).search(data.query, 20, {"even": True})
     assert len(hits) == 20
     assert all(hit.chunk.metadata["even"] for hit in hits)
     only = models.Filter(must=[models.FieldCondition(key="metadata.n", range=models.Range(gte=7, lt=9))])
-    assert {h.chunk.document_id for h in HybridSearch(client, "c", config).search(data.query, 9, only)} == {
+    assert {h.chunk.document_id for h in HybridSearch(gateway(client, "c"), config).search(data.query, 9, only)} == {
         "d07",
         "d08",
     }
@@ -175,11 +178,11 @@ def test_a_filter_holds_in_every_stage(client: QdrantClient, data: Data, fusion:
 
 @pytest.mark.parametrize("fusion", ["minmax", "dbsf", "rrf"])
 def test_k_may_exceed_every_depth(client: QdrantClient, data: Data, fusion: str) -> None:
-    assert len(search(client, CONFIG.with_(fusion=fusion), data.query, k=100)) == CHUNKS
+    assert len(search(client, replace(CONFIG, fusion=fusion), data.query, k=100)) == CHUNKS
 
 
 def test_dense_alone_keeps_its_cosines(client: QdrantClient, data: Data) -> None:
-    found = search(client, CONFIG.with_(lexical=None, token_vectors=None), data.query)
+    found = search(client, replace(CONFIG, lexical=None, token_vectors=None), data.query)
     dense, _, _ = data.scores()
     assert [score for _, score in found] == pytest.approx(sorted(dense, reverse=True)[:10], abs=1e-4)
 

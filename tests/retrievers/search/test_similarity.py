@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def bare(tmp_path: Path, minilm_path: str) -> Path:
 @pytest.mark.parametrize(("family", "distance"), [(None, models.Distance.COSINE), (DOT, models.Distance.DOT)])
 def test_the_collection_compares_as_the_model_was_trained(bare, minilm_path, family, distance) -> None:
     embedder = Embedder(minilm_path if family is None else bare, family=family, dtype="float32")
-    config = PipelineConfig.plain().with_(document=DocumentSignals(dense=1e-9, lexical=0.0), questions=1e-9)
+    config = replace(PipelineConfig.plain(), document=DocumentSignals(dense=1e-9, lexical=0.0), questions=1e-9)
     with Index(embedder, config=config) as index:
         index.add(DOCUMENTS)
         stored = index.client.get_collection(index.collection).config.params.vectors
