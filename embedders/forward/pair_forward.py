@@ -93,9 +93,10 @@ def choose_pair_forward(
             model.to(dtype)
             return PairForward(whole, lambda x: x[:, 0], 1, False, False)
         size = hidden.shape[1]
+        wanted = _one_logit(logits)
         for features, casts, packed in _ways(base, padded, device, dtype, decoder, exact):
             try:
-                error = _relative_error(features(ids, packing, types).float(), hidden.float())
+                error = _score_error(head(features(ids, packing, types).float()), wanted)
             except Exception:  # noqa: BLE001, S112  model code of any origin may refuse in any way; the next way is tried
                 continue
             if error <= tolerance(dtype, exact):
@@ -141,7 +142,7 @@ class FirstTokens(PostNormForward):
                 keys,
                 values,
                 attn_mask=None if bias is None else bias[:, :1, : run.length].to(q.dtype),
-                scale=1.0,
+                scale=_attention.BASE_2,
             )
         x = layer.output_norm(x[first] + layer.output(seen.flatten(1)))
         out: torch.Tensor = layer.down_norm(x + layer.down(layer.up(x.to(self._dtype))))
@@ -238,13 +239,13 @@ def _head(
     model: Any, hidden: torch.Tensor, logits: torch.Tensor, answers: tuple[int, int | None] | None
 ) -> Head | None:
     """What makes the logit out of the hidden state, in float32; None if it is none of the known ones."""
+    wanted = _one_logit(logits)
     for parts in _heads(model, answers):
         head = _frozen(parts)
         try:
             got = head(hidden.float())
         except Exception:  # noqa: BLE001, S112  a head of another shape may refuse in any way; the next one is tried
             continue
-        wanted = _one_logit(logits)
         if got.shape == wanted.shape and torch.allclose(got, wanted, rtol=1e-2, atol=1e-3):
             return head
     return None
@@ -315,10 +316,10 @@ def _takes(model: Any) -> set[str]:
 def _probe(
     model: Any, device: torch.device, max_tokens: int, pairs: bool
 ) -> tuple[torch.Tensor, Packing, torch.Tensor]:
-    """Made-up pairs: short, long, two alike, and one longer than the attention's window."""
+    """Made-up pairs: enough for their scores to spread, two of one length, one longer than the attention's window."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None) or 0
-    lengths = [6, 33, 33, 12]
+    lengths = [6, 33, 33, 12, 20, 50, 9, 41, 17, 28, 5, 26]
     if window and window < max_tokens:
         lengths.append(int(window) + 40)
     lengths = [min(length, max_tokens) for length in lengths]
@@ -329,6 +330,11 @@ def _probe(
     return ids.to(device), Packing.of(lengths, device), types.to(device)
 
 
-def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
-    error = (torch.linalg.vector_norm(got - wanted) / torch.linalg.vector_norm(wanted)).item()
-    return error if math.isfinite(error) else math.inf
+def _score_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Root mean square error of scores ``[sequences]``, relative to their spread.
+
+    Relative to the scores themselves an error would look small wherever all pairs score alike, as those of a model
+    with a large bias do; what a ranking needs is their differences.
+    """
+    error = (got - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp(min=torch.finfo(wanted.dtype).tiny)
+    return error.item() if torch.isfinite(error) else math.inf

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from situate.embedders.forward.attention import BASE_2
+from situate.embedders.forward.pair_forward import FirstTokens, choose_pair_forward
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
 from situate.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
@@ -189,6 +191,58 @@ def test_scores_equal_predict(name, request):
     assert got.scores.std() > 1e-3  # a constant would prove nothing
     assert model._loaded().engine.packed
     assert got.lost_tokens == 0
+
+
+@pytest.fixture(scope="module")
+def trained_body(tmp_path_factory, minilm_path, bert_tokenizer):
+    """MiniLM's trained body under a random head: attention as sharp as real models have it."""
+    from transformers import BertForSequenceClassification
+
+    torch.manual_seed(8)
+    model = BertForSequenceClassification.from_pretrained(minilm_path, num_labels=1)
+    return saved(tmp_path_factory.mktemp("trained-body"), model, bert_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory, bert_tokenizer):
+    """Random weights, the products' times four."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(9)
+    shape = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
+    model = BertForSequenceClassification(BertConfig(vocab_size=30522, num_labels=1, **shape))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2 and "embeddings" not in name and "classifier" not in name:
+            weight.data *= 4
+    return saved(tmp_path_factory.mktemp("sharp"), model, bert_tokenizer)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-4), ("bfloat16", 0.03)])
+@pytest.mark.parametrize("name", ["trained_body", "sharp"])
+def test_scores_of_sharp_weights_equal_predict(name, dtype, limit, request):
+    folder = request.getfixturevalue(name)
+    model = CrossEncoderModel(folder, dtype=dtype, output="logit", device="cpu")
+    got = model.score(PAIRS).scores
+    wanted = predicted(folder, PAIRS, activation_fn=torch.nn.Identity())
+    assert np.sqrt(np.square(got - wanted).mean()) < limit * wanted.std()
+    assert isinstance(model._loaded().engine.pair.features.__self__, FirstTokens)  # it was not refused
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["trained_body", "sharp"])
+def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request, monkeypatch):
+    from sentence_transformers import CrossEncoder
+
+    folder = request.getfixturevalue(name)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def sharper(query, *arguments, scale, **more):
+        return attend(query, *arguments, scale=scale / BASE_2 if query.shape[2] == 1 else scale, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sharper)
+    model = CrossEncoder(folder, device="cpu", local_files_only=True).model.eval()
+    chosen = choose_pair_forward(model, torch.device("cpu"), dtype, None, 128)
+    assert not isinstance(getattr(chosen.features, "__self__", None), FirstTokens)
 
 
 def test_two_classes_are_read_as_log_odds(two_labels):
