@@ -184,6 +184,7 @@ class NativeForward:
         unknown, begin = False, 0
         for first, last, tokens in _groups(packing.lengths):
             scratch = self._scratch(tokens, last - first, workers)
+            scratch.held = (ids, bounds, bias, out)
             job = scratch.job
             job.ids, job.bounds = ids.data_ptr() + 8 * begin, bounds.data_ptr() + 4 * first
             job.x, job.sequences, job.tokens = out.data_ptr() + 4 * begin * self._hidden, last - first, tokens
@@ -200,13 +201,16 @@ class NativeForward:
 
         def take_part() -> bool:
             last, unknown = run(model, job)
-            if last and scratch.tokens <= _KEPT_TOKENS:
-                self._free.append(scratch)  # from here on it is another pass's
+            if last:
+                scratch.held = ()
+                if scratch.tokens <= _KEPT_TOKENS:
+                    self._free.append(scratch)  # from here on it is another pass's
             return bool(unknown)
 
         helpers = self._helpers.free(workers - 1)
         scratch.job.inside = 1 + helpers
-        # `take_part` holds the model and the job for a helper that comes after all is done.
+        # `take_part` holds the model (`self`), the job and all that it points to (`scratch`): an interrupt may end this
+        # call anywhere, and helpers then compute the pass to its end without it.
         self._helpers.ask(take_part, helpers)
         return take_part()
 
@@ -235,10 +239,17 @@ class NativeForward:
 
 
 class _Scratch:
-    """A job, and the memory that its workers write to: used again and again, for fresh memory is dear."""
+    """A job, and the memory that its workers write to: used again and again, because fresh memory costs page faults.
+
+    Attributes:
+        tokens: Room for so many.
+        job: What the workers read.
+        held: The tensors of the caller that the job points to, until the last worker has left.
+    """
 
     def __init__(self, model: _Model, tokens: int, sequences: int, workers: int) -> None:
         self.tokens = tokens
+        self.held: tuple[torch.Tensor | None, ...] = ()
         self._room = tokens, sequences, workers
         stages = 1 + model.depth * _STAGES_OF_A_LAYER
         size = model.hidden // model.heads

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from situate.embedders.types import SpanText
 from tests.embedders.forward.test_packed import FAMILIES, SIZES
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 built = pytest.mark.skipif(library() is None, reason="no C compiler built the pass, or this processor has no AVX2")
 #: Around a tile's rows, a group's tokens and a block's rows.
 LENGTHS = [[1], [2], [6], [7], [13], [8, 1, 24], [5, 33, 33, 12], [190, 3], [192], [193], [97] * 5, [1] * 40]
@@ -184,6 +185,94 @@ def test_a_helper_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
         assert torch.equal(forward(ids, packing), wanted)
 
 
+def interrupted_at(event: int, call: Callable[[], object]) -> bool:
+    """Whether ``call``, run until its ``event``th line or return within native.py and ended there, was ended."""
+    seen = 0
+
+    def trace(frame: Any, kind: str, _: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_filename != _native_forward.__file__:
+            return None
+        if kind in ("line", "return"):
+            seen += 1
+            if seen == event:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@built
+def test_helpers_of_an_interrupted_call_write_into_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is interrupted at every line in turn, while its helper begins only after all of it is gone."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    forward = NativeForward(tiny("bert"))
+    lengths = [40, 180, 33]
+    ids, packing = batch(lengths)
+    wanted = forward(ids, packing)
+    event, busy, idle = 0, threading.Event(), threading.Event()
+    ended = True
+    while ended:
+        event += 1
+        busy.clear()
+        forward._helpers.ask(busy.wait, 1)
+        while not forward._helpers._tasks.empty():
+            time.sleep(0.0005)
+        ended = interrupted_at(event, lambda: forward(ids.clone(), Packing.of(lengths, CPU)))
+        others = [torch.full(wanted.shape, 7.0) for _ in range(8)]
+        busy.set()
+        idle.clear()
+        forward._helpers.ask(idle.set, 1)
+        assert idle.wait(30)
+        assert all((other == 7).all() for other in others), f"written to after event {event}"
+        assert torch.equal(forward(ids, packing), wanted)
+    assert event > 50
+
+
+@built
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer here")
+def test_a_timer_that_interrupts_again_and_again_breaks_nothing() -> None:
+    program = """
+import signal, time, torch
+from tests.embedders.forward.test_native import NativeForward, Packing, batch, tiny
+class Stop(Exception): pass
+def stop(*_): raise Stop
+torch.set_num_threads(3)
+with torch.inference_mode():
+    forward = NativeForward(tiny("bert"))
+    lengths = [40, 180, 33]
+    ids, packing = batch(lengths)
+    wanted = forward(ids, packing)
+    signal.signal(signal.SIGALRM, stop)
+    ended, stops, delay = time.monotonic() + 4, 0, 0.0
+    while time.monotonic() < ended:
+        others = []
+        delay = (delay + 37e-6) % 4e-3
+        try:
+            signal.setitimer(signal.ITIMER_REAL, delay + 20e-6)
+            try:
+                while True:
+                    forward(ids.clone(), packing)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Stop:
+            stops += 1
+        others = [torch.full(wanted.shape, 7.0) for _ in range(4)]
+        assert torch.equal(forward(ids, packing), wanted)
+        assert all((other == 7).all() for other in others)
+    assert stops > 100, stops
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, cwd=ROOT, timeout=120)
+
+
 @built
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -302,14 +391,15 @@ def test_it_is_left_out_where_nothing_compiles(tmp_path: Path) -> None:
     environment = {**os.environ, "CC": "/nonexistent/cc"}
     install = ["pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path), "."]
     source = tmp_path / "source"
-    names = ("chunkers", "embedders", "retrievers", "integrations", "pyproject.toml", "README.md", "LICENSE")
+    names = ("situate", "chunkers", "embedders", "retrievers", "integrations", "pyproject.toml", "README.md", "LICENSE")
     source.mkdir()
     for name in names:
         subprocess.run(["cp", "-r", str(ROOT / name), str(source / name)], check=True)
     for stale in source.rglob("*.so"):
         stale.unlink()
     subprocess.run([sys.executable, "-m", *install], check=True, cwd=source, env=environment, capture_output=True)
-    assert [path.name for path in (tmp_path / "situate" / "embedders").glob("_native*")] == ["_native_forward.py"]
+    installed = tmp_path / "situate" / "embedders" / "forward"
+    assert [path.name for path in installed.glob("*native*")] == ["native.py"]
 
 
 @pytest.mark.parametrize("problem", ["missing", "another version", "another processor"])
