@@ -1,0 +1,107 @@
+"""Keyword arguments that a class does not know: refused by the name of the one that was meant."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Collection, Iterable
+from typing import Any, TypeVar
+
+from situate.errors import InputError
+
+C = TypeVar("C", bound=type)
+
+#: How other libraries call what a class here calls by one of the names behind it.
+_ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "api_base": ("url", "base_url"),
+    "api_key": ("key",),
+    "base_url": ("url",),
+    "batch_size": ("batch_tokens",),
+    "cache_size": ("memory",),
+    "chunk_overlap": ("overlap",),
+    "chunk_size": ("size", "max_tokens"),
+    "collection_name": ("collection",),
+    "cross_encoder": ("model",),
+    "embed_model": ("embedder", "model"),
+    "embedding": ("embedder",),
+    "embedding_function": ("embedder",),
+    "embeddings": ("embedder",),
+    "filters": ("filter",),
+    "hyde_prompt": ("template",),
+    "include_original": ("query_weight",),
+    "lambda_mult": ("balance",),
+    "llm": ("generator",),
+    "location": ("path",),
+    "max_length": ("max_tokens",),
+    "max_seq_length": ("max_tokens",),
+    "messages": ("history",),
+    "model": ("embedder", "generator", "scorer"),
+    "model_id": ("model",),
+    "model_name": ("model", "embedder"),
+    "model_name_or_path": ("model",),
+    "model_path": ("model",),
+    "n": ("drafts", "queries"),
+    "node_parser": ("chunker",),
+    "node_postprocessors": ("rerankers",),
+    "num_hypothetical": ("drafts",),
+    "num_queries": ("queries",),
+    "postprocessors": ("rerankers",),
+    "prompt": ("template",),
+    "query_expander": ("expander",),
+    "query_prefix": ("query_instruction",),
+    "raise_on_error": ("on_error",),
+    "reranker": ("rerankers",),
+    "score_threshold": ("threshold",),
+    "similarity_cutoff": ("threshold",),
+    "similarity_threshold": ("nearest", "threshold"),
+    "similarity_top_k": ("k",),
+    "splitter": ("chunker",),
+    "text_instruction": ("document_instruction",),
+    "text_splitter": ("chunker",),
+    "timeout": ("policy",),
+    "top_k": ("k", "top", "keep"),
+    "top_n": ("top", "keep", "k"),
+    "ttl_seconds": ("ttl",),
+    "window_size": ("window",),
+}
+
+
+def right_name(name: str, known: Collection[str]) -> str | None:
+    """The known parameter that ``name`` means: what other libraries call so, or what is spelled nearly so."""
+    for meant in _ELSEWHERE.get(name, ()):
+        if meant in known:
+            return meant
+    near = difflib.get_close_matches(name, known, 1, 0.75)
+    return near[0] if near else None
+
+
+def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str]) -> InputError:
+    """The error for keyword arguments that ``owner`` does not take; it names those that were meant, or all."""
+    told = []
+    for name in sorted(names):
+        meant = right_name(name, known)
+        told.append(f"{name}=" if meant is None else f"{name}= (here it is {meant}=)")
+    return InputError(f"{owner} does not know {', '.join(told)}; it takes {', '.join(known)}")
+
+
+def checked_parameters(cls: C) -> C:
+    """A class decorator: a keyword argument that the constructor does not take is an error that names the right one.
+
+    Raises:
+        InputError: From the constructor, on an unknown keyword argument.
+    """
+    # The type of a class does not know that its constructor may be replaced.
+    owner: Any = cls
+    original = owner.__init__
+    known = [name for name in inspect.signature(original).parameters if name != "self"]
+
+    @functools.wraps(original)
+    def checked(self: Any, *arguments: Any, **named: Any) -> None:
+        unknown = named.keys() - set(known)
+        if unknown:
+            raise unknown_parameters(type(self).__name__, unknown, known)
+        original(self, *arguments, **named)
+
+    owner.__init__ = checked
+    return cls
