@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from situate.errors import GenerationError, PromptRefusedError
+from situate.errors import GenerationError, InputError, PromptRefusedError
 from situate.types import Prompt, TextGenerator
 
 #: Characters of a query that a prompt quotes, of a passage, and of an answer that anything is read from.
@@ -111,6 +111,20 @@ def lines(answer: str, at_most: int, limit: int) -> list[str]:
             if any(c.isalnum() for c in line) and not line.endswith(":") and not usable([line], limit).refused:
                 found.setdefault(line.casefold(), clamp(line, limit))
     return list(found.values())[:at_most]
+
+
+def checked_generator(generator: TextGenerator) -> TextGenerator:
+    """``generator``, where it is one.
+
+    Raises:
+        InputError: It is something else: a model's name, a framework's model.
+    """
+    if isinstance(generator, TextGenerator):
+        return generator
+    raise InputError(
+        f"a {type(generator).__name__} is no TextGenerator: it needs generate(prompts) and agenerate(prompts), as "
+        "LlamaIndexGenerator(llm) and LangChainGenerator(model) of situate.integrations have"
+    )
 
 
 def ask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]:

@@ -26,7 +26,7 @@ from situate.chunkers.situators.summarising import (
     title_line,
 )
 from situate.errors import GenerationError, InputError, StepError
-from situate.prompting import ANSWER_LIMIT, one_line, quoted, usable
+from situate.prompting import ANSWER_LIMIT, checked_generator, one_line, quoted, usable
 from situate.types import Chunk, Context, Document, Prompt, TextGenerator
 
 OnError: TypeAlias = Literal["degrade", "raise"]
@@ -97,11 +97,7 @@ class GeneratingSituator(ABC):
     _sender: PromptSender = field(init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.generator, TextGenerator):
-            raise InputError(
-                f"a {type(self.generator).__name__} is no TextGenerator: it needs generate(prompts) and agenerate(), "
-                "as LlamaIndexGenerator and LangChainGenerator have"
-            )
+        checked_generator(self.generator)
         if self.window < 1 or self.batch < 1 or self.attempts < 1 or self.backoff < 0:
             raise InputError(
                 f"window={self.window}, batch={self.batch} and attempts={self.attempts} need to be 1 or more, "
