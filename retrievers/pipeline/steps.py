@@ -25,6 +25,7 @@ from tenacity import (
 
 from situate.errors import InputError, ModelError, PromptRefusedError, StepError
 from situate.outside import safe_message
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.tracing import otel_span
 from situate.retrievers.types import Step
 
@@ -77,6 +78,7 @@ def waiting() -> Iterator[None]:
         note(waited=clock.waited)
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class StepPolicy:
     """How an optional step may fail.
@@ -109,6 +111,7 @@ class StepPolicy:
             raise InputError(f'on_error={self.on_error!r}: "degrade" or "raise"')
 
 
+@checked_parameters
 class StepRunner:
     """Runs the optional steps of queries by one policy, and remembers what it has warned of.
 
@@ -131,7 +134,7 @@ class StepRunner:
         return self.policies.get(name) or self.policies.get(name.partition(":")[0]) or self.policy
 
     def warn_once(self, name: str, error: Exception) -> None:
-        """Logs that a step was skipped, once per step and kind of cause.
+        """Logs that a step was skipped and why, once per step and kind of cause, without what looks like a key.
 
         It is logged and not a Python warning: a warning filter set to "error" would fail the very query that
         degrading is there to save.
@@ -142,7 +145,7 @@ class StepRunner:
             _logger.warning(
                 "step %r failed and was skipped (%s); further failures of this kind are marked on the result only",
                 name,
-                safe_message(error),
+                _message(error),
             )
 
 
@@ -207,7 +210,7 @@ class Trace:
             try:
                 yield record
             except BaseException as error:
-                record.error = safe_message(error)
+                record.error = _message(error)
                 raise
             finally:
                 _noted.reset(token)
@@ -216,10 +219,10 @@ class Trace:
                 span.describe(step)
 
     def _failed(self, name: str, policy: StepPolicy, record: _Record, error: Exception) -> None:
-        record.error = safe_message(error)
+        record.error = _message(error)
         if policy.on_error == "raise":
             raise StepError(
-                f"step {name!r} failed after {record.attempts} attempt(s) with {safe_message(error)}. "
+                f"step {name!r} failed after {record.attempts} attempt(s) with {_message(error)}. "
                 'With on_error="degrade" the query would have gone on without it'
             ) from error
         self._runner.warn_once(name, error)
@@ -335,3 +338,10 @@ async def _awithin(work: Callable[[], Awaitable[T]], clock: _Clock) -> T:
     finally:
         _clock.reset(token)
         clock.limit = None
+
+
+def _message(error: BaseException) -> str:
+    """The error and what it was raised from, without what looks like a key."""
+    message, cause = safe_message(error), error.__cause__
+    # A limit that ended the work is its own cause: that error only says where in the work it ended.
+    return message if cause is None or isinstance(error, TimeoutError) else f"{message} (from {safe_message(cause)})"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PointwiseReranker as PointwiseReranker,
     )
     from situate.retrievers.rerank.mmr import Mmr as Mmr
+    from situate.retrievers.rerank.optional import OptionalReranker as OptionalReranker
     from situate.retrievers.rerank.stages import Stage as Stage, Stages as Stages
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -40,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PointwiseReranker",
         ),
         "situate.retrievers.rerank.mmr": ("Mmr",),
+        "situate.retrievers.rerank.optional": ("OptionalReranker",),
         "situate.retrievers.rerank.stages": (
             "Stage",
             "Stages",

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import distinct
+from situate.retrievers.rerank.ranking import distinct, reranked
 from situate.retrievers.types import Hit
 
 DocumentScore: TypeAlias = Literal["max", "first", "mean", "sum"]
 
 
+@checked_parameters
 class ByDocument:
     """Orders hits by what their documents score as a whole (Dai and Callan 2019), and keeps a few of each.
 
@@ -51,7 +53,8 @@ class ByDocument:
             documents.setdefault(hit.chunk.document_id, []).append(hit)
         note(documents=len(documents))
         ranked = sorted(((self._score(chunks), chunks) for chunks in documents.values()), key=lambda pair: -pair[0])
-        return [hit.rescored(self.name, score) for score, chunks in ranked for hit in chunks[: self.per_document]]
+        kept = [(score, hit) for score, chunks in ranked for hit in chunks[: self.per_document]]
+        return reranked(self.name, [hit for _, hit in kept], [score for score, _ in kept])
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank`; there is nothing to wait for."""

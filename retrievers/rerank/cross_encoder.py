@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
 from situate.errors import ModelError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
+from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 AT_ONCE = 2
 
 
+@checked_parameters
 class CrossEncoderReranker:
     """Orders hits by a cross-encoder's scores.
 
@@ -32,7 +34,12 @@ class CrossEncoderReranker:
         model: A model's folder or hub id, or a `PairScorer`: a `CrossEncoderModel` with settings of one's own, a
             `MonoT5Model`, a server.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1]; then a score says only which hit is better.
+        top: Only the first so many hits are judged; None for all.
         name: The step's name, under which the score is noted.
+
+    Raises:
+        InputError: ``prior`` is not in [0, 1], or ``top`` is less than 1.
     """
 
     def __init__(
@@ -40,10 +47,12 @@ class CrossEncoderReranker:
         model: str | PairScorer = DEFAULT_CROSS_ENCODER,
         *,
         context: Sequence[str] = (),
+        prior: float = 0.0,
+        top: int | None = None,
         name: str = "cross_encoder",
     ) -> None:
+        self.settings = RerankSettings(name, tuple(context), prior, top)
         self.scorer: PairScorer = CrossEncoderModel(model) if isinstance(model, str) else model
-        self.context = tuple(context)
         self.name = name
         self._limit = model_limit(self.scorer, AT_ONCE)
 
@@ -54,31 +63,27 @@ class CrossEncoderReranker:
             ModelError: The model cannot be used, or gave another number of scores than there are pairs.
             NonFiniteVectorError: It computed NaN or infinity.
         """
-        hits, pairs = self._pairs(query, hits)
-        return self._ranked(hits, pairs, self.scorer.score(pairs)) if pairs else hits
+        found, judged = self.settings.judged(query, hits)
+        return self._ranked(found, judged, self.scorer.score(self._pairs(query, judged))) if judged else found
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop; cancelling it takes back what has not run."""
-        hits, pairs = self._pairs(query, hits)
-        if not pairs:
-            return hits
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
+            return found
         async with self._limit.slot():
-            return self._ranked(hits, pairs, await self.scorer.ascore(pairs))
+            return self._ranked(found, judged, await self.scorer.ascore(self._pairs(query, judged)))
 
-    def _pairs(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[tuple[str, str]]]:
-        found = distinct(hits)
-        if not query.strip():
-            return found, []
-        return found, [(query, passage(hit, self.context)) for hit in found if has_text(hit)]
+    def _pairs(self, query: str, judged: Sequence[Hit]) -> list[tuple[str, str]]:
+        return [(query, passage) for passage in self.settings.passages(judged)]
 
-    def _ranked(self, hits: list[Hit], pairs: list[tuple[str, str]], result: PairScores) -> list[Hit]:
-        if len(result.scores) != len(pairs):
-            raise ModelError(f"the reranker {self.name!r} gave {len(result.scores)} scores for {len(pairs)} pairs")
+    def _ranked(self, hits: list[Hit], judged: list[Hit], result: PairScores) -> list[Hit]:
+        if len(result.scores) != len(judged):
+            raise ModelError(f"the reranker {self.name!r} gave {len(result.scores)} scores for {len(judged)} pairs")
         note(
-            pairs=len(pairs),
+            pairs=len(judged),
             windows=int(result.windows.sum()),
             tokens=result.tokens,
             lost_tokens=result.lost_tokens,
         )
-        scores = iter(result.scores.tolist())
-        return reranked(self.name, hits, [next(scores) if has_text(hit) else None for hit in hits])
+        return self.settings.ranked(hits, judged, result.scores.tolist())

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.pairs.t5 import Duel, DuelScorer, DuoT5Model
 from situate.errors import InputError, ModelError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import above, distinct, has_text, passage
+from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
     from situate.embedders.pairs.cross_encoder import PairScores
 
 
+@checked_parameters
 class DuoReranker:
     """Orders the top few hits by how often, and how surely, each wins against the others (duoT5).
 
@@ -32,10 +34,11 @@ class DuoReranker:
         model: A duoT5's folder or hub id, or a `DuelScorer`.
         top: Only the first so many hits are compared: ``top * (top - 1)`` comparisons.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1].
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``top`` is less than 2.
+        InputError: ``top`` is less than 2, or ``prior`` is not in [0, 1].
     """
 
     def __init__(
@@ -44,13 +47,13 @@ class DuoReranker:
         *,
         top: int = 8,
         context: Sequence[str] = (),
+        prior: float = 0.0,
         name: str = "duo",
     ) -> None:
         if top < 2:
             raise InputError(f"top={top}: it takes two to compare")
+        self.settings = RerankSettings(name, tuple(context), prior, top)
         self.scorer: DuelScorer = DuoT5Model(model) if isinstance(model, str) else model
-        self.top = top
-        self.context = tuple(context)
         self.name = name
         self._limit = model_limit(self.scorer, 1)
 
@@ -73,12 +76,8 @@ class DuoReranker:
             return self._ranked(found, judged, await self.scorer.acompare(duels))
 
     def _duels(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit], list[Duel]]:
-        found = distinct(hits)
-        judged = [hit for hit in found if has_text(hit)][: self.top]
-        if not query.strip() or len(judged) < 2:
-            return found, judged, []
-        passages = [passage(hit, self.context) for hit in judged]
-        return found, judged, [(query, a, b) for a, b in permutations(passages, 2)]
+        found, judged = self.settings.judged(query, hits)
+        return found, judged, [(query, a, b) for a, b in permutations(self.settings.passages(judged), 2)]
 
     def _ranked(self, hits: list[Hit], judged: list[Hit], result: PairScores) -> list[Hit]:
         count = len(judged)
@@ -91,4 +90,4 @@ class DuoReranker:
         for (i, j), p in zip(permutations(range(count), 2), result.scores.tolist(), strict=True):
             won[i] += p
             won[j] += 1 - p
-        return above(self.name, judged, [wins / (2 * (count - 1)) for wins in won], hits)
+        return self.settings.ranked(hits, judged, [wins / (2 * (count - 1)) for wins in won])

@@ -14,11 +14,11 @@ from cachetools import LRUCache
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError, ModelError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.payload import STATE, TOKENS
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import distinct, has_text, passage, reranked
-from situate.retrievers.search.fusion import stretched
+from situate.retrievers.rerank.ranking import RerankSettings, passage
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -54,6 +54,7 @@ class TokenSource(Protocol):
         ...
 
 
+@checked_parameters
 class StoredTokens:
     """Token vectors out of a collection that was indexed with them (``PipelineConfig.token_vectors``).
 
@@ -91,6 +92,7 @@ class StoredTokens:
                 return found
 
 
+@checked_parameters
 class LateInteractionReranker:
     """Orders hits by MaxSim over token vectors. Needs no weights beside the embedder's.
 
@@ -104,11 +106,12 @@ class LateInteractionReranker:
         prior: Share of the score that the hits came with, in [0, 1]. Both are stretched to [0, 1] over the hits of
             the query first; 0 ranks by MaxSim alone.
         context: `Context` fields that are read in front of the passage.
+        top: Only the first so many hits are judged; None for all.
         memory: Bytes of passages' token vectors (float16) to keep for the next query; 0 for none.
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``prior`` is not in [0, 1], or ``memory`` is negative.
+        InputError: ``prior`` is not in [0, 1], ``top`` is less than 1, or ``memory`` is negative.
     """
 
     def __init__(
@@ -118,17 +121,15 @@ class LateInteractionReranker:
         stored: TokenSource | None = None,
         prior: float = 0.0,
         context: Sequence[str] = (),
+        top: int | None = None,
         memory: int = 64 * 2**20,
         name: str = "maxsim",
     ) -> None:
-        if not 0 <= prior <= 1:
-            raise InputError(f"prior={prior} must lie between 0 and 1")
         if memory < 0:
             raise InputError(f"memory={memory} bytes must be 0 or more")
+        self.settings = RerankSettings(name, tuple(context), prior, top)
         self.embedder = embedder
         self.stored = stored
-        self.prior = prior
-        self.context = tuple(context)
         self.memory = memory
         self.name = name
         self._kept = _Kept(memory)
@@ -148,9 +149,8 @@ class LateInteractionReranker:
             ConventionError: The embedder's model has no token vectors.
             NonFiniteVectorError: A vector holds NaN or infinity.
         """
-        found = distinct(hits)
-        judged = [hit for hit in found if has_text(hit)]
-        if not query.strip() or not judged:
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
             return found
         known, missing = self._known(judged)
         new = self.embedder.embed_document_tokens(missing) if missing else []
@@ -158,9 +158,8 @@ class LateInteractionReranker:
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""
-        found = distinct(hits)
-        judged = [hit for hit in found if has_text(hit)]
-        if not query.strip() or not judged:
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
             return found
         async with self._limit.slot():
             if self._limit.at_once == 1:
@@ -177,7 +176,7 @@ class LateInteractionReranker:
         known: dict[str, Vectors] = {}
         missing: dict[str, None] = {}
         for hit in hits:
-            text = passage(hit, self.context)
+            text = passage(hit, self.settings.context)
             vectors = stored.get(hit.chunk.id)
             if vectors is None:
                 vectors = self._kept.get(text)
@@ -201,16 +200,13 @@ class LateInteractionReranker:
         for text, vectors in zip(missing, new, strict=True):
             known[text] = vectors
             self._kept.put(text, vectors)
-        matrices = [known[passage(hit, self.context)] for hit in judged]
+        matrices = [known[passage(hit, self.settings.context)] for hit in judged]
         note(query_tokens=len(query), tokens=sum(map(len, matrices)), encoded=len(missing))
         scores = maxsim(query, matrices) / max(1, len(query))
         if not len(query):
             return hits
-        if self.prior:
-            before = np.array(stretched([hit.score for hit in judged]))
-            scores = (1 - self.prior) * np.array(stretched(scores.tolist())) + self.prior * before
-        by_id = {hit.chunk.id: float(score) for hit, score, m in zip(judged, scores, matrices, strict=True) if len(m)}
-        return reranked(self.name, hits, [by_id.get(hit.chunk.id) for hit in hits])
+        found = [score if len(matrix) else None for score, matrix in zip(scores.tolist(), matrices, strict=True)]
+        return self.settings.ranked(hits, judged, found)
 
 
 def maxsim(query: Vectors, passages: Sequence[Vectors]) -> Vectors:

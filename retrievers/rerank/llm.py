@@ -14,9 +14,10 @@ from itertools import combinations
 from typing import TypeAlias
 
 from situate.errors import GenerationError, InputError
-from situate.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, quoted, usable
+from situate.parameters import checked_parameters
+from situate.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, checked_generator, quoted, usable
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import above, distinct, has_text, passage
+from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
 from situate.types import Prompt, TextGenerator
 
@@ -41,16 +42,13 @@ _LISTWISE = (
 class _LlmReranker:
     """Asks what a plan asks and returns what it finds."""
 
-    def __init__(
-        self, generator: TextGenerator, *, top: int, context: Sequence[str], max_chars: int, name: str
-    ) -> None:
-        if top < 1 or max_chars < 1:
-            raise InputError(f"top={top} and max_chars={max_chars} must be 1 or more")
-        self.generator = generator
-        self.top = top
-        self.context = tuple(context)
+    def __init__(self, generator: TextGenerator, settings: RerankSettings, max_chars: int) -> None:
+        if max_chars < 1:
+            raise InputError(f"max_chars={max_chars} must be 1 or more")
+        self.settings = settings
+        self.generator = checked_generator(generator)
         self.max_chars = max_chars
-        self.name = name
+        self.name = settings.name
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first; those beyond ``top`` follow as they were. An empty query orders nothing.
@@ -77,20 +75,20 @@ class _LlmReranker:
             return list(end.value)
 
     def _plan(self, query: str, hits: Sequence[Hit]) -> Plan:
-        found = distinct(hits)
-        judged = [hit for hit in found if has_text(hit)][: self.top]
-        if not query.strip() or not judged:
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
             return found
         scores = yield from self._scores(query, judged)
-        return above(self.name, judged, scores, found)
+        return self.settings.ranked(found, judged, scores)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         raise NotImplementedError
 
-    def _quoted(self, hit: Hit, tag: str) -> str:
-        return quoted(passage(hit, self.context), tag, self.max_chars)
+    def _quoted(self, judged: list[Hit], tag: str) -> list[str]:
+        return [quoted(passage, tag, self.max_chars) for passage in self.settings.passages(judged)]
 
 
+@checked_parameters
 class PointwiseReranker(_LlmReranker):
     """Grades each passage alone from 0 to 3, all in one batched call; the score is the grade divided by 3.
 
@@ -101,11 +99,12 @@ class PointwiseReranker(_LlmReranker):
         generator: The language model.
         top: Only the first so many hits are judged.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1].
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``top`` or ``max_chars`` is less than 1.
+        InputError: ``top`` or ``max_chars`` is less than 1, or ``prior`` is not in [0, 1].
     """
 
     def __init__(
@@ -114,20 +113,22 @@ class PointwiseReranker(_LlmReranker):
         *,
         top: int = 50,
         context: Sequence[str] = (),
+        prior: float = 0.0,
         max_chars: int = PASSAGE_LIMIT,
         name: str = "pointwise",
     ) -> None:
-        super().__init__(generator, top=top, context=context, max_chars=max_chars, name=name)
+        super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         asked = quoted(query, "query", QUERY_LIMIT)
-        answers = yield [Prompt(f"{asked}\n{self._quoted(hit, 'passage')}", system=_POINTWISE) for hit in hits]
+        answers = yield [Prompt(f"{asked}\n{passage}", system=_POINTWISE) for passage in self._quoted(hits, "passage")]
         grades = [_grade(answer) for answer in answers]
         _check_read(self.name, answers, sum(grade is not None for grade in grades))
         note(judged=len(hits), unread=grades.count(None))
         return [None if grade is None else grade / 3 for grade in grades]
 
 
+@checked_parameters
 class PairwiseReranker(_LlmReranker):
     """Compares every two passages in both orders, all in one batched call.
 
@@ -139,11 +140,12 @@ class PairwiseReranker(_LlmReranker):
         generator: The language model.
         top: Only the first so many hits are compared: ``top * (top - 1)`` prompts.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1].
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``top`` or ``max_chars`` is less than 1.
+        InputError: ``top`` or ``max_chars`` is less than 1, or ``prior`` is not in [0, 1].
     """
 
     def __init__(
@@ -152,18 +154,18 @@ class PairwiseReranker(_LlmReranker):
         *,
         top: int = 8,
         context: Sequence[str] = (),
+        prior: float = 0.0,
         max_chars: int = 2_000,
         name: str = "pairwise",
     ) -> None:
-        super().__init__(generator, top=top, context=context, max_chars=max_chars, name=name)
+        super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         if len(hits) < 2:
             return [1.0] * len(hits)
         asked = quoted(query, "query", QUERY_LIMIT)
         pairs = [order for i, j in combinations(range(len(hits)), 2) for order in ((i, j), (j, i))]
-        as_a = [self._quoted(hit, "passage_a") for hit in hits]
-        as_b = [self._quoted(hit, "passage_b") for hit in hits]
+        as_a, as_b = self._quoted(hits, "passage_a"), self._quoted(hits, "passage_b")
         answers = yield [Prompt(f"{asked}\n{as_a[a]}\n{as_b[b]}", system=_PAIRWISE) for a, b in pairs]
         choices = [_choice(answer) for answer in answers]
         _check_read(self.name, answers, sum(choice is not None for choice in choices))
@@ -176,6 +178,7 @@ class PairwiseReranker(_LlmReranker):
         return [wins / (2 * (len(hits) - 1)) for wins in won]
 
 
+@checked_parameters
 class ListwiseReranker(_LlmReranker):
     """Orders windows of passages from the last to the first (RankGPT, Sun et al. 2023).
 
@@ -189,11 +192,13 @@ class ListwiseReranker(_LlmReranker):
         window: Passages shown at once.
         step: By how many the window moves; less than ``window``, so that a good passage can rise through.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1].
         max_chars: A longer passage is cut here.
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``top`` or ``max_chars`` is less than 1, or ``step`` is not at least 1 and less than ``window``.
+        InputError: ``top`` or ``max_chars`` is less than 1, ``prior`` is not in [0, 1], or ``step`` is not at least 1
+            and less than ``window``.
     """
 
     def __init__(
@@ -204,10 +209,11 @@ class ListwiseReranker(_LlmReranker):
         window: int = 20,
         step: int = 10,
         context: Sequence[str] = (),
+        prior: float = 0.0,
         max_chars: int = 1_500,
         name: str = "listwise",
     ) -> None:
-        super().__init__(generator, top=top, context=context, max_chars=max_chars, name=name)
+        super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars)
         if not 1 <= step < window:
             raise InputError(f"step={step} must be 1 or more and less than window={window}")
         self.window = window
@@ -215,14 +221,14 @@ class ListwiseReranker(_LlmReranker):
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         order = list(range(len(hits)))
-        asked = quoted(query, "query", QUERY_LIMIT)
+        asked, texts = quoted(query, "query", QUERY_LIMIT), self._quoted(hits, "passage")
         answers: list[str] = []
         read = 0
         end = len(order)
         while True:
             start = max(0, end - self.window)
             shown = order[start:end]
-            passages = "\n".join(f"[{n}]\n{self._quoted(hits[i], 'passage')}" for n, i in enumerate(shown, 1))
+            passages = "\n".join(f"[{n}]\n{texts[i]}" for n, i in enumerate(shown, 1))
             answers += yield [Prompt(f"{asked}\n{passages}", system=_LISTWISE)]
             places = _places(answers[-1], len(shown))
             read += places is not None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
-from situate.retrievers.rerank.ranking import distinct, has_text, passage
+from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -36,6 +36,7 @@ class DenseEmbedder(Protocol):
         ...
 
 
+@checked_parameters
 class Mmr:
     """Orders hits by relevance minus likeness to those before.
 
@@ -63,10 +64,10 @@ class Mmr:
             raise InputError(f"balance={balance} must lie between 0 and 1")
         if keep is not None and keep < 1:
             raise InputError(f"keep={keep} must be 1 or more, or None for all")
+        self.settings = RerankSettings(name, tuple(context))
         self.embedder = embedder
         self.balance = balance
         self.keep = keep
-        self.context = tuple(context)
         self.name = name
         self._limit = model_limit(self.embedder, 1)
 
@@ -76,37 +77,33 @@ class Mmr:
         Raises:
             NonFiniteVectorError: A vector holds NaN or infinity.
         """
-        found, texts = self._texts(query, hits)
-        if not texts:
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
             return found
-        return self._ranked(found, self.embedder.embed_queries([query])[0], self.embedder.embed_documents(texts))
+        vector, vectors = (
+            self.embedder.embed_queries([query])[0],
+            self.embedder.embed_documents(self.settings.passages(judged)),
+        )
+        return self._ranked(found, judged, vector, vectors)
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""
-        found, texts = self._texts(query, hits)
-        if not texts:
+        found, judged = self.settings.judged(query, hits)
+        if not judged:
             return found
         async with self._limit.slot():
             if self._limit.at_once == 1:
                 return await self._limit.in_thread(lambda: self.rerank(query, found))
             vector = (await self.embedder.aembed_queries([query]))[0]
-            vectors = await self.embedder.aembed_documents(texts)
-            return await self._limit.in_thread(lambda: self._ranked(found, vector, vectors))
+            vectors = await self.embedder.aembed_documents(self.settings.passages(judged))
+            return await self._limit.in_thread(lambda: self._ranked(found, judged, vector, vectors))
 
-    def _texts(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[str]]:
-        found = distinct(hits)
-        if not query.strip():
-            return found, []
-        return found, [passage(hit, self.context) for hit in found if has_text(hit)]
-
-    def _ranked(self, hits: list[Hit], query: Vectors, vectors: Vectors) -> list[Hit]:
+    def _ranked(self, hits: list[Hit], judged: list[Hit], query: Vectors, vectors: Vectors) -> list[Hit]:
         order, values = mmr(query, vectors, self.balance, self.keep)
-        judged = [hit for hit in hits if has_text(hit)]
         # a value may rise where cosines are negative; the score must not, because hits are ordered by it
         scores = np.minimum.accumulate(values).tolist()
-        ranked = [judged[i].rescored(self.name, score) for i, score in zip(order, scores, strict=True)]
-        without_text = [replace(hit, score=scores[-1]) for hit in hits if not has_text(hit)]
-        return ranked if self.keep is not None else ranked + without_text
+        chosen = [judged[place] for place in order]
+        return self.settings.ranked(hits if self.keep is None else chosen, chosen, scores)
 
 
 def mmr(

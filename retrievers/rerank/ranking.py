@@ -1,12 +1,75 @@
-"""What every reranker does with the scores that it found."""
+"""What rerankers share: which hits are judged, what of them is read, and how scores become an order."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from situate.errors import InputError
+from situate.retrievers.search.fusion import stretched
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
+
+
+@dataclass(frozen=True)
+class RerankSettings:
+    """How a reranker that judges hits by a model chooses, reads and orders them.
+
+    Attributes:
+        name: The step's name, under which the score is noted.
+        context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with, in [0, 1]. Both are stretched to [0, 1] over the judged hits
+            of the query first; 0 ranks by the reranker's scores as they are.
+        top: Only the first so many hits are judged, the others follow in their order; None for all.
+
+    Raises:
+        InputError: ``prior`` is not in [0, 1], or ``top`` is less than 1.
+    """
+
+    name: str
+    context: tuple[str, ...] = ()
+    prior: float = 0.0
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prior <= 1:
+            raise InputError(f"prior={self.prior} must lie between 0 and 1")
+        if self.top is not None and self.top < 1:
+            raise InputError(f"top={self.top} must be 1 or more, or None for all hits")
+
+    def judged(self, query: str, hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
+        """The distinct hits, and those of them that are judged: none by an empty query, and none without text."""
+        found = distinct(hits)
+        return found, [hit for hit in found if has_text(hit)][: self.top] if query.strip() else []
+
+    def passages(self, judged: Sequence[Hit]) -> list[str]:
+        """What is read of each: the named fields of its context, and its text."""
+        return [passage(hit, self.context) for hit in judged]
+
+    def ranked(self, hits: Sequence[Hit], judged: Sequence[Hit], scores: Sequence[float | None]) -> list[Hit]:
+        """``hits`` with the judged ones first, in the order of their ``scores``; the others keep theirs behind them.
+
+        Raises:
+            NonFiniteVectorError: A score is NaN or infinite.
+        """
+        first = reranked(self.name, judged, self._with_prior(judged, scores))
+        ids = {hit.chunk.id for hit in judged}
+        lowest = first[-1].score
+        # What was not judged keeps its place behind the judged, whatever the scale of its own score.
+        others = [hit for hit in hits if hit.chunk.id not in ids]
+        return first + [replace(hit, score=lowest if self.top is None else min(hit.score, lowest)) for hit in others]
+
+    def _with_prior(self, judged: Sequence[Hit], scores: Sequence[float | None]) -> Sequence[float | None]:
+        own = [float(score) for score in scores if score is not None]
+        if not self.prior or not own or not all(map(math.isfinite, own)):
+            return scores
+        shares = iter(stretched(own))
+        before = stretched([hit.score for hit in judged])
+        return [
+            None if score is None else (1 - self.prior) * next(shares) + self.prior * earlier
+            for score, earlier in zip(scores, before, strict=True)
+        ]
 
 
 def distinct(hits: Sequence[Hit]) -> list[Hit]:
@@ -41,15 +104,6 @@ def reranked(name: str, hits: Sequence[Hit], scores: Sequence[float | None]) -> 
         for hit, score in zip(hits, scores, strict=True)
     ]
     return [hit for _, hit in sorted(found, key=lambda pair: (-pair[1].score, pair[0]))]
-
-
-def above(name: str, judged: list[Hit], scores: list[float | None], hits: list[Hit]) -> list[Hit]:
-    """The judged hits in their new order, and behind them the others in their old one."""
-    first = reranked(name, judged, scores)
-    others = {hit.chunk.id for hit in judged}
-    # what was not judged keeps its place behind the judged, whatever scale its own score has
-    lowest = first[-1].score
-    return first + [Hit(hit.chunk, min(hit.score, lowest), hit.scores) for hit in hits if hit.chunk.id not in others]
 
 
 def passage(hit: Hit, context: Sequence[str]) -> str:

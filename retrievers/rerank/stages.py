@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.types import Hit, Reranker
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Stage:
     """One reranker of several.
@@ -34,6 +36,7 @@ class Stage:
                 raise InputError(f"a stage's {name}={value} must be 1 or more, or None for all")
 
 
+@checked_parameters
 class Stages:
     """Runs stages in order, as one reranker.
 
