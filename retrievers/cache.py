@@ -9,15 +9,20 @@ reaches.
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from situate.embedders.types import Vectors
 from situate.errors import IncompatibleIndexError, InputError
+from situate.outside import safe_message
+from situate.parameters import checked_parameters
 from situate.retrievers.cache_codecs import Codec
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
 from situate.retrievers.types import Step
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A longer query is no question that somebody asks twice.
+#: A longer query is no question that is asked twice.
 _LONGEST_QUERY = 10_000
 #: Comparisons that an entry remembers, of each kind.
 _REMEMBERED = 200
@@ -75,15 +80,29 @@ class Fetched(Generic[T]):
 
 @dataclass(frozen=True)
 class _Near:
-    """What the cache knows of a question."""
+    """What the cache knows of a question: its vector, and the nearest entry where one is near enough."""
 
     value: Any = None
     usable: bool = False
     entry: str | None = None
     similarity: float | None = None
     vector: tuple[float, ...] = field(default=(), repr=False)
+    unreadable: str | None = None
 
 
+@dataclass(eq=False)
+class _Computation:
+    """An answer that is being computed, and the documents forgotten meanwhile (None: all of them)."""
+
+    tenant: str
+    forgotten: list[frozenset[str] | None] = field(default_factory=list)
+
+    def outdated(self, documents: Sequence[str]) -> bool:
+        """Whether an answer that rests on ``documents`` was computed from what has been forgotten."""
+        return any(ids is None or not ids.isdisjoint(documents) for ids in self.forgotten)
+
+
+@checked_parameters
 class SemanticCache(Generic[T]):
     """Answers by meaning, in a Qdrant collection.
 
@@ -93,10 +112,14 @@ class SemanticCache(Generic[T]):
     ``max_error`` divided by that; else the answer is computed, and compared. The words of an entry itself
     are always a hit.
 
-    If the cache itself fails, the answer is computed, and the failure is marked on ``steps``.
+    If the cache itself fails, the answer is computed, and the failure is marked on ``steps``. An answer during whose
+    computation its documents were invalidated (through this object) is returned and not remembered. An entry that the
+    codec cannot read, of another version for instance, is computed anew and replaced.
+
+    Cheap to construct. A copy shares the client; the cache pickles where ``client`` is a function.
 
     Args:
-        client: Any Qdrant client.
+        client: Any Qdrant client, or a function that opens one, which is called at first use.
         embedder: Embeds questions as queries.
         codec: What an answer looks like when it is stored, and which two are the same: `TEXT`, `RESULTS` or one's own.
         collection: The collection's name; made when first used.
@@ -113,7 +136,7 @@ class SemanticCache(Generic[T]):
 
     def __init__(
         self,
-        client: QdrantClient,
+        client: QdrantClient | Callable[[], QdrantClient],
         embedder: QueryEmbedder,
         codec: Codec[T],
         *,
@@ -131,7 +154,8 @@ class SemanticCache(Generic[T]):
             raise InputError(f"ttl={ttl} seconds must be more than 0, or None for ever")
         if not -1 <= nearest <= 1:
             raise InputError(f"nearest={nearest} is a cosine: it must lie between -1 and 1")
-        self.client = client
+        self._client = client
+        self._opened: QdrantClient | None = None
         self.embedder = embedder
         self.codec = codec
         self.collection = collection
@@ -141,8 +165,39 @@ class SemanticCache(Generic[T]):
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  decides how often to learn, protects nothing
         self._runner = StepRunner(policy or StepPolicy(retries=0))
+        self._computing: set[_Computation] = set()
         self._lock = threading.RLock()
         self._model: str | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SemanticCache[T]:
+        again: SemanticCache[T] = copy.copy(self)
+        again.embedder = copy.deepcopy(self.embedder, memo)
+        return again
+
+    def __copy__(self) -> SemanticCache[T]:
+        again = object.__new__(type(self))
+        again.__setstate__({**self.__dict__, "_random": copy.deepcopy(self._random)})
+        return again
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not callable(self._client):
+            raise InputError(
+                "a SemanticCache on an open client cannot be pickled: give it a function that opens the client, and it "
+                "pickles as that"
+            )
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_computing", "_opened")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock(), _computing=set(), _opened=None, _model=None)
+
+    @property
+    def client(self) -> QdrantClient:
+        """The client, opened at first use."""
+        with self._lock:
+            if callable(self._client):
+                self._opened = self._opened or self._client()
+                return self._opened
+            return self._client
 
     def fetch(
         self, query: str, compute: Callable[[], T], *, tenant: str = "", document_ids: Sequence[str] = ()
@@ -165,9 +220,11 @@ class SemanticCache(Generic[T]):
 
         near = trace.run("cache:get", look, _Near())
         if near.usable:
-            return Fetched(self.codec.decode(near.value), True, near.similarity, trace.steps)
-        value = compute()
-        trace.run("cache:put", lambda: self._learn(query, value, near, tenant, document_ids), None)
+            return Fetched(near.value, True, near.similarity, trace.steps)
+        with self._computation(tenant) as computation:
+            value = compute()
+            learn = partial(self._learn, query, value, near, computation, document_ids)
+            trace.run("cache:put", learn, None)
         return Fetched(value, False, near.similarity, trace.steps)
 
     async def afetch(
@@ -185,22 +242,21 @@ class SemanticCache(Generic[T]):
             vector = (await self.embedder.aembed_queries([query]))[0].tolist()
             return self._judged(await asyncio.to_thread(self._nearest, vector, tenant))
 
-        async def learn() -> None:
-            await asyncio.to_thread(self._learn, query, value, near, tenant, document_ids)
-
         near = await trace.arun("cache:get", look, _Near())
         if near.usable:
-            return Fetched(self.codec.decode(near.value), True, near.similarity, trace.steps)
-        value = await compute()
-        await trace.arun("cache:put", learn, None)
+            return Fetched(near.value, True, near.similarity, trace.steps)
+        with self._computation(tenant) as computation:
+            value = await compute()
+            learn = partial(self._learn, query, value, near, computation, document_ids)
+            await trace.arun("cache:put", lambda: asyncio.to_thread(learn), None)
         return Fetched(value, False, near.similarity, trace.steps)
 
     def invalidate(self, document_ids: Sequence[str], *, tenant: str | None = None) -> None:
-        """Forget the answers that rest on these documents; call it when they change or go.
+        """Forget the answers that rest on these documents, those being computed included; call it when they change.
 
         Args:
             document_ids: The documents.
-            tenant: Only that tenant's answers; None for everybody's.
+            tenant: Only that tenant's answers; None for those of all tenants.
         """
         if document_ids:
             self._delete(document_ids=list(document_ids), tenant=tenant)
@@ -226,9 +282,12 @@ class SemanticCache(Generic[T]):
         model = self._ready()
         for record in self.client.retrieve(self.collection, [_entry_id(query, tenant, model)], with_payload=True):
             payload = record.payload or {}
-            if payload["expires"] > self._clock():
+            if payload.get("expires", 0.0) > self._clock():
+                near = self._read(str(record.id), payload, _Near(similarity=1.0))
+                if near.entry is None:
+                    return None
                 note(hit=True, similarity=1.0)
-                return _Near(payload["value"], True, str(record.id), 1.0)
+                return replace(near, usable=True)
         return None
 
     def _nearest(self, vector: list[float], tenant: str) -> tuple[_Near, Mapping[str, Any]]:
@@ -252,7 +311,16 @@ class SemanticCache(Generic[T]):
             return _Near(vector=tuple(vector)), {}
         point = points[0]
         payload = point.payload or {}
-        return _Near(payload["value"], False, str(point.id), float(point.score), tuple(vector)), payload
+        return self._read(str(point.id), payload, _Near(similarity=float(point.score), vector=tuple(vector))), payload
+
+    def _read(self, entry: str, payload: Mapping[str, Any], near: _Near) -> _Near:
+        """``near`` with the entry's answer; without an entry where it cannot be read, which is then replaced."""
+        try:
+            [float(score) for kind in ("right", "wrong") for score in payload[kind]]
+            return replace(near, value=self.codec.decode(payload["value"]), entry=entry)
+        except Exception as error:  # noqa: BLE001 - whatever a codec dies of, the answer is computed anew
+            note(unreadable=safe_message(error))
+            return replace(near, similarity=None, unreadable=entry)
 
     def _judged(self, found: tuple[_Near, Mapping[str, Any]]) -> _Near:
         near, payload = found
@@ -262,16 +330,31 @@ class SemanticCache(Generic[T]):
         error = expected_error(payload["right"], payload["wrong"], near.similarity)
         usable = self._random.random() < self.max_error / error
         note(hit=usable, similarity=near.similarity, expected_error=error)
-        return _Near(near.value, usable, near.entry, near.similarity, near.vector)
+        return replace(near, usable=usable)
 
-    def _learn(self, query: str, value: T, near: _Near, tenant: str, document_ids: Sequence[str]) -> None:
+    @contextmanager
+    def _computation(self, tenant: str) -> Iterator[_Computation]:
+        """An answer that is computed in the block, which `invalidate` and `clear` are to reach."""
+        computation = _Computation(tenant)
+        with self._lock:
+            self._computing.add(computation)
+        try:
+            yield computation
+        finally:
+            with self._lock:
+                self._computing.discard(computation)
+
+    def _learn(self, query: str, value: T, near: _Near, computation: _Computation, document_ids: Sequence[str]) -> None:
         """Tell the nearest entry whether it would have been right, and remember the answer."""
         from qdrant_client import models
 
         encoded = self.codec.encode(value)
-        model = self._ready()
+        model, tenant = self._ready(), computation.tenant
+        documents = sorted({*document_ids, *self.codec.document_ids(value)})
+        if near.unreadable is not None:
+            self.client.delete(self.collection, [near.unreadable], wait=True)
         if near.entry is not None and near.similarity is not None:
-            right = self.codec.same(self.codec.decode(near.value), value)
+            right = self.codec.same(near.value, value)
             kind = "right" if right else "wrong"
             with self._lock:
                 for record in self.client.retrieve(self.collection, [near.entry], with_payload=True):
@@ -281,7 +364,6 @@ class SemanticCache(Generic[T]):
             if right:  # a second entry of the same answer would have to learn its reach all over again
                 return
         vector = list(near.vector) or self._vector(query)
-        documents = sorted({*document_ids, *self.codec.document_ids(value)})
         payload = {
             "query": query,
             "value": encoded,
@@ -294,7 +376,11 @@ class SemanticCache(Generic[T]):
             "wrong": [],
         }
         point = models.PointStruct(id=_entry_id(query, tenant, model), vector=vector, payload=payload)
-        self.client.upsert(self.collection, [point], wait=True)
+        with self._lock:  # an invalidation comes before this and is seen, or after it and deletes the entry
+            if computation.outdated(documents):
+                note(outdated=True)
+                return
+            self.client.upsert(self.collection, [point], wait=True)
 
     def _delete(
         self, *, document_ids: list[str] | None = None, tenant: str | None = None, expired: bool = False
@@ -309,7 +395,12 @@ class SemanticCache(Generic[T]):
             must.append(models.FieldCondition(key="tenant", match=models.MatchValue(value=tenant)))
         if expired:
             must.append(models.FieldCondition(key="expires", range=models.Range(lte=self._clock())))
-        self.client.delete(self.collection, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
+        forgotten = None if document_ids is None else frozenset(document_ids)
+        with self._lock:
+            for computation in () if expired else self._computing:
+                if tenant is None or tenant == computation.tenant:
+                    computation.forgotten.append(forgotten)
+            self.client.delete(self.collection, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
 
     def _ready(self) -> str:
         """Make the collection if it is not there; what identifies the embedder.

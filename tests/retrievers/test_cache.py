@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
+import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -225,3 +229,113 @@ def test_with_a_real_embedder(client, minilm_path):
 def test_arguments_that_make_no_sense(client, arguments):
     with pytest.raises(InputError):
         SemanticCache(client, Places(), TEXT, **arguments)
+
+
+def during(cache, query, forget, *, tenant="", document_ids=("handbook",)):
+    """Fetches ``query`` in a thread, and calls ``forget`` while the answer is computed."""
+    computing, forgotten = threading.Event(), threading.Event()
+
+    def compute():
+        computing.set()
+        assert forgotten.wait(30)
+        return "twelve weeks"
+
+    def run():
+        found.append(cache.fetch(query, compute, tenant=tenant, document_ids=document_ids))
+
+    found = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert computing.wait(30)
+    forget()
+    forgotten.set()
+    thread.join(30)
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("forget", "kept"),
+    [
+        (lambda cache: cache.invalidate(["handbook"]), False),
+        (lambda cache: cache.invalidate(["other", "handbook"], tenant="a"), False),
+        (lambda cache: cache.clear(), False),
+        (lambda cache: cache.clear(tenant="a"), False),
+        (lambda cache: cache.invalidate(["other"]), True),
+        (lambda cache: cache.invalidate(["handbook"], tenant="b"), True),
+        (lambda cache: cache.purge(), True),
+    ],
+)
+def test_an_answer_whose_documents_change_while_it_is_computed_is_not_remembered(cache, forget, kept):
+    found = during(cache, "10 how long?", lambda: forget(cache), tenant="a")
+    assert (found.value, found.hit) == ("twelve weeks", False)
+    assert all(step.error is None for step in found.steps)
+    assert cache.count() == int(kept)
+    again = cache.fetch("10 how long?", lambda: "thirteen weeks", tenant="a", document_ids=["handbook"])
+    assert again.value == ("twelve weeks" if kept else "thirteen weeks")
+
+
+async def test_an_asynchronous_answer_whose_documents_change_is_not_remembered(cache):
+    computing, forgotten = asyncio.Event(), asyncio.Event()
+
+    async def compute():
+        computing.set()
+        await forgotten.wait()
+        return "twelve weeks"
+
+    task = asyncio.create_task(cache.afetch("10 how long?", compute, document_ids=["handbook"]))
+    await computing.wait()
+    await asyncio.to_thread(cache.invalidate, ["handbook"])
+    forgotten.set()
+    assert (await task).value == "twelve weeks"
+    assert cache.count() == 0
+
+
+def test_of_many_threads_none_leaves_an_answer_from_before_the_invalidation(cache):
+    """Whatever the order of storing and forgetting, what was computed before is gone afterwards."""
+    version, started = ["old"], threading.Barrier(9)
+
+    def compute():
+        read = version[0]
+        started.wait(30)
+        return read
+
+    def ask(number):
+        cache.fetch(f"{20 * number} how long?", compute, document_ids=["handbook"])
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    started.wait(30)
+    version[0] = "new"
+    cache.invalidate(["handbook"])
+    for thread in threads:
+        thread.join(30)
+    for number in range(8):
+        assert cache.fetch(f"{20 * number} how long?", lambda: "new", document_ids=["handbook"]).value == "new"
+
+
+@both
+@pytest.mark.parametrize("words", ["10 how long?", "11 for how long?"], ids=["same", "near"])
+@pytest.mark.parametrize("broken", [{"value": {"answer": 1}}, {"value": None}, {"right": None}])
+async def test_an_entry_of_another_version_is_computed_anew_and_replaced(mode, client, words, broken):
+    cache = SemanticCache(client, Places(), RESULTS, max_error=0.9, seed=0)
+    await fetch(mode, cache, "10 how long?", SearchResult("q", ()))
+    points, _ = client.scroll(cache.collection)
+    client.set_payload(cache.collection, broken, points=[points[0].id], wait=True)
+    found = await fetch(mode, cache, words, SearchResult("anew", ()))
+    assert (found.value.query, found.hit) == ("anew", False)
+    assert all(step.error is None for step in found.steps)
+    assert cache.count() == 1
+    assert (await fetch(mode, cache, words, SearchResult("never", ()))).value.query == "anew"
+
+
+def test_a_cache_opens_its_client_at_first_use_and_pickles_as_its_configuration(tmp_path):
+    cache = SemanticCache(partial(connect, tmp_path / "cache"), Places(), TEXT, collection="answers", max_error=0.1)
+    again = pickle.loads(pickle.dumps(cache))
+    assert (again.collection, again.max_error) == ("answers", 0.1)
+    assert not (tmp_path / "cache").exists()
+    assert again.fetch("10 how long?", lambda: "twelve weeks").value == "twelve weeks"
+    with pytest.raises(InputError, match="function that opens the client"):
+        pickle.dumps(SemanticCache(again.client, Places(), TEXT))
+    assert copy.deepcopy(SemanticCache(again.client, Places(), TEXT)).client is again.client
+    again.client.close()
