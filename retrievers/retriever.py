@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.search.filters import FilterLike
@@ -30,6 +31,7 @@ _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "minmax": minmax
 _START_LIMIT = StartLimit(16)
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class RetrieverSettings:
     """How a `Retriever` searches: everything but the index, the expander and the rerankers.
@@ -71,6 +73,7 @@ class RetrieverSettings:
         return StepRunner(policy, self.policies)
 
 
+@checked_parameters
 class Retriever:
     """Finds the passages that answer a query.
 

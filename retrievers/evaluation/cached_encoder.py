@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from situate.batches import in_batches
 from situate.embedders.types import Encoded, SpanEncoder, SpanText, pools_spans
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _BATCH = 1024
 
 
+@checked_parameters
 class CachedEncoder:
     """A `SpanEncoder` that encodes each text once, however many configurations ask for it.
 

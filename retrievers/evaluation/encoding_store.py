@@ -16,6 +16,7 @@ import numpy as np
 
 from situate.embedders.types import Encoded, SpanText
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.sqlite_file import SqliteFile
 
 _SCHEMA = (
@@ -25,6 +26,7 @@ _SCHEMA = (
 )
 
 
+@checked_parameters
 class EncodingStore:
     """A SQLite file of encoded texts, bounded: what was not asked for longest goes first.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import MissingExtraError, StorageError
+from situate.parameters import checked_parameters
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.retriever import Retriever
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
 
+@checked_parameters
 class MtebEncoder:
     """An `Embedder` as MTEB's ``EncoderProtocol``: queries as queries, everything else as documents.
 
@@ -55,6 +57,7 @@ class MtebEncoder:
         return product
 
 
+@checked_parameters
 class MtebSearch:
     """An `Index` and `Retriever` as MTEB's ``SearchProtocol``: what is measured is the whole pipeline.
 

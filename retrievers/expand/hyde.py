@@ -13,7 +13,8 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import GenerationError, InputError
-from situate.prompting import QUERY_LIMIT, aask, ask, filled, one_line, usable
+from situate.parameters import checked_parameters
+from situate.prompting import QUERY_LIMIT, aask, ask, checked_generator, filled, one_line, usable
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.types import QueryText
 from situate.types import Prompt, TextGenerator
@@ -42,6 +43,7 @@ class TextEmbedder(Protocol):
         ...
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class HydeSettings:
     """How hypothetical documents are asked for and used: everything but the language model.
@@ -84,6 +86,7 @@ class HydeSettings:
             raise InputError(f"max_chars={self.max_chars} must be 1 or more")
 
 
+@checked_parameters
 class Hyde:
     """Writes hypothetical documents that would answer the query.
 
@@ -122,7 +125,7 @@ class Hyde:
         name: str = "hyde",
     ) -> None:
         self.settings = HydeSettings(template, drafts, query_weight, lexical_weight, language, max_chars, name)
-        self.generator = generator
+        self.generator = checked_generator(generator)
         self.name = name
 
     @classmethod

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from situate.errors import GenerationError, InputError
-from situate.prompting import QUERY_LIMIT, aask, ask, lines, quoted
+from situate.parameters import checked_parameters
+from situate.prompting import QUERY_LIMIT, aask, ask, checked_generator, lines, quoted
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.types import QueryText
 from situate.types import Prompt, TextGenerator
@@ -73,6 +74,7 @@ class _Rewriter:
         return found
 
 
+@checked_parameters
 class MultiQuery(_Rewriter):
     """The query in several other wordings, out of one call.
 
@@ -90,7 +92,7 @@ class MultiQuery(_Rewriter):
         self, generator: TextGenerator, *, queries: int = 3, weight: float = 0.5, name: str = "multi_query"
     ) -> None:
         _check(queries, weight)
-        self.generator = generator
+        self.generator = checked_generator(generator)
         self.queries = queries
         self.weight = weight
         self.name = name
@@ -105,6 +107,7 @@ class MultiQuery(_Rewriter):
         return [QueryText(query), *(QueryText(q, weight=self.weight) for q in others)]
 
 
+@checked_parameters
 class StepBack(_Rewriter):
     """The query and the more general question behind it (Zheng et al. 2023).
 
@@ -119,7 +122,7 @@ class StepBack(_Rewriter):
 
     def __init__(self, generator: TextGenerator, *, weight: float = 0.5, name: str = "step_back") -> None:
         _check(1, weight)
-        self.generator = generator
+        self.generator = checked_generator(generator)
         self.weight = weight
         self.name = name
 
@@ -131,6 +134,7 @@ class StepBack(_Rewriter):
         return [QueryText(query), QueryText(self._queries(query, answer, 1)[0], weight=self.weight)]
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Turn:
     """One message of a conversation.
@@ -144,6 +148,7 @@ class Turn:
     text: str
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class ConversationalQuery(_Rewriter):
     """Queries that stand alone, out of a conversation's last message, in one call.
@@ -172,6 +177,7 @@ class ConversationalQuery(_Rewriter):
 
     def __post_init__(self) -> None:
         _check(self.queries, self.message_weight)
+        checked_generator(self.generator)
         if self.turns < 1:
             raise InputError(f"turns={self.turns} must be 1 or more")
 
