@@ -1,18 +1,25 @@
-"""The settings of models and of HyDE as pydantic fields, written once for both frameworks."""
+"""The settings of models, stores, retrievers and HyDE as pydantic fields, written once for both frameworks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr, SkipValidation
 
 from situate.embedders.types import OnOverflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
+from situate.retrievers.retriever import TextFusion
+from situate.retrievers.storage.connect import MEMORY, connect
+from situate.retrievers.types import QueryExpander, Reranker
 
 if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
     from situate.embedders.embedder import Embedder
     from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 
@@ -259,3 +266,78 @@ class HydeOptions(Configured, StepOptions):
     query_weight: float = Field(default=1.0, ge=0, description="Weight of the query's own vector.")
     language: str | None = Field(default=None, description="The language to write in.")
     concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
+
+
+class StoreOptions(Configured):
+    """Where vectors are stored.
+
+    Attributes:
+        path: Folder of an embedded store, ":memory:", a server's URL, or the URLs of a cluster's nodes.
+        api_key: A server's key. It is in no repr and in no serialised form but a pickle.
+        collection_name: The collection; made when the first documents are added.
+        client_options: Further arguments of the client that is opened (``prefer_grpc``, ``timeout``, ...).
+    """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        "url": "path",
+        "location": "path",
+        "collection": "collection_name",
+        "client_kwargs": "client_options",
+        "prefer_grpc": lambda value: {"client_options": {"prefer_grpc": value}},
+        "timeout": lambda value: {"client_options": {"timeout": value}},
+    }
+    known_otherwise: ClassVar[Mapping[str, str]] = {
+        "host": "write host and port as a URL: path='http://host:6333'",
+        "port": "write host and port as a URL: path='http://host:6333'",
+        "aclient": "one client serves synchronous and asynchronous calls; leave it out",
+    }
+
+    path: str | Path | list[str] = Field(default=MEMORY, description="Folder, URL, or URLs of a cluster.")
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False, description="A server's key.")
+    collection_name: str = Field(default="situate", min_length=1, description="The Qdrant collection.")
+    client_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the client.")
+
+    def _opens(self) -> Callable[[], QdrantClient]:
+        """What opens the client."""
+        key = {} if self.api_key is None else {"api_key": self.api_key.get_secret_value()}
+        return partial(connect, self.path, **self.client_options, **key)
+
+    def _index_client(self, client: QdrantClient | None) -> QdrantClient | Callable[[], QdrantClient] | None:
+        """What an `Index` is to be given as ``client``, beside ``path``."""
+        return self._opens() if client is None and (self.api_key or self.client_options) else client
+
+
+class RetrieverOptions(Configured):
+    """How a query is answered: the settings of `situate.retrievers.Retriever`.
+
+    Attributes:
+        expander: Writes further texts to search with (HyDE, multi-query).
+        rerankers: Order the hits anew, one after the other.
+        threshold: Leave out what scores lower after the last step.
+        k: How many passages, at most.
+        candidates: How many are searched for where there is something to rerank.
+        fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
+        on_error: What the failure of an optional step does: "degrade" goes on without it, "raise" raises.
+        policy: Timeouts and retries of the optional steps, in place of ``on_error``.
+        policies: The same for single steps, by name ("hyde") or kind ("rerank").
+    """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"similarity_top_k": "k", "score_threshold": "threshold"}
+    known_otherwise: ClassVar[Mapping[str, str]] = {
+        "top_k": "it is k here",
+        "search_type": "expander, rerankers and threshold say how a query is answered",
+        "search_kwargs": "k, filter and threshold are parameters of their own",
+    }
+
+    expander: SkipValidation[QueryExpander | None] = None
+    rerankers: SkipValidation[Sequence[Reranker]] = ()
+    threshold: float | None = None
+    k: int = Field(default=10, ge=1)
+    candidates: int = Field(default=50, ge=1)
+    fuse_texts: TextFusion | None = None
+    on_error: OnError = "degrade"
+    policy: SkipValidation[StepPolicy | None] = None
+    policies: SkipValidation[Mapping[str, StepPolicy] | None] = None
+
+    def _retriever_settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in RetrieverOptions.model_fields}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.indexing import DocumentIndex, UpsertResponse
 from langchain_core.indexing.base import DeleteResponse
-from pydantic import SkipValidation
+from pydantic import Field, PrivateAttr, SkipValidation
 
 from situate.errors import InputError
-from situate.integrations._shared.component import refuse_unknown
+from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
+from situate.integrations._shared.settings import StoreOptions
 from situate.integrations.langchain.documents import assemble, from_document, to_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
@@ -26,7 +25,7 @@ from situate.retrievers.index.index import Index
 from situate.types import Chunk, Document, Situator
 
 
-class SituateDocumentIndex(IndexRetriever, DocumentIndex):
+class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     """Whole documents in and out by their ids, passages out of searches.
 
     A document is cut, situated, embedded with all of its text in view, and replaced as a whole; an unchanged one costs
@@ -37,29 +36,39 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
         splitter: A `SituateTextSplitter`, any LangChain text splitter, or a situate chunker; None: Markdown by
             structure, other text recursively, 200 tokens of the model.
         situators: Write context into chunks, in this order.
-        client: Any Qdrant client; None opens an embedded store at ``path``.
-        path: Folder of the embedded store, or ":memory:".
-        collection: The collection's name.
+        client: Any Qdrant client; None opens ``path``. Where it is stored is said by the fields of `StoreOptions`.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
     """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {
+        **StoreOptions.also_known_as,
+        **IndexRetriever.also_known_as,
+        "embedding": "embeddings",
+    }
+    known_otherwise: ClassVar[Mapping[str, str]] = {**StoreOptions.known_otherwise, **IndexRetriever.known_otherwise}
 
     embeddings: SituateEmbeddings
     splitter: SkipValidation[Any] = None
     situators: SkipValidation[Sequence[Situator]] = ()
     client: SkipValidation[Any] = None
-    path: str | Path = ":memory:"
-    collection: str = "langchain"
+    collection_name: str = Field(default="langchain", min_length=1)
     config: PipelineConfig | None = None
 
-    @cached_property
+    _index: Handle[Any] = PrivateAttr(default_factory=Handle)
+
+    @property
     def index(self) -> Index:
         """The index underneath."""
+        index: Index = self._index.get((self.path, self.collection_name, id(self.client)), self._made_index)
+        return index
+
+    def _made_index(self) -> Index:
         splitter = self.splitter if self.splitter is not None else SituateTextSplitter(self.embeddings)
         return Index(
             self.embeddings.embedder,
-            client=self.client,
+            client=self._index_client(self.client),
             path=self.path,
-            collection=self.collection,
+            collection=self.collection_name,
             chunker=OriginChunker(as_chunker(splitter)),
             situators=self.situators,
             config=self.config,
@@ -67,10 +76,6 @@ class SituateDocumentIndex(IndexRetriever, DocumentIndex):
 
     def _searched(self) -> Index:
         return self.index
-
-    def close(self) -> None:
-        """Close the store that was opened at ``path``. A client that was handed in stays open."""
-        self.index.close()
 
     def upsert(self, items: Sequence[LangChainDocument], /, **kwargs: Any) -> UpsertResponse:
         """Add documents, or replace those with the same ids.

@@ -6,19 +6,24 @@ import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
-from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.origin import CONTEXT_KEY, DEGRADED_KEY, ORIGIN_KEY, ChunkOrigin, digest
 from situate.outside import load_json
 from situate.types import Chunk, Context, Document, stable_id
 
 START_INDEX = "start_index"
 #: Where rerankers of LangChain write their score.
 RELEVANCE_SCORE = "relevance_score"
+
+#: `Context` fields that prompts and models are shown.
+SHOWN = ("title", "headings", "sentence")
+#: What ``page_content`` holds of a passage that is found.
+Content: TypeAlias = Literal["text", "situated"]
 
 #: What an origin writes even where it is empty or 0, and what it writes where it is not.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
@@ -71,7 +76,7 @@ def to_document(document: LangChainDocument, id: str | None = None) -> Document:
         document: Left as it is.
         id: Its id; None: `document_id`.
     """
-    return Document(id or document_id(document), document.page_content, copy.deepcopy(document.metadata))
+    return Document(id or document_id(document), document.page_content, _own(document.metadata))
 
 
 def from_document(document: Document) -> LangChainDocument:
@@ -135,12 +140,18 @@ def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
     """A LangChain document as a chunk: of the document that its origin names, else of itself.
 
     Raises:
-        InputError: The text is not what was cut there.
+        InputError: The text is longer than what was cut there.
     """
     origin = read_origin(document.metadata)
     if origin is None:
         whole = to_document(document, id)
         return Chunk(whole.id, whole.id, 0, whole.text, 0, len(whole.text), base_context(whole), whole.metadata)
+    if len(document.page_content) < origin.end - origin.start:
+        # Another splitter cut the chunk further (`ParentDocumentRetriever`): a passage of its own, in the same context.
+        metadata = {key: value for key, value in _own(document.metadata).items() if key != ORIGIN_KEY}
+        own = LangChainDocument(id=document.id, page_content=document.page_content, metadata=metadata)
+        piece = to_chunk(own, id)
+        return replace(piece, context=origin.context)
     if origin.end - origin.start != len(document.page_content):
         raise InputError(
             f"chunk {origin.index} of document {origin.document_id!r} has {len(document.page_content)} characters, but "
@@ -155,8 +166,17 @@ def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
         start=origin.start,
         end=origin.end,
         context=origin.context,
-        metadata=copy.deepcopy(document.metadata),
+        metadata=_own(document.metadata),
     )
+
+
+def _own(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a document's metadata without what is added when it is found."""
+    if CONTEXT_KEY in metadata and ORIGIN_KEY not in metadata:
+        raise InputError(
+            f"metadata[{CONTEXT_KEY!r}] is where a passage that is found shows its context: rename your own key"
+        )
+    return {key: copy.deepcopy(value) for key, value in metadata.items() if key not in (CONTEXT_KEY, DEGRADED_KEY)}
 
 
 def from_situated(chunk: Chunk) -> LangChainDocument:
@@ -178,10 +198,65 @@ def from_situated(chunk: Chunk) -> LangChainDocument:
     return document
 
 
-def from_result(chunk: Chunk, score: float) -> LangChainDocument:
-    """A chunk that was found, with its origin and with its score as ``relevance_score``."""
-    found = from_situated(chunk)
-    found.metadata[RELEVANCE_SCORE] = score
+class RetrievedDocument(LangChainDocument):
+    """A passage that a query found.
+
+    Equal to any document with the same id, text and metadata, whatever score it got and whatever failed on the way to
+    it: so `MultiQueryRetriever` and others that gather passages of several queries take each one once.
+    """
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        """Serialised as LangChain's own document."""
+        return LangChainDocument.lc_id()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LangChainDocument):
+            return NotImplemented
+        return _compared(self) == _compared(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as LangChain's documents
+
+
+def _compared(document: LangChainDocument) -> tuple[Any, ...]:
+    told = {RELEVANCE_SCORE, DEGRADED_KEY}
+    metadata = {key: value for key, value in document.metadata.items() if key not in told}
+    return document.id, document.page_content, metadata
+
+
+def from_found(chunk: Chunk, content: Content = "text") -> LangChainDocument:
+    """A chunk that a store found: what situates it stands under ``situated_context``, for prompts.
+
+    Args:
+        chunk: The chunk. One that was stored as a document of its own, without an origin, is returned as it came.
+        content: "situated" also writes what situates it in front of ``page_content``; ``start_index`` and the origin
+            still give the span of the passage alone.
+    """
+    found = from_chunk(chunk)
+    return _shown(found, content) if ORIGIN_KEY in found.metadata else found
+
+
+def from_result(
+    chunk: Chunk, score: float, content: Content = "text", degraded: Mapping[str, str] | None = None
+) -> LangChainDocument:
+    """A chunk that a retriever found: `from_found`, always with an origin, and with its score as ``relevance_score``.
+
+    Args:
+        chunk: The chunk.
+        score: Its score.
+        content: As in `from_found`.
+        degraded: The optional steps of the query that failed, with the reasons; noted as ``situate_degraded``.
+    """
+    found = _shown(from_situated(chunk), content)
+    told = {RELEVANCE_SCORE: score, **({DEGRADED_KEY: dict(degraded)} if degraded else {})}
+    return RetrievedDocument(id=found.id, page_content=found.page_content, metadata={**found.metadata, **told})
+
+
+def _shown(found: LangChainDocument, content: Content) -> LangChainDocument:
+    context = chunk_context(found)
+    found.metadata.setdefault(CONTEXT_KEY, context.render(SHOWN))
+    if content == "situated":
+        found.page_content = situated_text(found)
     return found
 
 
@@ -191,7 +266,7 @@ def chunk_context(document: LangChainDocument) -> Context:
     return origin.context if origin is not None else base_context(to_document(document))
 
 
-def situated_text(document: LangChainDocument, fields: Sequence[str] = ("title", "headings", "sentence")) -> str:
+def situated_text(document: LangChainDocument, fields: Sequence[str] = SHOWN) -> str:
     """The chunk's text after what situates it: for a prompt, or for an embedding model that knows nothing of situate.
 
     Args:

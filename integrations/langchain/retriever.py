@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -17,16 +14,18 @@ from langchain_core.callbacks import (
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
+from situate.integrations._shared.component import Handle, PicklesAsConfig
+from situate.integrations._shared.lifecycle import OpensIndex
 from situate.integrations._shared.origin import step_records
-from situate.integrations.langchain.documents import from_result
+from situate.integrations._shared.settings import RetrieverOptions
+from situate.integrations.langchain.documents import Content, from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
-from situate.retrievers.pipeline.steps import OnError, StepPolicy
-from situate.retrievers.types import QueryExpander, Reranker, SearchResult, Step
+from situate.retrievers.types import SearchResult, Step
 from situate.types import Chunker, Situator
 
 if TYPE_CHECKING:
@@ -56,55 +55,32 @@ async def areport_steps(steps: Sequence[Step], run_manager: AsyncCallbackManager
         await adispatch_custom_event(STEPS_EVENT, step_records(steps), config={"callbacks": run_manager.get_child()})
 
 
-class IndexRetriever(BaseRetriever):
+class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetriever):
     """What `SituateRetriever` and `SituateDocumentIndex` share: expand, embed, search, rerank, cut off.
 
+    The settings of the search are those of `RetrieverOptions`.
+
     Attributes:
-        expander: Writes further texts to search with (HyDE, multi-query).
-        rerankers: Order the hits anew, one after the other.
-        threshold: Leave out what scores lower after the last step.
-        k: How many passages, at most.
-        candidates: How many are searched for where there is something to rerank.
-        fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
-        on_error: What the failure of an optional step does: "degrade" goes on without it, "raise" raises.
-        policy: Timeouts and retries of the optional steps, in place of ``on_error``.
-        policies: The same for single steps, by name ("hyde") or kind ("rerank").
+        content: "text": ``page_content`` is the passage as it stands in its document. "situated": what situates it
+            (title, headings, ...) is written in front, for prompts that show nothing else.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("expander", "rerankers", "filter", "index", "client", "situators")
 
-    expander: SkipValidation[QueryExpander | None] = None
-    rerankers: SkipValidation[Sequence[Reranker]] = ()
-    threshold: float | None = None
-    k: int = Field(default=10, ge=1)
-    candidates: int = Field(default=50, ge=1)
-    fuse_texts: Literal["rrf", "minmax", "dbsf"] | None = None
     filter: SkipValidation[Any] = None
-    on_error: OnError = "degrade"
-    policy: StepPolicy | None = None
-    policies: Mapping[str, StepPolicy] | None = None
+    content: Content = "text"
 
-    @abstractmethod
-    def _searched(self) -> Index:
-        """The index that is searched."""
+    _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
 
-    @cached_property
+    @property
     def _pipeline(self) -> Retriever:
-        from situate.retrievers.retriever import Retriever
-
-        return Retriever(
-            self._searched(),
-            expander=self.expander,
-            rerankers=self.rerankers,
-            threshold=self.threshold,
-            k=self.k,
-            candidates=self.candidates,
-            fuse_texts=self.fuse_texts,
-            on_error=self.on_error,
-            policy=self.policy,
-            policies=self.policies,
-        )
+        index = self._searched()
+        settings = self._retriever_settings()
+        key = (id(index), tuple(map(_identity, settings.values())))
+        pipeline: Retriever = self._handle.get(key, lambda: _retriever(index, settings))
+        return pipeline
 
     def _get_relevant_documents(
         self,
@@ -116,7 +92,7 @@ class IndexRetriever(BaseRetriever):
     ) -> list[LangChainDocument]:
         result = self._pipeline.retrieve(query, k, self.filter if filter is None else filter)
         report_steps(result.steps, run_manager)
-        return _documents(result)
+        return self._documents(result)
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[LangChainDocument]:
         """As in LangChain; calls that come together begin a few at a time, so that none holds up the event loop."""
@@ -133,7 +109,11 @@ class IndexRetriever(BaseRetriever):
     ) -> list[LangChainDocument]:
         result = await self._pipeline.aretrieve(query, k, self.filter if filter is None else filter)
         await areport_steps(result.steps, run_manager)
-        return _documents(result)
+        return self._documents(result)
+
+    def _documents(self, result: SearchResult) -> list[LangChainDocument]:
+        degraded = {step.name: step.error for step in result.steps if step.error is not None}
+        return [from_result(hit.chunk, float(hit.score), self.content, degraded) for hit in result.hits]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)
@@ -178,10 +158,9 @@ class SituateRetriever(IndexRetriever):
         splitter: TextSplitter | Chunker | None = None,
         situators: Sequence[Situator] = (),
         client: QdrantClient | None = None,
-        path: str | Path = ":memory:",
-        collection: str = "langchain",
         config: PipelineConfig | None = None,
         settings: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Self:
         """A retriever over whole documents, indexed first.
 
@@ -190,27 +169,35 @@ class SituateRetriever(IndexRetriever):
             embeddings: Makes the vectors.
             splitter: Cuts them; None: Markdown by structure, other text recursively, 200 tokens of the model.
             situators: Write context into chunks.
-            client: Any Qdrant client; None opens an embedded store at ``path``.
-            path: Folder of the embedded store, or ":memory:".
-            collection: The collection's name.
+            client: Any Qdrant client; None opens ``path``.
             config: What is stored and how it is searched; `PipelineConfig.fast` by default.
-            settings: Fields of the retriever (``k``, ``expander``, ...).
+            settings: Fields of the retriever (``k``, ``expander``, ...), in place of ``options``.
+            options: Fields of the retriever, and those of `StoreOptions` (``path``, ``collection_name``, ...).
         """
         from situate.integrations.langchain.splitter import SituateTextSplitter
         from situate.integrations.langchain.vectorstore import SituateVectorStore
 
+        own = {name for name in options if name in cls.model_fields or name in cls.also_known_as}
         store = SituateVectorStore(
             embeddings,
             client=client,
-            path=path,
-            collection=collection,
             splitter=splitter if splitter is not None else SituateTextSplitter(embeddings),
             situators=situators,
             config=config,
+            **{name: value for name, value in options.items() if name not in own},
         )
+        fields = {**(settings or {}), **{name: options[name] for name in own}}
+        made = cls(index=store.index, **fields)  # refuses wrong settings before anything is indexed
         store.add_documents(list(documents))
-        return cls(index=store.index, **(settings or {}))
+        return made
 
 
-def _documents(result: SearchResult) -> list[LangChainDocument]:
-    return [from_result(hit.chunk, float(hit.score)) for hit in result.hits]
+def _retriever(index: Index, settings: Mapping[str, Any]) -> Retriever:
+    from situate.retrievers.retriever import Retriever
+
+    return Retriever(index, **settings)
+
+
+def _identity(value: Any) -> Any:
+    """What tells two values of a setting apart."""
+    return value if value is None or isinstance(value, str | int | float) else id(value)

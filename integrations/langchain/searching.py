@@ -15,7 +15,7 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown
-from situate.integrations.langchain.documents import from_chunk
+from situate.integrations.langchain.documents import Content, from_found
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.index.chunk_access import nearest_with_vectors
 from situate.retrievers.index.index import Index
@@ -38,6 +38,7 @@ class SearchingStore(VectorStore):
     index: Index
     _embedding: SituateEmbeddings
     _mode: Mode
+    _content: Content
 
     def similarity_search(
         self, query: str, k: int = 4, filter: FilterLike | None = None, **kwargs: Any
@@ -81,7 +82,7 @@ class SearchingStore(VectorStore):
             vector = self.index.embedder.embed_queries([query])[0]
             return _above(self._by_vector(vector, k, filter), score_threshold)
         hits = self.index.search(query, k, filter).hits
-        return _above([(from_chunk(hit.chunk), hit.score) for hit in hits], score_threshold)
+        return _above([(from_found(hit.chunk, self._content), hit.score) for hit in hits], score_threshold)
 
     async def asimilarity_search_with_score(
         self,
@@ -97,7 +98,7 @@ class SearchingStore(VectorStore):
             vector = (await self.index.embedder.aembed_queries([query]))[0]
             return _above(await asyncio.to_thread(self._by_vector, vector, k, filter), score_threshold)
         hits = (await self.index.asearch(query, k, filter)).hits
-        return _above([(from_chunk(hit.chunk), hit.score) for hit in hits], score_threshold)
+        return _above([(from_found(hit.chunk, self._content), hit.score) for hit in hits], score_threshold)
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
@@ -161,7 +162,7 @@ class SearchingStore(VectorStore):
         found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
         vectors: list[list[float]] = [vector.tolist() for _, vector in found]
         chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
-        return [from_chunk(found[place][0]) for place in chosen]
+        return [from_found(found[place][0], self._content) for place in chosen]
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -179,11 +180,19 @@ class SearchingStore(VectorStore):
 
     def _by_vector(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[_Scored]:
         # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
-        config = replace(self.index.config, lexical=None, feedback=None, token_vectors=None, fusion="rrf")
-        hits = HybridSearch(gateway(self.index.client, self.index.collection), config).search(
-            QueryVectors(vector), k, filter
+        config = replace(
+            self.index.config,
+            lexical=None,
+            feedback=None,
+            token_vectors=None,
+            document=None,
+            questions=0.0,
+            fusion="rrf",
         )
-        return [(from_chunk(hit.chunk), hit.score) for hit in hits]
+        search = HybridSearch(gateway(self.index.client, self.index.collection), config)
+        return [
+            (from_found(hit.chunk, self._content), hit.score) for hit in search.search(QueryVectors(vector), k, filter)
+        ]
 
     def _checked(self, mode: Mode | None) -> Mode:
         """The mode of one search: dense also where the collection holds nothing else."""

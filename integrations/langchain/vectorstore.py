@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.embeddings import Embeddings
 
 from situate.errors import InputError
-from situate.integrations._shared.component import refuse_unknown
+from situate.integrations._shared.component import refuse_unknown, translated
+from situate.integrations._shared.lifecycle import OpensIndex
+from situate.integrations._shared.settings import StoreOptions
 from situate.integrations.langchain.documents import (
+    Content,
     DocumentParts,
     Item,
     additions,
@@ -35,14 +37,14 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
 
-class SituateVectorStore(SearchingStore):
+class SituateVectorStore(OpensIndex, SearchingStore):
     """Stores documents so that each chunk keeps its place in its document.
 
     What a `Document` is to it:
 
     - with a ``splitter``: a whole document, which is cut, situated, embedded with all of its text in view, and
       replaced as a whole;
-    - a chunk that `SituateTextSplitter` cut: it is put back into its document, parts that are stored already
+    - a chunk that `SituateTextSplitter` cut: it is put back into its document, chunks that are stored already
       included, and all of them are embedded together;
     - any other: one passage, stored under its own id with one vector, as in any vector store.
 
@@ -51,49 +53,63 @@ class SituateVectorStore(SearchingStore):
 
     Args:
         embedding: Makes the vectors.
-        client: Any Qdrant client; None opens an embedded store at ``path``.
-        path: Folder of the embedded store, or ":memory:".
-        collection: The collection's name.
+        client: Any Qdrant client; None opens ``path``.
         splitter: Cuts whole documents: a `SituateTextSplitter`, any LangChain text splitter, or a situate chunker.
         situators: Write context into chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         mode: "hybrid" searches dense and BM25 vectors and all that ``config`` says; "dense" the dense ones alone.
+        content: "text": ``page_content`` of what is found is the chunk as it stands in its document. "situated": what
+            situates it (title, headings, ...) is written in front, for prompts that show nothing else.
+        location: Fields of `StoreOptions`: ``path``, ``api_key``, ``collection_name``, ``client_options``.
 
     Raises:
         InputError: ``embedding`` is not a `SituateEmbeddings`.
         IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.
     """
 
+    also_known_as = StoreOptions.also_known_as
+    known_otherwise: ClassVar[Mapping[str, str]] = {
+        **StoreOptions.known_otherwise,
+        "embeddings": "it is embedding here",
+        "retrieval_mode": 'it is mode here, "hybrid" or "dense"',
+        "sparse_embedding": "BM25 vectors are made as config says (PipelineConfig(lexical=...))",
+        "distance": "vectors are compared as the model was trained",
+        "vector_name": "the collection's vectors are named by situate",
+    }
+
     def __init__(
         self,
         embedding: SituateEmbeddings,
         *,
         client: QdrantClient | None = None,
-        path: str | Path = ":memory:",
-        collection: str = "langchain",
         splitter: TextSplitter | Chunker | None = None,
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
         mode: Mode = "hybrid",
+        content: Content = "text",
+        **location: Any,
     ) -> None:
         if not isinstance(embedding, SituateEmbeddings):
             raise InputError(
                 f"SituateVectorStore embeds chunks inside their documents, which {type(embedding).__name__} cannot: "
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
+        names = (*StoreOptions.model_fields, "client", "splitter", "situators", "config", "mode", "content")
+        where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
         self._splits = splitter is not None
         self.index = Index(
             embedding.embedder,
-            client=client,
-            path=path,
-            collection=collection,
+            client=where._index_client(client),
+            path=where.path,
+            collection=where.collection_name,
             chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
             config=config,
         )
         self._partial = threading.Lock()
         self._mode: Mode = mode
+        self._content: Content = content
         self._checked(mode)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,9 +123,8 @@ class SituateVectorStore(SearchingStore):
         """What embeds queries."""
         return self._embedding
 
-    def close(self) -> None:
-        """Close the store that was opened at ``path``. A client that was handed in stays open."""
-        self.index.close()
+    def _searched(self) -> Index:
+        return self.index
 
     # -- documents in and out -----------------------------------------------------------------------------------
 

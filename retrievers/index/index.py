@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.types import Vectors
-from situate.errors import InputError, ModelError
+from situate.errors import InputError, ModelError, StorageError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
 from situate.retrievers.index.documents import (
@@ -94,6 +94,7 @@ class Index:
         self._signals = SignalEncoder(embedder, self.config)
         self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
         self._opened: Collection | None = None
+        self._closed = False
         self._batcher: QueryBatcher | None = None
         self._lock = threading.Lock()
 
@@ -103,7 +104,7 @@ class Index:
                 "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
                 "client, and it pickles as that"
             )
-        return {**self.__dict__, "_opened": None, "_batcher": None, "_lock": None}
+        return {**self.__dict__, "_opened": None, "_closed": False, "_batcher": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
@@ -130,6 +131,8 @@ class Index:
 
     def _collection(self) -> Collection:
         with self._lock:
+            if self._closed:
+                raise StorageError(f"the index on {self.collection!r} is closed: make a new one with the same settings")
             if self._opened is None:
                 client = self._given_client if self._given_client is not None else self._open()
                 opened = Collection(gateway(client, self.collection))
@@ -163,6 +166,7 @@ class Index:
             if self._opened is not None and self._given_client is None:
                 self._opened.client.close()
             self._opened = None
+            self._closed = True
 
     def __enter__(self) -> Index:
         return self
