@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from situate.errors import InputError, UnknownArgumentError
 
@@ -54,6 +54,8 @@ class Handle(Generic[T]):
 
 class Configured(BaseModel):
     """A pydantic class that knows its parameters, also by the names of other libraries, and refuses all others."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     #: Parameters of the classes that users come from, and what they mean here.
     also_known_as: ClassVar[Mapping[str, Meaning]] = {}

@@ -25,6 +25,9 @@ SHOWN = ("title", "headings", "sentence")
 #: What ``page_content`` holds of a passage that is found.
 Content: TypeAlias = Literal["text", "situated"]
 
+#: What is added to the metadata of a passage when it is found.
+_ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY)
+
 #: What an origin writes even where it is empty or 0, and what it writes where it is not.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
 _FIELDS = (*_ALWAYS, "before", "after", "own")
@@ -201,8 +204,8 @@ def from_situated(chunk: Chunk) -> LangChainDocument:
 class RetrievedDocument(LangChainDocument):
     """A passage that a query found.
 
-    Equal to any document with the same id, text and metadata, whatever score it got and whatever failed on the way to
-    it: so `MultiQueryRetriever` and others that gather passages of several queries take each one once.
+    Equal to any document with the same id, text and metadata of its own, whatever score it got and whatever failed on
+    the way to it: so `MultiQueryRetriever` and others that gather passages of several queries take each one once.
     """
 
     @classmethod
@@ -219,8 +222,7 @@ class RetrievedDocument(LangChainDocument):
 
 
 def _compared(document: LangChainDocument) -> tuple[Any, ...]:
-    told = {RELEVANCE_SCORE, DEGRADED_KEY}
-    metadata = {key: value for key, value in document.metadata.items() if key not in told}
+    metadata = {key: value for key, value in document.metadata.items() if key not in _ADDED}
     return document.id, document.page_content, metadata
 
 
@@ -248,16 +250,14 @@ def from_result(
         degraded: The optional steps of the query that failed, with the reasons; noted as ``situate_degraded``.
     """
     found = _shown(from_situated(chunk), content)
-    told = {RELEVANCE_SCORE: score, **({DEGRADED_KEY: dict(degraded)} if degraded else {})}
-    return RetrievedDocument(id=found.id, page_content=found.page_content, metadata={**found.metadata, **told})
-
-
-def _shown(found: LangChainDocument, content: Content) -> LangChainDocument:
-    context = chunk_context(found)
-    found.metadata.setdefault(CONTEXT_KEY, context.render(SHOWN))
-    if content == "situated":
-        found.page_content = situated_text(found)
+    found.metadata |= {RELEVANCE_SCORE: score, **({DEGRADED_KEY: dict(degraded)} if degraded else {})}
     return found
+
+
+def _shown(found: LangChainDocument, content: Content) -> RetrievedDocument:
+    text = situated_text(found) if content == "situated" else found.page_content
+    metadata = {CONTEXT_KEY: chunk_context(found).render(SHOWN), **found.metadata}
+    return RetrievedDocument(id=found.id, page_content=text, metadata=metadata)
 
 
 def chunk_context(document: LangChainDocument) -> Context:
