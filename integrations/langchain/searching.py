@@ -20,7 +20,6 @@ from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.index.chunk_access import nearest_with_vectors
 from situate.retrievers.index.index import Index
 from situate.retrievers.search.filters import FilterLike
-from situate.retrievers.search.gateway import gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
 
@@ -189,7 +188,7 @@ class SearchingStore(VectorStore):
             questions=0.0,
             fusion="rrf",
         )
-        search = HybridSearch(gateway(self.index.client, self.index.collection), config)
+        search = HybridSearch(self.index.gateway, config)
         return [
             (from_found(hit.chunk, self._content), hit.score) for hit in search.search(QueryVectors(vector), k, filter)
         ]

@@ -1,7 +1,8 @@
-"""Documents on their way into an index: batches of them, chunks that somebody else cut, what identifies a version."""
+"""Documents on their way into an index: batches, chunks that were handed in, what identifies a version."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TypeAlias
 
 from situate.chunkers.situators.generating import FAILED
 from situate.chunkers.situators.summarising import SUMMARY_FAILED
-from situate.errors import SpanError
+from situate.errors import InputError, SpanError
 from situate.types import Chunk, Document, stable_id
 
 #: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
@@ -53,19 +54,26 @@ class IndexReport:
         )
 
 
-def without_chunks(documents: Iterable[Document]) -> Iterable[Item]:
-    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
-    items = ((document, None) for document in documents)
-    return list(items) if isinstance(documents, Sequence) else items
+def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`.
 
-
-def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`."""
+    Raises:
+        InputError: A document has an empty id, or two different ones have the same.
+    """
+    contents: dict[str, bytes] = {}
     batch: list[Item] = []
     characters = 0
-    for item in items:
-        batch.append(item)
-        characters += len(item[0].text)
+    for document, chunks in items:
+        if not document.id:
+            raise InputError("a document has an empty id: replacing and deleting go by the id, so give it one")
+        content = _content(document, chunks)
+        if contents.setdefault(document.id, content) != content:
+            raise InputError(
+                f"two different documents of one call have the id {document.id!r}, and only one of them could be "
+                "stored: give each its own id, or add the one that counts"
+            )
+        batch.append((document, chunks))
+        characters += len(document.text)
         if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -73,8 +81,14 @@ def in_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
+def _content(document: Document, chunks: Sequence[Chunk] | None) -> bytes:
+    """16 bytes that differ where documents, or the chunks that are given with them, do."""
+    ids = () if chunks is None else (repr(chunk.id) for chunk in chunks)
+    return hashlib.sha256("".join((document.content_hash, *ids)).encode()).digest()[:16]
+
+
 def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks that somebody else cut, numbered in the order of the text."""
+    """Chunks that were handed in, numbered in the order of the text."""
     seen: set[str] = set()
     for number, chunk in enumerate(chunks):
         where = f"chunk {number} of {len(chunks)} ({chunk.id}, span {chunk.start}-{chunk.end})"
@@ -91,18 +105,18 @@ def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
 
 
-def hash_of_version(document: Document, made_by: Iterable[object]) -> str:
-    """Identifies a version: the content, and what cuts it.
+def version_hash(document: Document, made_by: Iterable[object]) -> str:
+    """Identifies a version of a document: its content, and what cuts it.
 
     Args:
         document: The document.
-        made_by: The chunker and the situators; or the chunks, where somebody else cut them.
+        made_by: The chunker and the situators; or the chunks, where they were handed in.
     """
     return stable_id("document", document.id, document.content_hash, *map(_fingerprint, made_by))
 
 
-def hash_of_what_came(document_hash: str, chunks: Sequence[Chunk]) -> str:
-    """The version's hash, or another one where chunks were left without what a language model was to write.
+def situated_hash(document_hash: str, chunks: Sequence[Chunk]) -> str:
+    """The version's hash, or another one where chunks lack what a language model was to write.
 
     Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
     same ones fail again, this hash is the stored one and nothing is embedded.
@@ -120,8 +134,8 @@ def _fingerprint(part: object) -> str:
     return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
 
 
-def said(report: IndexReport) -> IndexReport:
-    """The report, after a warning of what was left out."""
+def with_warning(report: IndexReport) -> IndexReport:
+    """The report, after a warning about the documents that were left out."""
     if report.skipped:
         warnings.warn(
             f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"

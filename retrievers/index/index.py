@@ -17,11 +17,10 @@ from situate.retrievers.index.documents import (
     IndexReport,
     Item,
     checked,
-    hash_of_version,
-    hash_of_what_came,
-    in_batches,
-    said,
-    without_chunks,
+    document_batches,
+    situated_hash,
+    version_hash,
+    with_warning,
 )
 from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.index.payload import STATE, to_chunk
@@ -29,7 +28,7 @@ from situate.retrievers.index.signals import SignalEncoder
 from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
 from situate.retrievers.search.filters import FilterLike
-from situate.retrievers.search.gateway import gateway
+from situate.retrievers.search.gateway import Gateway, gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.storage.connect import MEMORY, Location, connect
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
     from situate.embedders.embedder import Embedder
-    from situate.embedders.types import SpanEncoder
+    from situate.embedders.types import ChunkVectors, SpanEncoder
 
 
 class Index:
@@ -117,6 +116,11 @@ class Index:
         return self._collection().client
 
     @property
+    def gateway(self) -> Gateway:
+        """The way to the collection, which is opened first."""
+        return self._collection().gateway
+
+    @property
     def chunker(self) -> Chunker:
         """What cuts documents into chunks."""
         if self._chunker is None:
@@ -183,16 +187,16 @@ class Index:
         ``summary_failed``) is situated again when it is added again, and replaced where more of it succeeds.
 
         Documents without text are skipped, listed in the report and warned about; an earlier version of such a
-        document stays until it is deleted. Of several documents with the same id in one call the last counts.
+        document stays until it is deleted.
 
         Raises:
-            InputError: A document has no id, or metadata that JSON cannot express.
+            InputError: A document has no id, two different ones have the same, or metadata that JSON cannot express.
             NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
         """
-        return self._add(without_chunks(documents))
+        return self._add(_uncut(documents))
 
     def add_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
-        """`add` for documents that somebody else cut and situated. All chunks of a document belong in one call.
+        """`add` for documents that are cut and situated already. All chunks of a document belong in one call.
 
         Raises:
             SpanError: A chunk does not hold the text of its span.
@@ -201,7 +205,7 @@ class Index:
 
     async def aadd(self, documents: Iterable[Document]) -> IndexReport:
         """`add` without blocking the event loop; cancelling it stops after the batch that is being written."""
-        return await self._aadd(without_chunks(documents))
+        return await self._aadd(_uncut(documents))
 
     async def aadd_chunks(self, items: Iterable[tuple[Document, Sequence[Chunk]]]) -> IndexReport:
         """`add_chunks` without blocking the event loop."""
@@ -217,13 +221,16 @@ class Index:
         await asyncio.to_thread(self.delete, list(document_ids))
 
     def _add(self, items: Iterable[Item]) -> IndexReport:
-        return said(sum((self._add_batch(batch) for batch in self._batches(items)), IndexReport()))
+        report = IndexReport()
+        for batch in self._batches(items):
+            report += self._add_batch(batch)
+        return with_warning(report)
 
     async def _aadd(self, items: Iterable[Item]) -> IndexReport:
         report = IndexReport()
         for batch in self._batches(items):
             report += await asyncio.to_thread(self._add_batch, batch)
-        return said(report)
+        return with_warning(report)
 
     def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
         from tqdm.auto import tqdm
@@ -231,39 +238,42 @@ class Index:
         total = len(items) if isinstance(items, Sized) else None
         description = f"indexing into {self.collection!r}"
         with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
-            for batch in in_batches(items):
+            for batch in document_batches(items):
                 yield batch
                 # Here the batch has been written: a bar over the items would run ahead by a whole batch.
                 bar.update(len(batch))
 
     def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
-        last = {document.id: (document, chunks) for document, chunks in batch}
-        if "" in last:
-            raise InputError("a document has an empty id: ids are what replacing and deleting go by")
+        distinct = {document.id: (document, chunks) for document, chunks in batch}
         collection = self._collection()
-        known = collection.complete_versions(list(last))
+        known = collection.complete_versions(list(distinct))
         skipped: list[str] = []
-        work: list[tuple[Document, list[Chunk], str]] = []
-        for document, given in last.values():
-            document_hash = hash_of_version(document, (self.chunker, *self.situators) if given is None else given)
+        changed: list[tuple[Document, list[Chunk], str]] = []
+        for document, given in distinct.values():
+            document_hash = version_hash(document, (self.chunker, *self.situators) if given is None else given)
             if document_hash in known.get(document.id, ()):
                 continue
             chunks = self._cut(document) if given is None else checked(document, given)
             if given is None:
-                document_hash = hash_of_what_came(document_hash, chunks)
+                document_hash = situated_hash(document_hash, chunks)
             if not chunks:
                 skipped.append(document.id)
             elif document_hash not in known.get(document.id, ()):
-                work.append((document, chunks, document_hash))
-        if work:
-            collection.write(self._embedded(work))
-        replaced = sum(document.id in known for document, _, _ in work)
+                changed.append((document, chunks, document_hash))
+        if changed:
+            vectors = self.embedder.encode_chunks(
+                [(document, chunks) for document, chunks, _ in changed],
+                scheme=self.config.dense,
+                token_vectors=self.config.token_vectors is not None,
+            )
+            collection.write(self._versions(changed, vectors))
+        replaced = sum(document.id in known for document, _, _ in changed)
         return IndexReport(
-            added=len(work) - replaced,
+            added=len(changed) - replaced,
             replaced=replaced,
-            unchanged=len(last) - len(work) - len(skipped),
+            unchanged=len(distinct) - len(changed) - len(skipped),
             skipped=tuple(skipped),
-            chunks=sum(len(chunks) for _, chunks, _ in work),
+            chunks=sum(len(chunks) for _, chunks, _ in changed),
         )
 
     def _cut(self, document: Document) -> list[Chunk]:
@@ -272,11 +282,10 @@ class Index:
             chunks = situator.situate(document, chunks)
         return chunks
 
-    def _embedded(self, work: Sequence[tuple[Document, list[Chunk], str]]) -> list[Version]:
-        items = [(document, chunks) for document, chunks, _ in work]
-        vectors = self.embedder.encode_chunks(
-            items, scheme=self.config.dense, token_vectors=self.config.token_vectors is not None
-        )
+    def _versions(
+        self, changed: Sequence[tuple[Document, list[Chunk], str]], vectors: Sequence[ChunkVectors]
+    ) -> list[Version]:
+        items = [(document, chunks) for document, chunks, _ in changed]
         signals = self._signals.encode(items, [made.dense for made in vectors])
         return [
             Version(
@@ -288,7 +297,7 @@ class Index:
                 tokens=made.tokens,
                 signals=further,
             )
-            for (document, chunks, document_hash), made, further in zip(work, vectors, signals, strict=True)
+            for (document, chunks, document_hash), made, further in zip(changed, vectors, signals, strict=True)
         ]
 
     # -- what is there ------------------------------------------------------------------------------------------
@@ -380,7 +389,7 @@ class Index:
         self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
-        hits = HybridSearch(self._collection().gateway, self.config).search(vectors, k, filter)
+        hits = HybridSearch(self.gateway, self.config).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:
             record(step)
@@ -396,6 +405,12 @@ def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | Non
     if kept := collection.sample():
         encoder.provide(kept)
     return encoder.sample
+
+
+def _uncut(documents: Iterable[Document]) -> Iterable[Item]:
+    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
+    items = ((document, None) for document in documents)
+    return list(items) if isinstance(documents, Sequence) else items
 
 
 def _check(k: int) -> None:

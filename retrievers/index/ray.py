@@ -17,7 +17,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from situate.errors import InputError, MissingExtraError, SituateError
-from situate.retrievers.index.documents import BATCH_DOCUMENTS, EmptyDocumentWarning, IndexReport, said
+from situate.retrievers.index.documents import BATCH_DOCUMENTS, EmptyDocumentWarning, IndexReport, with_warning
 from situate.retrievers.index.index import Index
 from situate.types import Document
 
@@ -86,13 +86,12 @@ def add_dataset(
         import ray
     except ImportError as error:
         raise MissingExtraError.of("ray[data]", "ray", "bulk indexing") from error
-    from situate.retrievers.storage.edge import EdgeClient
 
-    # Opened here first: what is wrong with the index is said before anything starts, and the actors find a collection.
-    if isinstance(index.client, EdgeClient):
+    # Opened here first: an index that cannot be opened fails before anything starts, and the actors find a collection.
+    if index.gateway.embedded:
         if actors is not None and actors > 1:
             raise InputError(
-                f"actors={actors}: the embedded store {index.client.path} belongs to one process, this one. Leave "
+                f"actors={actors}: the embedded store {index.path} belongs to one process, this one. Leave "
                 "actors out, or run a Qdrant server and give the index its URL"
             )
         return _add_here(index, dataset, to_document)
@@ -119,12 +118,12 @@ def add_dataset(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    return said(sum((_report(row) for row in done.iter_rows()), IndexReport()))
+    return with_warning(sum((_report(row) for row in done.iter_rows()), IndexReport()))
 
 
 def _add_here(index: Index, dataset: Dataset, to_document: Callable[[Row], Document]) -> IndexReport:
     batches: Iterable[Any] = dataset.iter_batches(batch_size=BATCH_DOCUMENTS, batch_format="pyarrow")
-    return said(sum((_add(index, map(to_document, batch.to_pylist())) for batch in batches), IndexReport()))
+    return with_warning(sum((_add(index, map(to_document, batch.to_pylist())) for batch in batches), IndexReport()))
 
 
 def _add(index: Index, documents: Iterable[Document]) -> IndexReport:

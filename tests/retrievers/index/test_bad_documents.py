@@ -169,3 +169,17 @@ def test_part_of_a_documents_chunks_gets_the_vectors_of_the_whole(embedder: Embe
         part = stored(index)
     assert set(part) == {chunk.text for chunk in chunks[2:4]}
     assert all(np.allclose(whole[text], part[text], atol=1e-4) for text in part)
+
+
+@pytest.mark.parametrize("apart", [1, 70])
+def test_two_different_documents_with_one_id_are_an_error_that_names_it(embedder: Embedder, apart: int) -> None:
+    """In one batch as across batches; the same document twice is one document."""
+    others = [Document(f"other {i}", f"Zeppelin number {i}.") for i in range(apart)]
+    with Index(embedder, config=PipelineConfig.plain()) as index:
+        with pytest.raises(InputError, match="two different documents of one call have the id 'a'"):
+            index.add([Document("a", "A mast."), *others, Document("a", "A crane.")])
+        assert index.add([Document("b", "A mast."), Document("b", "A mast.")]).added == 1
+        document = Document("c", "A mast and a crane.")
+        cut = [Chunk.of(document, 0, 0, 6)], [Chunk.of(document, 0, 7, 19)]
+        with pytest.raises(InputError, match="id 'c'"):
+            index.add_chunks([(document, chunks) for chunks in cut])

@@ -17,12 +17,12 @@ def test_a_batch_ends_by_documents_or_by_characters(monkeypatch: pytest.MonkeyPa
     def batches(documents: int, characters: int) -> list[list[str]]:
         monkeypatch.setattr(module, "BATCH_DOCUMENTS", documents)
         monkeypatch.setattr(module, "BATCH_CHARACTERS", characters)
-        return [[d.id for d, _ in batch] for batch in module.in_batches((d, None) for d in DOCUMENTS)]
+        return [[d.id for d, _ in batch] for batch in module.document_batches((d, None) for d in DOCUMENTS)]
 
     assert batches(2, 10_000) == [["d0", "d1"], ["d2", "d3"], ["d4"]]
     assert batches(9, 100) == [["d0", "d1", "d2"], ["d3", "d4"]]
     assert batches(5, 10_000) == [[d.id for d in DOCUMENTS]]
-    assert list(module.in_batches([])) == []
+    assert list(module.document_batches([])) == []
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -105,12 +105,6 @@ def test_equal_texts_of_two_documents_are_both_kept(embedder: Embedder) -> None:
         assert {hit.chunk.document_id for hit in index.search("same words")} == {"a", "b"}
 
 
-def test_the_last_of_equal_ids_counts(embedder: Embedder) -> None:
-    with Index(embedder) as index:
-        index.add([Document("a", "First."), Document("a", "Second.")])
-        assert [chunk.text for chunk in index.get_chunks(["a"])] == ["Second."]
-
-
 def test_delete(embedder: Embedder) -> None:
     with Index(embedder) as index:
         index.add(DOCUMENTS)
