@@ -42,7 +42,7 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
     else:
         family = profile.family
         try:
-            encoder = profile.encoder
+            encoder = embedder.encoder
         except ModelError as error:
             refusal = str(error)
     files = "its files are not here" if refusal else "served elsewhere"
@@ -78,10 +78,10 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
 
 
 def _said(family: Family) -> str:
-    """Who said what, in the order in which they rule."""
-    told = [f"{who}: {', '.join(called for name, called in _FIELDS if name in fields)}" for who, fields in family.told]
+    """Which source says what, in the order in which they rule."""
+    named = [f"{source}: {', '.join(called for name, called in _FIELDS if name in f)}" for source, f in family.sources]
     rest = "nobody" if family.name == "unknown" else "the record"
-    return "; ".join([*reversed(told), f"{rest}: the rest" if told else rest])
+    return "; ".join([*reversed(named), f"{rest}: the rest" if named else rest])
 
 
 def _lengths(embedder: Embedder, family: Family, encoder: SpanEncoder | None) -> str:

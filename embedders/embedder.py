@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from situate.embedders.build import build_encoder
+from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
 from situate.embedders.models.profile import ModelProfile
@@ -148,6 +151,9 @@ class Embedder:
     def _set(self, settings: EmbedderSettings) -> None:
         self._settings = settings
         self._profile = ModelProfile(settings)
+        self._family: Family | None = None
+        self._encoder: SpanEncoder | None = None
+        self._lock = threading.Lock()
         self._warned_of_window = False
 
     def __getstate__(self) -> EmbedderSettings:
@@ -205,7 +211,9 @@ class Embedder:
             ModelNotFoundError: The model's files cannot be found.
             ConventionError: A convention is one that situate cannot follow.
         """
-        return self._profile.family
+        if self._family is None:
+            self._family = self._profile.family
+        return self._family
 
     @property
     def encoder(self) -> SpanEncoder:
@@ -215,7 +223,13 @@ class Embedder:
             ModelError: The model cannot be used.
             InputError: ``dimensions`` is more than the model has.
         """
-        return self._profile.encoder
+        if self._encoder is None:
+            with self._lock:
+                if self._encoder is None:
+                    encoder = build_encoder(self._settings, self.family, self._profile.resolved)
+                    check_dimensions(self._settings.dimensions, encoder.dimension, self.family)
+                    self._encoder = encoder
+        return self._encoder
 
     @property
     def dimension(self) -> int:
@@ -235,7 +249,7 @@ class Embedder:
         Raises:
             ConventionError: Neither the encoder nor the model's family says.
         """
-        return self._profile.max_tokens
+        return self._profile.max_tokens(self.encoder)
 
     @property
     def trained_tokens(self) -> int:
@@ -244,7 +258,7 @@ class Embedder:
         Raises:
             ConventionError: Neither the encoder nor the model's family says.
         """
-        return self._profile.trained_tokens
+        return self._profile.trained_tokens(self.encoder)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -254,7 +268,7 @@ class Embedder:
             ModelNotFoundError: The encoder has none of its own, and the model's files are not to be found.
             ModelError: The model has a tokenizer in plain Python only.
         """
-        return self._profile.tokenizer
+        return self._profile.tokenizer(self.encoder)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -265,7 +279,7 @@ class Embedder:
         """
         scheme = dataclasses.asdict(self.scheme)
         return {
-            **self._profile.fingerprint(),
+            **self._profile.fingerprint(self.encoder),
             "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
         }
 
@@ -393,8 +407,8 @@ class Embedder:
 
     async def _aready(self) -> None:
         """Look the model up in a thread: it reads files, once."""
-        if not self._profile.ready:
-            await asyncio.to_thread(lambda: (self.encoder, self.family))
+        if self._encoder is None:
+            await asyncio.to_thread(lambda: self.encoder)
 
     def _written(self, texts: Sequence[str], role: Role) -> list[SpanText]:
         write = self.family.query_text if role == "query" else self.family.document_text

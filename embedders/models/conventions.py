@@ -1,4 +1,4 @@
-"""A model's conventions, merged: its family's record, its folder's own files, and what the user says."""
+"""A model's conventions, merged from three layers: the registry's record, the folder's files, the user's settings."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from situate.embedders.models.families import (
 )
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import ResolvedModel, read_json
+from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import Pooling
 from situate.errors import ConventionError, FallbackWarning, InputError, SituateWarning
 
@@ -134,124 +135,145 @@ class StoredConventions:
         return None
 
 
-def conventions(
-    model: str,
-    resolved: ResolvedModel | None,
-    *,
-    family: Family | None = None,
-    query_instruction: str | None = None,
-    document_instruction: str | None = None,
-    task: str | None = None,
-    pooling: Pooling | None = None,
-    normalize: bool | None = None,
-    trust_remote_code: bool = False,
-    warn: bool = True,
-) -> Family:
-    """What holds for one model, as a record of its own.
+@dataclass(frozen=True)
+class Conventions:
+    """What one source says of a model's conventions; None where it is silent.
+
+    Attributes are `Family`'s fields of the same names.
+    """
+
+    query: str | None = None
+    document: str | None = None
+    task: str | None = None
+    pooling: Pooling | None = None
+    pool_instruction: bool | None = None
+    normalize: bool | None = None
+    similarity: Similarity | None = None
+    max_tokens: int | None = None
+    library: str | None = None
+    query_options: tuple[tuple[str, str], ...] | None = None
+    document_options: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The fields that the source says, with their values."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def over(self, record: Family) -> Family:
+        """``record`` with what this source says in place of its own."""
+        return replace(record, **self.given)
+
+
+def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> Family:
+    """What holds for one model, as a record of its own: the user's settings over the folder's files over the registry.
 
     Args:
-        model: The id that the user gave.
-        resolved: Its files, where they are on this machine.
-        family: The user's own record, which stands in the registry's place.
-        query_instruction: The user's; "" for none, None for the model's own.
-        document_instruction: Likewise.
-        task: What ``{task}`` stands for.
-        pooling: The user's, against what the model says.
-        normalize: Likewise.
-        trust_remote_code: Whether the repository's own code runs.
-        warn: Say it where a convention had to be assumed.
+        settings: The user's.
+        resolved: The model's files, where they are on this machine.
 
     Raises:
         ConventionError: A task was named for a model whose query instruction has no place for one.
+        ModelError: A file of the model's folder is damaged.
     """
-    names = [model] if resolved is None else [resolved.id, str(resolved.config.get("_name_or_path", ""))]
-    known = family or family_of(*(name for name in names if name))
-    stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
+    known = _from_registry(settings, resolved)
     record = known or Family(name="unknown", source="")
-    assumed: list[str] = []
-    changes: dict[str, Any] = {}
-    if stored.pooling is not None:
-        changes["pooling"] = stored.pooling
-        changes["pool_instruction"] = stored.pool_instruction and (family or record).pool_instruction
-    elif known is None and pooling is None and resolved is not None and not stored.library:
-        assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
-    own_code = {} if resolved is None else resolved.config.get("auto_map", {})
-    if known is None and "AutoModel" in own_code and not trust_remote_code:
-        assumed.append(f"transformers' own class (its repository's code, {own_code['AutoModel']}, is not run)")
-    if stored.library and pooling is None and not record.library:
-        changes["library"] = stored.library
-    if stored.similarity is not None:
-        changes["similarity"] = stored.similarity
-    if stored.modules and (known is None or family is None):
-        dot = changes.get("similarity", record.similarity) == "dot"
-        changes["normalize"] = "Normalize" in stored.modules or not dot
-    if stored.max_tokens is not None:
-        changes["max_tokens"] = stored.max_tokens
-    if family is None:
-        for field, roles in (("query", QUERY_PROMPTS), ("document", DOCUMENT_PROMPTS)):
-            prompt = stored.prompt(roles)
-            # A named task needs the family's template: the stored prompt has one task written into it.
-            if prompt is not None and not (field == "query" and task is not None and "{task}" in record.query):
-                changes[field] = prompt
-    if known is None and not stored.modules:
-        wanted = [
-            role for role, given in (("query", query_instruction), ("document", document_instruction)) if given is None
-        ]
-        if wanted:
-            assumed.append(f"no {' and no '.join(wanted)} instruction")
-    folder = set(changes)
-    if query_instruction is not None:
-        changes["query"] = query_instruction
-    if document_instruction is not None:
-        changes["document"] = document_instruction
-    if pooling is not None:
-        changes["pooling"] = pooling
-    if normalize is not None:
-        changes["normalize"] = normalize
-    given = {
-        "query": query_instruction if task is None else task,
-        "document": document_instruction,
-        "pooling": pooling,
-        "normalize": normalize,
-    }
-    yours = {field for field, value in given.items() if value is not None}
-    told = (("the folder", tuple(sorted(folder - yours))), ("you", tuple(sorted(yours))))
-    merged = replace(record, told=tuple((who, fields) for who, fields in told if fields), **changes)
-    if task is not None:
-        merged = _with_task(merged, task, stored, model)
-    if any(kind in ("StaticEmbedding", "WordEmbeddings", "BoW") for kind in stored.modules):
-        merged = replace(merged, late=STATIC_LATE)
-    elif merged.library and resolved is not None:
-        merged = replace(merged, late=merged.late or LIBRARY_LATE)
-    elif not merged.late:
-        merged = replace(merged, late={"cls": CLS_LATE, "last": LAST_LATE}.get(merged.pooling, ""))
-    merged = replace(merged, assumed=tuple(assumed))
-    if assumed and warn:
+    stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
+    folder = _from_folder(settings, record, stored)
+    user = _from_user(settings, folder.over(record), stored)
+    assumed = () if known else _assumed(settings, resolved, stored)
+    if assumed:
         warnings.warn(
-            f"model {model!r} is in no family that situate knows, and its folder does not say everything; assumed: "
-            f"{'; '.join(assumed)}. Give query_instruction=, document_instruction= or pooling= if its card says "
-            "otherwise (Embedder.describe() prints what is sent)",
+            f"model {settings.model!r} is in no family that situate knows, and its folder does not say everything; "
+            f"assumed: {'; '.join(assumed)}. Give query_instruction=, document_instruction= or pooling= if its card "
+            "says otherwise (Embedder.describe() prints what is sent)",
             FallbackWarning,
             stacklevel=2,
         )
-    return merged
+    merged = user.over(folder.over(record))
+    users = {"query" if name == "task" else name for name in user.given}
+    sources = (("the folder", tuple(sorted(folder.given.keys() - users))), ("you", tuple(sorted(users))))
+    return replace(
+        merged,
+        late=_late(merged, stored, resolved),
+        assumed=assumed,
+        sources=tuple((source, fields) for source, fields in sources if fields),
+    )
 
 
-def _with_task(record: Family, task: str, stored: StoredConventions, model: str) -> Family:
+def _from_registry(settings: EmbedderSettings, resolved: ResolvedModel | None) -> Family | None:
+    """The user's own record, which stands in the registry's place, or the registry's; None where it has none."""
+    names = [settings.model] if resolved is None else [resolved.id, str(resolved.config.get("_name_or_path", ""))]
+    return settings.family or family_of(*(name for name in names if name))
+
+
+def _from_folder(settings: EmbedderSettings, record: Family, stored: StoredConventions) -> Conventions:
+    """What the folder's files say; its prompts and its norm give way to a record of the user's own."""
+    own = settings.family is not None
+    query, document = (None, None) if own else (stored.prompt(names) for names in (QUERY_PROMPTS, DOCUMENT_PROMPTS))
+    if settings.task is not None and "{task}" in record.query:
+        query = None  # a named task needs the family's template: the stored prompt has one task written into it
+    dot = (stored.similarity or record.similarity) == "dot"
+    return Conventions(
+        query=query,
+        document=document,
+        pooling=stored.pooling,
+        pool_instruction=None if stored.pooling is None else stored.pool_instruction and record.pool_instruction,
+        normalize=None if own or not stored.modules else "Normalize" in stored.modules or not dot,
+        similarity=stored.similarity,
+        max_tokens=stored.max_tokens,
+        library=None if settings.pooling is not None or record.library else stored.library or None,
+    )
+
+
+def _from_user(settings: EmbedderSettings, record: Family, stored: StoredConventions) -> Conventions:
+    """What the settings say; ``record`` is what holds without them, which the task is written into.
+
+    Raises:
+        ConventionError: There is no place for the task.
+    """
+    task = settings.task
+    user = Conventions(settings.query_instruction, settings.document_instruction, pooling=settings.pooling)
+    if task is None:
+        return user
     if any(name == "task" for name, _ in record.document_options):
         # The adapter of that task, for both roles: what is compared has to come from one adapter or a matched pair.
         prompt = stored.prompts.get(task, "")
         options = tuple((name, task if name == "task" else value) for name, value in record.document_options)
-        return replace(record, query=prompt, document=prompt, query_options=options, document_options=options)
-    if "{task}" in record.query:
-        return replace(record, task=task)
+        return replace(user, query=prompt, document=prompt, query_options=options, document_options=options)
+    template = record.query if user.query is None else user.query
+    if "{task}" in template:
+        return replace(user, task=task)
     if task in stored.prompts:
-        return replace(record, query=stored.prompts[task])
+        return replace(user, query=stored.prompts[task])
     names = f" or one of its prompts by name ({', '.join(sorted(stored.prompts))})" if stored.prompts else ""
     raise ConventionError(
-        f"task {task!r} was given, but the query instruction of model {model!r} ({record.query!r}) has no place for "
-        f"one: give query_instruction= with the whole text{names}"
+        f"task {task!r} was given, but the query instruction of model {settings.model!r} ({template!r}) has no place "
+        f"for one: give query_instruction= with the whole text{names}"
     )
+
+
+def _assumed(settings: EmbedderSettings, resolved: ResolvedModel | None, stored: StoredConventions) -> tuple[str, ...]:
+    """What is a guess for a model without a record."""
+    assumed = []
+    if resolved is not None and stored.pooling is None and settings.pooling is None and not stored.library:
+        assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")
+    own_code = {} if resolved is None else resolved.config.get("auto_map", {})
+    if "AutoModel" in own_code and not settings.trust_remote_code:
+        assumed.append(f"transformers' own class (its repository's code, {own_code['AutoModel']}, is not run)")
+    given = {"query": settings.query_instruction, "document": settings.document_instruction}
+    silent = [role for role, instruction in given.items() if instruction is None]
+    if silent and not stored.modules:
+        assumed.append(f"no {' and no '.join(silent)} instruction")
+    return tuple(assumed)
+
+
+def _late(record: Family, stored: StoredConventions, resolved: ResolvedModel | None) -> str:
+    """Why the model is not suited to late chunking; "" where it is."""
+    if any(kind in ("StaticEmbedding", "WordEmbeddings", "BoW") for kind in stored.modules):
+        return STATIC_LATE
+    if record.library and resolved is not None:
+        return record.late or LIBRARY_LATE
+    return record.late or {"cls": CLS_LATE, "last": LAST_LATE}.get(record.pooling, "")
 
 
 def _pooling_modes(values: Mapping[str, Any]) -> list[str]:

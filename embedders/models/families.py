@@ -64,7 +64,7 @@ class Family:
         note: What else a user should know.
         unconfirmed: What of the record stands in no text that could be read, and so may be wrong; "" where all does.
         assumed: What was not known of the model and is a guess.
-        told: Who said what of it besides the registry: "the folder" or "you", and the names of fields.
+        sources: Where what is known of it besides the registry comes from: "the folder" or "you", and names of fields.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Family:
     note: str = ""
     unconfirmed: str = ""
     assumed: tuple[str, ...] = ()
-    told: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    sources: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def query_instruction(self, task: str | None = None) -> str:
         """What stands before a query, for ``task`` or the family's own."""

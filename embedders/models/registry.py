@@ -16,7 +16,7 @@ from situate.errors import ConventionError
 _CARDS = "https://huggingface.co/"
 _KINDS = {"family": Family, "few-shot": FewShotFamily, "situated": SitEmbFamily}
 #: Fields that say of one model how its conventions were found, which no record knows.
-_MERGED = ("assumed", "told")
+_MERGED = ("assumed", "sources")
 
 
 @cache

@@ -201,4 +201,4 @@ def test_models_that_remember_lengths_or_bring_their_own_code_have_one_thread_in
     plain = model({"rope_type": "default", "rope_theta": 10000.0})
     assert is_reentrant(plain)
     assert not is_reentrant(plain, LoadOptions(trust_remote_code=True))
-    assert not is_reentrant(model({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}), False)
+    assert not is_reentrant(model({"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}))

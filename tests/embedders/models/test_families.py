@@ -230,7 +230,7 @@ MODULES = [
 
 
 def merged(path: Path, **said: object) -> Family:
-    return conventions(str(path), resolve_model(path), **said)  # type: ignore[arg-type]
+    return conventions(Embedder(path, **said).settings, resolve_model(path))  # type: ignore[arg-type]
 
 
 GOOD = 'name = "Own"\nsource = "a card"\nmodels = ["me/own"]'
@@ -244,7 +244,7 @@ GOOD = 'name = "Own"\nsource = "a card"\nmodels = ["me/own"]'
         ("dimensions = [1.5]", "key 'dimensions'"),
         ("query_options = { task = 3 }", "key 'query_options'"),
         ('prefix = "query: "', "record 1 .'Own'.: unknown key 'prefix'"),
-        ("told = []", "unknown key 'told'"),
+        ("sources = []", "unknown key 'sources'"),
         ('kind = "sparse"', "key 'kind': 'sparse' is not one of"),
         ('use = ["nothing"]', "key 'use': there is no .shared.nothing."),
         ('use = "nothing"', "key 'use'"),
