@@ -6,18 +6,37 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.markdown import MarkdownChunker
 from situate.chunkers.text import TextChunker
+from situate.errors import ModelError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from situate.types import Chunk, Document
 
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
 # A line that can only be meant as a heading: at the top or after a blank line, and followed by a blank line.
 _HEADING = re.compile(r"(?:\A|\n[ \t]*\r?\n)#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
+
+#: Characters of an English token.
+_CHARACTERS = 4
+
+
+class HasTokenizer(Protocol):
+    """An embedding model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer.
+
+        Raises:
+            ModelError: It cannot be handed over.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,18 @@ class AutoChunker(SizedChunker):
         overlap: The most that two neighbouring chunks share, in the same unit.
         tokenizer: The embedding model's tokenizer.
     """
+
+    @classmethod
+    def for_model(cls, model: HasTokenizer, size: int, overlap: int = 0) -> AutoChunker:
+        """Sized in the tokens of an embedding model.
+
+        Where its tokenizer is not on this machine (a served model's) or is written in plain Python, sizes are counted
+        in characters instead, four for a token, as many as English has.
+        """
+        try:
+            return cls(size, overlap, model.tokenizer)
+        except ModelError:
+            return cls(size * _CHARACTERS, overlap * _CHARACTERS)
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""

@@ -15,7 +15,7 @@ from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import SpanEncoder
-from situate.errors import ConventionError, ModelNotFoundError
+from situate.errors import ConventionError, InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -64,7 +64,10 @@ class ModelProfile:
 
     def tokenizer(self, encoder: SpanEncoder) -> Tokenizer:
         """The model's tokenizer, from its encoder or its files."""
-        own: Tokenizer | None = getattr(encoder, "tokenizer", None)
+        try:
+            own: Tokenizer | None = getattr(encoder, "tokenizer", None)
+        except InputError as error:  # the model's is written in plain Python
+            raise ConventionError(str(error)) from error
         if own is None:
             from situate.embedders.text.tokenizer import TextTokenizer
 

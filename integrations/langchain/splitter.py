@@ -65,9 +65,7 @@ class SituateTextSplitter(TextSplitter):
             from situate.chunkers import AutoChunker
 
             assert self._embeddings is not None
-            self._chunker = AutoChunker(
-                size=self._chunk_size, overlap=self._chunk_overlap, tokenizer=self._embeddings.embedder.tokenizer
-            )
+            self._chunker = AutoChunker.for_model(self._embeddings.embedder, self._chunk_size, self._chunk_overlap)
         return self._chunker
 
     def __getstate__(self) -> dict[str, Any]:

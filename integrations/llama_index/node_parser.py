@@ -183,8 +183,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     def _default_splitter(self) -> Chunker:
         from situate.chunkers import AutoChunker
 
-        chunker: Chunker = AutoChunker(size=self.chunk_size, tokenizer=self.embed_model.embedder.tokenizer)
-        return chunker
+        return AutoChunker.for_model(self.embed_model.embedder, self.chunk_size)
 
     def _cut_by_chunker(self, chunker: Chunker, source: BaseNode) -> _Cut:
         document = to_document(source)

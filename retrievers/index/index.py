@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.types import Vectors
-from situate.errors import InputError, ModelError, StorageError
+from situate.errors import InputError, StorageError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
 from situate.retrievers.index.documents import (
@@ -126,11 +126,7 @@ class Index:
         if self._chunker is None:
             from situate.chunkers import AutoChunker
 
-            try:
-                self._chunker = AutoChunker(size=200, tokenizer=self.embedder.tokenizer)
-            except ModelError:
-                # A served model whose tokenizer is nowhere on this machine: English has about four characters a token.
-                self._chunker = AutoChunker(size=800)
+            self._chunker = AutoChunker.for_model(self.embedder, 200)
         return self._chunker
 
     def _collection(self) -> Collection:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, BertJapaneseTokenizer, PreTrainedTokenizerFast
 
 from situate.embedders import ChunkScheme, Embedder, SpanText, VLLMEncoder
 from situate.embedders.local.encoder import Encoder
 from situate.errors import (
+    ConventionError,
     InputError,
     ModelNotFoundError,
     NonFiniteVectorError,
@@ -21,6 +23,7 @@ from situate.errors import (
     ServerError,
     TruncationWarning,
 )
+from situate.retrievers import Index
 from situate.types import Chunk, Document
 from tests.embedders.remote.test_remote import LONG, TEXTS, Server
 
@@ -164,6 +167,36 @@ def test_long_texts_are_cut_refused_or_read_in_windows(
     windows = ask(on_overflow="window").encode([item])
     near = Encoder(minilm_path, on_overflow="window", dtype="float32", device="cpu").encode([item])
     np.testing.assert_allclose(windows[0].vectors, near[0].vectors, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def slow_tokenizer(minilm_path: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tokenizer in plain Python with MiniLM's vocabulary."""
+    folder = tmp_path_factory.mktemp("slow")
+    vocabulary = PreTrainedTokenizerFast.from_pretrained(minilm_path).get_vocab()
+    (folder / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=lambda token: vocabulary[token])))
+    (folder / "config.json").write_text((Path(minilm_path) / "config.json").read_text())
+    BertJapaneseTokenizer(
+        str(folder / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="wordpiece", do_lower_case=True
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_tokenizer_in_plain_python_encodes_and_chunks_are_sized_in_characters(
+    ask: Callable[..., VLLMEncoder], local: Encoder, slow_tokenizer: str
+) -> None:
+    remote = ask(tokenizer=slow_tokenizer)
+    item = SpanText("Berlin is the capital of Germany.", ((0, 6), (14, 32)))
+    np.testing.assert_allclose(remote.encode([item])[0].vectors, local.encode([item])[0].vectors, atol=1e-5)
+    embedder = Embedder("sentence-transformers/all-MiniLM-L6-v2", encoder=remote)
+    with pytest.raises(ConventionError, match="plain Python only"):
+        _ = embedder.tokenizer
+    with Index(embedder) as index:
+        index.add([Document("rivers", LONG)])
+        lengths = [len(chunk.text) for chunk in index.get_chunks(["rivers"])]
+        assert sum(lengths) >= len(LONG.strip()) * 0.95
+        assert 400 < max(lengths) <= 800
+        assert index.search("river").hits
 
 
 def test_it_pickles_as_its_configuration(remote: VLLMEncoder) -> None:
