@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         binarize as binarize,
         hamming_similarity as hamming_similarity,
     )
-    from situate.embedders.remote.openai import OpenAIEncoder as OpenAIEncoder, TEIEncoder as TEIEncoder
+    from situate.embedders.remote.http import HttpSettings as HttpSettings
+    from situate.embedders.remote.openai import OpenAIEncoder as OpenAIEncoder
+    from situate.embedders.remote.tei import TEIEncoder as TEIEncoder
     from situate.embedders.remote.vllm import VLLMEncoder as VLLMEncoder
     from situate.embedders.types import (
         ChunkScheme as ChunkScheme,
@@ -81,10 +83,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "binarize",
             "hamming_similarity",
         ),
-        "situate.embedders.remote.openai": (
-            "OpenAIEncoder",
-            "TEIEncoder",
-        ),
+        "situate.embedders.remote.http": ("HttpSettings",),
+        "situate.embedders.remote.openai": ("OpenAIEncoder",),
+        "situate.embedders.remote.tei": ("TEIEncoder",),
         "situate.embedders.remote.vllm": ("VLLMEncoder",),
         "situate.embedders.types": (
             "ChunkScheme",

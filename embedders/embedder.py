@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -154,7 +154,6 @@ class Embedder:
         self._family: Family | None = None
         self._encoder: SpanEncoder | None = None
         self._lock = threading.Lock()
-        self._options = {role: _encode_options(settings, role) for role in get_args(Role)}
         self._warned_of_window = False
 
     def __getstate__(self) -> EmbedderSettings:
@@ -275,7 +274,7 @@ class Embedder:
     def fingerprint(self) -> dict[str, Any]:
         """What decides a stored vector, as JSON values: two embedders with the same fingerprint can share an index.
 
-        The query's instruction is not part of it, since one index may be queried in many ways (see
+        The query's instruction is not part of it, since one index may be asked in many ways (see
         `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of 0.9999.
         """
         scheme = dataclasses.asdict(self.scheme)
@@ -386,13 +385,11 @@ class Embedder:
         """
         return self._matrices(self._encode(self._spanned(texts, "query"), "query", tokens=True), texts)
 
-    def embed_queries_with_tokens(
-        self, texts: Sequence[str], token_texts: Sequence[str]
-    ) -> tuple[Vectors, list[Vectors]]:
-        """`embed_queries` of ``texts`` and `embed_query_tokens` of ``token_texts``; a text in both is read once."""
+    def embed_queries_with_tokens(self, texts: Sequence[str], asked: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
+        """`embed_queries` of ``texts`` and `embed_query_tokens` of ``asked``; a text that is in both is read once."""
         inputs = self._written(texts, "query")
-        done = self._encode([*inputs, *self._spanned(token_texts, "query")], "query", tokens=True)
-        return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], token_texts)
+        done = self._encode([*inputs, *self._spanned(asked, "query")], "query", tokens=True)
+        return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], asked)
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
@@ -460,13 +457,21 @@ class Embedder:
     def _encode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        return [self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._options[role])]
+        return [self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._priority(role))]
 
     async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._options[role])
+        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._priority(role))
         return [self._cut(item) for item in done]
+
+    def _priority(self, role: Role) -> dict[str, Any]:
+        """`Encoder` lets queries go before documents; other encoders need not know of it."""
+        settings = self._settings
+        if settings.encoder is not None and not getattr(settings.encoder, "takes_role", False):
+            return {}
+        adapter = settings.adapter_for(role)
+        return {"priority": role, **({} if adapter is None else {"adapter": adapter})}
 
     def _cut(self, encoded: Encoded) -> Encoded:
         if self._settings.dimensions is None:
@@ -496,14 +501,6 @@ class Embedder:
         for matrix in matrices:
             check_finite(matrix, f"model {self.model!r} computed")
         return matrices
-
-
-def _encode_options(settings: EmbedderSettings, role: Role) -> dict[str, Any]:
-    """What an encoder is given besides the texts: `Encoder` runs queries before documents, others take no role."""
-    if settings.encoder is not None and not getattr(settings.encoder, "takes_role", False):
-        return {}
-    adapter = settings.adapter_for(role)
-    return {"priority": role, **({} if adapter is None else {"adapter": adapter})}
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:

@@ -19,7 +19,7 @@ DOCUMENT_FIELDS = ("title", "path", "date")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The texts of one call of the encoder, by whether their token vectors are wanted.
+    """What is asked of the encoder in one call: texts whose token vectors are wanted or not.
 
     Attributes:
         plain: Texts of which only the vectors are wanted.
@@ -60,7 +60,7 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
     """Refuse a scheme that contradicts itself or that the model is not suited to.
 
     Raises:
-        InputError: A number is outside its range, or ``late`` and ``situated`` are both set.
+        InputError: A number is outside its range, or ``late`` and ``situated`` are both asked for.
         ConventionError: The model's tokens do not stand for the text around them.
     """
     if not 0.0 <= scheme.residual <= 1.0:
@@ -80,9 +80,9 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
             f"context names {unknown[0]!r}, which is no field of Context: {', '.join(Context.__dataclass_fields__)}"
         )
     if _unsuited(scheme, family) and scheme.residual < 1:
-        reading = "late chunking" if scheme.late else "situated windows"
+        asked = "late chunking" if scheme.late else "situated windows"
         raise ConventionError(
-            f"{reading} with a model of the family {family.name!r} (pooling {family.pooling!r}): {family.late}. "
+            f"{asked} with a model of the family {family.name!r} (pooling {family.pooling!r}): {family.late}. "
             "Use ChunkScheme(neighbours=0.35) or ChunkScheme(context=('title', 'headings')), which work with every "
             "model, or a model that pools by the mean"
         )
@@ -257,13 +257,13 @@ def _late_text(
 def _document_context(document: Document, chunks: Sequence[Chunk]) -> Context:
     """What situates the document as a whole: its metadata, else what all its chunks agree on.
 
-    Metadata come first, so that the vectors of some of a document's chunks do not depend on which of them are embedded.
+    Metadata come first, so that the vectors of some of a document's chunks do not depend on which ones were asked for.
     """
     values: dict[str, str] = {}
     for name in DOCUMENT_FIELDS:
         own = document.metadata.get(name)
-        found = {getattr(chunk.context, name) for chunk in chunks}
-        value = own if isinstance(own, str) and own.strip() else found.pop() if len(found) == 1 else None
+        said = {getattr(chunk.context, name) for chunk in chunks}
+        value = own if isinstance(own, str) and own.strip() else said.pop() if len(said) == 1 else None
         if value:
             values[name] = value
     return Context(**values)  # type: ignore[arg-type]  # title, path and date are texts

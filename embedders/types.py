@@ -47,12 +47,12 @@ class SpanText:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The vectors of one `SpanText`.
+    """What became of one `SpanText`.
 
     Attributes:
         vectors: float32 ``[spans, dimension]``, L2-normalised where the encoder normalises; one row where
             ``spans`` was None.
-        tokens: Where wanted: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
+        tokens: Where asked for: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
         lost_tokens: Tokens that the model did not read because the text was too long. 0 in windows.
     """
 
@@ -124,7 +124,7 @@ class ChunkVectors:
 
     Attributes:
         dense: float32 ``[chunks, dimension]``, L2-normalised.
-        tokens: Where wanted: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
+        tokens: Where asked for: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
             where the scheme is late.
     """
 

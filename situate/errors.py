@@ -15,6 +15,7 @@
     │   ├── StoreCorruptError                      files are damaged
     │   ├── IncompatibleIndexError                 the collection was built with another encoder
     │   └── ServerError                            a server refused, timed out or went away
+    │       └── ServerVectorError (also NonFiniteVectorError)   it answered NaN or infinity
     ├── GenerationError                            a language model failed, or answered nothing usable
     ├── StepError                                  an optional step failed and on_error="raise"
     └── MissingExtraError     (also ImportError)   an optional dependency is not installed
@@ -87,6 +88,10 @@ class IncompatibleIndexError(StorageError):
 
 class ServerError(StorageError):
     """A server refused, timed out or went away."""
+
+
+class ServerVectorError(ServerError, NonFiniteVectorError):
+    """A server answered a vector with NaN or infinity."""
 
 
 class GenerationError(SituateError):

@@ -14,8 +14,9 @@ C = TypeVar("C", bound=type)
 
 #: How other libraries call what a class here calls by one of the names behind it.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
-    "api_base": ("url", "base_url"),
+    "api_base": ("base_url", "url"),
     "api_key": ("key",),
+    "azure_endpoint": ("base_url",),
     "base_url": ("url",),
     "batch_size": ("batch_tokens",),
     "cache_size": ("memory",),
@@ -27,13 +28,16 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "embedding": ("embedder",),
     "embedding_function": ("embedder",),
     "embeddings": ("embedder",),
+    "default_headers": ("headers",),
     "filters": ("filter",),
     "hyde_prompt": ("template",),
     "include_original": ("query_weight",),
+    "key": ("api_key",),
     "lambda_mult": ("balance",),
     "llm": ("generator",),
     "location": ("path",),
     "max_length": ("max_tokens",),
+    "max_retries": ("retries",),
     "max_seq_length": ("max_tokens",),
     "messages": ("history",),
     "model": ("embedder", "generator", "scorer"),
@@ -48,9 +52,12 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "num_queries": ("queries",),
     "postprocessors": ("rerankers",),
     "prompt": ("template",),
+    "openai_api_base": ("base_url",),
+    "openai_api_key": ("api_key",),
     "query_expander": ("expander",),
     "query_prefix": ("query_instruction",),
     "raise_on_error": ("on_error",),
+    "request_timeout": ("timeout",),
     "reranker": ("rerankers",),
     "score_threshold": ("threshold",),
     "similarity_cutoff": ("threshold",),
@@ -63,6 +70,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "top_k": ("k", "top", "keep"),
     "top_n": ("top", "keep", "k"),
     "ttl_seconds": ("ttl",),
+    "url": ("base_url",),
     "window_size": ("window",),
 }
 
@@ -85,8 +93,12 @@ def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str])
     return InputError(f"{owner} does not know {', '.join(told)}; it takes {', '.join(known)}")
 
 
-def checked_parameters(cls: C) -> C:
+def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
     """A class decorator: a keyword argument that the constructor does not take is an error that names the right one.
+
+    Args:
+        cls: The class.
+        options: What the constructor takes by ``**`` besides the parameters that it names.
 
     Raises:
         InputError: From the constructor, on an unknown keyword argument.
@@ -94,7 +106,9 @@ def checked_parameters(cls: C) -> C:
     # The type of a class does not know that its constructor may be replaced.
     owner: Any = cls
     original = owner.__init__
-    known = [name for name in inspect.signature(original).parameters if name != "self"]
+    parameters = inspect.signature(original).parameters.values()
+    known = [one.name for one in parameters if one.name != "self" and one.kind is not one.VAR_KEYWORD]
+    known += options
 
     @functools.wraps(original)
     def checked(self: Any, *arguments: Any, **named: Any) -> None:

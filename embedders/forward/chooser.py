@@ -62,8 +62,8 @@ class PackedForward:
 
     def __init__(self, model: Any, variant: Variant = AS_IT_IS) -> None:
         self._more: dict[str, Any] = {}
-        if variant.groups and variant.extension is not None:
-            self._more["grouping"] = _self_extend.Grouping.of(model, variant.extension)
+        if variant.groups and variant.reach is not None:
+            self._more["grouping"] = _self_extend.Grouping.of(model, variant.reach)
             model.set_attn_implementation(_self_extend.NAME)
         else:
             _attention.register()
@@ -141,9 +141,7 @@ def choose_forward(
     size = int(model.config.get_text_config().hidden_size)
     reentrant = is_reentrant(model, options)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
-    probe, packing = _probe(
-        model, device, min(max_tokens, variant.extension.trained) if variant.extension else max_tokens
-    )
+    probe, packing = _probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with computing():
         reference = PaddedForward(model)(probe, packing).float()
         fault = "it was not tried"

@@ -18,7 +18,7 @@ import torch
 
 from situate.embedders.forward.attention import packed_attention
 from situate.embedders.forward.packing import Packing
-from situate.embedders.models.extension import ResolvedExtension
+from situate.embedders.models.extension import Reach
 from situate.errors import ConventionError
 
 #: The name under which transformers' models find `transformers_attention`.
@@ -34,14 +34,14 @@ class Grouping:
 
     Attributes:
         frequencies: float32 ``[rotated dimensions / 2]``: radians per position.
-        extension: How far.
+        reach: How far.
     """
 
     frequencies: torch.Tensor
-    extension: ResolvedExtension
+    reach: Reach
 
     @classmethod
-    def of(cls, model: Any, extension: ResolvedExtension) -> Grouping:
+    def of(cls, model: Any, reach: Reach) -> Grouping:
         """Read off a transformers model's rotary embedding, and check that it rotates as is thought here.
 
         Raises:
@@ -56,7 +56,7 @@ class Grouping:
                 "none of that is known here: choose 'linear', 'ntk' or 'yarn'"
             )
         register()
-        grouping = cls(frequencies.float(), extension)
+        grouping = cls(frequencies.float(), reach)
         _check_rotations(model, grouping)
         return grouping
 
@@ -82,7 +82,7 @@ def self_extended_attention(
     window: int | None = None,
 ) -> torch.Tensor:
     """`packed_attention` with grouped distances in the sequences that are longer than the model was trained for."""
-    trained = grouping.extension.trained
+    trained = grouping.reach.trained
     if packing.longest <= trained or (window is not None and window <= trained):
         return packed_attention(query, key, value, packing, scale=scale, causal=causal, window=window)
     out = []
@@ -108,7 +108,7 @@ def _grouped(
 ) -> torch.Tensor:
     """One long sequence, ``[tokens, heads * head size]``."""
     length, heads = q.shape[:2]
-    near, group = grouping.extension.neighbours, grouping.extension.group
+    near, group = grouping.reach.neighbours, grouping.reach.group
     at = torch.arange(length, device=q.device)
     grouped = at // group
     shift = near - near // group

@@ -15,6 +15,7 @@ from situate.embedders.models.resolve import LoadOptions, read_json
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
 from situate.errors import ConventionError, InputError, UnsafeModelError
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def corpus_sample(texts: Sequence[str], size: int) -> tuple[str, ...]:
     return tuple(texts[i] for i in chosen.tolist())
 
 
+@checked_parameters
 class LibraryEncoder:
     """Whole texts to vectors, by sentence-transformers' `SentenceTransformer` and all its modules.
 

@@ -11,9 +11,11 @@ import numpy as np
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import DType, Role, Vectors
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 
+@checked_parameters
 class MultiVectorEmbedder:
     """Token vectors of a model that was trained for late interaction (ColBERT, Khattab and Zaharia 2020).
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import DType, Role
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 
@@ -29,6 +30,7 @@ class SparseVector:
     values: NDArray[np.float32]
 
 
+@checked_parameters
 class SparseEmbedder:
     """Sparse vectors of a model that was trained for them (SPLADE, Formal et al. 2021), compared by dot product.
 

@@ -14,7 +14,7 @@ from situate.embedders.local.loaded import LoadedModel, ModelKey
 from situate.embedders.local.processes import Team
 from situate.embedders.local.scheduler import Priority, Scheduler
 from situate.embedders.models.adapters import Adapter, check_name
-from situate.embedders.models.extension import Extension, Method, ResolvedExtension
+from situate.embedders.models.extension import Extension, Method, Reach
 from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.models.variant import Variant
@@ -177,8 +177,8 @@ class Encoder:
         Raises:
             InputError: More were asked for than the model has positions for, or an extension reaches no further.
         """
-        if self._resolved_extension is not None:
-            return self._resolved_extension.target
+        if self._reach is not None:
+            return self._reach.target
         if self._max_tokens is None:
             return self.folder.trained_tokens
         if self._max_tokens > self.folder.position_limit:
@@ -191,12 +191,12 @@ class Encoder:
     @property
     def trained_tokens(self) -> int:
         """Tokens that the model was trained to read at once, or was extended to, special tokens included."""
-        return self.folder.trained_tokens if self._resolved_extension is None else self._resolved_extension.target
+        return self.folder.trained_tokens if self._reach is None else self._reach.target
 
     @property
     def position_limit(self) -> int:
         """Most tokens that the model has positions for; a very large number where its positions have no end."""
-        return self.folder.position_limit if self._resolved_extension is None else self._resolved_extension.target
+        return self.folder.position_limit if self._reach is None else self._reach.target
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -355,10 +355,10 @@ class Encoder:
         return (self._device,) if isinstance(self._device, str) else self._device
 
     @property
-    def _resolved_extension(self) -> ResolvedExtension | None:
+    def _reach(self) -> Reach | None:
         if self.extension is None:
             return None
-        return ResolvedExtension.of(self.extension, self.folder.position_limit, self._max_tokens)
+        return Reach.of(self.extension, self.folder.position_limit, self._max_tokens)
 
     @property
     def _team(self) -> Team | None:
@@ -393,7 +393,7 @@ class Encoder:
             device=self.device,
             dtype=self.dtype,
             exact=is_exact(self._dtype, chosen_device(self._devices[0])),
-            variant=Variant(layers=self.layers, extension=self._resolved_extension),
+            variant=Variant(layers=self.layers, reach=self._reach),
             options=self.load_options,
             batch_tokens=self.batch_tokens,
         )

@@ -1,4 +1,4 @@
-"""Adapters (LoRA and the like): small changes of a model's weights, trained for a domain, read with ``peft``.
+"""Adapters (LoRA and its kin): small changes of a model's weights, trained for a domain, read with ``peft``.
 
 An adapter that is used is merged into a copy of the model's weights, once. So it runs as fast as the plain model, on
 prepacked weights, through the same self-check, at the price of a copy in memory for each adapter in use.
@@ -117,7 +117,7 @@ class Adapter:
 
 
 def check_name(name: str | None, adapters: Mapping[str, str]) -> None:
-    """Refuse an adapter that is not among ``adapters``.
+    """Refuse an adapter that nobody named.
 
     Raises:
         InputError: It is not among them.

@@ -122,7 +122,7 @@ class StoredConventions:
     def prompt(self, names: tuple[str, ...]) -> str | None:
         """The stored prompt of a role, by the first of ``names`` that is there; None where nothing is stored.
 
-        sentence-transformers writes ``{"query": "", "document": ""}`` for models without these two, so prompts
+        sentence-transformers writes ``{"query": "", "document": ""}`` for models that nobody gave these two, so prompts
         that are all empty say nothing, and an empty one gives way to one that says something.
         """
         if not any(self.prompts.values()):

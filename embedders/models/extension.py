@@ -43,13 +43,13 @@ class Extension:
             raise InputError(f"neighbours belongs to the method 'self', not to {self.method!r}")
 
     @classmethod
-    def of(cls, extension: Extension | Method | None) -> Extension | None:
-        """``extension``, a bare method's name made whole."""
-        return extension if extension is None or isinstance(extension, Extension) else cls(extension)
+    def of(cls, said: Extension | Method | None) -> Extension | None:
+        """``said``, a bare method's name made whole."""
+        return said if said is None or isinstance(said, Extension) else cls(said)
 
 
 @dataclass(frozen=True)
-class ResolvedExtension:
+class Reach:
     """An `Extension` for one model and one length.
 
     Attributes:
@@ -65,8 +65,8 @@ class ResolvedExtension:
     neighbours: int
 
     @classmethod
-    def of(cls, extension: Extension, position_limit: int, target: int | None) -> ResolvedExtension:
-        """The extension from what a model has positions for to ``target`` tokens.
+    def of(cls, extension: Extension, position_limit: int, target: int | None) -> Reach:
+        """The reach from what a model has positions for to ``target`` tokens.
 
         Raises:
             InputError: No target was given, or it is nothing new to the model.

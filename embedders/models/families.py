@@ -58,7 +58,7 @@ class Family:
         remote_code: Whether its repository's own Python files are needed for right vectors.
         library: Why pooling a pass over its tokens does not give its vectors, so that sentence-transformers has to run
             all its modules (`LibraryEncoder`: whole texts only); "" where it does.
-        query_options: What its code is given for a query besides the text (a task adapter), as names and values.
+        query_options: What its code is told for a query besides the text (a task adapter), as names and values.
         document_options: Likewise for a document.
         corpus: Whether it reads a sample of the corpus before anything else (`LibraryEncoder`'s ``corpus``).
         note: What else a user should know.

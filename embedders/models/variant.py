@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from situate.embedders.models.extension import ResolvedExtension
+from situate.embedders.models.extension import Reach
 from situate.errors import ConventionError, InputError
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ class Variant:
     Attributes:
         layers: Run only the first so many (2D Matryoshka, Li et al. 2024, https://arxiv.org/abs/2402.14776).
         adapter: Merged into the weights.
-        extension: How positions are stretched beyond those that the model was trained for.
+        reach: How positions are stretched beyond those that the model was trained for.
     """
 
     layers: int | None = None
     adapter: Adapter | None = None
-    extension: ResolvedExtension | None = None
+    reach: Reach | None = None
 
     @property
     def groups(self) -> bool:
         """Whether attention has to group distant tokens."""
-        return self.extension is not None and self.extension.method == "self"
+        return self.reach is not None and self.reach.method == "self"
 
     def configure(self, config: Any) -> None:
         """Change a transformers configuration before the model is made from it.
@@ -37,8 +37,8 @@ class Variant:
         Raises:
             ConventionError: The model's positions cannot be stretched.
         """
-        if self.extension is not None:
-            self.extension.configure(config)
+        if self.reach is not None:
+            self.reach.configure(config)
 
     def apply(self, model: Any) -> Any:
         """The model, changed; the one that was handed in may be changed itself.

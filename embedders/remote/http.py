@@ -1,33 +1,172 @@
-"""Asking an embedding server: batches, retries and errors, written once for sync and async callers."""
+"""Requests to an embedding server: bounded in time and size, tried again, their errors told without keys."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import json
+import math
 import os
-import threading
+import re
 import weakref
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    Retrying,
     retry_if_exception,
     stop_after_attempt,
     wait_exponential,
     wait_random,
 )
 
-from situate.embedders.types import Encoded, SpanText
+from situate.embedders.remote.own_loop import OwnLoop, run_on_own_loop
 from situate.errors import InputError, ServerError
+from situate.outside import Secret, load_json, safe_text
+from situate.parameters import checked_parameters
 
 #: Passing troubles: the request was right, another try may succeed.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+#: Bytes that are read of an answer that is an error.
+_ERROR_BYTES = 64 * 2**10
+_KEY_HEADERS = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class HttpOptions(TypedDict, total=False):
+    """The fields of `HttpSettings` behind the address, as keyword arguments."""
+
+    api_key: str | Secret | None
+    api_key_env: str | None
+    headers: Mapping[str, str] | None
+    timeout: float
+    retries: int
+    backoff: float
+    longest_wait: float
+    concurrency: int
+    max_response_bytes: int
+    key_over_http: bool
+
+
+@checked_parameters
+@dataclass(frozen=True)
+class HttpSettings:
+    """Where a server listens, and how it is asked.
+
+    Attributes:
+        base_url: The server's address. Its user name and password, if any, are shown in no message.
+        api_key: Sent as a bearer token. Shown in no ``repr`` and no message.
+        api_key_env: Name of the environment variable that holds the key; read when a request is made, never stored.
+        headers: Sent with every request.
+        timeout: Seconds for one try of a request, from connecting to the last byte of the answer.
+        retries: Further tries after a passing trouble (429, 5xx, a broken or slow connection).
+        backoff: Seconds before the first further try, then doubling, with jitter; a Retry-After is obeyed.
+        longest_wait: Most seconds between two tries.
+        concurrency: Requests of one call that are under way at once.
+        max_response_bytes: Bytes of an answer that are read at most, counted after decompression.
+        key_over_http: Send a key to an ``http://`` address of another machine too, where the network can read it.
+
+    Raises:
+        InputError: The address is no http or https one, a number is out of its range, or a key would go to another
+            machine in the clear.
+    """
+
+    base_url: str
+    api_key: str | Secret | None = None
+    api_key_env: str | None = None
+    headers: Mapping[str, str] | None = field(default=None, hash=False)
+    timeout: float = 60.0
+    retries: int = 4
+    backoff: float = 0.5
+    longest_wait: float = 30.0
+    concurrency: int = 4
+    max_response_bytes: int = 2**30
+    key_over_http: bool = False
+
+    def __post_init__(self) -> None:
+        headers = dict(self.headers or {})
+        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        object.__setattr__(self, "headers", headers)
+        if isinstance(self.api_key, str):
+            object.__setattr__(self, "api_key", Secret(self.api_key))
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL as error:
+            raise InputError(f"base_url cannot be read as an address: {safe_text(str(error))}") from None
+        if url.scheme not in ("http", "https") or not url.host:
+            raise InputError(f"base_url {self.shown_url!r} is no http or https address")
+        for name, text in headers.items():
+            if not (_in_header(name) and _in_header(text)):
+                raise InputError(f"header {name[:40]!r} holds a character that no header can carry (a line break, say)")
+        for name, lowest in (("concurrency", 1), ("retries", 0), ("max_response_bytes", 1)):
+            if getattr(self, name) < lowest:
+                raise InputError(f"{name} is {getattr(self, name)}: it has to be {lowest} or more")
+        for name in ("timeout", "backoff", "longest_wait"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and (value > 0 or (value == 0 and name != "timeout"))):
+                raise InputError(
+                    f"{name} is {value}: it has to be a number of seconds, 0 or more (timeout more than 0)"
+                )
+        secret = self.api_key is not None or self.api_key_env is not None or any(map(_KEY_HEADERS.search, headers))
+        if secret and url.scheme == "http" and not self.key_over_http and not _is_loopback(url.host):
+            raise InputError(
+                f"a key would go to {self.shown_url!r} in the clear: give the https:// address, or key_over_http=True "
+                "for a network that you trust"
+            )
+
+    def __repr__(self) -> str:
+        shown = [repr(self.shown_url)]
+        for one in fields(self)[1:]:
+            value = getattr(self, one.name)
+            if one.name == "headers":
+                value = {name: "[key]" if _KEY_HEADERS.search(name) else text for name, text in value.items()}
+            if value not in (one.default, {}):
+                shown.append(f"{one.name}={value!r}")
+        return f"HttpSettings({', '.join(shown)})"
+
+    @property
+    def shown_url(self) -> str:
+        """The address without the user name, password and query that it may hold."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def key(self) -> str | None:
+        """The key that is sent now; None where there is none.
+
+        Raises:
+            InputError: It cannot be sent.
+        """
+        if isinstance(self.api_key, Secret):
+            key = self.api_key.reveal()
+        else:
+            key = os.environ.get(self.api_key_env, "") if self.api_key_env else ""
+        key = key.strip()  # a key that was read from a file may end in a line break
+        if not _in_header(key):
+            raise InputError("the key holds a character that no header can carry: it was not sent")
+        return key or None
+
+    def request_headers(self) -> dict[str, str]:
+        """What is sent with a request."""
+        key = self.key()
+        # Other encodings are not asked for: what they unpack to cannot be bounded while it is unpacked.
+        return {
+            "Accept-Encoding": "gzip",
+            "Content-Type": "application/json",
+            **(self.headers or {}),
+            **({} if key is None else {"Authorization": f"Bearer {key}"}),
+        }
+
+    def without_keys(self, text: str, limit: int = 300) -> str:
+        """A server's text, bounded, without the keys that it was sent and whatever else looks like one."""
+        sent = [self.key(), *(value for name, value in (self.headers or {}).items() if _KEY_HEADERS.search(name))]
+        for key in sent:
+            text = text.replace(key, "[key]") if key else text
+        return safe_text(text, limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,23 +177,26 @@ class Call:
         path: Path below the server's base URL.
         body: What is sent as JSON; None asks with GET.
         tolerated: Statuses that are answered with a `Refusal` instead of an error.
+        max_bytes: Bytes that a right answer has at most; None where `HttpSettings.max_response_bytes` says it.
     """
 
     path: str
     body: Mapping[str, Any] | None
     tolerated: frozenset[int] = frozenset()
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A tolerated refusal: its status and what the server said."""
+    """A tolerated refusal.
+
+    Attributes:
+        status: The HTTP status.
+        text: The server's text, without keys.
+    """
 
     status: int
-    said: str
-
-
-#: A conversation with the server: calls that may be made together go out, their answers come in.
-Conversation = Generator[Sequence[Call], list[Any], list[Encoded]]
+    text: str
 
 
 class _Failure(Exception):
@@ -66,266 +208,168 @@ class _Failure(Exception):
         self.wait = wait
 
 
-class HttpEncoder:
-    """Base of the span encoders that ask a server. A subclass writes the conversation; this one carries it on.
-
-    Cheap to construct: no request is made before the first text. Pickles as its configuration. May be used by many
-    threads and event loops at once.
+class HttpConnection:
+    """Makes the requests of one encoder. Opens connections on first use; may serve many threads and event loops.
 
     Args:
-        base_url: Where the server listens.
-        api_key: Sent as a bearer token. Pickled with the object, unlike a key from the environment.
-        api_key_env: Name of the environment variable that holds the key; read when a request is made, never stored.
-        headers: Sent with every request.
-        timeout: Seconds until a request is given up.
-        retries: Further tries after a passing trouble (429, 5xx, a broken or slow connection).
-        backoff: Seconds before the first further try, then doubling, with jitter; a Retry-After is obeyed.
-        longest_wait: Most seconds between two tries.
-        concurrency: Requests of one call that are under way at once.
+        settings: Where the server listens, and how it is asked.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        *,
-        api_key: str | None = None,
-        api_key_env: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
-        retries: int = 4,
-        backoff: float = 0.5,
-        longest_wait: float = 30.0,
-        concurrency: int = 4,
-    ) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(f"base_url {_shown(base_url)!r} is no http or https address")
-        if concurrency < 1 or retries < 0:
-            raise InputError(f"concurrency ({concurrency}) has to be 1 or more, retries ({retries}) 0 or more")
-        self.base_url = base_url.rstrip("/")
-        self._api_key = api_key
-        self._api_key_env = api_key_env
-        self._headers = dict(headers or {})
-        self._timeout = timeout
-        self._retries = retries
-        self._backoff = backoff
-        self._longest_wait = longest_wait
-        self._concurrency = concurrency
-        self._forget()
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._client: httpx.Client | None = None
-        # An async client belongs to the loop that it first ran on.
-        self._async_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+    def __init__(self, settings: HttpSettings) -> None:
+        self.settings = settings
+        # A client belongs to the loop that it first ran on, and is touched on that loop alone.
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
-        self._dimension: int | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        handles = ("_lock", "_client", "_async_clients")
-        return {name: value for name, value in self.__dict__.items() if name not in handles}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HttpConnection, (self.settings,)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._forget()
-        self.__dict__.update(state)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._shown_url!r})"
-
-    @property
-    def dimension(self) -> int:
-        """Length of a vector. Asks the server for one vector where nothing told it yet.
+    def ask(self, calls: Sequence[Call]) -> list[Any]:
+        """The answers to calls that may be made together, in order.
 
         Raises:
-            ServerError: The server cannot be asked.
+            ServerError: The server refused, answered no JSON or too much of it, timed out or went away.
         """
-        if self._dimension is None:
-            self.encode([SpanText("dimension")])
-        assert self._dimension is not None  # every answer sets it
-        return self._dimension
+        return run_on_own_loop(lambda: self.aask(calls)) if calls else []
 
-    def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
-        """One result per input, in order.
-
-        Raises:
-            ServerError: The server refused, answered nonsense, timed out or went away.
-            ConventionError: It cannot pool spans or return token vectors.
-            OverflowLimitError: A text is longer than it reads and ``on_overflow="raise"``.
-            NonFiniteVectorError: It answered NaN or infinity.
-        """
-        results: list[Encoded] = self._carry(self._conversation(inputs, token_vectors))
-        return results
-
-    async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
-        """`encode` without blocking the event loop; cancelling it cancels the requests."""
-        conversation = self._conversation(inputs, token_vectors)
-        gate = asyncio.Semaphore(self._concurrency)
+    async def aask(self, calls: Sequence[Call]) -> list[Any]:
+        """`ask` without blocking the event loop; cancelling it cancels the requests."""
+        gate = asyncio.Semaphore(self.settings.concurrency)
 
         async def asked(call: Call) -> Any:
             async with gate:
-                return await self._aask(call)
+                return await self._tried(call)
 
         try:
-            calls = next(conversation)
-            while True:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(asked(call)) for call in calls]
-                calls = conversation.send([task.result() for task in tasks])
-        except StopIteration as stop:
-            result: list[Encoded] = stop.value
-            return result
-        except ExceptionGroup as group_error:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(asked(call)) for call in calls]
+        except ExceptionGroup as failed:
             # The group cancelled the other requests; the caller is told of the first that failed.
-            raise group_error.exceptions[0] from None
+            raise failed.exceptions[0] from failed.exceptions[0].__cause__
+        return [task.result() for task in tasks]
 
     def close(self) -> None:
-        """Close the sync connections; the next call opens them again."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        """Close the connections of synchronous calls; the next call opens them again."""
+        if any(isinstance(loop, OwnLoop) for loop in list(self._clients)):
+            run_on_own_loop(self.aclose)
 
     async def aclose(self) -> None:
         """Close this event loop's connections."""
-        client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()
 
-    def _conversation(self, inputs: Sequence[SpanText], token_vectors: bool) -> Conversation:
-        raise NotImplementedError
-
-    def _carry(self, conversation: Generator[Sequence[Call], list[Any], Any]) -> Any:
-        try:
-            calls = next(conversation)
-            while True:
-                calls = conversation.send(self._ask_all(calls))
-        except StopIteration as stop:
-            return stop.value
-
-    def _ask_all(self, calls: Sequence[Call]) -> list[Any]:
-        if len(calls) < 2 or self._concurrency == 1:
-            return [self._ask(call) for call in calls]
-        with ThreadPoolExecutor(min(self._concurrency, len(calls))) as pool:
-            futures = [pool.submit(self._ask, call) for call in calls]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                # Whatever went wrong, what has not been sent is not sent any more.
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    def _ask(self, call: Call) -> Any:
-        try:
-            for attempt in Retrying(**self._policy()):
-                with attempt:
-                    with self._lock:
-                        if self._client is None:
-                            self._client = httpx.Client(timeout=self._timeout)
-                        client = self._client
-                    try:
-                        response = client.send(self._request(client, call))
-                    except httpx.HTTPError as error:
-                        raise self._broken(error, call) from error
-                    return self._answer(response, call)
-        except _Failure as failure:
-            raise ServerError(str(failure)) from failure.__cause__
-        raise AssertionError  # pragma: no cover  # the last attempt returns or raises
-
-    async def _aask(self, call: Call) -> Any:
-        try:
-            async for attempt in AsyncRetrying(**self._policy()):
-                with attempt:
-                    client = self._async_client()
-                    try:
-                        response = await client.send(self._request(client, call))
-                    except httpx.HTTPError as error:
-                        raise self._broken(error, call) from error
-                    return self._answer(response, call)
-        except _Failure as failure:
-            raise ServerError(str(failure)) from failure.__cause__
-        raise AssertionError  # pragma: no cover  # the last attempt returns or raises
-
-    def _async_client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        client = self._async_clients.get(loop)
-        if client is None:
-            client = self._async_clients[loop] = httpx.AsyncClient(timeout=self._timeout)
-        return client
-
-    def _policy(self) -> dict[str, Any]:
-        grow = wait_exponential(multiplier=self._backoff, max=self._longest_wait) + wait_random(0, self._backoff)
+    async def _tried(self, call: Call) -> Any:
+        settings = self.settings
+        grow = wait_exponential(multiplier=settings.backoff, max=settings.longest_wait)
+        jitter = wait_random(0, settings.backoff)
 
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome is not None else None
-            asked = error.wait if isinstance(error, _Failure) else None
-            return grow(state) if asked is None else min(asked, self._longest_wait)
+            wanted = error.wait if isinstance(error, _Failure) else None
+            return min(grow(state) + jitter(state) if wanted is None else wanted, settings.longest_wait)
 
-        return {
-            "stop": stop_after_attempt(self._retries + 1),
-            "wait": wait,
-            "retry": retry_if_exception(lambda error: isinstance(error, _Failure) and error.passing),
-            "reraise": True,
-        }
-
-    def _request(self, client: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
-        headers = dict(self._headers)
-        key = self._key()
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        url = f"{self.base_url}/{call.path}"
-        if call.body is None:
-            return client.build_request("GET", url, headers=headers)
-        return client.build_request("POST", url, headers=headers, json=dict(call.body))
-
-    def _key(self) -> str | None:
-        if self._api_key is not None:
-            return self._api_key
-        return os.environ.get(self._api_key_env) if self._api_key_env else None
-
-    def _answer(self, response: httpx.Response, call: Call) -> Any:
-        status = response.status_code
-        if status in call.tolerated:
-            return Refusal(status, self._said(response))
-        where = f"{self._shown_url}/{call.path}"
-        if status in (401, 403):
-            # What servers say here may repeat a part of the key.
-            source = f"the environment variable {self._api_key_env}" if self._api_key is None else "api_key="
-            given = f"check {source}" if self._key() is not None else "no key was sent: give api_key= or api_key_env="
-            raise _Failure(f"{where} refused the key (HTTP {status}): {given}", passing=False)
-        if status >= 300:
-            raise _Failure(
-                f"{where} answered HTTP {status}: {self._said(response) or 'nothing'}",
-                passing=status in _PASSING,
-                wait=_retry_after(response),
-            )
         try:
-            return response.json()
-        except ValueError as error:
-            raise _Failure(f"{where} answered something that is not JSON", passing=False) from error
+            return await AsyncRetrying(
+                stop=stop_after_attempt(settings.retries + 1),
+                wait=wait,
+                retry=retry_if_exception(lambda error: isinstance(error, _Failure) and error.passing),
+                reraise=True,
+            )(self._once, call)
+        except _Failure as failure:
+            raise ServerError(str(failure)) from failure.__cause__
 
-    def _broken(self, error: httpx.HTTPError, call: Call) -> _Failure:
-        kind = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "cannot be reached"
-        return _Failure(
-            f"{self._shown_url}/{call.path} {kind} ({type(error).__name__}, timeout {self._timeout:g} s, "
-            f"{self._retries + 1} tries): is the server running, and is the address right?",
-            passing=True,
+    async def _once(self, call: Call) -> Any:
+        settings = self.settings
+        where = f"{settings.shown_url}/{call.path}"
+        limit = min(settings.max_response_bytes, call.max_bytes or settings.max_response_bytes)
+        try:
+            async with asyncio.timeout(settings.timeout):
+                response, data, whole = await self._exchanged(call, limit)
+        except (httpx.HTTPError, TimeoutError) as error:
+            kind = "cannot be reached"
+            if isinstance(error, httpx.TimeoutException | TimeoutError):
+                kind = "did not answer in time"
+            raise _Failure(
+                f"{where} {kind} ({type(error).__name__}, timeout {settings.timeout:g} s, {settings.retries + 1} "
+                "tries): is the server running, and is the address right?",
+                passing=True,
+            ) from error
+        except zlib.error as error:
+            raise _Failure(f"{where} answered what cannot be decompressed ({error})", passing=False) from error
+        status = response.status_code
+        if 200 <= status < 300:
+            if not whole:
+                raise _Failure(
+                    f"{where} answered more than {limit:,} bytes, which is more than its answer can have: ask for less "
+                    "at once (batch_size), or raise max_response_bytes",
+                    passing=False,
+                )
+            return load_json(data, f"what {where} answered", ServerError, max_bytes=limit)
+        text = settings.without_keys(data.decode("utf-8", "replace"))
+        if status in call.tolerated:
+            return Refusal(status, text)
+        if status in (401, 403):
+            # The server's text may repeat a part of the key.
+            source = "api_key=" if settings.api_key else f"the environment variable {settings.api_key_env}"
+            advice = f"check {source}" if settings.key() else "no key was sent: give api_key= or api_key_env="
+            raise _Failure(f"{where} refused the key (HTTP {status}): {advice}", passing=False)
+        raise _Failure(
+            f"{where} answered HTTP {status}: {text or 'nothing'}",
+            passing=status in _PASSING,
+            wait=_retry_after(response),
         )
 
-    def _said(self, response: httpx.Response) -> str:
-        said = " ".join(response.text.split())[:300]
-        key = self._key()
-        return said.replace(key, "[key]") if key else said
+    async def _exchanged(self, call: Call, limit: int) -> tuple[httpx.Response, bytes, bool]:
+        """The answer, its decompressed body up to the limit, and whether that is all of it."""
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            unbounded = httpx.Limits(max_connections=None)
+            client = httpx.AsyncClient(timeout=None, limits=unbounded)  # noqa: S113 - bounded as a whole, in _once
+            self._clients[loop] = client
+            if isinstance(loop, OwnLoop):
+                # An encoder that is dropped without close() leaves no open connection behind.
+                weakref.finalize(self, loop.close_client, client).atexit = False
+        content = None
+        if call.body is not None:
+            # A lone surrogate has no UTF-8: the model reads the replacement character, and spans stay where they are.
+            content = _SURROGATES.sub("\ufffd", json.dumps(call.body, ensure_ascii=False)).encode()
+        request = client.build_request(
+            "GET" if content is None else "POST",
+            f"{self.settings.base_url}/{call.path}",
+            headers=self.settings.request_headers(),
+            content=content,
+        )
+        response = await client.send(request, stream=True)
+        try:
+            unpacked = _unpacker(response.headers.get("Content-Encoding", ""))
+            limit = limit if response.is_success else _ERROR_BYTES
+            parts: list[bytes] = []
+            size = 0
+            async for raw in response.aiter_raw():
+                parts.append(unpacked(raw, limit - size + 1))
+                size += len(parts[-1])
+                if size > limit:
+                    return response, b"".join(parts)[:limit], False
+            return response, b"".join(parts), True
+        finally:
+            await response.aclose()
 
-    @property
-    def _shown_url(self) -> str:
-        return _shown(self.base_url)
 
+def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
+    """Decompresses a body part by part, each time up to a number of bytes.
 
-def _shown(url: str) -> str:
-    """The address without the user name, password and query that it may hold."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    Raises:
+        httpx.DecodingError: An encoding that was not asked for.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return lambda raw, most: raw[:most]
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"Content-Encoding {encoding[:20]!r} was not asked for")
+    return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # gzip's or zlib's header
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -333,3 +377,14 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None
+
+
+def _in_header(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

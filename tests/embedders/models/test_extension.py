@@ -16,7 +16,7 @@ from situate.embedders import Embedder, Extension
 from situate.embedders.forward.packing import Packing
 from situate.embedders.forward.self_extend import Grouping, self_extended_attention
 from situate.embedders.local.encoder import Encoder
-from situate.embedders.models.extension import ResolvedExtension
+from situate.embedders.models.extension import Reach
 from situate.embedders.types import SpanText
 from situate.errors import ConventionError, InputError
 from tests.embedders.forward.test_packed import FAMILIES, SIZES, TEXTS, save
@@ -175,8 +175,8 @@ def test_self_extend_equals_its_definition(causal: bool, neighbours: int, rotate
     total = sum(lengths)
     q, k, v = torch.randn(total, 4, 16), torch.randn(total, 2, 16), torch.randn(total, 2, 16)
     rates = 100.0 ** (-torch.arange(0, rotated, 2) / rotated)
-    extension = ResolvedExtension("self", TRAINED, TARGET, neighbours)
-    grouping = Grouping(rates, extension)
+    reach = Reach("self", TRAINED, TARGET, neighbours)
+    grouping = Grouping(rates, reach)
     packing = Packing.of(lengths, torch.device("cpu"))
     at = packing.position_ids
     got = self_extended_attention(
@@ -194,15 +194,15 @@ def test_self_extend_equals_its_definition(causal: bool, neighbours: int, rotate
 
 def test_no_grouped_distance_is_new_to_the_model() -> None:
     for target in (49, 96, 100, 192, 1000, 3072):
-        extension = ResolvedExtension.of(Extension("self"), TRAINED, target)
-        near, group = extension.neighbours, extension.group
+        reach = Reach.of(Extension("self"), TRAINED, target)
+        near, group = reach.neighbours, reach.group
         assert (target - 1) // group + near - near // group < TRAINED + 1
 
 
 def test_self_extend_through_a_whole_model(folder: Path) -> None:
     """A reference that undoes the model's rotations and computes every pair by the definition."""
     encoder = Encoder(folder, extension=Extension("self", neighbours=12), max_tokens=TARGET, dtype="float32")
-    extension = ResolvedExtension("self", TRAINED, TARGET, 12)
+    reach = Reach("self", TRAINED, TARGET, 12)
 
     def reference(module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **told: Any) -> Any:
         window = told.get("sliding_window")
@@ -211,7 +211,7 @@ def test_self_extend_through_a_whole_model(folder: Path) -> None:
             near = (torch.arange(q.shape[2])[:, None] - torch.arange(q.shape[2])).abs() < window
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=told["scaling"])
             return out.transpose(1, 2), None
-        back = Grouping(rates, extension)
+        back = Grouping(rates, reach)
         at = -torch.arange(q.shape[2])
         q, k = (back.moved(x[0].transpose(0, 1), at) for x in (q, k))
         out = grouped_attention(q, k, v[0].transpose(0, 1), rates, 12, told["scaling"], causal)

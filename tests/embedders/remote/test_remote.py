@@ -276,7 +276,7 @@ def test_openais_key_goes_to_openai_alone(server, monkeypatch):
     encoder = OpenAIEncoder("m", f"{server.url}/v1")
     encoder.encode([SpanText("x")])
     assert "Authorization" not in server.requests[0][1]
-    assert OpenAIEncoder("text-embedding-3-small")._key() == KEY
+    assert OpenAIEncoder("text-embedding-3-small").http.key() == KEY
     encoder.close()
 
 
