@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 # What markdown-it takes for the end of a line, so that its line numbers lead back to the text as it was given.
 _LINE_END = re.compile(r"\r\n?|\n")
-_FRONT_MATTER = re.compile(
-    r"\A\ufeff?---[ \t]*(?:\r\n?|\n)(?:.*?(?:\r\n?|\n))??(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.S
-)
+_FENCE_OPEN = re.compile(r"---[ \t]*\Z")
+_FENCE_CLOSE = re.compile(r"(?:---|\.\.\.)[ \t]*\Z")
+# A line of YAML's block style: "key:", "key: value", and behind a key its indented lines, list items, comments, blanks.
+_YAML_KEY = re.compile(r"[\"']?\w[^:#\n]{0,200}:(?:\s|\Z)")
+_YAML_REST = re.compile(r"[ \t#]|-(?:[ \t]|\Z)|\Z")
+_ESCAPED = r"\\\1"
+_MARKDOWN_SIGN = re.compile(r"([\\`*_{}\[\]<>#&!~|])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def markdown_headings(text: str) -> list[Heading]:
     indented or HTML block, a quote, a list or the front matter does not.
     """
     parser = _parser()
-    skipped = front_matter_end(text)
+    skipped = front_matter_end(text) or int(text.startswith("\ufeff"))
     body = text[skipped:]
     starts = [skipped, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
     tokens = parser.parse(body)
@@ -60,9 +64,39 @@ def markdown_headings(text: str) -> list[Heading]:
 
 
 def front_matter_end(text: str) -> int:
-    """Where the text begins after its front matter (a block between ``---`` lines at the very top); 0 without one."""
-    match = _FRONT_MATTER.match(text)
-    return match.end() if match else 0
+    """Where the text begins after its front matter; 0 where it has none.
+
+    Front matter is a block of YAML keys between a line ``---`` at the very start and the next line ``---`` or ``...``.
+    Anything else between two such lines is text, and the lines are rules.
+    """
+    at = first = len("\ufeff") if text.startswith("\ufeff") else 0
+    keys = False
+    while at < len(text):
+        match = _LINE_END.search(text, at)
+        line, after = (text[at : match.start()], match.end()) if match else (text[at:], len(text))
+        if at == first:
+            if not match or not _FENCE_OPEN.match(line):
+                return 0
+        elif keys and _FENCE_CLOSE.match(line):
+            return after
+        elif _YAML_KEY.match(line):
+            keys = True
+        elif not _YAML_REST.match(line) or not (keys or line.startswith("#")):
+            return 0
+        at = after
+    return 0
+
+
+def atx_heading(level: int, words: str) -> str:
+    """The Markdown line that reads as the heading ``words``, escaped where they look like markup.
+
+    >>> atx_heading(2, "The __init__ method"), atx_heading(1, "Sick leave")
+    ('## The \\\\_\\\\_init\\\\_\\\\_ method', '# Sick leave')
+    """
+    plain = f"{'#' * level} {words}"
+    if [heading.text for heading in markdown_headings(plain)] == [words]:
+        return plain
+    return f"{'#' * level} {_MARKDOWN_SIGN.sub(_ESCAPED, words)}"
 
 
 class HeadingPath:

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from html import unescape
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.headings import Heading, HeadingPath
-from situate.chunkers.readers.html import heading_words
+from situate.chunkers.readers.html import heading_words, left_out
+from situate.chunkers.readers.markup import HEADINGS, UNSEEN, Tag, Text, parts, unescaped
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
 
-_BLOCK = re.compile(
-    "address|article|aside|blockquote|body|br|caption|dd|details|div|dl|dt|figcaption|figure|footer|h[1-6]|header|hr|"
-    "html|li|main|ol|p|pre|section|summary|table|tbody|thead|tr|ul"
+_BLOCKS = frozenset(
+    [
+        *("address", "article", "aside", "blockquote", "body", "br", "caption", "dd", "details", "div", "dl", "dt"),
+        *(
+            "figcaption",
+            "figure",
+            "footer",
+            "header",
+            "hr",
+            "html",
+            "li",
+            "main",
+            "ol",
+            "option",
+            "p",
+            "pre",
+            "section",
+        ),
+        *("summary", "table", "tbody", "thead", "tr", "ul", *HEADINGS),
+    ]
 )
-_SKIPPED = frozenset({"script", "style", "template", "noscript", "nav", "svg", "head", "iframe"})
-#: What may stand in a head. Its end tag may be left out; then it ends before anything else.
-_IN_HEAD = frozenset({"title", "meta", "link", "base", "script", "style", "noscript", "template"})
-#: Where the browser reads on to the end of the page, too, if the end tag is missing.
-_RAW = frozenset({"script", "style"})
-_TAG = re.compile(r"<[^>]*>")
+_SKIPPED = frozenset(["script", "style", "template", "noscript", "nav", "svg", "head", "iframe"])
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,8 @@ class HtmlChunker(SizedChunker):
     """The text between a page's block tags (paragraphs, items, rows, headings), joined while it fits, per section.
 
     For documents whose text *is* HTML source and has to stay that: a chunk is a span of the source, so inline tags
-    stay in it. Scripts, styles and navigation (``<nav>``, ``role="navigation"``) are left out. Where only the words
-    matter, `read_documents` turns HTML into Markdown first, and the vectors are cleaner.
+    stay in it. Scripts, styles, navigation (``<nav>``, ``role="navigation"``) and hidden elements are left out. Where
+    only the words matter, `read_documents` turns HTML into Markdown first, and the vectors are cleaner.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
@@ -53,9 +63,6 @@ class HtmlChunker(SizedChunker):
         """The document's chunks in order; [] where it is empty or has no text."""
         text = document.text
         reader = _Blocks(text)
-        while reader.unclosed is not None:
-            # The rest of the page would be left out with it: what is of this kind is shown instead.
-            reader = _Blocks(text, reader.shown | {reader.unclosed})
         path = HeadingPath(reader.headings)
         opening = {heading.start for heading in reader.headings}
         apart: set[int] = set()
@@ -82,100 +89,58 @@ class HtmlChunker(SizedChunker):
         return chunks_from_spans(document, self._packed(text, reader.blocks, frozenset(apart), led=True), context)
 
 
-class _Blocks(HTMLParser):
+class _Blocks:
     """The spans of text between block tags, and the headings among them.
 
     Args:
         text: HTML source.
-        shown: Kinds of elements that are not left out: names of tags, and "navigation" for that role.
     """
 
-    def __init__(self, text: str, shown: frozenset[str] = frozenset()) -> None:
-        super().__init__(convert_charrefs=False)
+    def __init__(self, text: str) -> None:
         self.text = text
-        self.shown = shown
         self.blocks: list[tuple[int, int]] = []
         self.headings: list[Heading] = []
         self._skips: list[tuple[int, int]] = []
-        self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
         self._open = 0
-        self._words = False
-        self._skipping: str | None = None
-        self._kind = ""
-        self._depth = 0
-        self._skipped_from = 0
+        self._words: list[str] = []
         self._level = 0
-        self.feed(text)
-        self.close()
-        self._cut(len(text), len(text))
-
-    @property
-    def unclosed(self) -> str | None:
-        """The kind of an element that is left out and has no end."""
-        return self._kind if self._skipping is not None and self._skipping not in _RAW else None
+        self._read(parts(text))
 
     def skipped_between(self, start: int, end: int) -> bool:
         """Whether something that is left out lies between the places."""
         at = bisect_left(self._skips, (start, 0))
         return at < len(self._skips) and self._skips[at][1] <= end
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        place = self._place()
-        if self._skipping == "head" and tag not in _IN_HEAD:
-            self._end_skip(place)
-        if self._skipping is not None:
-            self._depth += tag == self._skipping
-            return
-        after = place + len(self.get_starttag_text() or "")
-        kind = tag if tag in _SKIPPED else "navigation" if ("role", "navigation") in attrs else None
-        if kind is not None and kind not in self.shown:
-            self._cut(place, after)
-            self._skipping, self._kind, self._depth, self._skipped_from = tag, kind, 1, place
-        elif _BLOCK.fullmatch(tag):
-            self._cut(place, after)
-            self._level = int(tag[1]) if re.fullmatch("h[1-6]", tag) else 0
-
-    def handle_startendtag(self, tag: str, attrs: object) -> None:
-        if self._skipping is None and _BLOCK.fullmatch(tag):
-            place = self._place()
-            self._cut(place, place + len(self.get_starttag_text() or ""))
-
-    def handle_endtag(self, tag: str) -> None:
-        place = self._place()
-        closing = self.text.find(">", place)
-        after = len(self.text) if closing == -1 else closing + 1
-        if self._skipping is not None:
-            self._depth -= tag == self._skipping
-            if not self._depth:
-                self._end_skip(after)
-        elif _BLOCK.fullmatch(tag):
-            self._cut(place, after)
-            self._level = 0
-
-    def handle_data(self, data: str) -> None:
-        self._words = self._words or bool(data.strip())
-
-    def handle_entityref(self, name: str) -> None:
-        self._words = self._words or name != "nbsp"
-
-    def handle_charref(self, name: str) -> None:
-        self._words = True
-
-    def _end_skip(self, after: int) -> None:
-        self._skips.append((self._skipped_from, after))
-        self._skipping, self._open, self._words = None, after, False
-
-    def _place(self) -> int:
-        line, column = self.getpos()
-        return min(self._lines[line - 1] + column, len(self.text))
+    def _read(self, page: list[Text | Tag]) -> None:
+        at = 0
+        while at < len(page):
+            part = page[at]
+            at += 1
+            if isinstance(part, Text):
+                self._words.append(unescaped(self.text[part.start : part.end]))
+            elif left_out(part, _SKIPPED) and part.last is not None:
+                at = part.last
+                end = page[at].start if at < len(page) else len(self.text)
+                if at < len(page) and isinstance(closing := page[at], Tag) and closing.closing:
+                    end, at = (closing.end, at + 1) if closing.name == part.name else (end, at)
+                self._cut(part.start, end)
+                self._skips.append((part.start, end))
+            elif part.name in UNSEEN and not part.closing and part.last is None:
+                self._cut(part.start, len(self.text))
+            elif part.name in _BLOCKS:
+                self._cut(part.start, part.end)
+                self._level = int(part.name[1]) if part.name in HEADINGS and not part.closing else 0
+            else:
+                self._words.append(" ")
+        self._cut(len(self.text), len(self.text))
 
     def _cut(self, end: int, after: int) -> None:
         """Ends the block that is open at ``end``; the next one opens at ``after``."""
-        if self._skipping is None and self._words:
+        words = "".join(self._words)
+        if words.strip():
             start, stop = trimmed(self.text, self._open, end)
-            if start < stop:
-                self.blocks.append((start, stop))
-                words = heading_words(unescape(_TAG.sub(" ", self.text[start:stop])))
-                if self._level and words:
-                    self.headings.append(Heading(self._level, words, start, stop))
-        self._open, self._words = after, False
+            self.blocks.append((start, stop))
+            if self._level and (heading := heading_words(words)):
+                self.headings.append(Heading(self._level, heading, start, stop))
+        self._open = after
+        self._words.clear()

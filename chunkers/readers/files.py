@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,26 +12,27 @@ from typing import Any, Literal
 
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
-from situate.chunkers.readers.html import html_to_markdown
+from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.html import decoded_page, html_to_markdown
 from situate.errors import InputError, MissingExtraError
 from situate.outside import load_json, safe_message
 from situate.types import Document
 
-#: Byte order marks, longest first: UTF-32's begins with UTF-16's.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+#: Bytes of a file that are read, where the caller names no other limit.
+MAX_BYTES = 256 * 2**20
 
 
 class SkippedFilesWarning(UserWarning):
     """Files or lines were not read; the message counts them and says why."""
 
 
-def read_documents(path: str | Path, *, on_error: Literal["skip", "raise"] = "skip") -> Iterator[Document]:
+def read_documents(
+    path: str | Path,
+    *,
+    on_error: Literal["skip", "raise"] = "skip",
+    max_bytes: int | None = MAX_BYTES,
+    follow_symlinks: bool = False,
+) -> Iterator[Document]:
     """The documents of a folder or a file, one at a time.
 
     Reads ``.md``, ``.markdown``, ``.txt``, ``.html``, ``.htm``, ``.pdf`` and ``.jsonl``. A folder is read with its
@@ -38,39 +40,33 @@ def read_documents(path: str | Path, *, on_error: Literal["skip", "raise"] = "sk
     and only that file is read. HTML becomes Markdown, so that its headings situate what stands below them.
 
     A document's id is its path below ``path``, with forward slashes. In JSON Lines, ``{"id", "title", "text", ...}``,
-    a line is a document with its own id, and every further key is metadata. Text is UTF-8, or what its byte order mark
-    says, or else Windows-1252.
+    a line is a document with its own id, and every further key is metadata. Text is in the encoding of its byte order
+    mark or of a page's declaration, else UTF-8, else in the encoding that charset-normalizer finds; bytes that were
+    replaced and an encoding that is a guess are said in a `DecodingWarning`.
 
     Args:
         path: A folder or a file.
         on_error: "skip" goes on after a file or line that cannot be read, and says so in one `SkippedFilesWarning`
             at the end; "raise" stops there.
+        max_bytes: Bytes of a file, or of a line of JSON Lines, at most; larger ones are skipped. None for no limit.
+        follow_symlinks: Whether symbolic links that lead out of the folder are followed; else they are skipped.
 
     Raises:
-        InputError: There is no such path, or its kind is not known; with ``on_error="raise"`` also the first file or
-            line that cannot be read.
-        MissingExtraError: A PDF or HTML file is there, and the extra ``documents`` is not installed.
+        InputError: There is no such path, its kind is not known, or an argument is out of range; with
+            ``on_error="raise"`` also the first file or line that cannot be read.
+        MissingExtraError: A PDF file is there, and the extra ``documents`` is not installed.
     """
     root = Path(path)
     if not root.exists():
         raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
-    if root.is_file() and root.suffix.lower() not in _READERS:
-        raise InputError(f"{str(path)!r} is none of {', '.join(sorted(_READERS))}: convert it, or give a folder")
+    if root.is_file() and root.suffix.lower() not in _KINDS:
+        raise InputError(f"{str(path)!r} is none of {', '.join(sorted(_KINDS))}: convert it, or give a folder")
+    if on_error not in ("skip", "raise"):
+        raise InputError(f'on_error={on_error!r}: "skip" or "raise"')
+    if max_bytes is not None and max_bytes < 1:
+        raise InputError(f"max_bytes={max_bytes} must be 1 or more, or None for no limit")
     # The checks above are made when the function is called, not when the first document is asked for.
-    return _read(root, on_error)
-
-
-def decoded(data: bytes) -> str:
-    """Bytes as text: by the byte order mark, else UTF-8, else Windows-1252 (whose gaps are read as Latin-1)."""
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
-    for encoding in ("utf-8", "cp1252"):
-        try:
-            return data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+    return _read(root, _Skipped(on_error), max_bytes, follow_symlinks)
 
 
 @dataclass
@@ -93,21 +89,20 @@ class _Skipped:
             )
 
 
-def _read(root: Path, on_error: str) -> Iterator[Document]:
-    skipped = _Skipped(on_error)
+def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks: bool) -> Iterator[Document]:
     base = root.parent if root.is_file() else root
-    for file in _files(root):
+    for file in _files(root, skipped, follow_symlinks):
         name = file.relative_to(base).as_posix()
         suffix = file.suffix.lower()
         if suffix == ".jsonl":
-            yield from _json_lines(file, name, skipped)
+            yield from _json_lines(file, name, skipped, max_bytes)
             continue
-        if suffix not in _READERS:
+        if suffix not in _KINDS:
             # Files of another kind are no failure: they are counted, and stop nothing.
             skipped.reasons.append(f"{name} (no kind that is read)")
             continue
         try:
-            text, metadata = _READERS[suffix](file.read_bytes())
+            text, metadata = _KINDS[suffix](_bytes(file, max_bytes), name)
         except MissingExtraError:
             raise
         except Exception as error:  # noqa: BLE001 - parsers of foreign formats fail in ways of their own
@@ -117,40 +112,87 @@ def _read(root: Path, on_error: str) -> Iterator[Document]:
     skipped.say()
 
 
-def _files(root: Path) -> list[Path]:
+def _files(root: Path, skipped: _Skipped, follow_symlinks: bool) -> list[Path]:
+    """The files to read, in the order of their paths."""
     if root.is_file():
         return [root]
+    home = root.resolve()
+
+    def outside(path: Path) -> bool:
+        if follow_symlinks or not path.is_symlink() or path.resolve().is_relative_to(home):
+            return False
+        skipped.reasons.append(f"{path.relative_to(root).as_posix()} (a link out of the folder; follow_symlinks=True)")
+        return True
+
     if (data_set := root / "documents.jsonl").is_file():
-        return [data_set]
-    return sorted(
-        file
-        for file in root.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
-    )
+        return [] if outside(data_set) else [data_set]
+    found: list[Path] = []
+    seen = {home}
+    for folder, folders, names in os.walk(root, followlinks=follow_symlinks):
+        here = Path(folder)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if follow_symlinks:
+            # A link to a folder above would lead round and round.
+            real = {name: (here / name).resolve() for name in folders}
+            folders[:] = [name for name in folders if real[name] not in seen]
+            seen.update(real[name] for name in folders)
+        else:
+            for name in folders:
+                outside(here / name)
+        files = [here / name for name in names if not name.startswith(".")]
+        found += [file for file in files if file.is_file() and not outside(file)]
+    return sorted(found)
 
 
-def _json_lines(file: Path, name: str, skipped: _Skipped) -> Iterator[Document]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{name}:{number}"
-            try:
-                values = load_json(line, "the line")
-            except InputError as error:
-                skipped.note(where, str(error), error)
-                continue
-            if not isinstance(values, dict) or not isinstance(values.get("text"), str):
-                skipped.note(where, 'needs an object with a string "text"')
-                continue
-            document_id = values.pop("id", None)
-            document_id = where if document_id in (None, "") else str(document_id)
-            text = values.pop("text")
-            yield Document(document_id, text, {key: value for key, value in values.items() if value is not None})
+def _bytes(file: Path, max_bytes: int | None) -> bytes:
+    with file.open("rb") as stream:
+        data = stream.read() if max_bytes is None else stream.read(max_bytes + 1)
+    if max_bytes is not None and len(data) > max_bytes:
+        raise InputError(_too_large(max_bytes))
+    return data
 
 
-def _markdown(data: bytes) -> tuple[str, dict[str, Any]]:
-    text = decoded(data)
+def _too_large(max_bytes: int) -> str:
+    return f"larger than max_bytes={max_bytes:,}: pass a larger limit, or None"
+
+
+def _json_lines(file: Path, name: str, skipped: _Skipped, max_bytes: int | None) -> Iterator[Document]:
+    for number, line in enumerate(_lines(file, max_bytes), start=1):
+        where = f"{name}:{number}"
+        if line is None:
+            skipped.note(where, _too_large(max_bytes or 0))
+            continue
+        if not line.strip():
+            continue
+        try:
+            values = load_json(line.removeprefix(codecs.BOM_UTF8), "the line", max_bytes=len(line))
+        except InputError as error:
+            skipped.note(where, str(error), error)
+            continue
+        if not isinstance(values, dict) or not isinstance(values.get("text"), str):
+            skipped.note(where, 'needs an object with a string "text"')
+            continue
+        document_id = values.pop("id", None)
+        document_id = where if document_id in (None, "") else str(document_id)
+        text = values.pop("text")
+        yield Document(document_id, text, {key: value for key, value in values.items() if value is not None})
+
+
+def _lines(file: Path, max_bytes: int | None) -> Iterator[bytes | None]:
+    """The lines of a file; None for one that is longer than ``max_bytes``."""
+    limit = -1 if max_bytes is None else max_bytes + 1
+    with file.open("rb") as stream:
+        while line := stream.readline(limit):
+            if len(line) == limit and not line.endswith(b"\n"):
+                while (rest := stream.readline(limit)) and not rest.endswith(b"\n"):
+                    pass
+                yield None
+            else:
+                yield line
+
+
+def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    text = decoded(data, name)
     metadata: dict[str, Any] = {"format": "markdown"}
     for line in text[: front_matter_end(text)].splitlines():
         key, colon, value = line.partition(":")
@@ -162,16 +204,16 @@ def _markdown(data: bytes) -> tuple[str, dict[str, Any]]:
     return text, metadata
 
 
-def _text(data: bytes) -> tuple[str, dict[str, Any]]:
-    return decoded(data), {"format": "text"}
+def _text(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    return decoded(data, name), {"format": "text"}
 
 
-def _html(data: bytes) -> tuple[str, dict[str, Any]]:
-    text, title = html_to_markdown(data)
+def _html(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    text, title = html_to_markdown(decoded_page(data, name))
     return text, {"format": "markdown"} | ({"title": title} if title else {})
 
 
-def _pdf(data: bytes) -> tuple[str, dict[str, Any]]:
+def _pdf(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     try:
         from pypdf import PdfReader
     except ImportError as error:
@@ -187,7 +229,7 @@ def _pdf(data: bytes) -> tuple[str, dict[str, Any]]:
     return "\n\n".join(pages), metadata
 
 
-_READERS: dict[str, Callable[[bytes], tuple[str, dict[str, Any]]]] = {
+_KINDS: dict[str, Callable[[bytes, str], tuple[str, dict[str, Any]]]] = {
     ".md": _markdown,
     ".markdown": _markdown,
     ".txt": _text,

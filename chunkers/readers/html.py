@@ -3,48 +3,80 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
 
-from situate.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from bs4 import BeautifulSoup
-    from bs4.element import Tag
+from situate.chunkers.headings import atx_heading
+from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.markup import HEADINGS, Tag, Text, parts, unescaped
 
 #: Elements that hold nothing a reader of the text would look for.
-_DROPPED = ("script", "style", "noscript", "template", "svg", "iframe", "object", "button", "title")
-#: The same, unless the whole page stands in one (a form around everything, an end tag that is missing).
-_ASIDE = 'nav, form, [role="navigation"]'
-_BLOCK = re.compile(
-    "address|article|aside|blockquote|body|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|header|hr|html|main|"
-    "ol|p|section|summary|table|ul"
+DROPPED = frozenset(
+    ["script", "style", "noscript", "template", "svg", "iframe", "object", "button", "title", "noembed", "noframes"]
 )
-_HEADING = re.compile(r"h([1-6])\Z")
-_BLANK_LINES = re.compile(r"\n{3,}")
+#: The same, unless the whole page lies in one (a form around everything, an end tag that is missing).
+ASIDE = frozenset(["nav", "form"])
+#: Elements with a blank line before and after them.
+_BLOCKS = frozenset(
+    [
+        *(
+            "address",
+            "article",
+            "aside",
+            "blockquote",
+            "body",
+            "caption",
+            "dd",
+            "details",
+            "div",
+            "dl",
+            "dt",
+            "fieldset",
+        ),
+        *(
+            "figcaption",
+            "figure",
+            "footer",
+            "header",
+            "hr",
+            "html",
+            "main",
+            "ol",
+            "p",
+            "section",
+            "summary",
+            "table",
+            "ul",
+        ),
+    ]
+)
+#: Elements on a line of their own.
+_LINES = frozenset(["li", "option", "optgroup", "tr", "td", "th"])
+#: What makes a table one that lays out a page: in a table of data, cells hold words.
+_LAYOUT = frozenset([*HEADINGS, "ul", "ol", "dl", "pre", "table", "blockquote", "section", "article", "hr"])
+#: The encoding that a page declares, in its first bytes.
+_DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z][\w.:-]*)", re.IGNORECASE)
+#: A line that Markdown would not read as words: a heading, an underline or rule, a fence, a tag.
+_MARKUP = re.compile(r"#{1,6}(?!\S)|[-=_*|: ]+\Z|```|~~~|<[a-zA-Z/!?]")
 
 
-def html_to_markdown(data: bytes | str) -> tuple[str, str | None]:
+def html_to_markdown(page: str | bytes) -> tuple[str, str | None]:
     """The page's text as Markdown, and its title.
 
-    Headings, list items, table rows and preformatted text keep their form; scripts, styles, navigation and forms are
-    left out. Bytes are decoded as the page declares.
-
-    Raises:
-        MissingExtraError: beautifulsoup4 is not installed.
+    Headings, list items, rows of data tables and preformatted text keep their form; tables that lay out a page are read
+    as the blocks in their cells. Scripts, styles, navigation, forms and hidden elements are left out. Text that looks
+    like Markdown is escaped, so that the Markdown's headings are those of the page. Bytes are in the encoding that the
+    page declares; see `decoded`.
     """
-    try:
-        from bs4 import BeautifulSoup
-    except ImportError as error:
-        raise MissingExtraError.of("beautifulsoup4", "documents", "reading HTML files") from error
-    soup = BeautifulSoup(data, "html.parser")
-    title = _title(soup)
-    text = _text(soup, [*soup.select(_ASIDE), *soup.find_all(_DROPPED)])
-    if not text:
-        soup = BeautifulSoup(data, "html.parser")
-        text = _text(soup, soup.find_all(_DROPPED))
-    return text, title
+    source = page if isinstance(page, str) else decoded_page(page)
+    found = parts(source)
+    text = _Writer(source, found, DROPPED | ASIDE).written() or _Writer(source, found, DROPPED).written()
+    return text, _title(source, found)
+
+
+def decoded_page(data: bytes, name: str = "the page") -> str:
+    """The source of a page, in the encoding that it declares; see `decoded`."""
+    declared = _DECLARED.search(data[:2048])
+    return decoded(data, name, declared[1].decode() if declared else None)
 
 
 def heading_words(text: str) -> str:
@@ -56,74 +88,198 @@ def heading_words(text: str) -> str:
     return " ".join(text.split()).removesuffix("¶").rstrip()
 
 
-def _text(soup: BeautifulSoup, left_out: Iterable[Tag]) -> str:
-    for tag in left_out:
-        tag.decompose()
-    lines = "".join(_written(soup))
-    return _BLANK_LINES.sub("\n\n", "\n".join(line.rstrip() for line in lines.split("\n"))).strip()
+def left_out(tag: Tag, kinds: Collection[str]) -> bool:
+    """Whether an element is hidden, navigation, or of one of ``kinds``; one that never ends is not left out."""
+    if tag.closing or tag.last is None:
+        return False
+    return tag.name in kinds or tag.hidden or ("nav" in kinds and tag.attributes.get("role") == "navigation")
 
 
-def _title(soup: BeautifulSoup) -> str | None:
-    for tag in (soup.title, soup.h1):
-        if tag is not None and (words := heading_words(tag.get_text(" "))):
-            return words
+def _title(source: str, page: list[Text | Tag]) -> str | None:
+    for name in ("title", "h1"):
+        for number, part in enumerate(page):
+            if isinstance(part, Tag) and part.name == name and not part.closing:
+                inner = page[number + 1 : part.last or number + 1]
+                text = " ".join(unescaped(source[one.start : one.end]) for one in inner if isinstance(one, Text))
+                if words := heading_words(text):
+                    return words
+                break
     return None
 
 
-def _written(root: Tag) -> list[str]:
-    """The pieces of text below ``root``. A loop, not recursion: pages nest deeper than Python's stack."""
-    from bs4.element import NavigableString, PreformattedString, Tag
+class _Writer:
+    """Writes a page's parts as lines of Markdown.
 
-    pieces: list[str] = []
-    # Work to do, last first: a node to write, or text to add behind a node that is written.
-    work: list[object] = [*reversed(root.contents)]
-    while work:
-        node = work.pop()
-        if isinstance(node, PreformattedString):  # comments, doctypes
-            continue
-        if isinstance(node, NavigableString):
-            words = re.sub(r"\s+", " ", str(node))
-            if pieces and pieces[-1].endswith(("\n", " ")):
-                words = words.lstrip(" ")
-            pieces.append(words)
-        elif isinstance(node, str):
-            pieces.append(node)
-        elif isinstance(node, Tag):
-            opening, closing, inner = _form(node)
-            pieces.append(opening)
-            work.append(_Raw(closing))
-            if inner is not None:
-                pieces.append(inner)
+    Args:
+        source: HTML source.
+        page: Its parts.
+        dropped: Elements that are left out.
+    """
+
+    def __init__(self, source: str, page: list[Text | Tag], dropped: frozenset[str]) -> None:
+        self._source = source
+        self._page = page
+        self._dropped = dropped
+        self._layout = _layout_tables(page)
+        self._written: list[str] = []
+        self._breaks = 0
+        self._line: list[str] = []
+        self._lead = ""
+
+    def written(self) -> str:
+        """The page as Markdown; "" where it shows nothing."""
+        at = 0
+        while at < len(self._page):
+            at = self._write(at)
+        self._end_line(0)
+        return "".join(self._written)
+
+    def _write(self, at: int) -> int:
+        """Writes the part ``at`` and returns the number of the next one to write."""
+        part = self._page[at]
+        if isinstance(part, Text):
+            self._line.append(unescaped(self._source[part.start : part.end]))
+            return at + 1
+        if left_out(part, self._dropped):
+            return part.last or at + 1
+        name, last = part.name, None if part.closing else part.last
+        if name in HEADINGS:
+            self._end_line(2)
+            if last is not None:
+                words = heading_words(self._words(at + 1, last)) or heading_words(self._alternatives(at + 1, last))
+                self._add(atx_heading(int(name[1]), words) if words else "", 2)
+                return last
+        elif name == "pre" and last is not None:
+            self._end_line(2)
+            self._preformatted(at + 1, last)
+            return last
+        elif name == "table" and last is not None and at not in self._layout:
+            self._end_line(2)
+            self._table(at + 1, last)
+            return last
+        elif name == "br":
+            self._end_line(1)
+        elif name in _BLOCKS or name == "pre":
+            self._end_line(2)
+        elif name in _LINES:
+            self._end_line(1)
+            self._lead = "- " if name == "li" and not part.closing else ""
+        return at + 1
+
+    def _end_line(self, breaks: int) -> None:
+        """Ends the line that is open, and asks for at least ``breaks`` line ends more."""
+        words = " ".join("".join(self._line).split())
+        self._line.clear()
+        if words:
+            self._add(self._lead + ("\\" if _MARKUP.match(words) else "") + words, 0)
+            self._lead = ""
+        elif breaks == 2:
+            self._lead = ""
+        self._breaks = min(2, self._breaks + breaks)
+
+    def _add(self, line: str, breaks: int) -> None:
+        if line:
+            if self._written:
+                self._written.append("\n" * self._breaks)
+            self._written.append(line)
+            self._breaks = 0
+        self._breaks = min(2, self._breaks + breaks)
+
+    def _shown(self, first: int, last: int) -> Iterator[tuple[int, Text | Tag]]:
+        """The parts ``[first, last)`` without those of elements that are left out."""
+        at = first
+        while at < last:
+            part = self._page[at]
+            if isinstance(part, Tag) and left_out(part, self._dropped):
+                at = part.last or at + 1
             else:
-                work.extend(reversed(node.contents))
-    return pieces
+                yield at, part
+                at += 1
+
+    def _words(self, first: int, last: int) -> str:
+        return "".join(
+            unescaped(self._source[part.start : part.end])
+            if isinstance(part, Text)
+            else " "
+            if part.name == "br" or part.name in _BLOCKS or part.name in _LINES
+            else ""
+            for _, part in self._shown(first, last)
+        )
+
+    def _alternatives(self, first: int, last: int) -> str:
+        """The alternative texts of the images."""
+        shown = (part for _, part in self._shown(first, last))
+        return " ".join(
+            part.attributes.get("alt", "") for part in shown if isinstance(part, Tag) and part.name == "img"
+        )
+
+    def _preformatted(self, first: int, last: int) -> None:
+        pieces = [
+            unescaped(self._source[part.start : part.end]) if isinstance(part, Text) else "\n" * (part.name == "br")
+            for _, part in self._shown(first, last)
+        ]
+        code = "".join(pieces).strip("\n")
+        # The fence is longer than any in the text.
+        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", code))])
+        self._add(f"{fence}\n{code}\n{fence}", 2)
+
+    def _table(self, first: int, last: int) -> None:
+        cells: list[str] = []
+        rows: list[int] = []
+        data = False
+        at = first
+
+        def end_row() -> None:
+            if cells:
+                rule = "" if data else "\n|" + " --- |" * len(cells)
+                self._breaks = 1 if rows else self._breaks
+                self._add(f"| {' | '.join(cells)} |{rule}", 1)
+                rows.append(len(cells))
+                cells.clear()
+
+        while at < last:
+            part = self._page[at]
+            if isinstance(part, Tag) and not part.closing and part.name in ("td", "th", "caption", "tr"):
+                self._end_line(1)
+                if part.name == "tr":
+                    end_row()
+                    data = False
+                elif not left_out(part, self._dropped):
+                    words = " ".join(self._words(at + 1, part.last or last).split())
+                    if part.name == "caption":
+                        self._add(words, 2)
+                    else:
+                        data = data or part.name == "td"
+                        cells.append(words.replace("|", "\\|"))
+                    at = part.last or last
+                    continue
+                else:
+                    at = part.last or at + 1
+                    continue
+            at = at + 1 if isinstance(part, Tag) and part.name in ("tr", "table") else self._write(at)
+        end_row()
+        self._end_line(2)
 
 
-class _Raw(str):
-    """Text that is written as it stands."""
-
-    __slots__ = ()
-
-
-def _form(tag: Tag) -> tuple[str, str, str | None]:
-    """What stands before and after a tag's content, and the content where it is not its children's."""
-    name = tag.name.lower()
-    if match := _HEADING.match(name):
-        return f"\n\n{'#' * int(match.group(1))} ", "\n\n", heading_words(tag.get_text(" "))
-    if name == "pre":
-        return "\n\n```\n", "\n```\n\n", tag.get_text().strip("\n")
-    if name == "tr":
-        cells = [_cell(cell) for cell in tag.find_all(["td", "th"])]
-        rule = "\n|" + " --- |" * len(cells) if cells and tag.find("td") is None else ""
-        return "\n", "", f"| {' | '.join(cells)} |{rule}" if cells else ""
-    if name == "li":
-        return "\n- ", "\n", None
-    if name == "br":
-        return "\n", "", None
-    return ("\n\n", "\n\n", None) if _BLOCK.fullmatch(name) else ("", "", None)
-
-
-def _cell(cell: Tag) -> str:
-    """A table cell's words without those of cells that an unclosed tag put inside it."""
-    strings = (string for string in cell.find_all(string=True) if string.find_parent(["td", "th"]) is cell)
-    return " ".join(" ".join(strings).split()).replace("|", "\\|")
+def _layout_tables(page: list[Text | Tag]) -> set[int]:
+    """Numbers of the tables that lay out a page: a cell holds a heading, a list, a table or several paragraphs."""
+    layout: set[int] = set()
+    tables: list[tuple[int, int]] = []
+    blocks = 0
+    for number, part in enumerate(page):
+        while tables and number >= tables[-1][1]:
+            tables.pop()
+        if not isinstance(part, Tag) or part.closing:
+            continue
+        if part.name in ("td", "th"):
+            blocks = 0
+        elif part.name in ("p", "div"):
+            blocks += 1
+        if tables and (part.name in _LAYOUT or blocks > 1):
+            layout.add(tables[-1][0])
+        if part.name == "table" and part.last is not None:
+            tables.append((number, part.last))
+            blocks = 0
+            if part.attributes.get("role") in ("presentation", "none"):
+                layout.add(number)
+    return layout

@@ -11,7 +11,8 @@ import pytest
 
 from situate.chunkers import read_documents
 from situate.chunkers.markdown import MarkdownChunker
-from situate.chunkers.readers.files import SkippedFilesWarning, decoded
+from situate.chunkers.readers.decoding import DecodingWarning, decoded
+from situate.chunkers.readers.files import SkippedFilesWarning
 from situate.chunkers.readers.html import html_to_markdown
 from situate.errors import InputError, MissingExtraError
 
@@ -144,16 +145,105 @@ def test_an_empty_folder_has_no_documents(tmp_path: Path) -> None:
         assert list(read_documents(tmp_path)) == []
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 def test_encodings_are_recognised(encoding: str) -> None:
     assert decoded("café – “ok”".encode(encoding)) == "café – “ok”"
 
 
+def test_a_short_text_in_a_legacy_encoding_is_a_guess_that_is_said() -> None:
+    with pytest.warns(DecodingWarning, match=r"a\.txt: the encoding is not declared, and cp1252 is a guess"):
+        assert decoded("café – “ok”".encode("cp1252"), "a.txt") == "café – “ok”"
+
+
 def test_any_bytes_are_some_text() -> None:
-    assert decoded(bytes(range(256)))
+    with pytest.warns(DecodingWarning):
+        assert decoded(bytes(range(256)))
 
 
-@pytest.mark.parametrize(("package", "name", "content"), [("pypdf", "a.pdf", pdf_of("x")), ("bs4", "a.html", PAGE)])
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        ("cp1251", "Насос обслуживается два раза в год. Это стоит недорого. "),
+        ("koi8-r", "Насос обслуживается два раза в год. Это стоит недорого. "),
+        ("gb18030", "水泵每年维修两次。费用很低。请在春天再检查一次。"),
+        ("big5", "水泵每年維修兩次。費用很低。請在春天再檢查一次。"),
+        ("shift_jis", "ポンプは年に二回整備されます。費用は安いです。"),
+        ("cp1253", "Η αντλία συντηρείται δύο φορές το χρόνο. Κοστίζει λίγο. "),
+    ],
+)
+def test_a_legacy_encoding_is_detected_by_its_language(encoding: str, sentence: str) -> None:
+    assert decoded((sentence * 5).encode(encoding)) == sentence * 5
+
+
+def test_one_bad_byte_does_not_turn_a_utf8_text_into_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Grüße aus Köln, ".encode() + b"\xff" + "schöne Straße".encode())
+    with pytest.warns(DecodingWarning, match=r"a\.txt: 1 bytes are no UTF-8"):
+        (document,) = read_documents(tmp_path)
+    assert document.text == "Grüße aus Köln, \ufffdschöne Straße"
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding"),
+    [
+        ("windows-1251", "cp1251"),
+        ("iso-8859-1", "cp1252"),
+        ("shift_jis", "shift_jis"),
+        ("utf-16", "utf-8"),
+        ("x", "utf-8"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_declares(declared: str, encoding: str) -> None:
+    words = {"cp1251": "Насос", "cp1252": "“Grüße”", "shift_jis": "ポンプ"}.get(encoding, "Grüße")
+    page = f'<html><head><meta charset="{declared}"></head><p>{words}</p>'.encode(encoding)
+    assert html_to_markdown(page)[0] == words
+
+
+def test_a_declaration_of_pythons_own_encodings_is_not_believed() -> None:
+    for declared in ("punycode", "unicode_escape", "hex", "idna", "utf-7"):
+        assert html_to_markdown(f'<meta charset="{declared}"><p>a\\x41 +AGE- b'.encode())[0] == "a\\x41 +AGE- b"
+
+
+def test_links_out_of_the_folder_are_followed_only_where_asked(tmp_path: Path) -> None:
+    (secret := tmp_path / "secret").mkdir()
+    (secret / "key.txt").write_text("secret", encoding="utf-8")
+    (folder := tmp_path / "folder").mkdir()
+    (folder / "a.txt").write_text("mine", encoding="utf-8")
+    (folder / "again.txt").symlink_to(folder / "a.txt")
+    (folder / "key.txt").symlink_to(secret / "key.txt")
+    (folder / "more").symlink_to(secret)
+    (folder / "round").symlink_to(folder)
+    with pytest.warns(SkippedFilesWarning, match=r"2 files or lines were skipped: .*follow_symlinks=True"):
+        assert [document.id for document in read_documents(folder)] == ["a.txt", "again.txt"]
+    followed = [document.id for document in read_documents(folder, follow_symlinks=True)]
+    assert followed == ["a.txt", "again.txt", "key.txt", "more/key.txt"]
+    (folder / "documents.jsonl").symlink_to(secret / "key.txt")
+    with pytest.warns(SkippedFilesWarning, match=r"documents\.jsonl"):
+        assert list(read_documents(folder)) == []
+
+
+def test_a_file_above_the_limit_is_skipped_and_said(tmp_path: Path) -> None:
+    with (tmp_path / "a.txt").open("wb") as sparse:
+        sparse.truncate(3 * 2**30)
+    lines = [{"text": "x" * 2_000}, {"text": "short"}, {"text": "x" * 2_000}]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with pytest.warns(
+        SkippedFilesWarning, match=r"3 files or lines .*larger than max_bytes=1,000: pass a larger limit"
+    ):
+        assert [document.text for document in read_documents(tmp_path, max_bytes=1_000)] == ["short"]
+    with pytest.raises(InputError, match="max_bytes=0"):
+        read_documents(tmp_path, max_bytes=0)
+
+
+def test_one_nested_line_does_not_stop_the_rest(tmp_path: Path) -> None:
+    deep = '{"text": "a", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    (tmp_path / "a.jsonl").write_text(f'{deep}\n{{"text": "fine"}}\n', encoding="utf-8")
+    with pytest.warns(SkippedFilesWarning, match="nested deeper than"):
+        assert [document.text for document in read_documents(tmp_path)] == ["fine"]
+    with pytest.raises(InputError, match=r"a\.jsonl:1"):
+        list(read_documents(tmp_path, on_error="raise"))
+
+
+@pytest.mark.parametrize(("package", "name", "content"), [("pypdf", "a.pdf", pdf_of("x"))])
 def test_a_missing_library_names_the_extra(
     package: str, name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

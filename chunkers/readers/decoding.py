@@ -1,0 +1,89 @@
+"""Bytes as text, whatever their encoding."""
+
+from __future__ import annotations
+
+import codecs
+import warnings
+
+from situate.errors import SituateWarning
+
+#: Byte order marks, longest first: UTF-32's begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+#: Bytes of lines with other characters than ASCII that the detector of encodings reads.
+_SAMPLE = 65_536
+
+
+class DecodingWarning(SituateWarning):
+    """Bytes were replaced because they are no text in its encoding, or the encoding is a guess."""
+
+
+def decoded(data: bytes, name: str = "the text", declared: str | None = None) -> str:
+    """Bytes as text.
+
+    The encoding is, in this order: that of the byte order mark; ``declared``; UTF-8; and what charset-normalizer
+    makes of the bytes. In a text that is UTF-8 for the most part, a byte that is not becomes U+FFFD. That, and an
+    encoding that is a guess (Windows-1252 where nothing speaks for another), are said in a `DecodingWarning`.
+
+    Args:
+        data: The bytes.
+        name: What they are of, for the warning.
+        declared: The encoding that the file names itself.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding, errors="replace")
+    for encoding in filter(None, (_usable(declared), "utf-8")):
+        try:
+            return data.decode(encoding)
+        except UnicodeError:
+            continue
+    text = data.decode("utf-8", errors="replace")
+    replaced = text.count("\ufffd")
+    if len(text) - len(text.encode("ascii", errors="ignore")) - replaced > replaced:
+        warnings.warn(f"{name}: {replaced} bytes are no UTF-8 and became U+FFFD", DecodingWarning, stacklevel=2)
+        return text
+    encoding, sure = _detected(data)
+    if not sure:
+        warnings.warn(
+            f"{name}: the encoding is not declared, and {encoding} is a guess: save it as UTF-8 where that is wrong",
+            DecodingWarning,
+            stacklevel=2,
+        )
+    return data.decode(encoding, errors="replace")
+
+
+def _usable(declared: str | None) -> str | None:
+    """The encoding to read what is declared as such in; None where the declaration cannot be true."""
+    try:
+        name = codecs.lookup(declared or "").name
+    except LookupError:
+        return None
+    # Browsers read Latin-1 and ASCII as Windows-1252, which holds them. A declaration that could be read as ASCII is
+    # not in UTF-16, and the encodings of domain names and Python's own literals are none of a file.
+    name = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(name, name)
+    return (
+        name
+        if name.startswith(("iso", "cp", "koi", "mac", "gb", "big5", "euc", "shift", "utf-8", "tis", "kz"))
+        else None
+    )
+
+
+def _detected(data: bytes) -> tuple[str, bool]:
+    """The likeliest encoding, and whether the language of the text speaks for it."""
+    from charset_normalizer import from_bytes
+
+    sample = b"\n".join(line for line in data.split(b"\n") if not line.isascii())[:_SAMPLE]
+    found = from_bytes(sample)
+    best = found.best()
+    if best is None:
+        return "cp1252", False
+    if not best.coherence and any("cp1252" in match.could_be_from_charset for match in found):
+        return "cp1252", False
+    rivals = [match for match in found if match is not best and str(match) != str(best)]
+    return best.encoding, best.coherence > max((match.coherence for match in rivals), default=0.0)

@@ -1,0 +1,141 @@
+"""HTML as Markdown: what a reader sees, whatever the page is made of."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from situate.chunkers import Document, HtmlChunker, MarkdownChunker
+from situate.chunkers.headings import markdown_headings
+from situate.chunkers.readers.html import html_to_markdown
+from situate.chunkers.readers.markup import Tag, Text, parts
+from tests.chunkers.work import steps
+
+LAYOUT = (
+    "<table><tr><td><h2>Hotels</h2><p>Book early.</p><h2>Sick leave</h2><ul><li>One</li><li>Two</li></ul>"
+    "<pre>a\n  b</pre></td><td><p>Left</p><p>Right</p></td></tr></table>"
+)
+
+
+def headings(page: str) -> list[tuple[int, str]]:
+    return [(heading.level, heading.text) for heading in markdown_headings(html_to_markdown(page)[0])]
+
+
+def test_a_table_that_lays_out_a_page_is_read_as_blocks() -> None:
+    text = html_to_markdown(LAYOUT)[0]
+    assert headings(LAYOUT) == [(2, "Hotels"), (2, "Sick leave")]
+    assert "Book early.\n\n## Sick leave\n\n- One\n\n- Two\n\n```\na\n  b\n```\n\nLeft\n\nRight" in text
+    assert "|" not in text
+
+
+def test_a_table_of_data_stays_one_inside_of_a_table_that_lays_out() -> None:
+    page = "<table><tr><td><table><tr><th>Day<th>Limit<tr><td><p>Mon</p><td>20</table><td>aside</table>"
+    assert html_to_markdown(page)[0] == "| Day | Limit |\n| --- | --- |\n| Mon | 20 |\n\naside"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<p># of items: 12</p>",
+        "<p>#</p>",
+        "<pre>```\n# comment\n~~~</pre>",
+        "<p>Total<br>-----</p>",
+        "<p>Total<br>===</p>",
+        "<p>Total<br>- - -</p>",
+        "<p>```python</p>",
+        "<p>~~~</p>",
+        "<p>&lt;script&gt; is a tag</p>",
+        "<p>&lt;!-- a comment</p>",
+        "<p>---</p><p>title: x</p><p>---</p>",
+        "<ul><li># one</li></ul>",
+        "<table><tr><td># a<td>b</table>",
+    ],
+)
+def test_text_that_looks_like_markdown_makes_no_heading_and_hides_none(body: str) -> None:
+    page = f"<h1>Real</h1>{body}<h2>Next</h2><p>End.</p>"
+    assert headings(page) == [(1, "Real"), (2, "Next")]
+    assert headings(f"{body}<h2>Next</h2>") == [(2, "Next")]
+
+
+@pytest.mark.parametrize(
+    "words", ["__init__", "a # b ##", "*args, **kwargs", "C:\\temp", "x &amp;copy; y", "`a", "[a](b)", "# x"]
+)
+def test_a_heading_reads_as_it_stands_in_the_page(words: str) -> None:
+    assert headings(f"<h2>{words}</h2><p>x") == [(2, words.replace("&amp;", "&"))]
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_heading_reads_as_it_stands_in_the_page(words: str) -> None:
+    from html import escape
+
+    expected = " ".join(words.replace("\0", "\ufffd").split()).removesuffix("¶").rstrip()
+    found = headings(f"<h3>{escape(words)}</h3>")
+    assert found == ([(3, expected)] if expected and not any("\ud800" <= c <= "\udfff" for c in words) else found)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "<p hidden>no</p>",
+        '<div style="color: red; DISPLAY : none">no<p>no</p></div>',
+        "<p style='visibility:hidden'>no</p>",
+    ],
+)
+def test_what_a_page_hides_is_not_read(hidden: str) -> None:
+    page = f"<h1>A</h1><p>yes</p>{hidden}<p>yes</p>"
+    assert html_to_markdown(page)[0] == "# A\n\nyes\n\nyes"
+    assert all("no" not in chunk.text for chunk in HtmlChunker(100).split(Document("d", page)))
+
+
+def test_options_are_apart_and_an_image_stands_for_a_heading() -> None:
+    page = "<h1><img src=a.png alt='Pumps &amp; more'></h1><select><option>Chile<option>Peru</select>"
+    assert html_to_markdown(page)[0] == "# Pumps & more\n\nChile\nPeru"
+
+
+def test_a_quote_that_never_ends_hides_nothing() -> None:
+    assert html_to_markdown('<p>One <a href="x>two</a> three.</p><p>Four.</p>')[0] == "One two three.\n\nFour."
+
+
+def test_parts_hold_the_whole_text_of_a_page() -> None:
+    page = "<p>a<!-- b --><b title='c>d'>e</b>< f &amp; g<br/>h"
+    texts = [page[part.start : part.end] for part in parts(page) if isinstance(part, Text)]
+    assert texts == ["a", "e", "< f &amp; g", "h"]
+    names = [(part.name, part.closing) for part in parts(page) if isinstance(part, Tag)]
+    assert names == [("p", False), ("b", False), ("b", True), ("br", False)]
+
+
+HOSTILE = {
+    "less than": "<",
+    "tags without end": "<a b",
+    "comments without end": "<!--",
+    "sections without end": "<![CDATA[",
+    "quotes without end": '<a b="',
+    "nested tables": "<table><tr><td>",
+    "nested divisions": "<div>",
+    "nested lists": "<ul><li>",
+    "cells": "<td>",
+    "titles": "<title>",
+    "headings": "<h1>a",
+    "hidden": "<p hidden>",
+    "navigation": "<nav>",
+    "end tags": "<i></b>",
+    "ampersands": "&#",
+    "preformatted": "<pre>",
+    "spaces": "<a = ",
+}
+
+
+@pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("read", [html_to_markdown, lambda page: HtmlChunker(2_000).split(Document("d", page))])
+def test_work_grows_with_the_length_of_a_hostile_page(piece: str, read: object) -> None:
+    assert callable(read)
+    short, long = (steps(read, piece * (n // len(piece))) for n in (4_000, 16_000))
+    assert long < 5.5 * short + 2_000
+
+
+@given(st.text(alphabet="<>/=!-'\"&; abhptd\n", max_size=120))
+def test_any_page_has_a_text_and_headings_in_order(page: str) -> None:
+    text, _ = html_to_markdown(page)
+    assert text == text.strip()
+    for chunk in MarkdownChunker(40).split(Document("d", text)):
+        assert text[chunk.start : chunk.end] == chunk.text
