@@ -14,6 +14,7 @@ from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
+from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import asked
@@ -127,6 +128,40 @@ class Retriever:
     ) -> Self:
         """A retriever with these settings."""
         return cls(index, expander=expander, rerankers=rerankers, **vars(settings))
+
+    def open(self) -> Self:
+        """Open the store and check its collection and the embedding model now, and not at the first query.
+
+        A service calls this when it starts, so that it fails then.
+
+        Raises:
+            ModelError: The embedding model cannot be used.
+            StoreLockedError: Another process has the embedded store open.
+            ServerError: No server answered.
+            IncompatibleIndexError: The collection was built with another encoder or configuration.
+        """
+        _ = self.index.client
+        return self
+
+    async def aopen(self) -> Self:
+        """`open` without blocking the event loop."""
+        return await asyncio.to_thread(self.open)
+
+    def warm_up(self) -> Self:
+        """`open`, and load the models by a short query. Language models are not asked.
+
+        Raises:
+            ModelError: A model cannot be used; further errors are those of `open`.
+        """
+        self.open()
+        self.index.search("warm up", 1)
+        for reranker in self.rerankers:
+            warm_up(reranker)
+        return self
+
+    async def awarm_up(self) -> Self:
+        """`warm_up` without blocking the event loop."""
+        return await asyncio.to_thread(self.warm_up)
 
     def retrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None

@@ -13,7 +13,7 @@ from situate.errors import ModelError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import RerankSettings
+from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ AT_ONCE = 2
 
 
 @checked_parameters
-class CrossEncoderReranker:
+class CrossEncoderReranker(ModelReranker):
     """Orders hits by a cross-encoder's scores.
 
     Scores are probabilities in [0, 1] unless the model was built otherwise, so that one threshold holds for every

@@ -14,7 +14,7 @@ from situate.errors import InputError, ModelError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import RerankSettings
+from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @checked_parameters
-class DuoReranker:
+class DuoReranker(ModelReranker):
     """Orders the top few hits by how often, and how surely, each wins against the others (duoT5).
 
     With ``p(i, j)`` the probability that passage i is better than passage j, a hit's score is the mean over the others

@@ -18,7 +18,7 @@ from situate.parameters import checked_parameters
 from situate.retrievers.index.payload import STATE, TOKENS
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import RerankSettings, passage
+from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings, passage
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -93,7 +93,7 @@ class StoredTokens:
 
 
 @checked_parameters
-class LateInteractionReranker:
+class LateInteractionReranker(ModelReranker):
     """Orders hits by MaxSim over token vectors. Needs no weights beside the embedder's.
 
     The score is the mean over the query's tokens of each one's best cosine in the passage, in [-1, 1]; ColBERT's sum

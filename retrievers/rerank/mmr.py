@@ -11,7 +11,7 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
-from situate.retrievers.rerank.ranking import RerankSettings
+from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -37,7 +37,7 @@ class DenseEmbedder(Protocol):
 
 
 @checked_parameters
-class Mmr:
+class Mmr(ModelReranker):
     """Orders hits by relevance minus likeness to those before.
 
     Args:

@@ -8,6 +8,7 @@ from functools import partial
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
+from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.types import Hit, Reranker, SearchResult
 
 
@@ -57,6 +58,10 @@ class OptionalReranker:
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """The hits of `rank`."""
         return list(self.rank(query, hits).hits)
+
+    def warm_up(self) -> None:
+        """Load the reranker's model; its errors pass."""
+        warm_up(self.reranker)
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """The hits of `arank`."""

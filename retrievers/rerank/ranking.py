@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from situate.errors import InputError
 from situate.retrievers.search.fusion import stretched
-from situate.retrievers.types import Hit
+from situate.retrievers.types import Hit, Reranker
+from situate.types import Chunk
 from situate.vectors import check_finite
 
 
@@ -70,6 +72,36 @@ class RerankSettings:
             None if score is None else (1 - self.prior) * next(shares) + self.prior * earlier
             for score, earlier in zip(scores, before, strict=True)
         ]
+
+
+class ModelReranker(ABC):
+    """A reranker by a model of its own, which can be loaded before the first query.
+
+    Attributes:
+        settings: How it chooses, reads and orders hits.
+    """
+
+    settings: RerankSettings
+
+    @abstractmethod
+    def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        """New hits, best first."""
+
+    def warm_up(self) -> None:
+        """Load the model, by two short passages that it judges.
+
+        Raises:
+            ModelError: The model cannot be used.
+        """
+        texts = ("warm", "up")
+        self.rerank("warm up", [Hit(Chunk(text, text, 0, text, 0, len(text)), 0.0) for text in texts])
+
+
+def warm_up(reranker: Reranker) -> None:
+    """Load the model of a reranker that has one to load; a language model is not asked."""
+    load = getattr(reranker, "warm_up", None)
+    if load is not None:
+        load()
 
 
 def distinct(hits: Sequence[Hit]) -> list[Hit]:

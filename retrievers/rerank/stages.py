@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.steps import note
+from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.types import Hit, Reranker
 
 
@@ -63,6 +64,11 @@ class Stages:
             found = stage.reranker.rerank(query, found[: stage.depth])[: stage.keep]
             note(**{f"after_{stage.reranker.name}": len(found)})
         return found
+
+    def warm_up(self) -> None:
+        """Load the models of all stages."""
+        for stage in self.stages:
+            warm_up(stage.reranker)
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from situate.chunkers import Document, Prompt
 from situate.embedders import Embedder
-from situate.errors import GenerationError, InputError, StepError
+from situate.errors import GenerationError, InputError, ModelError, ServerError, StepError, StoreLockedError
 from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
 from situate.retrievers.expand.hyde import Hyde, HydeSettings, hyde_vector
 from situate.retrievers.pipeline.steps import StepPolicy
+from situate.retrievers.rerank import (
+    CrossEncoderReranker,
+    LateInteractionReranker,
+    OptionalReranker,
+    PointwiseReranker,
+    Stages,
+)
 from situate.retrievers.retriever import RetrieverSettings, TextFusion
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import QueryVectors
@@ -356,3 +367,63 @@ async def test_settings_make_the_same_retriever(index: Index) -> None:
     assert again.settings == retriever.settings
     assert await both(again, "cats") == await both(retriever, "cats")
     assert len(again.retrieve("cats")) == 2
+
+
+class Lifecycle:
+    """A service's start, synchronous or not."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+
+    async def run(self, mode: str, verb: str) -> Retriever:
+        if mode == "sync":
+            return getattr(self.retriever, verb)()  # type: ignore[no-any-return]
+        return await getattr(self.retriever, f"a{verb}")()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def held_by_another_process(path: Path) -> Iterator[None]:
+    program = (
+        "import sys; from situate.retrievers import connect; client = connect(sys.argv[1]); client.get_collections();"
+        "print('held', flush=True); sys.stdin.read(); client.close()"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        yield
+        other.communicate()
+
+
+modes = pytest.mark.parametrize("mode", ["sync", "async"])
+
+
+@modes
+@pytest.mark.parametrize("verb", ["open", "warm_up"])
+async def test_a_service_fails_when_it_starts(mode: str, verb: str, embedder: Embedder, tmp_path: Path) -> None:
+    with Index(embedder, path=tmp_path / "store") as first:
+        first.add(DOCUMENTS)
+    second = Index(embedder, path=tmp_path / "store")
+    with held_by_another_process(tmp_path / "store"), pytest.raises(StoreLockedError):
+        await Lifecycle(Retriever(second)).run(mode, verb)
+    with pytest.raises(ModelError):
+        await Lifecycle(Retriever(Index(Embedder("no/such-model")))).run(mode, verb)
+    with pytest.raises(ServerError):
+        await Lifecycle(Retriever(Index(embedder, path="http://127.0.0.1:1"))).run(mode, verb)
+    retriever = Retriever(second)
+    assert await Lifecycle(retriever).run(mode, verb) is retriever
+    assert retriever.retrieve("when do cats sleep")[0].chunk.document_id == "cats"
+    second.close()
+
+
+@modes
+async def test_warming_up_loads_every_model_and_asks_no_language_model(mode: str, index: Index) -> None:
+    judge = Generator("3")
+    local = LateInteractionReranker(index.embedder)
+    ready = Retriever(index, expander=Hyde(judge), rerankers=[local, Stages(PointwiseReranker(judge), local)])
+    await Lifecycle(ready).run(mode, "warm_up")
+    assert not judge.asked
+    missing = [CrossEncoderReranker("no/such-model"), Stages(CrossEncoderReranker("no/such-model"))]
+    for reranker in [*missing, OptionalReranker(missing[0])]:
+        with pytest.raises(ModelError):
+            await Lifecycle(Retriever(index, rerankers=[reranker])).run(mode, "warm_up")
