@@ -26,6 +26,7 @@ from situate.retrievers.storage.edge.translate_config import (
     DISTANCES,
     HNSW_DEFAULTS,
     MODIFIERS,
+    NO_VECTORS,
     STORAGE_DATATYPES,
     edge_multivector,
     named_vectors,
@@ -36,6 +37,7 @@ from situate.retrievers.storage.edge.translate_indexes import edge_index, model_
 #: The characters that a server refuses in names.
 _INVALID_NAME_CHARACTERS = frozenset('<>:"/\\|?*\0\x1f')
 _MAX_VECTOR_SIZE = 65_536
+_U = edge.UpdateOperation
 
 
 def _check_collection_name(name: str) -> None:
@@ -48,9 +50,10 @@ def _check_collection_name(name: str) -> None:
 
 def _check_vector_name(name: str) -> None:
     bad = sorted(_INVALID_NAME_CHARACTERS.intersection(name))
-    if bad or name in (".", "..") or len(name.encode()) > 200:
+    if bad or name in (".", "..", NO_VECTORS) or len(name.encode()) > 200:
         raise InputError(
-            f"Invalid vector name {name!r}: at most 200 bytes, none of {''.join(sorted(_INVALID_NAME_CHARACTERS))!r}"
+            f"Invalid vector name {name!r}: at most 200 bytes, none of {''.join(sorted(_INVALID_NAME_CHARACTERS))!r}, "
+            f"and neither '.', '..' nor {NO_VECTORS!r}"
         )
 
 
@@ -264,11 +267,11 @@ class CollectionsBackend(QdrantBase):
         if schema is None:
             raise InputError(f"an index on {field_name!r} needs a field_schema (PayloadSchemaType or index parameters)")
         with engine_errors(f"an index on {field_name!r}"):
-            operation = edge.UpdateOperation.create_field_index(field_name, edge_index(schema, field_name))
+            operation = _U.create_field_index(field_name, edge_index(schema, field_name))
         return self.store.collection(collection_name).update([operation], 0)
 
     def delete_payload_index(self, collection_name: str, field_name: str, **kwargs: Any) -> types.UpdateResult:
-        return self.store.collection(collection_name).update([edge.UpdateOperation.delete_field_index(field_name)], 0)
+        return self.store.collection(collection_name).update([_U.delete_field_index(field_name)], 0)
 
     # -- vector names
 
@@ -283,7 +286,7 @@ class CollectionsBackend(QdrantBase):
         if isinstance(vector_name_config, models.DenseVectorNameConfig):
             dense = vector_name_config.dense
             _check_vector_size(vector_name, dense.size)
-            operation = edge.UpdateOperation.create_dense_vector(
+            operation = _U.create_dense_vector(
                 vector_name,
                 dense.size,
                 DISTANCES[dense.distance],
@@ -299,7 +302,7 @@ class CollectionsBackend(QdrantBase):
             config.vectors = {**named_vectors(config.vectors), vector_name: params}
         elif isinstance(vector_name_config, models.SparseVectorNameConfig):
             sparse = vector_name_config.sparse
-            operation = edge.UpdateOperation.create_sparse_vector(
+            operation = _U.create_sparse_vector(
                 vector_name,
                 pick(MODIFIERS, sparse.modifier, "modifier"),
                 pick(STORAGE_DATATYPES, sparse.datatype, "datatype"),
@@ -315,9 +318,8 @@ class CollectionsBackend(QdrantBase):
             }
         else:
             raise InputError(f"Unsupported vector name config type: {type(vector_name_config).__name__}")
-        result = collection.update([operation], 0)
-        self.store.reconfigure(collection, config)
-        return result
+        # A vector that a crash left there before the configuration was saved is made anew.
+        return self.store.change_vectors(collection, config, [_U.delete_vector_name(vector_name), operation])
 
     def delete_vector_name(self, collection_name: str, vector_name: str, **kwargs: Any) -> types.UpdateResult:
         collection = self.store.collection(collection_name)
@@ -326,11 +328,10 @@ class CollectionsBackend(QdrantBase):
         config = collection.config.model_copy(deep=True)
         config.vectors = {n: p for n, p in named_vectors(config.vectors).items() if n != vector_name}
         config.sparse_vectors = {n: p for n, p in (config.sparse_vectors or {}).items() if n != vector_name}
-        result = self.store.collection(collection_name).update(
-            [edge.UpdateOperation.delete_vector_name(vector_name)], 0
-        )
-        self.store.reconfigure(collection, config)
-        return result
+        operations = [_U.delete_vector_name(vector_name)]
+        if not config.vectors and not config.sparse_vectors:
+            operations.insert(0, _U.create_sparse_vector(NO_VECTORS, None, None))
+        return self.store.change_vectors(collection, config, operations)
 
 
 def _status(collection: Collection) -> models.CollectionStatus:

@@ -10,6 +10,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
+from qdrant_client.local.json_path_parser import parse_json_path
 
 from situate.errors import InputError
 from situate.retrievers.storage.columns import rows_of_columns
@@ -17,6 +18,7 @@ from situate.retrievers.storage.edge.store import Store
 from situate.retrievers.storage.edge.translate_filters import edge_filter, edge_point_id
 from situate.retrievers.storage.edge.translate_points import (
     PAYLOAD,
+    check_depth,
     checked_vectors,
     edge_payload_selector,
     edge_point,
@@ -144,6 +146,8 @@ class PointsBackend(QdrantBase):
         **kwargs: Any,
     ) -> types.UpdateResult:
         values = json_payload(payload, PAYLOAD)
+        if key is not None:
+            check_depth(values, PAYLOAD, above=len(parse_json_path(key)))
         return self._select(
             collection_name,
             points,

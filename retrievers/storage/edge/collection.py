@@ -194,7 +194,11 @@ class Collection:
         return models.UpdateResult.model_construct(operation_id=0, status=models.UpdateStatus.COMPLETED)
 
     def reconfigure(self, config: models.CreateCollection, *, reload: bool) -> None:
-        """Takes ``config`` over; with ``reload`` the shard's own settings change, too."""
+        """Takes ``config`` over; with ``reload`` the shard's own settings change, too.
+
+        Raises:
+            InputError: The engine cannot change a shard that way; it is as it was.
+        """
         with self.lock:
             if reload:
                 self.stop_optimizing()
@@ -203,7 +207,14 @@ class Collection:
                     shard.flush()
                     shard.close()
                 self._shard = None
-                self._shard = self._load(self.folder, edge_config(config))
+                try:
+                    self._shard = self._load(self.folder, edge_config(config))
+                except StoreCorruptError as error:
+                    self._shard = self._load(self.folder, None)
+                    raise InputError(
+                        f"collection {self.name!r} cannot be changed like this: {error.__cause__}. Create a collection "
+                        "with the new configuration and copy the points there (scroll, upload_points)"
+                    ) from error
                 self.changes = max(self.changes, self._shard.info().points_count)
                 self.dirty = True
             self.config = config

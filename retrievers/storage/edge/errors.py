@@ -93,7 +93,9 @@ def engine_error(error: BaseException, doing: str) -> Exception:
     message = f"{doing}: {error}"
     if is_panic(error) or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
         return StoreCorruptError(message)
-    if isinstance(error, ValueError | TypeError | OverflowError) or str(error).startswith(_CALLER_MISTAKES):
+    if isinstance(error, ValueError | TypeError | OverflowError | RecursionError) or str(error).startswith(
+        _CALLER_MISTAKES
+    ):
         return InputError(message)
     return StorageError(message)
 

@@ -10,11 +10,13 @@ import re
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
@@ -233,6 +235,22 @@ class Store:
             entry = self._manifest.collections[collection.name]
             changed = CollectionEntry(entry.folder, _dumped(config), entry.created_at)
             self._save(collections={**self._manifest.collections, collection.name: changed})
+
+    def change_vectors(
+        self, collection: Collection, config: models.CreateCollection, operations: Sequence[edge.UpdateOperation]
+    ) -> models.UpdateResult:
+        """Applies operations that add or remove vectors, and the configuration that follows from them.
+
+        What was written before is flushed first: the engine replays its log with the vectors of the last flush, and
+        drops points that do not fit them.
+        """
+        with self._changing, collection.lock:
+            self.check_writable()
+            collection.flush()
+            result = collection.update(operations, 0)
+            collection.flush()
+            self.reconfigure(collection, config)
+            return result
 
     def optimize(self, collection: Collection) -> bool:
         """Optimises a collection beside its running shard; False where nothing was to do."""

@@ -22,6 +22,11 @@ HNSW_DEFAULTS: dict[str, Any] = {
 }
 
 
+#: A sparse vector that no point has: the engine needs a collection to have one, and loses the points where its last one
+#: is deleted.
+NO_VECTORS = "situate-no-vectors"
+
+
 def _by_value(model: type[Enum], engine: Any, **renamed: str) -> dict[Any, Any]:
     """Each member of a qdrant-client enum -> the engine's member of the same name, or of the name given."""
 
@@ -209,9 +214,11 @@ def edge_config(config: models.CreateCollection, *, wal: bool | None = None) -> 
         config: The collection's configuration.
         wal: Whether there is a write-ahead log. Fixed when a shard is made; None leaves it as it is.
     """
+    dense = {n: edge_vector_params(p, config.hnsw_config) for n, p in named_vectors(config.vectors).items()}
+    sparse = {n: edge_sparse_params(p) for n, p in (config.sparse_vectors or {}).items()}
     return edge.EdgeConfig(
-        vectors={n: edge_vector_params(p, config.hnsw_config) for n, p in named_vectors(config.vectors).items()},
-        sparse_vectors={n: edge_sparse_params(p) for n, p in (config.sparse_vectors or {}).items()},
+        vectors=dense,
+        sparse_vectors=sparse if dense or sparse else {NO_VECTORS: edge.EdgeSparseVectorParams()},
         on_disk_payload=config.on_disk_payload,
         hnsw_config=edge_hnsw(config.hnsw_config),
         quantization_config=edge_quantization(config.quantization_config),

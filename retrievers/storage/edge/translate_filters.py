@@ -15,6 +15,9 @@ from qdrant_client import models
 from situate.errors import InputError
 
 _Value = TypeVar("_Value")
+#: How many objects and lists of JSON may stand in each other where filters do: the engine's log is read back up to
+#: about 124, of which a condition takes some.
+MAX_FILTER_DEPTH = 100
 #: A UUID as `str` writes it.
 _CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -78,14 +81,24 @@ def as_list(value: Sequence[_Value] | _Value | None) -> list[_Value] | None:
     return [cast(_Value, value)]
 
 
-def _filter(filter_: models.Filter) -> edge.Filter:
+def _filter(filter_: models.Filter, depth: int = 0) -> edge.Filter:
+    """The engine's form of a filter that stands under ``depth`` objects and lists of JSON."""
+    if depth > MAX_FILTER_DEPTH:
+        raise InputError(
+            f"the filter is nested too deep: {MAX_FILTER_DEPTH // 2} filters, or {MAX_FILTER_DEPTH // 4} nested "
+            "conditions, may stand in each other, the most that can be read back after a crash. Nothing was written"
+        )
     return edge.Filter(
-        must=_conditions(filter_.must),
-        should=_conditions(_merged(filter_.should)),
-        must_not=_conditions(_merged(filter_.must_not)),
+        must=_conditions(filter_.must, depth),
+        should=_conditions(_merged(filter_.should), depth),
+        must_not=_conditions(_merged(filter_.must_not), depth),
         min_should=None
         if filter_.min_should is None
-        else edge.MinShould(_conditions(filter_.min_should.conditions) or [], filter_.min_should.min_count),
+        else edge.MinShould(
+            # One object more than in the other lists.
+            _conditions(filter_.min_should.conditions, depth + 1) or [],
+            filter_.min_should.min_count,
+        ),
     )
 
 
@@ -123,13 +136,13 @@ def _matched_field(condition: Any) -> tuple[str, type] | None:
     return (condition.key, kind) if kind in (str, int) else None
 
 
-def _conditions(conditions: Any) -> list[Any] | None:
+def _conditions(conditions: Any, depth: int) -> list[Any] | None:
     listed = as_list(conditions)
-    return None if listed is None else [edge_condition(condition) for condition in listed]
+    return None if listed is None else [edge_condition(condition, depth) for condition in listed]
 
 
-def edge_condition(condition: models.Condition) -> Any:
-    """The engine's form of one condition.
+def edge_condition(condition: models.Condition, depth: int = 0) -> Any:
+    """The engine's form of one condition in a filter that stands under ``depth`` objects and lists.
 
     Raises:
         InputError: The engine has no such condition.
@@ -138,7 +151,7 @@ def edge_condition(condition: models.Condition) -> Any:
     translate = _CONDITIONS.get(type(condition))
     if translate is None:
         raise InputError(f"a filter cannot hold a {type(condition).__name__}: {condition!r}")
-    return translate(condition)
+    return translate(condition, depth)
 
 
 def _field(condition: models.FieldCondition) -> edge.FieldCondition:
@@ -199,15 +212,15 @@ _FIELD_PARTS: dict[str, Callable[[Any], Any]] = {
     "is_null": lambda flag: flag,
 }
 
-_CONDITIONS: dict[type, Callable[[Any], Any]] = {
-    models.FieldCondition: _field,
-    models.IsEmptyCondition: lambda c: edge.IsEmptyCondition(c.is_empty.key),
-    models.IsNullCondition: lambda c: edge.IsNullCondition(c.is_null.key),
-    models.HasIdCondition: lambda c: edge.HasIdCondition({edge_point_id(i) for i in c.has_id}),
-    models.HasVectorCondition: lambda c: edge.HasVectorCondition(c.has_vector),
-    models.SliceCondition: lambda c: edge.SliceCondition(  # type: ignore[attr-defined]  # its stub is missing
+_CONDITIONS: dict[type, Callable[[Any, int], Any]] = {
+    models.FieldCondition: lambda c, _: _field(c),
+    models.IsEmptyCondition: lambda c, _: edge.IsEmptyCondition(c.is_empty.key),
+    models.IsNullCondition: lambda c, _: edge.IsNullCondition(c.is_null.key),
+    models.HasIdCondition: lambda c, _: edge.HasIdCondition({edge_point_id(i) for i in c.has_id}),
+    models.HasVectorCondition: lambda c, _: edge.HasVectorCondition(c.has_vector),
+    models.SliceCondition: lambda c, _: edge.SliceCondition(  # type: ignore[attr-defined]  # its stub is missing
         c.slice.total, c.slice.index
     ),
-    models.NestedCondition: lambda c: edge.NestedCondition(c.nested.key, _filter(c.nested.filter)),
-    models.Filter: _filter,
+    models.NestedCondition: lambda c, depth: edge.NestedCondition(c.nested.key, _filter(c.nested.filter, depth + 4)),
+    models.Filter: lambda c, depth: _filter(c, depth + 2),
 }

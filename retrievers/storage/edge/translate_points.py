@@ -23,9 +23,13 @@ from situate.retrievers.storage.edge.translate_filters import edge_point_id
 #: Largest magnitude of a float32: what is larger becomes infinite in the store.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+#: How many objects and lists may stand in each other in a payload: the engine's log is not read back from 124 on.
+MAX_PAYLOAD_DEPTH = 122
+
 #: Owners, for messages, that are no point: a vector that is searched with, a payload that several points are given.
 QUERY = object()
 PAYLOAD = object()
+_CONTAINERS = (dict, list, tuple)
 
 
 @dataclass(frozen=True)
@@ -176,14 +180,39 @@ def json_payload(payload: Any, owner: Any) -> dict[str, Any]:
         return {}
     if not isinstance(payload, Mapping):
         raise InputError(f"{_who(owner)}: a payload must be a mapping, not {type(payload).__name__}")
+    check_depth(payload, owner)
     try:
         values = to_jsonable_python(payload)
     except (PydanticSerializationError, UnicodeError, ValueError) as error:
         raise InputError(f"{_who(owner)}: payload {_culprit(payload)} is not JSON: {error}") from error
+    check_depth(values, owner)
     place = _not_json(values, "")
     if place is not None:
         raise InputError(f"{_who(owner)}: payload field {place} is not JSON (NaN, infinity or a lone surrogate)")
     return dict(values)
+
+
+def check_depth(payload: Any, owner: Any, above: int = 0) -> None:
+    """Raises where objects and lists stand deeper in each other than can be read back.
+
+    Args:
+        payload: The payload.
+        owner: Whose it is, for the message.
+        above: How many objects it is put under.
+
+    Raises:
+        InputError: It is too deep; nothing was written.
+    """
+    if _deeper(payload, MAX_PAYLOAD_DEPTH - above):
+        raise InputError(
+            f"{_who(owner)}: the payload is nested deeper than {MAX_PAYLOAD_DEPTH} objects and lists, the most that "
+            "can be read back after a crash. Nothing was written; flatten it, or store it as one JSON text"
+        )
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels < 1 or any(isinstance(item, _CONTAINERS) and _deeper(item, levels - 1) for item in inner)
 
 
 def _culprit(payload: Mapping[Any, Any]) -> str:
@@ -221,6 +250,8 @@ def edge_point(id_: Any, vector: Any, payload: Any, schema: VectorSchema) -> edg
         vector = checked_vectors(vector, schema, id_)
     if id_ is True or id_ is False:  # numbers to the engine
         edge_point_id(id_)
+    if isinstance(payload, dict):
+        check_depth(payload, id_)
     try:
         return edge.Point(id_, vector, payload)
     except (TypeError, ValueError, OverflowError):
