@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 from uuid import UUID
@@ -14,7 +15,7 @@ from situate.errors import InputError, StorageError
 from situate.retrievers.storage.edge.async_client import AsyncEdgeBackend
 from situate.retrievers.storage.edge.backend_points import BATCH, apply_operation, selected
 from situate.retrievers.storage.edge.store import MEMORY
-from situate.retrievers.storage.edge.tenant_scope import TenantScope, Value, named_points, refuse_text
+from situate.retrievers.storage.edge.tenant_scope import HasIdf, TenantScope, Value, is_dense, named_points, refuse_text
 from situate.retrievers.storage.edge.translate_points import batch_points
 
 
@@ -34,7 +35,6 @@ class TenantBackend(QdrantBase):
         super().__init__()
         self._inner = inner
         self._scope = scope
-        self._idf: dict[str, frozenset[str]] = {}
 
     @property
     def closed(self) -> bool:
@@ -58,13 +58,14 @@ class TenantBackend(QdrantBase):
         **kwargs: Any,
     ) -> types.QueryResponse:
         self._check_named(collection_name, query, lookup_from, prefetch)
+        has_idf = self._has_idf(collection_name)
         return self._inner.query_points(
             collection_name,
             query=query,
             using=using,
-            prefetch=self._scope.stages(prefetch, lambda name: self._has_idf(collection_name, name)),
+            prefetch=self._scope.stages(prefetch, has_idf),
             query_filter=self._scope.filter(query_filter),
-            search_params=self._scope.params(search_params, self._has_idf(collection_name, using, query)),
+            search_params=self._scope.params(search_params, has_idf(query, using)),
             lookup_from=lookup_from,
             **kwargs,
         )
@@ -72,6 +73,7 @@ class TenantBackend(QdrantBase):
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
     ) -> list[types.QueryResponse]:
+        has_idf = self._has_idf(collection_name)
         scoped = []
         for request in requests:
             self._check_named(collection_name, request.query, request.lookup_from, request.prefetch)
@@ -79,12 +81,8 @@ class TenantBackend(QdrantBase):
                 request.model_copy(
                     update={
                         "filter": self._scope.filter(request.filter),
-                        "prefetch": self._scope.stages(
-                            request.prefetch, lambda name: self._has_idf(collection_name, name)
-                        ),
-                        "params": self._scope.params(
-                            request.params, self._has_idf(collection_name, request.using, request.query)
-                        ),
+                        "prefetch": self._scope.stages(request.prefetch, has_idf),
+                        "params": self._scope.params(request.params, has_idf(request.query, request.using)),
                         "shard_key": None,
                     }
                 )
@@ -105,14 +103,15 @@ class TenantBackend(QdrantBase):
         **kwargs: Any,
     ) -> types.GroupsResult:
         self._check_named(collection_name, query, lookup_from, prefetch)
+        has_idf = self._has_idf(collection_name)
         result = self._inner.query_points_groups(
             collection_name,
             group_by,
             query=query,
             using=using,
-            prefetch=self._scope.stages(prefetch, lambda name: self._has_idf(collection_name, name)),
+            prefetch=self._scope.stages(prefetch, has_idf),
             query_filter=self._scope.filter(query_filter),
-            search_params=self._scope.params(search_params, self._has_idf(collection_name, using, query)),
+            search_params=self._scope.params(search_params, has_idf(query, using)),
             lookup_from=lookup_from,
             **kwargs,
         )
@@ -151,14 +150,18 @@ class TenantBackend(QdrantBase):
         for name, ids in by_collection.items():
             self._check_own(name, ids)
 
-    def _has_idf(self, collection_name: str, using: str | None, query: Any = None) -> bool:
-        """Whether the vector has word statistics."""
-        if using is None or isinstance(query, models.FusionQuery | models.RrfQuery | models.OrderByQuery):
-            return False
-        if collection_name not in self._idf:
+    def _has_idf(self, collection_name: str) -> HasIdf:
+        """Whether a query is scored by word statistics. Asks for the configuration once, and only where one may be.
+
+        It is not kept for the next call: vectors are added, and collections made anew, by other clients.
+        """
+
+        @functools.cache
+        def names() -> frozenset[str]:
             sparse = self._inner.get_collection(collection_name).config.params.sparse_vectors or {}
-            self._idf[collection_name] = frozenset(n for n, p in sparse.items() if p.modifier == models.Modifier.IDF)
-        return using in self._idf[collection_name]
+            return frozenset(name for name, params in sparse.items() if params.modifier == models.Modifier.IDF)
+
+        return lambda query, using: using is not None and not is_dense(query) and using in names()
 
     # -- reading
 

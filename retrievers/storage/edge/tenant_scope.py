@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
+import numpy as np
 from qdrant_client import models
 from qdrant_client.local.json_path_parser import parse_json_path
 
 from situate.errors import InputError
 
+_WITHOUT_VECTOR = (
+    models.FusionQuery,
+    models.RrfQuery,
+    models.OrderByQuery,
+    models.FormulaQuery,
+    models.SampleQuery,
+)
+
 Value = str | int
+#: Whether a query, by the name of the vector that it uses, is scored by word statistics.
+HasIdf: TypeAlias = Callable[[Any, str | None], bool]
 
 
 @dataclass(frozen=True)
@@ -85,23 +96,23 @@ class TenantScope:
 
     # -- queries
 
-    def stage(self, stage: models.Prefetch, idf: Callable[[str | None], bool]) -> models.Prefetch:
+    def stage(self, stage: models.Prefetch, has_idf: HasIdf) -> models.Prefetch:
         """A prefetch stage, and those under it, kept to this tenant's points."""
         return stage.model_copy(
             update={
                 "filter": self.filter(stage.filter),
-                "params": self.params(stage.params, idf(stage.using)),
-                "prefetch": self.stages(stage.prefetch, idf),
+                "params": self.params(stage.params, has_idf(stage.query, stage.using)),
+                "prefetch": self.stages(stage.prefetch, has_idf),
             }
         )
 
-    def stages(self, prefetch: Any, idf: Callable[[str | None], bool]) -> Any:
+    def stages(self, prefetch: Any, has_idf: HasIdf) -> Any:
         """`stage` for one, several or none."""
         if prefetch is None:
             return None
         if isinstance(prefetch, list | tuple):
-            return [self.stage(stage, idf) for stage in prefetch]
-        return self.stage(prefetch, idf)
+            return [self.stage(stage, has_idf) for stage in prefetch]
+        return self.stage(prefetch, has_idf)
 
     def params(self, params: Any, idf: bool) -> Any:
         """Search parameters with word statistics of this tenant's points only, where the vector has such statistics."""
@@ -113,6 +124,13 @@ class TenantScope:
         corpus = asked.corpus if isinstance(asked, models.IdfCorpusParams) else None
         scoped = models.IdfCorpusParams(corpus=self.filter(corpus))
         return (params or models.SearchParams()).model_copy(update={"idf": scoped})
+
+
+def is_dense(query: Any) -> bool:
+    """Whether a query is surely of no sparse vector: it is numbers, or ranks without a vector."""
+    if isinstance(query, models.NearestQuery):
+        query = query.nearest
+    return query is None or isinstance(query, (list, tuple, np.ndarray, *_WITHOUT_VECTOR))
 
 
 def refuse_text(query: Any, prefetch: Any) -> None:

@@ -274,6 +274,38 @@ def test_no_write_changes_others(bound: Bound, write: Callable[[QdrantClient, st
     assert refused is None or {i: after[i] for i in OWN} == {i: before[i] for i in OWN}
 
 
+@pytest.mark.parametrize("change", ["added", "made anew"])
+def test_word_statistics_of_a_later_vector_are_own(edge: EdgeClient, change: str) -> None:
+    """A client that has searched before the vector was there does not go by all tenants' statistics."""
+    idf = models.SparseVectorParams(modifier=models.Modifier.IDF)
+    edge.create_collection("c", sparse_vectors_config={"plain": models.SparseVectorParams()})
+    tenant = bind_tenant(edge, "tenant", "a")
+    query = models.SparseVector(indices=[1], values=[1.0])
+    tenant.query_points("c", query, using="plain")
+    if change == "added":
+        sparse = models.SparseVectorConfig(modifier=models.Modifier.IDF)
+        edge.create_vector_name("c", "words", models.SparseVectorNameConfig(sparse=sparse))
+    else:
+        edge.delete_collection("c")
+        edge.create_collection("c", sparse_vectors_config={"words": idf})
+    tenant.upsert(
+        "c",
+        [models.PointStruct(id=i, vector={"words": models.SparseVector(indices=[i], values=[1.0])}) for i in range(4)],
+    )
+    alone = [p.score for p in tenant.query_points("c", query, using="words").points]
+    others = models.SparseVector(indices=[1], values=[1.0])
+    edge.upsert(
+        "c", [models.PointStruct(id=i, vector={"words": others}, payload={"tenant": "b"}) for i in range(100, 200)]
+    )
+    stage = models.Prefetch(query=query, using="words")
+    request = models.QueryRequest(query=query, using="words")
+    assert [p.score for p in tenant.query_points("c", query, using="words").points] == alone
+    assert [p.score for p in tenant.query_points("c", 1, using="words", prefetch=None).points] == []
+    assert [p.score for p in tenant.query_batch_points("c", [request])[0].points] == alone
+    fused = tenant.query_points("c", models.FusionQuery(fusion=models.Fusion.DBSF), prefetch=stage).points
+    assert [p.id for p in fused] == [1]
+
+
 def test_own_points_can_be_written(bound: Bound) -> None:
     client, tenant, name = bound
     tenant.upsert(name, [models.PointStruct(id=100, vector={"dense": [1.0, 2, 3, 4]}, payload={"secret": "x"})])
