@@ -112,30 +112,41 @@ class SearchBackend(QdrantBase):
         if group_size < 1:
             raise InputError(f"group_size value {group_size} is invalid. Must be 1 or larger.")
         collection = self.store.collection(collection_name)
-        total = collection.info().points_count
-        # Ever more hits, until the groups are full or there are no more: how many hits share a group is not known.
-        fetch = min(max(limit * group_size * 2, 50), max(total, 1))
-        while True:
-            response = self.query_points(
+        total = max(collection.info().points_count, 1)
+
+        def ranked(fetch: int, *conditions: Any) -> list[models.ScoredPoint]:
+            within = [] if query_filter is None else [query_filter]
+            return self.query_points(
                 collection_name,
                 query=query,
                 using=using,
                 prefetch=_widened(prefetch, fetch),
-                query_filter=query_filter,
+                query_filter=models.Filter(must=[*within, *conditions]) if conditions else query_filter,
                 search_params=search_params,
                 limit=fetch,
                 with_payload=models.PayloadSelectorInclude(include=[group_by]),
                 score_threshold=score_threshold,
                 lookup_from=lookup_from,
-            )
-            groups = _groups(response.points, group_by, group_size)
-            full = sum(len(hits) == group_size for hits in groups.values())
-            first = list(groups.values())[:limit]
-            enough = len(first) == limit and all(len(hits) == group_size for hits in first)
-            if enough or full >= limit * 2 or len(response.points) < fetch or fetch >= total:
-                break
+            ).points
+
+        # How many hits share a group is not known: ever more of them, until there are groups enough or no more hits.
+        fetch = min(max(limit * group_size * 2, 50), total)
+        groups = _groups(ranked(fetch), group_by, group_size)
+        while len(groups) < limit and fetch < total:
             fetch = min(fetch * 4, total)
+            groups = _groups(ranked(fetch), group_by, group_size)
         chosen = dict(list(groups.items())[:limit])
+        # Then, as a server does, the hits of those groups alone that have room for more.
+        fetch = limit * group_size
+        while short := [value for value, hits in chosen.items() if len(hits) < group_size]:
+            points = ranked(min(fetch, total), _has_value(group_by, short))
+            for value, hits in _groups(points, group_by, group_size).items():
+                if value in short:
+                    known = {hit.id for hit in chosen[value]}
+                    chosen[value] += [hit for hit in hits if hit.id not in known][: group_size - len(known)]
+            if len(points) < fetch:
+                break
+            fetch *= 4
         self._fill(collection, [hit for hits in chosen.values() for hit in hits], with_payload, with_vectors)
         result = [models.PointGroup(id=value, hits=hits) for value, hits in chosen.items()]
         if with_lookup is not None:
@@ -282,6 +293,14 @@ def _groups(points: Sequence[models.ScoredPoint], group_by: str, size: int) -> d
             if len(hits) < size:
                 hits.append(point)
     return groups
+
+
+def _has_value(key: str, values: Sequence[Any]) -> models.Filter:
+    """Points whose payload has any of the values."""
+    kinds = ([v for v in values if isinstance(v, str)], [v for v in values if not isinstance(v, str)])
+    return models.Filter(
+        should=[models.FieldCondition(key=key, match=models.MatchAny(any=kind)) for kind in kinds if kind]
+    )
 
 
 def _group_values(payload: dict[str, Any], group_by: str) -> list[Any]:

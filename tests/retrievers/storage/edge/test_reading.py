@@ -47,6 +47,32 @@ def filled(client: QdrantClient, name: str, **config: Any) -> None:
     )
 
 
+def test_groups_are_filled(client: QdrantClient, name: str) -> None:
+    """A group whose hits stand far apart has all that it can hold, as from a server."""
+    client.create_collection(name, models.VectorParams(size=2, distance=models.Distance.DOT))
+    for start in range(0, 3000, 1000):
+        client.upsert(
+            name,
+            [
+                models.PointStruct(
+                    id=i, vector=[float(3000 - i), 0.0], payload={"g": "rare" if i in (0, 1500, 2999) else f"g{i % 5}"}
+                )
+                for i in range(start, start + 1000)
+            ],
+        )
+    for stages in (
+        {"query": [1.0, 0.0]},
+        {"query": [1.0, 0.0], "prefetch": models.Prefetch(query=[1.0, 0.0], limit=5)},
+    ):
+        groups = client.query_points_groups(name, "g", limit=3, group_size=3, **stages).groups
+        assert [group.id for group in groups] == ["rare", "g1", "g2"]
+        assert [hit.id for hit in groups[0].hits] == [0, 1500, 2999]
+        assert [hit.id for hit in groups[1].hits] == [1, 6, 11]
+    wide = client.query_points_groups(name, "g", [1.0, 0.0], limit=10, group_size=4).groups
+    assert sorted(len(group.hits) for group in wide) == [3, 4, 4, 4, 4, 4]
+    client.delete_collection(name)
+
+
 # -- tables are complete
 
 
