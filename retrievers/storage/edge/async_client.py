@@ -17,6 +17,7 @@ from qdrant_client.async_client_base import AsyncQdrantBase
 from situate.errors import InputError
 from situate.retrievers.storage.edge.backend import EdgeBackend
 from situate.retrievers.storage.edge.client import EdgeClient, PlainVectorInspector, ShallowQueries
+from situate.retrievers.storage.edge.errors import StoreClosedError
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
 
 #: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.
@@ -36,10 +37,16 @@ class AsyncEdgeBackend(AsyncQdrantBase):
     def __init__(self, backend: Any) -> None:
         super().__init__()
         self.backend = backend
+        self._pid = os.getpid()
+        self._closed = False
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="situate-edge")
 
     async def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """``call(*args, **kwargs)`` in one of the threads."""
+        if self._closed:
+            raise StoreClosedError("this client was closed; open a new one")
+        if os.getpid() != self._pid:
+            return call(*args, **kwargs)  # a fork has none of its parent's threads, and the call raises at once
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
 
@@ -47,6 +54,7 @@ class AsyncEdgeBackend(AsyncQdrantBase):
         """Gives the store back, once the calls under way have ended."""
         if not self.backend.closed:
             await self.run(self.backend.close)
+        self._closed = True
         self._threads.shutdown(wait=False)
 
     def upload_points(self, collection_name: str, points: Any, **kwargs: Any) -> None:
@@ -113,7 +121,7 @@ class AsyncEdgeClient(ShallowQueries, AsyncQdrantClient):
     @property
     def path(self) -> str:
         """The store's folder."""
-        return str(self._client.backend.store.folder)
+        return str(self._client.backend.folder)
 
     @property
     def closed(self) -> bool:

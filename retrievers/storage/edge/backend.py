@@ -12,7 +12,7 @@ from situate.retrievers.storage.edge.backend_collections import CollectionsBacke
 from situate.retrievers.storage.edge.backend_points import PointsBackend
 from situate.retrievers.storage.edge.backend_search import SearchBackend
 from situate.retrievers.storage.edge.backend_snapshots import SnapshotsBackend
-from situate.retrievers.storage.edge.errors import ClusterOnlyError
+from situate.retrievers.storage.edge.errors import ClusterOnlyError, StoreClosedError
 from situate.retrievers.storage.edge.store import Store
 
 
@@ -30,11 +30,15 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
 
     Args:
         store: The store to serve; given back by `close`.
+
+    Attributes:
+        folder: The store's folder, also after `close`.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.store = store
+        self.folder = store.folder
         self._closed = False
 
     @property
@@ -44,9 +48,15 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
 
     def close(self, **kwargs: Any) -> None:
         """Gives the store back; the last user's close flushes and closes its files."""
-        if not self._closed:
-            self._closed = True
-            self.store.release()
+        self._closed = True
+        store = vars(self).pop("store", None)
+        if store is not None:
+            store.release()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "store":
+            raise StoreClosedError(f"this client of the store {self.folder} was closed; open a new one")
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
 
     def info(self) -> types.VersionInfo:
         return models.VersionInfo(

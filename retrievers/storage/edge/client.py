@@ -114,7 +114,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
     @property
     def path(self) -> str:
         """The store's folder."""
-        return str(self._client.store.folder)
+        return str(self._client.folder)
 
     @property
     def closed(self) -> bool:

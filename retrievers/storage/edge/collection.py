@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import checksums
+from situate.retrievers.storage.edge import checksums, folders
 from situate.retrievers.storage.edge.errors import StoreClosedError, engine_error, engine_errors, is_panic
 from situate.retrievers.storage.edge.optimizer import (
     INDEXING_THRESHOLD_KB,
@@ -108,7 +106,16 @@ class Collection:
     # -- opening
 
     def create(self) -> None:
-        """Makes the shard's files. A store that does not outlive its process needs no write-ahead log."""
+        """Makes the shard's files. A store that does not outlive its process needs no write-ahead log.
+
+        Raises:
+            StorageError: The disk has too little room.
+        """
+        try:
+            self.folder.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.folder.parent} cannot be made: {error.strerror}") from error
+        check_space(self.folder.parent, 0)
         with engine_errors(f"creating collection {self.name!r}"):
             config = edge_config(self.config, wal=self._durable)
             self._shard = edge.EdgeShard.create(str(self.folder), config)
@@ -119,6 +126,7 @@ class Collection:
 
         Raises:
             StoreCorruptError: Its files are damaged or missing.
+            StorageError: The disk has too little room to open it.
         """
         shard = self._shard
         return shard if shard is not None else self._open()
@@ -131,6 +139,8 @@ class Collection:
                 damage = checksums.damage(self.folder)
                 if damage is not None:
                     raise self._corrupt(damage)
+                # The engine maps files that it is about to write, and more of them than it fills.
+                check_space(self.folder, 0, grows=False)
                 # From here on the files may change; after a crash the engine's recovery decides.
                 checksums.remove(self.folder)
                 self._shard = self._load(self.folder, None)
@@ -354,7 +364,7 @@ class Collection:
         return changed
 
     def _optimize_beside(self, adopt: Callable[[Path], None], changing: AbstractContextManager[Any]) -> bool:
-        target = self.folder.parent / uuid4().hex
+        target = folders.unfinished(self.folder.parent)
         with self.lock:
             if self._closed:
                 raise StoreClosedError(f"collection {self.name!r} was closed")
@@ -366,6 +376,7 @@ class Collection:
         try:
             changed = worker.run(target)
             if changed:
+                target = folders.finish(target)
                 changed = self._change_places(target, log, adopt, changing)
             return changed
         except BaseException:
@@ -376,7 +387,7 @@ class Collection:
             with self.lock:
                 self._log = self._worker = None
             if self.folder != target:
-                shutil.rmtree(target, ignore_errors=True)
+                folders.delete(target)
 
     def _change_places(
         self, target: Path, log: OperationLog, adopt: Callable[[Path], None], changing: AbstractContextManager[Any]
@@ -398,7 +409,7 @@ class Collection:
                 self.folder, self._shard = target, optimized
                 self.dirty = False
         # Readers that took the old shard still hold it; its files can go, since the engine keeps them mapped.
-        shutil.rmtree(old, ignore_errors=True)
+        folders.delete(old)
         return True
 
     def stop_optimizing(self) -> None:

@@ -61,8 +61,22 @@ class FolderLock:
             return
         with contextlib.suppress(OSError):
             (self._folder / HOLDER_FILE).unlink()
+        import portalocker
+
         file, self._file = self._file, None
-        file.close()  # closing unlocks
+        # Said to the system, since closing alone leaves the lock to the copies of the file that forked children hold.
+        portalocker.unlock(file)
+        file.close()
+
+    def forget(self) -> None:
+        """Closes a forked child's copy of the file, which leaves the lock to the parent alone."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
+
+    def was_held(self) -> bool:
+        """Whether a process once held the lock and has not given it back."""
+        return (self._folder / HOLDER_FILE).is_file()
 
     def _holder(self) -> str:
         try:

@@ -21,6 +21,7 @@ import qdrant_edge as edge
 
 from situate.errors import StorageError
 from situate.retrievers.storage.edge.checksums import CHECKSUMS_FILE
+from situate.retrievers.storage.edge.folders import LABEL_FILE
 from situate.retrievers.storage.edge.space import check_copy
 from situate.retrievers.storage.edge.translate_config import named_vectors
 
@@ -38,7 +39,12 @@ MAX_LOGGED_POINTS = 200_000
 
 #: The optimising process. It needs the engine and nothing else, not even this package.
 _WORKER = """
-import os, sys
+import ctypes, os, sys
+if sys.platform == "linux":
+    # The system ends this process when its parent dies; a thread could not, since the engine holds the interpreter.
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+    if os.getppid() != int(sys.argv[3]):
+        sys.exit(1)
 sys.path.insert(0, sys.argv[1])
 import qdrant_edge
 if hasattr(os, "nice"):
@@ -89,7 +95,7 @@ class OptimizerProcess:
             StorageError: The process failed or was stopped.
         """
         site = str(Path(edge.__file__).parent.parent)
-        command = [sys.executable, "-I", "-c", _WORKER, site, str(folder)]
+        command = [sys.executable, "-I", "-c", _WORKER, site, str(folder), str(os.getpid())]
         with self._guard:
             if self._stopped:
                 raise StorageError("optimisation was stopped")
@@ -116,7 +122,7 @@ def can_run_beside() -> bool:
 
 
 def copy_shard(source: Path, target: Path) -> None:
-    """Copies a flushed shard without its checksums.
+    """Copies a flushed shard without its checksums and its label.
 
     The write-ahead log comes along, although a flush leaves nothing in it to replay: it counts the operations. A shard
     with a new log counts from nought again, and after a crash the engine takes what is in the log for older than what
@@ -124,7 +130,7 @@ def copy_shard(source: Path, target: Path) -> None:
     """
 
     def left_out(folder: str, names: list[str]) -> list[str]:
-        return [CHECKSUMS_FILE] if Path(folder) == source else []
+        return [CHECKSUMS_FILE, LABEL_FILE] if Path(folder) == source else []
 
     check_copy(source)
     try:

@@ -6,37 +6,33 @@ import atexit
 import contextlib
 import datetime as dt
 import os
-import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import qdrant_edge as edge
+from pydantic import ValidationError
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import snapshots
+from situate.retrievers.storage.edge import folders, snapshots
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
     StoreClosedError,
 )
+from situate.retrievers.storage.edge.folders import COLLECTIONS
 from situate.retrievers.storage.edge.lock import FolderLock
 from situate.retrievers.storage.edge.maintenance import Maintenance
 from situate.retrievers.storage.edge.manifest import MANIFEST_FILE, CollectionEntry, Manifest
+from situate.retrievers.storage.edge.temporary import temporary_folder
 
 MEMORY = ":memory:"
-COLLECTIONS = "collections"
-#: What shards' folders are called, and those that a snapshot is unpacked in.
-_SHARD = re.compile(r"^[0-9a-f]{32}(\.unpacked)?$")
-#: Free room that makes a RAM disk worth using.
-_RAM_DISK_BYTES = 1 << 30
 
 # The stores that this process has open, by real path. The one piece of state that modules share: the engine lets a
 # folder be open once per process, so clients of the same path must find each other.
@@ -88,12 +84,18 @@ class Store:
             self._collections = {name: self._collection(name, e) for name, e in self._manifest.collections.items()}
             self._sweep()
         except BaseException:
-            # Whatever went wrong, a store that did not open must not stay locked.
+            # After any error a store that did not open must not stay locked.
             self._lock.release()
             raise
 
     def _collection(self, name: str, entry: CollectionEntry) -> Collection:
-        config = models.CreateCollection(**entry.config)
+        try:
+            config = models.CreateCollection(**entry.config)
+        except ValidationError as error:
+            raise StorageError(
+                f"{self.folder / MANIFEST_FILE} has settings of collection {name!r} that this qdrant-client does not "
+                f"know ({error}): upgrade qdrant-client, or restore the file from a backup"
+            ) from error
         return Collection(
             name,
             self.folder / COLLECTIONS / entry.folder,
@@ -112,12 +114,16 @@ class Store:
             StoreCorruptError: Collections are there and the manifest is not.
         """
         if (self.folder / MANIFEST_FILE).exists():
-            return Manifest.load(self.folder)
-        shards = self._shards()
-        if shards:
-            # Taken for an empty store, it would be swept: all of them would be gone.
+            manifest = Manifest.load(self.folder)
+            located = folders.located(self.folder, manifest.collections)
+            if located != manifest.collections:
+                manifest = Manifest(located, manifest.aliases)
+                manifest.save(self.folder)
+            return manifest
+        collections = folders.count(self.folder)
+        if collections:
             raise StoreCorruptError(
-                f"{self.folder / MANIFEST_FILE} is missing, and {len(shards)} collections are there in "
+                f"{self.folder / MANIFEST_FILE} is missing, and {collections} collections are there in "
                 f"{self.folder / COLLECTIONS}, untouched: restore the file from a backup or a snapshot, or move the "
                 "folder away to begin anew"
             )
@@ -125,17 +131,9 @@ class Store:
         manifest.save(self.folder)
         return manifest
 
-    def _shards(self) -> list[Path]:
-        """The folders that hold a collection, whole or half-made; whatever else lies there is not ours."""
-        parent = self.folder / COLLECTIONS
-        return [folder for folder in (parent.iterdir() if parent.is_dir() else ()) if _SHARD.match(folder.name)]
-
     def _sweep(self) -> None:
-        """Removes folders that no collection owns: what a crash left of a deletion or a half-made collection."""
-        owned = {entry.folder for entry in self._manifest.collections.values()}
-        for folder in self._shards():
-            if folder.name not in owned:
-                shutil.rmtree(folder, ignore_errors=True)
+        """Clears what a crash left of a deletion, a half-made collection or a snapshot."""
+        folders.sweep(self.folder, self._manifest.collections)
         for scratch in (self.folder / snapshots.SNAPSHOTS).rglob(f"*{snapshots.SCRATCH}"):
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -200,14 +198,14 @@ class Store:
                 created_at=dt.datetime.now(dt.UTC).isoformat(),
             )
             collection = self._collection(name, entry)
-            collection.folder.parent.mkdir(exist_ok=True)
             try:
                 collection.create()
+                folders.label(collection.folder, name, entry.created_at)
                 self._save(collections={**self._manifest.collections, name: entry})
             except BaseException:
-                # Whatever went wrong, half a collection must not stay on disk.
+                # After any error half a collection must not stay on disk.
                 collection.close()
-                shutil.rmtree(collection.folder, ignore_errors=True)
+                folders.delete(collection.folder)
                 raise
             self._collections[name] = collection
             return collection
@@ -224,7 +222,7 @@ class Store:
             )
             collection = self._collections.pop(name)
             collection.close()
-            shutil.rmtree(collection.folder, ignore_errors=True)
+            folders.delete(collection.folder)
             return True
 
     def reconfigure(self, collection: Collection, config: models.CreateCollection, *, reload: bool = False) -> None:
@@ -233,7 +231,7 @@ class Store:
             self.check_writable()
             collection.reconfigure(config, reload=reload)
             entry = self._manifest.collections[collection.name]
-            changed = CollectionEntry(entry.folder, _dumped(config), entry.created_at)
+            changed = replace(entry, config=_dumped(config))
             self._save(collections={**self._manifest.collections, collection.name: changed})
 
     def change_vectors(
@@ -257,11 +255,13 @@ class Store:
 
         return collection.optimize(lambda folder: self._move(collection.name, folder), self._changing)
 
-    def _move(self, name: str, folder: Path, config: dict[str, Any] | None = None) -> None:
-        """Makes the manifest name another folder for a collection."""
+    def _move(self, name: str, folder: Path) -> None:
+        """Makes the manifest name another folder for a collection, and its label with it."""
         entry = self._manifest.collections[name]
-        moved = CollectionEntry(folder.name, entry.config if config is None else config, entry.created_at)
+        moved = replace(entry, folder=folder.name)
+        folders.label(folder, name, entry.created_at)
         self._save(collections={**self._manifest.collections, name: moved})
+        folders.unlabel(folder.parent / entry.folder)
 
     def pack(self, target: Path, names: list[str]) -> None:
         """Writes a snapshot of the named collections and their aliases."""
@@ -282,9 +282,9 @@ class Store:
         """
         with self._changing:
             self.check_writable()
-            scratch = self.folder / COLLECTIONS / f"{uuid4().hex}.unpacked"
-            scratch.mkdir(parents=True)
+            scratch = folders.unfinished(self.folder / COLLECTIONS)
             try:
+                scratch.mkdir(parents=True)
                 entries = snapshots.unpack(snapshot, scratch).collections
                 if len(entries) != 1:
                     raise InputError(
@@ -292,7 +292,7 @@ class Store:
                         "store is opened as a store (EdgeClient(snapshot, read_only=True))"
                     )
                 entry = next(iter(entries.values()))
-                entry = CollectionEntry(uuid4().hex, entry.config, entry.created_at)
+                entry = replace(entry, folder=uuid4().hex)
                 (scratch / COLLECTIONS / next(iter(entries.values())).folder).rename(
                     self.folder / COLLECTIONS / entry.folder
                 )
@@ -301,17 +301,18 @@ class Store:
             recovered = self._collection(name, entry)
             try:
                 recovered.info()
+                folders.label(recovered.folder, name, entry.created_at)
                 self._save(collections={**self._manifest.collections, name: entry})
             except BaseException:
-                # Whatever went wrong, half a recovery must not stay on disk.
+                # After any error half a recovery must not stay on disk.
                 recovered.close()
-                shutil.rmtree(recovered.folder, ignore_errors=True)
+                folders.delete(recovered.folder)
                 raise
             replaced = self._collections.get(name)
             self._collections[name] = recovered
             if replaced is not None:
                 replaced.close()
-                shutil.rmtree(replaced.folder, ignore_errors=True)
+                folders.delete(replaced.folder)
 
     def change_aliases(self, aliases: dict[str, str]) -> None:
         """Replaces all aliases."""
@@ -362,6 +363,10 @@ class Store:
                 collection.stop_optimizing()
                 closing.callback(collection.close)
             closing.callback(self._maintenance.stop)
+
+    def disown(self) -> None:
+        """In a forked child: leaves the lock to the parent alone, also where the child outlives it."""
+        self._lock.forget()
 
     def _retain(self) -> Store:
         self._users += 1
@@ -415,13 +420,13 @@ def _dumped(config: models.CreateCollection) -> dict[str, Any]:
 
 
 def _open_temporary(options: StoreOptions, snapshot: Path | None) -> Store:
-    folder = Path(tempfile.mkdtemp(prefix="situate-", dir=_memory_folder() if snapshot is None else None)).resolve()
+    folder = temporary_folder(in_memory=snapshot is None)
     try:
         if snapshot is not None:
             snapshots.unpack(snapshot, folder)
         store = Store(folder, options, temporary=True)
     except BaseException:
-        # Whatever went wrong, the temporary copy is of no use to anybody.
+        # After any error the temporary copy is of no use.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     _open_stores[str(folder)] = store
@@ -441,12 +446,17 @@ def _snapshot_to_read(path: Path) -> Path:
     return found[-1]
 
 
-def _memory_folder() -> str | None:
-    """The RAM disk, where there is one of some size: a container's is 64 MB unless somebody has asked for more."""
-    shared = "/dev/shm"  # noqa: S108 - the RAM disk itself; mkdtemp makes a private folder in it
-    if not os.path.isdir(shared) or not os.access(shared, os.W_OK):
-        return None
-    return shared if shutil.disk_usage(shared).free >= _RAM_DISK_BYTES else None
+def _after_fork() -> None:
+    """In a forked child: its parent's stores are not its own, and a lock that another thread held is held for ever."""
+    global _registry_lock
+    _registry_lock = threading.RLock()
+    for store in _open_stores.values():
+        store.disown()
+    _open_stores.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

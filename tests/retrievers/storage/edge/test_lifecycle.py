@@ -77,6 +77,35 @@ def test_memory_stores_are_apart_and_leave_nothing() -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("where", ["memory", "folder"])
+async def test_a_closed_client_is_closed(tmp_path: Path, where: str) -> None:
+    """Also where others keep the store open, and whatever it is asked; the others go on."""
+    first = EdgeClient(":memory:" if where == "memory" else tmp_path / "store")
+    shared = AsyncEdgeClient(client=first)
+    first.create_collection("c", PARAMS)
+    first.close()
+    for call in (
+        lambda: first.count("c"),
+        lambda: first.upsert("c", [point(1)]),
+        lambda: first.query_points("c", [1.0, 0, 0, 0]),
+        lambda: first.get_collections(),
+        lambda: first.nearest_scores("c", {"": [1.0, 0, 0, 0]}, 1),
+        lambda: first.payloads("c", [1]),
+        lambda: first.create_snapshot("c"),
+        lambda: first.optimize(),
+        lambda: AsyncEdgeClient(client=first),
+    ):
+        with pytest.raises(StorageError, match="closed"):
+            call()
+    first.close()
+    assert first.closed
+    assert (await shared.count("c")).count == 0
+    await shared.close()
+    with pytest.raises(StorageError, match="closed"):
+        await shared.count("c")
+    assert first.path == shared.path
+
+
 def test_a_forgotten_memory_store_is_removed_at_exit() -> None:
     code = "from situate.retrievers.storage.edge import EdgeClient; c = EdgeClient(); print(c.path)"
     done = in_process(code)
