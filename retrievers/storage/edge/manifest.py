@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from situate.outside import load_json
 
 MANIFEST_FILE = "store.json"
 FORMAT = 1
+_ENTRY_KEYS = ("folder", "config", "created_at")
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,23 @@ class CollectionEntry:
         folder: The shard's folder under the store; a name of our own, since collection names need not be file names.
         config: The collection's `CreateCollection`, as JSON values.
         created_at: ISO 8601.
+        more: What else the file says of it, which is kept: a newer version may have written it.
     """
 
     folder: str
     config: dict[str, Any]
     created_at: str
+    more: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> CollectionEntry:
+        """The entry whose JSON values they are."""
+        more = {key: value for key, value in values.items() if key not in _ENTRY_KEYS}
+        return cls(values["folder"], values["config"], values["created_at"], more)
+
+    def values(self) -> dict[str, Any]:
+        """The entry as JSON values."""
+        return {**self.more, **{key: getattr(self, key) for key in _ENTRY_KEYS}}
 
 
 @dataclass
@@ -64,7 +78,7 @@ class Manifest:
                     f"{path} has format {values['format']}, this version reads up to {FORMAT}: upgrade situate"
                 )
             return cls(
-                collections={name: CollectionEntry(**entry) for name, entry in values["collections"].items()},
+                collections={name: CollectionEntry.of(entry) for name, entry in values["collections"].items()},
                 aliases=dict(values["aliases"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -77,7 +91,7 @@ class Manifest:
         """Replaces the manifest on disk: after a crash at any moment either the old or the new one is there, whole."""
         values = {
             "format": FORMAT,
-            "collections": {name: vars(entry) for name, entry in self.collections.items()},
+            "collections": {name: entry.values() for name, entry in self.collections.items()},
             "aliases": self.aliases,
         }
         path = store / MANIFEST_FILE

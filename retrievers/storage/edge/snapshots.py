@@ -6,6 +6,7 @@ A snapshot has the layout of a store's folder, so unpacking one anywhere gives a
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import hashlib
 import os
 import shutil
@@ -63,11 +64,14 @@ def unpack(snapshot: Path, folder: Path) -> Manifest:
 
     Raises:
         StoreCorruptError: It is damaged, or is none of ours.
+        StorageError: The disk has no room for it.
     """
     try:
         with tarfile.open(snapshot) as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"the snapshot {snapshot} cannot be unpacked in {folder}: {error.strerror}") from error
         raise StoreCorruptError(f"the snapshot {snapshot} cannot be unpacked: {error}") from error
     if not (folder / MANIFEST_FILE).is_file():
         raise StoreCorruptError(

@@ -230,6 +230,84 @@ def test_a_missing_manifest(tmp_path: Path) -> None:
         assert client.count("c").count == 50
 
 
+def restored(store: Path, backup: str) -> None:
+    """Puts a `store.json` back from a backup."""
+    (store / "store.json").write_text(backup)
+
+
+def test_a_manifest_from_a_backup(tmp_path: Path) -> None:
+    """It names folders that optimising has replaced, and may not know newer collections: all of them are kept."""
+    store = tmp_path / "store"
+    vectors = models.VectorParams(size=32, distance=models.Distance.DOT)
+    low = models.OptimizersConfigDiff(indexing_threshold=1)
+    with EdgeClient(store, auto_optimize=False) as client:
+        for name in "ab":
+            client.create_collection(name, vectors, optimizers_config=low)
+            client.upload_collection(name, np.random.default_rng(0).normal(size=(300, 32)), ids=range(300))
+    old = (store / "store.json").read_text()
+    with EdgeClient(store, auto_optimize=False) as client:
+        for name in "ab":
+            assert client.optimize(name)
+            client.delete(name, [0])
+        client.create_collection("new", PARAMS)
+        client.upsert("new", [point(i) for i in range(7)])
+    new = (store / "store.json").read_text()
+    foreign = store / "collections" / "copy of a"
+    foreign.mkdir()
+    for _ in range(2):
+        restored(store, old)
+        with EdgeClient(store) as client:
+            assert client.count("a").count == client.count("b").count == 299
+            assert not client.collection_exists("new")
+            client.upsert("a", [point_of(400, 32)])
+            client.delete("a", [400])
+        restored(store, new)
+        with EdgeClient(store) as client:
+            assert client.count("a").count == client.count("b").count == 299
+            assert client.count("new").count == 7
+    assert foreign.exists()
+    assert len(list((store / "collections").iterdir())) == 4
+
+
+def point_of(i: int, size: int) -> models.PointStruct:
+    return models.PointStruct(id=i, vector=[1.0] * size)
+
+
+def test_a_manifest_of_another_collection_of_that_name(tmp_path: Path) -> None:
+    """A collection that was made anew is not taken for the one that was deleted; neither is lost."""
+    store = tmp_path / "store"
+    make(store, 10)
+    old = (store / "store.json").read_text()
+    with EdgeClient(store) as client:
+        client.delete_collection("c")
+    make(store, 20)
+    new = (store / "store.json").read_text()
+    restored(store, old)
+    with EdgeClient(store) as client, pytest.raises(StoreCorruptError, match="'c'"):
+        client.count("c")
+    restored(store, new)
+    with EdgeClient(store) as client:
+        assert client.count("c").count == 20
+
+
+def test_what_a_newer_version_says_in_the_manifest(tmp_path: Path) -> None:
+    """Fields that this version does not know are kept; a setting that it does not know is named."""
+    make(tmp_path / "store")
+    manifest = tmp_path / "store" / "store.json"
+    values = json.loads(manifest.read_text())
+    values["collections"]["c"]["uuid"] = "1234"
+    manifest.write_text(json.dumps(values))
+    with EdgeClient(tmp_path / "store") as client:
+        assert client.count("c").count == 50
+        client.create_collection("d", PARAMS)
+    values = json.loads(manifest.read_text())
+    assert values["collections"]["c"]["uuid"] == "1234"
+    values["collections"]["d"]["config"]["turbo"] = True
+    manifest.write_text(json.dumps(values))
+    with pytest.raises(StorageError, match=r"turbo[\s\S]*upgrade qdrant-client"):
+        EdgeClient(tmp_path / "store")
+
+
 def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
     """Also those of the first collection that was to be made; what others put there stays."""
     EdgeClient(tmp_path / "store").close()
@@ -359,6 +437,69 @@ def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "is full" in done.stdout
     with capsys.disabled():
         print(f"\nfull disk: {done.stdout.splitlines()[-1]} points, all kept")
+
+
+#: Opens a store and makes a collection with ever less room on the disk.
+NARROW = """
+import os, shutil, sys
+from qdrant_client import models
+from situate.errors import StorageError
+from situate.retrievers.storage.edge import EdgeClient
+
+disk, store = sys.argv[1], sys.argv[1] + "/store"
+params = models.VectorParams(size=4, distance="Dot")
+def say(doing, call):
+    try:
+        call()
+        print(doing, "works")
+    except StorageError as error:
+        print(doing, error)
+def leave(free):
+    with open(disk + "/filler", "ab") as filler:
+        size = os.fstat(filler.fileno()).st_size + shutil.disk_usage(disk).free - free
+        os.posix_fallocate(filler.fileno(), 0, max(1, size))
+
+with EdgeClient(store) as client:
+    client.create_collection("c", params)
+    client.upsert("c", [models.PointStruct(id=i, vector=[1, 2, 3, i]) for i in range(100)])
+for megabytes in (100, 29, 5, 0):
+    leave(megabytes << 20)
+    def make():
+        with EdgeClient(store) as client:
+            client.create_collection("d", params)
+    def read():
+        with EdgeClient(store) as client:
+            assert client.count("c").count == 100
+    def new():
+        EdgeClient(disk + f"/new{megabytes}").close()
+    for call in (make, read, new):
+        say(f"{megabytes} {call.__name__}", call)
+os.unlink(disk + "/filler")
+read()
+make()
+print("all kept")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mount namespaces")
+def test_a_nearly_full_disk(tmp_path: Path) -> None:
+    """Making and opening collections without room for what the engine maps is refused, with the room that it needs."""
+    mount = f"mount -t tmpfs -o size=300m none {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode != 0:
+        pytest.skip("no permission to mount a small disk")
+    command = f'{mount} && exec "$0" -c "$1" {tmp_path}'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command, sys.executable, NARROW], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "all kept"
+    answers = {line.split(" ", 2)[0] + " " + line.split(" ", 2)[1]: line.split(" ", 2)[2] for line in lines[:-1]}
+    assert "128 MB are needed" in answers["100 make"]
+    assert answers["100 read"] == "works"
+    for megabytes in (29, 5, 0):
+        assert "128 MB are needed" in answers[f"{megabytes} make"] or "cannot be" in answers[f"{megabytes} make"]
+        assert "72 MB are needed" in answers[f"{megabytes} read"] or "cannot be" in answers[f"{megabytes} read"]
 
 
 # -- wrong input
