@@ -17,6 +17,7 @@ from situate.embedders.forward.linears import Casts, prepack
 from situate.embedders.forward.native import NativeForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.openmp import computing
+from situate.embedders.models.files import loading
 from situate.embedders.models.folder import OFFSET_POSITIONS
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
@@ -236,16 +237,18 @@ def load_model(
     """The transformers model of a folder, for inference; of an encoder-decoder only the encoder.
 
     Raises:
-        ModelError: It cannot be changed as ``variant`` says, or some of its weights are not in the folder.
+        ModelError: Its files are damaged, some of its weights are missing or of another shape than config.json says,
+            or it cannot be changed as ``variant`` says.
         UnsafeModelError: The model needs its own code or pickled weights, and neither was asked for.
     """
     import transformers
 
     # The weights are here; code that was asked for may lie in another repository (Jina's and GTE's does).
     trusted = options.trust_remote_code
-    config = transformers.AutoConfig.from_pretrained(
-        str(folder), local_files_only=not trusted, trust_remote_code=trusted
-    )
+    with loading("the configuration", folder):
+        config = transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=not trusted, trust_remote_code=trusted
+        )
     variant.configure(config)
     encoders = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
     name = encoders.get(config.model_type, "AutoModel")
@@ -255,23 +258,24 @@ def load_model(
 
         loader = M2M100Encoder
     extra = {"trust_remote_code": trusted} if loader is transformers.AutoModel else {}
-    try:
-        model, loaded = loader.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=dtype,
-            local_files_only=not trusted,
-            use_safetensors=None if options.allow_pickle else True,
-            output_loading_info=True,
-            **extra,
-        )
-    except ValueError as error:
-        if "trust_remote_code" in str(error):
-            raise UnsafeModelError(
-                f"the model in {str(folder)!r} needs its own Python files: pass trust_remote_code=True if you have "
-                "read them"
-            ) from error
-        raise
+    with loading("the model", folder):
+        try:
+            model, loaded = loader.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=dtype,
+                local_files_only=not trusted,
+                use_safetensors=None if options.allow_pickle else True,
+                output_loading_info=True,
+                **extra,
+            )
+        except ValueError as error:
+            if "trust_remote_code" in str(error):
+                raise UnsafeModelError(
+                    f"the model in {str(folder)!r} needs its own Python files: pass trust_remote_code=True if you "
+                    "have read them"
+                ) from error
+            raise
     check_complete(folder, model, loaded["missing_keys"])
     return variant.apply(model).to(device).eval()
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.library.model import LibraryModel, warn_of_loss
+from situate.embedders.models.files import count, read_modules
 from situate.embedders.models.registry import family_of
-from situate.embedders.models.resolve import LoadOptions, read_json
+from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
 from situate.errors import ConventionError, InputError, UnsafeModelError
@@ -154,7 +155,7 @@ class LibraryEncoder:
             ConventionError: It has one in plain Python only.
         """
         root = self._library.resolved.path
-        modules = read_json(root / "modules.json", default=[])
+        modules = read_modules(root)
         folder = root / str(modules[0].get("path") or "") if modules else root
         backend = TextTokenizer.load(folder, self._library.load_options).backend
         if backend is None:
@@ -180,8 +181,8 @@ class LibraryEncoder:
                 f"model {self._library.model!r} reads a sample of the corpus before anything else: pass "
                 "encoder=LibraryEncoder(..., corpus=passages), with passages of the corpus that will be searched"
             )
-        size = read_json(self._library.resolved.path / "config.json").get("transductive_corpus_size", 512)
-        return corpus_sample(self._corpus, int(size))
+        size = count(self._library.resolved.config, "transductive_corpus_size", self._library.resolved.path) or 512
+        return corpus_sample(self._corpus, size)
 
     def provide(self, sample: Sequence[str]) -> None:
         """Hand over the sample that a collection kept. An encoder that has one, or reads none, keeps what it has."""

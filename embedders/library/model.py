@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.types import DType
 from situate.errors import InputError, TruncationWarning
@@ -111,17 +112,19 @@ class LibraryModel:
             resolved = self.resolved
             resolved.check_safe(self.load_options)
             device = chosen_device(self._device)
-            self._loaded_ = getattr(sentence_transformers, self._kind)(
-                str(resolved.path),
-                device=str(device),
-                trust_remote_code=self.load_options.trust_remote_code,
-                # Code that was asked for may lie in another repository than the weights.
-                local_files_only=not self.load_options.trust_remote_code,
-                model_kwargs={
-                    "dtype": chosen_dtype(self._dtype, device),
-                    "use_safetensors": None if self.load_options.allow_pickle else True,
-                },
-            )
+            dtype = chosen_dtype(self._dtype, device)
+            with loading("the model", resolved.path):
+                self._loaded_ = getattr(sentence_transformers, self._kind)(
+                    str(resolved.path),
+                    device=str(device),
+                    trust_remote_code=self.load_options.trust_remote_code,
+                    # Code that was asked for may lie in another repository than the weights.
+                    local_files_only=not self.load_options.trust_remote_code,
+                    model_kwargs={
+                        "dtype": dtype,
+                        "use_safetensors": None if self.load_options.allow_pickle else True,
+                    },
+                )
         return self._loaded_
 
 

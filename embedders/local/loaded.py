@@ -95,7 +95,8 @@ class LoadedModel:
 
         with self._lock:
             if self._heads is None:
-                self._heads = Heads.load(self._key.folder.heads, self._key.options)
+                folder = self._key.folder
+                self._heads = Heads.load(folder.heads, folder.hidden_size, self._key.options)
             return self._heads
 
     def _loaded(self, adapter: Adapter | None) -> Scheduler:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions, ResolvedModel
 from situate.errors import (
     ConventionError,
@@ -73,19 +74,21 @@ class Adapter:
         Raises:
             MissingExtraError: ``peft`` is not installed.
             ConventionError: The adapter does not fit the model, or is of a kind that cannot be merged.
+            ModelError: Its files are damaged.
         """
         try:
             from peft import PeftConfig, PeftModel, set_peft_model_state_dict
         except ImportError as error:
             raise MissingExtraError.of("peft", "adapters", f"adapter {self.name!r}") from error
 
-        config = PeftConfig.from_pretrained(str(self.folder))
+        with loading(f"adapter {self.name!r}", self.folder):
+            config = PeftConfig.from_pretrained(str(self.folder))
+            weights = self._weights()
         if config.is_prompt_learning:
             raise ConventionError(
                 f"adapter {self.name!r} is of the kind {config.peft_type.value}, which cannot be merged into weights: "
                 "use one that changes weights (LoRA, DoRA, LoHa, IA3, ...)"
             )
-        weights = self._weights()
         config.inference_mode = True
         try:
             with warnings.catch_warnings():

@@ -18,8 +18,10 @@ from situate.embedders.models.families import (
     Family,
     Similarity,
 )
+from situate.embedders.models.files import read_modules, read_object
+from situate.embedders.models.folder import stored_max_tokens
 from situate.embedders.models.registry import family_of
-from situate.embedders.models.resolve import ResolvedModel, read_json
+from situate.embedders.models.resolve import ResolvedModel
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import Pooling
 from situate.errors import ConventionError, FallbackWarning, InputError, SituateWarning
@@ -80,8 +82,8 @@ class StoredConventions:
         Raises:
             ModelError: A file is damaged.
         """
-        modules = read_json(folder / "modules.json", default=[])
-        config = read_json(folder / "config_sentence_transformers.json")
+        modules = read_modules(folder)
+        config = read_object(folder / "config_sentence_transformers.json")
         pooling: Pooling | None = None
         pool_instruction = True
         library = ""
@@ -93,10 +95,10 @@ class StoredConventions:
             library = f"it is built from its repository's own code ({', '.join(foreign)})"
         elif modules and not _OWN_MODULES.fullmatch(steps):
             library = f"it is built from {' + '.join(kinds)}"
-        max_tokens = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+        max_tokens = stored_max_tokens(folder)
         for module in modules:
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-            values = read_json(folder / str(module.get("path", "")) / "config.json")
+            values = read_object(folder / str(module.get("path", "")) / "config.json")
             if kind == "Pooling":
                 modes = _pooling_modes(values)
                 pooling = _POOLINGS.get(modes[0]) if len(modes) == 1 else None
@@ -104,8 +106,7 @@ class StoredConventions:
                     library = f"it pools by {' + '.join(modes)}"
                 pool_instruction = bool(values.get("include_prompt", True))
             elif kind == "Transformer":
-                own = read_json(folder / str(module.get("path", "")) / "sentence_bert_config.json")
-                max_tokens = own.get("max_seq_length", max_tokens)
+                max_tokens = stored_max_tokens(folder / str(module.get("path", ""))) or max_tokens
         prompts = {str(k): str(v) for k, v in (config.get("prompts") or {}).items() if v is not None}
         similarity = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}.get(str(config.get("similarity_fn_name")))
         return cls(
@@ -115,7 +116,7 @@ class StoredConventions:
             prompts=prompts,
             default_prompt=config.get("default_prompt_name"),
             similarity=similarity,  # type: ignore[arg-type]  # the mapping holds nothing else
-            max_tokens=int(max_tokens) if max_tokens else None,
+            max_tokens=max_tokens,
             library=library,
         )
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from situate.errors import ModelNotFoundError
+from situate.embedders.models.files import count, read_modules, read_object
+from situate.errors import ModelError, ModelNotFoundError
 
 #: Position tables of these start after the padding id, so two of their rows are never used.
 OFFSET_POSITIONS = frozenset(
     {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "xmod", "data2vec-text"}
 )
 _UNLIMITED = 1 << 30
+_HIDDEN = ("hidden_size", "d_model", "dim", "n_embd")
+#: What every architecture counts from 1, under the names that they give it.
+_COUNTS = (
+    *_HIDDEN,
+    *(
+        "num_hidden_layers",
+        "num_layers",
+        "n_layers",
+        "n_layer",
+        "num_attention_heads",
+        "num_heads",
+        "n_heads",
+        "n_head",
+    ),
+    *("intermediate_size", "d_ff", "hidden_dim", "vocab_size", "max_position_embeddings", "n_positions"),
+)
 
 
 @dataclass(frozen=True)
@@ -52,36 +69,38 @@ class ModelFolder:
 
         Raises:
             ModelNotFoundError: There is no ``config.json``.
+            ModelError: A file is damaged, or a number in it is none that a model can have.
         """
-        modules = _list(path / "modules.json")
-        transformer = path / (modules[0].get("path") or "") if modules else path
-        config = _dict(transformer / "config.json")
+        modules = read_modules(path)
+        transformer = path / str(modules[0].get("path") or "") if modules else path
+        file = transformer / "config.json"
+        config = read_object(file)
         if not config:
             raise ModelNotFoundError(
                 f"{str(path)!r} holds no config.json: hand over the folder of a transformers or "
                 "sentence-transformers model"
             )
         text_config = {**config, **(config.get("text_config") or {})}
+        counts = {name: number for name in _COUNTS if (number := count(text_config, name, file)) is not None}
         model_type = str(config.get("model_type", ""))
-        hidden = text_config.get("hidden_size") or text_config.get("d_model") or text_config.get("dim")
-        hidden = hidden or text_config.get("n_embd")
-        limit = text_config.get("max_position_embeddings") or text_config.get("n_positions") or _UNLIMITED
+        limit = counts.get("max_position_embeddings") or counts.get("n_positions") or _UNLIMITED
         if model_type in ("t5", "mt5", "umt5"):
             limit = _UNLIMITED  # relative positions; n_positions is only what it was pre-trained at
         if model_type in OFFSET_POSITIONS:
-            limit -= int(config.get("pad_token_id") or 0) + 1
-        trained = _dict(transformer / "sentence_bert_config.json").get("max_seq_length")
-        if not trained:
-            said = _dict(transformer / "tokenizer_config.json").get("model_max_length") or _UNLIMITED
-            trained = min(int(said), limit)
+            limit -= (count(config, "pad_token_id", file, least=0) or 0) + 1
+        trained = stored_max_tokens(transformer)
+        if trained is None:
+            tokenizer = transformer / "tokenizer_config.json"
+            longest = count(read_object(tokenizer), "model_max_length", tokenizer) or _UNLIMITED
+            trained = min(longest, limit)
             if trained >= _UNLIMITED:
                 trained = 512
         return cls(
             path=transformer,
             model_type=model_type,
-            hidden_size=int(hidden or 0),
-            position_limit=int(limit),
-            trained_tokens=min(int(trained), int(limit)),
+            hidden_size=next((counts[name] for name in _HIDDEN if name in counts), 0),
+            position_limit=limit,
+            trained_tokens=min(trained, limit),
             heads=tuple(_heads(path, modules)),
         )
 
@@ -91,31 +110,25 @@ class ModelFolder:
         return self.heads[-1].out_features if self.heads else self.hidden_size
 
 
-def _heads(path: Path, modules: list[dict[str, Any]]) -> list[DenseHead]:
-    heads = []
+def stored_max_tokens(folder: Path) -> int | None:
+    """Where sentence-transformers truncates a text, by its file in ``folder``; None where it says nothing.
+
+    Raises:
+        ModelError: The file is damaged, or holds no number of tokens.
+    """
+    file = folder / "sentence_bert_config.json"
+    return count(read_object(file), "max_seq_length", file)
+
+
+def _heads(path: Path, modules: list[dict[str, Any]]) -> Iterator[DenseHead]:
     for module in modules:
         if str(module.get("type", "")).rsplit(".", 1)[-1] != "Dense":
             continue
         folder = path / str(module.get("path", ""))
-        config = _dict(folder / "config.json")
-        heads.append(
-            DenseHead(
-                folder=folder,
-                in_features=int(config["in_features"]),
-                out_features=int(config["out_features"]),
-                activation=str(config.get("activation_function", "torch.nn.modules.linear.Identity")).rsplit(".", 1)[
-                    -1
-                ],
-            )
-        )
-    return heads
-
-
-def _dict(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
-
-
-def _list(path: Path) -> list[dict[str, Any]]:
-    value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return value if isinstance(value, list) else []
+        config = read_object(folder / "config.json")
+        sizes = [count(config, name, folder / "config.json") for name in ("in_features", "out_features")]
+        in_features, out_features = sizes
+        if in_features is None or out_features is None:
+            raise ModelError(f"{folder / 'config.json'} lacks in_features or out_features: fetch the model again")
+        activation = str(config.get("activation_function", "torch.nn.modules.linear.Identity"))
+        yield DenseHead(folder, in_features, out_features, activation.rsplit(".", 1)[-1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from situate.embedders.models.files import read_modules, read_object
 from situate.errors import ModelError, ModelNotFoundError, UnsafeModelError
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -76,8 +76,7 @@ class ResolvedModel:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``; {} where the first module has none (static embeddings)."""
-        config: Mapping[str, Any] = read_json(self.path / "config.json")
-        return config
+        return read_object(self.path / "config.json")
 
     @cached_property
     def digest(self) -> str:
@@ -115,7 +114,7 @@ class ResolvedModel:
                 )
         if options.trust_remote_code:
             return
-        modules = read_json(self.path / "modules.json", default=[])
+        modules = read_modules(self.path)
         # sentence-transformers reads PyLate's modules with classes of its own.
         types = [str(module.get("type", "")) for module in modules]
         foreign = [name for name in types if not name.startswith(("sentence_transformers.", "pylate.models."))]
@@ -169,22 +168,6 @@ def resolve_model(model: str | os.PathLike[str] = DEFAULT_MODEL, options: LoadOp
     return _downloaded(candidates, options)
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    """The JSON in ``path``; ``default`` (None means {}) where there is no such file.
-
-    Raises:
-        ModelError: The file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {} if default is None else default
-    except ValueError as error:
-        raise ModelError(
-            f"{path} is not valid JSON ({error}): the model's folder is damaged, fetch it again"
-        ) from error
-
-
 def _has(folder: Path, names: Iterable[str]) -> bool:
     return any((folder / name).is_file() for name in names)
 
@@ -193,7 +176,8 @@ def _complete(folder: Path) -> bool:
     """Whether a cached snapshot holds its weights: an interrupted download leaves a folder without them."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        return all((folder / shard).is_file() for shard in set(read_json(index).get("weight_map", {}).values()))
+        shards = read_object(index).get("weight_map", {})
+        return isinstance(shards, dict) and all((folder / str(shard)).is_file() for shard in set(shards.values()))
     return _has(folder, ("model.safetensors", "pytorch_model.bin")) or any(folder.glob("*/model.safetensors"))
 
 

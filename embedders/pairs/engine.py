@@ -16,6 +16,7 @@ from situate.embedders.local.cores import Crew
 from situate.embedders.local.engine import Engine
 from situate.embedders.local.openmp import computing
 from situate.embedders.local.scheduler import Job, Work
+from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.types import Vectors
 from situate.errors import ModelError
@@ -105,7 +106,7 @@ def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, o
 
     # On CPU everything starts from float32, so that what surrounds bfloat16 products can stay float32.
     base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
-    try:
+    with loading("the cross-encoder", folder):
         encoder = CrossEncoder(
             str(folder),
             device=str(device),
@@ -113,8 +114,6 @@ def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, o
             trust_remote_code=options.trust_remote_code,
             model_kwargs={"dtype": base, **({} if options.allow_pickle else {"use_safetensors": True})},
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{str(folder)!r} cannot be loaded as a cross-encoder: {error}") from error
     _check_head(folder, encoder.model)
     return encoder
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.pairs.cross_encoder import PairScores
 from situate.embedders.pairs.tokens import Pair
@@ -151,7 +152,8 @@ class _TrueOrFalse:
 
         device = chosen_device(self.device)
         fast = self.dtype == "bfloat16" or (self.dtype == "auto" and device.type == "cuda")
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(resolved.path), local_files_only=True)
+        with loading("the tokenizer", resolved.path):
+            tokenizer: Any = AutoTokenizer.from_pretrained(str(resolved.path), local_files_only=True)
         tokenizer.model_max_length = 10**9  # the length is kept here, where what is lost is counted
         answers = [tokenizer.convert_tokens_to_ids(word) for word in (self.true, self.false)]
         if any(answer is None or answer == tokenizer.unk_token_id for answer in answers):
@@ -159,13 +161,14 @@ class _TrueOrFalse:
                 f"model {self.model!r} has no tokens {self.true!r} and {self.false!r}: pass true= and false=, the "
                 "answers that its model card names"
             )
-        model, loaded = AutoModelForSeq2SeqLM.from_pretrained(
-            str(resolved.path),
-            local_files_only=True,
-            dtype=torch.bfloat16 if fast else torch.float32,
-            use_safetensors=None if self.load_options.allow_pickle else True,
-            output_loading_info=True,
-        )
+        with loading("the model", resolved.path):
+            model, loaded = AutoModelForSeq2SeqLM.from_pretrained(
+                str(resolved.path),
+                local_files_only=True,
+                dtype=torch.bfloat16 if fast else torch.float32,
+                use_safetensors=None if self.load_options.allow_pickle else True,
+                output_loading_info=True,
+            )
         check_complete(resolved.path, model, loaded["missing_keys"])
         return model.to(device).eval(), tokenizer, answers
 

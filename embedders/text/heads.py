@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from situate.embedders.models.files import loading
 from situate.embedders.models.folder import DenseHead
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.types import Vectors
-from situate.errors import ConventionError, UnsafeModelError
+from situate.errors import ConventionError, ModelError, UnsafeModelError
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,26 @@ class Heads:
         self._layers = tuple(layers)
 
     @classmethod
-    def load(cls, heads: Sequence[DenseHead], options: LoadOptions = SAFE) -> Heads:
+    def load(cls, heads: Sequence[DenseHead], size: int, options: LoadOptions = SAFE) -> Heads:
         """The layers with their weights.
+
+        Args:
+            heads: The layers, in order.
+            size: Length of the vectors that go into the first.
+            options: Whether pickled weights may be read.
 
         Raises:
             UnsafeModelError: The weights are pickled, which ``options`` do not allow.
             ConventionError: An activation is not known.
+            ModelError: The weights are damaged, or of another shape than the folder says.
         """
+        for head in heads:
+            if head.in_features != size:
+                raise ModelError(
+                    f"{head.folder / 'config.json'} has in_features = {head.in_features}, but the vectors before it "
+                    f"have {size} numbers: the folder is damaged, fetch the model again"
+                )
+            size = head.out_features
         return cls([_layer(head, options) for head in heads])
 
     def __call__(self, vectors: Vectors) -> Vectors:
@@ -55,17 +70,14 @@ def _layer(head: DenseHead, options: LoadOptions) -> _Layer:
     if not (isinstance(activation, type) and issubclass(activation, torch.nn.Module)):
         raise ConventionError(f"{head.folder.name} has the activation {head.activation!r}, which torch.nn has not")
     function = activation()
-    file = head.folder / "model.safetensors"
-    if file.is_file():
-        from safetensors.torch import load_file
-
-        state = load_file(str(file))
-    elif options.allow_pickle:
-        state = torch.load(head.folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    else:
-        raise UnsafeModelError(
-            f"{head.folder} has its weights only as pickle, and reading a pickle can run any code: "
-            "pass allow_pickle=True if you trust its author"
+    state = _weights(head, options)
+    weight, bias = state.get("linear.weight"), state.get("linear.bias")
+    shape = (head.out_features, head.in_features)
+    if weight is None or tuple(weight.shape) != shape or (bias is not None and tuple(bias.shape) != shape[:1]):
+        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
+        raise ModelError(
+            f"the weights in {str(head.folder)!r} are {found}, but its config.json says {shape[1]} -> {shape[0]} "
+            "numbers: the folder is damaged, fetch the model again"
         )
 
     def activated(vectors: Vectors) -> Vectors:
@@ -73,9 +85,25 @@ def _layer(head: DenseHead, options: LoadOptions) -> _Layer:
             result: Vectors = function(torch.from_numpy(np.ascontiguousarray(vectors))).numpy()
         return result
 
-    bias = state.get("linear.bias")
     return _Layer(
-        weight=state["linear.weight"].float().numpy(),
+        weight=weight.float().numpy(),
         bias=None if bias is None else bias.float().numpy(),
         activation=activated,
+    )
+
+
+def _weights(head: DenseHead, options: LoadOptions) -> dict[str, Any]:
+    import torch
+
+    file = head.folder / "model.safetensors"
+    with loading("the linear layer", head.folder):
+        if file.is_file():
+            from safetensors.torch import load_file
+
+            return dict(load_file(str(file)))
+        if options.allow_pickle:
+            return dict(torch.load(head.folder / "pytorch_model.bin", map_location="cpu", weights_only=True))
+    raise UnsafeModelError(
+        f"{head.folder} has its weights only as pickle, and reading a pickle can run any code: "
+        "pass allow_pickle=True if you trust its author"
     )

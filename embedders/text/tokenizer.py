@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer, normalizers, processors
 
+from situate.embedders.models.files import loading, read_object
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.text.pieces import cuts, may_be_cut
-from situate.errors import ConventionError, ModelNotFoundError
+from situate.errors import ConventionError, ModelError, ModelNotFoundError
 
 Ids = NDArray[np.int64]
 Offsets = NDArray[np.int64]
@@ -97,15 +97,17 @@ class TextTokenizer:
 
         Raises:
             ModelNotFoundError: The folder holds no tokenizer that can be loaded.
+            ModelError: A file is damaged.
         """
         file = folder / "tokenizer.json"
-        config = _json(folder / "tokenizer_config.json")
+        config = read_object(folder / "tokenizer_config.json")
         slow = None
         if file.is_file():
-            backend: Tokenizer | None = _with_bos_eos(Tokenizer.from_file(str(file)), config)
+            with loading("the tokenizer", folder):
+                backend: Tokenizer | None = _with_bos_eos(Tokenizer.from_file(str(file)), config)
         else:
             backend, slow = _through_transformers(folder, options.trust_remote_code)
-        if backend is not None and _json(folder / "sentence_bert_config.json").get("do_lower_case"):
+        if backend is not None and read_object(folder / "sentence_bert_config.json").get("do_lower_case"):
             # As a normalizer, not text.lower(): lower-casing can change a text's length, and offsets must stay true.
             inner = backend.normalizer
             lower = normalizers.Lowercase()
@@ -325,10 +327,11 @@ def _through_transformers(folder: Path, trust_remote_code: bool) -> tuple[Tokeni
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with loading("the tokenizer", folder):
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=not trust_remote_code, trust_remote_code=trust_remote_code
+            )
+    except ModelError as error:
         raise ModelNotFoundError(
             f"no tokenizer could be loaded from {str(folder)!r} ({error}): the folder needs a tokenizer.json or the "
             "vocabulary files that transformers' AutoTokenizer reads"
@@ -345,10 +348,3 @@ def _readable(text: str) -> str:
 
 def _ids(values: Sequence[int]) -> Ids:
     return np.array(values, dtype=np.int64)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
