@@ -52,9 +52,12 @@ class ChatBackend:
         self.generator = generator
         self.embedder = Embedder()
         self.index = Index(self.embedder, path=path, situators=[HeadingSituator()])
-        self.reranker = LateInteractionReranker(self.embedder, context=("headings",))
+        reranker = LateInteractionReranker(self.embedder, context=("headings",))
+        self.retriever = Retriever(self.index, rerankers=[reranker], k=4, candidates=20)
 
     async def __aenter__(self) -> Self:
+        # A store that another process holds, or a model that is not there, fails here and not in the first request.
+        await self.retriever.awarm_up()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -68,8 +71,7 @@ class ChatBackend:
         """The answer to a user's message."""
         # "And how long is it for a phone?" is searched for as a question that stands alone.
         rewriter = ConversationalQuery(self.generator, tuple(history)) if self.generator and history else None
-        retriever = Retriever(self.index, expander=rewriter, rerankers=[self.reranker], k=4, candidates=20)
-        found = await retriever.aretrieve(question)
+        found = await self.retriever.with_expander(rewriter).aretrieve(question)
         return Answer(await self._written(question, found.hits), found.hits)
 
     async def _written(self, question: str, hits: Sequence[Hit]) -> str:

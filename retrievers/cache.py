@@ -1,4 +1,4 @@
-"""Semantic cache: an answer is used again for a question that means the same, as surely as was asked for.
+"""Semantic cache: an answer is used again for a question that means the same, within a bound on the error.
 
 A fixed similarity threshold is wrong for most entries: "capital of France" and "capital of Spain" are close, while two
 wordings of a long question may be far apart. So each entry learns its own, as in VectorQ and vCache (Schroeder et al.

@@ -129,6 +129,10 @@ class Retriever:
         """A retriever with these settings."""
         return cls(index, expander=expander, rerankers=rerankers, **vars(settings))
 
+    def with_expander(self, expander: QueryExpander | None) -> Self:
+        """The same retriever with another expander: one of a conversation, say."""
+        return self.from_settings(self.index, self.settings, expander=expander, rerankers=self.rerankers)
+
     def open(self) -> Self:
         """Open the store and check its collection and the embedding model now, and not at the first query.
 

@@ -1,4 +1,4 @@
-"""What a search returns, and the seams of a query's way."""
+"""What a search returns, and the seams of the query pipeline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SearchResult:
     """The hits of a query, best first, and how they came about. Iterates over its hits.
 
     Attributes:
-        query: What was asked.
+        query: The query.
         hits: What was found, best first.
         steps: What each step did, in order; one that degraded is among them and says why.
     """

@@ -89,7 +89,7 @@ class CachedEncoder:
         keys = {text: store.key(self.fingerprint, text, token_vectors) for text in texts}
         known = store.get(list(keys.values()))
         if not token_vectors:
-            # Who asked for token vectors got the others as well.
+            # A text that was encoded with token vectors has its other vectors, too.
             more = {store.key(self.fingerprint, text, True): key for text, key in keys.items() if key not in known}
             found = store.get(list(more))
             known.update((more[key], Encoded(one.vectors, None, one.lost_tokens)) for key, one in found.items())

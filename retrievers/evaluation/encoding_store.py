@@ -28,7 +28,7 @@ _SCHEMA = (
 
 @checked_parameters
 class EncodingStore:
-    """A SQLite file of encoded texts, bounded: what was not asked for longest goes first.
+    """A SQLite file of encoded texts, bounded: what was read least recently goes first.
 
     Vectors are kept as they are, float32; token vectors as float16, in which an index stores them too. Safe for
     threads and for several processes.
@@ -70,7 +70,7 @@ class EncodingStore:
         return {key: _read(data) for key, data in found.items()}
 
     def put(self, encoded: Mapping[str, Encoded]) -> None:
-        """Keep what was encoded, and let go of what was not asked for longest where there is no more room."""
+        """Keep encoded texts, and delete those read least recently where there is no more room."""
         now = time.time_ns()
         rows = [(key, now, len(data), data) for key, data in ((key, _written(one)) for key, one in encoded.items())]
         with self._file.open() as connection:

@@ -1,4 +1,4 @@
-"""Questions written from one's own documents, for measuring where nobody has judged anything yet."""
+"""Questions written from one's own documents, for measuring before there are judged queries."""
 
 from __future__ import annotations
 

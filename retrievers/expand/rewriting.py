@@ -140,8 +140,8 @@ class Turn:
     """One message of a conversation.
 
     Attributes:
-        speaker: Who said it.
-        text: What was said.
+        speaker: The side that wrote it.
+        text: Its text.
     """
 
     speaker: Literal["user", "assistant"]
@@ -188,10 +188,10 @@ class ConversationalQuery(_Rewriter):
     def _prompt(self, query: str) -> Prompt | None:
         if not query.strip() or not self.history:
             return None
-        said = "\n".join(
+        messages = "\n".join(
             f"{turn.speaker}: {' '.join(turn.text[:QUERY_LIMIT].split())}" for turn in self.history[-self.turns :]
         )
-        conversation = quoted(said, "conversation", self.turns * (QUERY_LIMIT + 16))
+        conversation = quoted(messages, "conversation", self.turns * (QUERY_LIMIT + 16))
         return Prompt(
             f"{conversation}\n{quoted(query, 'message', QUERY_LIMIT)}",
             system=_CONVERSATION.replace("{n}", str(self.queries)),

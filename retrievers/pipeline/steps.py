@@ -86,7 +86,7 @@ class StepPolicy:
     Attributes:
         timeout: Seconds for the step, all attempts and the pauses between them together; None for no limit. In
             synchronous calls the work goes on in its thread after the limit, because Python cannot stop a thread,
-            but nobody waits for it; in asynchronous calls it is cancelled. The time that an asynchronous call waits
+            and its result is dropped; in asynchronous calls it is cancelled. The time that an asynchronous call waits
             for admission, because other queries are in the same step (`LoopLimit`), does not count.
         retries: Further attempts after the first, for errors that may pass (not for wrong input or models).
         backoff: Seconds before the first retry; doubled for each one after it, with jitter.

@@ -1,9 +1,9 @@
-"""Reranking by a language model that is asked in words: point by point, in pairs, or in lists.
+"""Reranking by the answers of a language model: point by point, in pairs, or in lists.
 
 A passage is data: it stands between tags that it cannot close, is cut to a length, and is named by a number that it
 does not choose. What it says to the model can at worst spoil judgements that it takes part in: its own grade in the
 pointwise reranker, its own comparisons in the pairwise one. The listwise reranker shows many passages at once, so
-there one passage can disturb a window; take another one where passages come from strangers.
+there one passage can disturb a window; take another one where passages are not your own.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def _choice(answer: str) -> str | None:
 
 def _places(answer: str, count: int) -> list[int] | None:
     """The order that an answer gives: named places first, each once, then the rest; None if it names none."""
-    text = answer[: 40 * count + 4_000]
+    text = "".join(usable([answer], 40 * count + 4_000).texts)  # numbers in a reasoning block are no ranking
     numbers = re.findall(r"\[\s*(\d{1,4})\s*\]", text) or re.findall(r"(?<![\d.])(\d{1,4})(?![\d.]*\d)", text)
     named = list(dict.fromkeys(int(n) - 1 for n in numbers if 1 <= int(n) <= count))
     if not named:

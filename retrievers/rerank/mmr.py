@@ -1,4 +1,4 @@
-"""Maximal marginal relevance: what answers the query and has not been said yet (Carbonell and Goldstein 1998)."""
+"""Maximal marginal relevance: passages that answer the query and differ (Carbonell and Goldstein 1998)."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ async def test_errors_of_the_computation_pass(mode, cache):
 
 @both
 @pytest.mark.parametrize("query", ["", " \n", "10 " + "x" * 100_000])
-async def test_queries_that_nobody_repeats_are_not_cached(mode, cache, query):
+async def test_queries_that_are_empty_or_long_are_not_cached(mode, cache, query):
     assert not (await fetch(mode, cache, query, "a")).hit
     assert not (await fetch(mode, cache, query, "b")).hit
     assert cache.count() == 0

@@ -1,4 +1,4 @@
-"""A query's whole way, and what happens when an optional step fails."""
+"""The query pipeline, and what happens when an optional step fails."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ async def test_one_text_needs_no_fusion_and_a_failing_expander_leaves_one(index:
     assert failing.retrieve("cats").degraded == ("hyde",)
 
 
-async def test_a_search_that_fails_is_told_as_it_is(index: Index) -> None:
+async def test_the_error_of_a_search_passes_unchanged(index: Index) -> None:
     texts = Wordings(QueryText("cats"), QueryText("dogs", role="unknown"))
     retriever = Retriever(index, expander=texts, fuse_texts="rrf")
     with pytest.raises(InputError, match="unknown roles"):

@@ -136,7 +136,7 @@ def test_a_generator_that_breaks_its_promise_is_an_error(scripted, answers):
 
 @both
 @pytest.mark.parametrize("query", ["", "  \n "])
-async def test_an_empty_query_asks_nobody(mode, scripted, query):
+async def test_an_empty_query_asks_no_model(mode, scripted, query):
     generator = scripted([])
     assert await expand(mode, Hyde(generator), query) == [QueryText(query)]
     assert generator.calls == []

@@ -119,7 +119,7 @@ def test_a_query_stays_between_its_tags_and_is_clamped(scripted, build):
 
 @expanders
 @both
-async def test_an_empty_query_asks_nobody(mode, scripted, build):
+async def test_an_empty_query_asks_no_model(mode, scripted, build):
     generator = scripted([])
     assert await expand(mode, build(generator), " ") == [QueryText(" ")]
     assert generator.calls == []

@@ -171,7 +171,7 @@ async def test_work_notes_details_into_its_own_step(mode):
     else:
         await asyncio.gather(trace.arun("hyde", anoted, 0), trace.arun("hyde", anoted, 0))
     assert all(step.details == {"drafts": 2} for step in trace.steps)
-    note(drafts=5)  # outside of a step nobody listens
+    note(drafts=5)  # outside of a step it does nothing
     assert trace.steps[0].details == {"drafts": 2}
 
 

@@ -364,13 +364,13 @@ def test_by_document_arguments_that_make_no_sense(arguments):
 
 @both
 async def test_stages_cut_between_them(mode, hits):
-    cheap, dear = Scores(0.1, 0.2, 0.3), Scores(0.9, 0.1)
+    cheap, costly = Scores(0.1, 0.2, 0.3), Scores(0.9, 0.1)
     stages = Stages(
-        Stage(CrossEncoderReranker(cheap, name="cheap"), keep=2, depth=3), CrossEncoderReranker(dear, name="dear")
+        Stage(CrossEncoderReranker(cheap, name="cheap"), keep=2, depth=3), CrossEncoderReranker(costly, name="costly")
     )
     found = await rerank(mode, stages, QUERY, hits(*"abcd"))
     assert [passage for _, passage in cheap.pairs] == ["a", "b", "c"]
-    assert [passage for _, passage in dear.pairs] == ["c", "b"]
+    assert [passage for _, passage in costly.pairs] == ["c", "b"]
     assert texts(found) == ["c", "b"]
     assert set(found[0].scores) == {"search", "cheap", "dear"}
 
@@ -441,7 +441,7 @@ async def test_a_liking_for_the_first_place_cancels_out(mode, hits):
 
 @both
 @pytest.mark.parametrize(("query", "texts"), [("", TEXTS), (QUERY, ("one",)), (QUERY, ()), (QUERY, (" ", "one", ""))])
-async def test_duo_with_nothing_to_compare_asks_nobody(mode, hits, query, texts):
+async def test_duo_with_nothing_to_compare_asks_no_model(mode, hits, query, texts):
     scorer = Duels({})
     given = hits(*texts)
     assert await rerank(mode, DuoReranker(scorer), query, given) == given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 
@@ -213,7 +214,7 @@ def test_hits_beyond_the_top_and_without_text_follow_in_their_order(scripted, hi
 
 @rerankers
 @both
-async def test_nothing_to_judge_asks_nobody(mode, scripted, hits, build):
+async def test_nothing_to_judge_asks_no_model(mode, scripted, hits, build):
     generator = scripted([])
     given = hits("a", "b")
     assert await rerank(mode, build(generator), "  ", given) == given
@@ -245,3 +246,29 @@ def test_windows_that_make_no_sense(scripted, arguments):
 @rerankers
 def test_are_rerankers(scripted, build):
     assert isinstance(build(scripted([])), Reranker)
+
+
+@pytest.mark.parametrize(
+    "thinking", ["<think>\n[1] > [2] > [3] > [4]? No.\n</think>\n", "<thinking>[4] first</thinking>"]
+)
+@both
+async def test_numbers_in_reasoning_are_no_ranking(mode, scripted, hits, thinking):
+    reranker = ListwiseReranker(scripted(lambda prompt: thinking + lister(prompt)))
+    assert texts(await rerank(mode, reranker, QUERY, hits(*PASSAGES))) == BEST_FIRST
+
+
+NESTED = "[" * 7_500 + "]" * 7_500, '{"grade":' * 1_500 + "3" + "}" * 1_500
+
+
+@both
+@pytest.mark.parametrize("nested", NESTED, ids=["lists", "objects"])
+@pytest.mark.parametrize("build", [PointwiseReranker, partial(ListwiseReranker, window=2, step=1)])
+async def test_an_answer_of_nested_json_degrades_one_item(mode, scripted, hits, build, nested):
+    """It lies within the limits of an answer, and nothing that reads it goes down level by level."""
+
+    def answer(prompt):
+        return nested if "quality 2" in prompt.text else (lister if "[1]" in prompt.text else grader)(prompt)
+
+    found = await rerank(mode, build(scripted(answer)), QUERY, hits(*PASSAGES, "quality 2"))
+    assert len(found) == 5
+    assert found[0].chunk.text == "quality 3"
