@@ -25,8 +25,13 @@ class LexicalScheme:
         k: Saturation of term frequency.
         b: Length normalisation, 0 to 1.
         average_length: The number of terms that counts as an average text; 200 tokens of English have about 128.
-        language: Stop words and stemmer, by English name; "none" for neither.
+        language: Stop words and stemmer, by English name; "none", or a language for which Qdrant has none, for neither.
         split_identifiers: Also index the words inside camelCase and snake_case identifiers.
+        terms: How text becomes terms: 2 normalises it (`situate.retrievers.index.terms`), 1 leaves all to Qdrant's
+            tokenizer, as collections of before have it. An index takes 1 by itself for such a collection.
+
+    Raises:
+        InputError: ``terms`` is neither 1 nor 2.
     """
 
     context: tuple[str, ...] = ("title", "headings", "sentence", "questions")
@@ -36,6 +41,17 @@ class LexicalScheme:
     average_length: float = 128.0
     language: str = "english"
     split_identifiers: bool = True
+    terms: int = 2
+
+    def __post_init__(self) -> None:
+        if self.terms not in (1, 2):
+            raise InputError(f"terms={self.terms} is no way to make terms: 2, or 1 for collections of before")
+
+    def stored(self) -> dict[str, Any]:
+        """What decides the terms of stored vectors, as JSON values."""
+        stored = asdict(self) | {"context": list(self.context)}
+        # Collections from before there were two ways name none.
+        return {name: value for name, value in stored.items() if name != "terms" or value != 1}
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,7 @@ class PipelineConfig:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""
         stored: dict[str, Any] = {
             "dense": asdict(self.dense) | {"context": list(self.dense.context)},
-            "lexical": asdict(self.lexical) | {"context": list(self.lexical.context)} if self.lexical else None,
+            "lexical": self.lexical.stored() if self.lexical else None,
             "token_vectors": self.token_vectors,
         }
         # Named only where they are there: an index that was built before they existed is not another one.

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.types import Vectors
@@ -104,7 +104,7 @@ class Collection:
         dimension: int,
         config: PipelineConfig,
         sample: Sequence[str] | None = None,
-    ) -> None:
+    ) -> PipelineConfig:
         """Make the collection, or check that it was built with this encoder and configuration; then repair it.
 
         Args:
@@ -112,6 +112,9 @@ class Collection:
             dimension: Length of a vector.
             config: What is stored.
             sample: Passages that the encoder reads before anything else; a new collection keeps them.
+
+        Returns:
+            The configuration, with BM25's terms made as the collection's are.
 
         Raises:
             IncompatibleIndexError: It was built with another encoder or configuration, or not by situate.
@@ -127,13 +130,16 @@ class Collection:
                 if error.status_code != _CONFLICT:
                     raise
             else:
-                return
+                return config
         before = self._metadata().get(_METADATA_KEY)
         if before is None:
             raise IncompatibleIndexError(
                 f"collection {self.name!r} was not made by situate's Index: choose another collection name, or use "
                 "the framework's own Qdrant store for it"
             )
+        if config.lexical is not None and "terms" not in ((before.get("stored") or {}).get("lexical") or {"terms": 2}):
+            config = replace(config, lexical=replace(config.lexical, terms=1))
+            built_with["stored"] = json.loads(json.dumps(config.stored()))
         if before != built_with:
             raise IncompatibleIndexError(
                 f"collection {self.name!r} was built with {_difference(before, built_with)}: vectors of different "
@@ -141,6 +147,7 @@ class Collection:
                 "documents into a new collection"
             )
         self._repair()
+        return config
 
     def sample(self) -> tuple[str, ...] | None:
         """What a collection that is there keeps for its encoder to read before anything else."""

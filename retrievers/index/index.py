@@ -89,9 +89,7 @@ class Index:
         self._open: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
         self._in_memory = client is None and str(path) == MEMORY
         self._chunker = chunker
-        self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
-        self._signals = SignalEncoder(embedder, self.config)
-        self._query_encoder = QueryEncoder(embedder, self._lexical, self.config.token_vectors is not None)
+        self._make_encoders()
         self._opened: Collection | None = None
         self._closed = False
         self._batcher: QueryBatcher | None = None
@@ -107,6 +105,11 @@ class Index:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+    def _make_encoders(self) -> None:
+        self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
+        self._signals = SignalEncoder(self.embedder, self.config)
+        self._query_encoder = QueryEncoder(self.embedder, self._lexical, self.config.token_vectors is not None)
 
     # -- handles, opened at first use ---------------------------------------------------------------------------
 
@@ -138,12 +141,15 @@ class Index:
                 opened = Collection(gateway(client, self.collection))
                 try:
                     sample = _sample(self.embedder.encoder, opened)
-                    opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
+                    config = opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
                 except BaseException:
                     # Whatever went wrong, a store that this index opened must not stay locked.
                     if self._given_client is None:
                         client.close()
                     raise
+                if config != self.config:
+                    self.config = config
+                    self._make_encoders()
                 self._opened = opened
             return self._opened
 

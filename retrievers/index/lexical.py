@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from situate.retrievers.config import LexicalScheme
+from situate.retrievers.index.terms import normalised
 from situate.types import Chunk
 
 if TYPE_CHECKING:
@@ -59,20 +60,13 @@ class LexicalEncoder:
     def _bm25(self) -> qdrant_edge.Bm25:
         import qdrant_edge
 
-        scheme = self.scheme
-        if scheme.language == "none":
-            config = qdrant_edge.Bm25Config(
-                k=scheme.k,
-                b=scheme.b,
-                avg_len=scheme.average_length,
-                stopwords=qdrant_edge.StopwordsSet(),
-                stemmer=qdrant_edge.DisabledStemmer(),
-            )
-        else:
-            config = qdrant_edge.Bm25Config(
-                k=scheme.k, b=scheme.b, avg_len=scheme.average_length, language=scheme.language
-            )
-        return qdrant_edge.Bm25(config)
+        config = partial(qdrant_edge.Bm25Config, k=self.scheme.k, b=self.scheme.b, avg_len=self.scheme.average_length)
+        try:
+            return qdrant_edge.Bm25(config(language=self.scheme.language))
+        except ValueError:
+            # "none", or a language without stop words and stemmer: its words are taken as they are.
+            plain = config(stopwords=qdrant_edge.StopwordsSet(), stemmer=qdrant_edge.DisabledStemmer())
+            return qdrant_edge.Bm25(plain)
 
     def __getstate__(self) -> dict[str, LexicalScheme]:
         return {"scheme": self.scheme}
@@ -110,8 +104,8 @@ class LexicalEncoder:
         # The Rust side takes UTF-8 only, and a lone surrogate has none.
         text = text.encode("utf-8", errors="replace").decode("utf-8")
         if self.scheme.split_identifiers and (words := identifier_words(text)):
-            return f"{text}\n{words}"
-        return text
+            text = f"{text}\n{words}"
+        return text if self.scheme.terms == 1 else normalised(text)
 
 
 def _from_edge(vector: qdrant_edge.SparseVector) -> SparseVector:
