@@ -58,6 +58,7 @@ def _encode_result(result: SearchResult) -> Any:
                 },
                 "score": hit.score,
                 "scores": dict(hit.scores),
+                "relevance": hit.relevance,
             }
             for hit in result.hits
         ],
@@ -70,6 +71,7 @@ def _decode_result(value: Any) -> SearchResult:
             Chunk(**{**hit["chunk"], "context": Context.from_dict(hit["chunk"]["context"])}),
             hit["score"],
             hit["scores"],
+            hit.get("relevance"),
         )
         for hit in value["hits"]
     )

@@ -43,9 +43,9 @@ class RetrieverSettings:
         fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
             "minmax" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
             the rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
-        threshold: Hits whose final score is below are left out, so that a result may be empty: an honest "nothing
-            relevant". Where a reranker failed, its scores are missing and nothing is left out. See
-            `situate.retrievers.calibration` for how to choose it.
+        threshold: Hits of less relevance are left out, so that a result may be empty: an honest "nothing relevant".
+            A hit whose `Hit.relevance` is None goes by its final score. Where a reranker failed, its scores are
+            missing and nothing is left out. See `situate.retrievers.calibration` for how to choose it.
         on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
         policy: Timeouts, retries and ``on_error`` of the optional steps, in place of ``on_error`` alone.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
@@ -85,7 +85,7 @@ class Retriever:
         k: As in `RetrieverSettings`, like all that follow.
         candidates: How many hits are searched for where there is something to rerank.
         fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
-        threshold: Leave out hits that score lower after the last step.
+        threshold: Leave out hits of less relevance after the last step.
         on_error: What the failure of an optional step does: "degrade" or "raise".
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name or kind.
@@ -258,7 +258,8 @@ class Retriever:
         steps = (*trace.steps[:expanded], *found.steps, *trace.steps[expanded:])
         reranked = not any(step.error for step in trace.steps[expanded:])
         if self.settings.threshold is not None and reranked:
-            hits = [hit for hit in hits if hit.score >= self.settings.threshold]
+            threshold = self.settings.threshold
+            hits = [hit for hit in hits if (hit.score if hit.relevance is None else hit.relevance) >= threshold]
         return SearchResult(query, tuple(hits[:k]), steps)
 
 

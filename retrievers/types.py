@@ -18,11 +18,14 @@ class Hit:
         score: What it is ranked by after the last step; higher is better.
         scores: Where the score came from: step name -> that step's score ("dense", "bm25", "fused", "maxsim",
             "cross_encoder", ...).
+        relevance: How sure it is that the passage is about the query, in [0, 1] and on one scale for all queries: the
+            probability or grade of a reranker that has one. None where no step says so. It orders nothing.
     """
 
     chunk: Chunk
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)
+    relevance: float | None = None
 
     def rescored(self, step: str, score: float) -> Hit:
         """A copy ranked by ``score``, which is also noted under ``step``."""

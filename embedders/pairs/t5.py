@@ -178,6 +178,8 @@ class MonoT5Model(_TrueOrFalse):
 
     _labels = ("Document:",)
     _default = "castorini/monot5-base-msmarco"
+    #: What a score is.
+    output = "probability"
 
     def score(self, pairs: Sequence[Pair]) -> PairScores:
         """One score per (query, passage), in order.

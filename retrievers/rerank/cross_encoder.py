@@ -86,4 +86,6 @@ class CrossEncoderReranker(ModelReranker):
             tokens=result.tokens,
             lost_tokens=result.lost_tokens,
         )
-        return self.settings.ranked(hits, judged, result.scores.tolist())
+        scores = result.scores.tolist()
+        probabilities = getattr(self.scorer, "output", None) == "probability"
+        return self.settings.ranked(hits, judged, scores, scores if probabilities else None)

@@ -42,6 +42,9 @@ _LISTWISE = (
 class _LlmReranker:
     """Asks what a plan asks and returns what it finds."""
 
+    #: Whether a score says how well a passage answers, and not only which of several answers better.
+    _absolute = False
+
     def __init__(self, generator: TextGenerator, settings: RerankSettings, max_chars: int) -> None:
         if max_chars < 1:
             raise InputError(f"max_chars={max_chars} must be 1 or more")
@@ -79,7 +82,7 @@ class _LlmReranker:
         if not judged:
             return found
         scores = yield from self._scores(query, judged)
-        return self.settings.ranked(found, judged, scores)
+        return self.settings.ranked(found, judged, scores, scores if self._absolute else None)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         raise NotImplementedError
@@ -106,6 +109,8 @@ class PointwiseReranker(_LlmReranker):
     Raises:
         InputError: ``top`` or ``max_chars`` is less than 1, or ``prior`` is not in [0, 1].
     """
+
+    _absolute = True
 
     def __init__(
         self,

@@ -49,12 +49,29 @@ class RerankSettings:
         """What is read of each: the named fields of its context, and its text."""
         return [passage(hit, self.context) for hit in judged]
 
-    def ranked(self, hits: Sequence[Hit], judged: Sequence[Hit], scores: Sequence[float | None]) -> list[Hit]:
+    def ranked(
+        self,
+        hits: Sequence[Hit],
+        judged: Sequence[Hit],
+        scores: Sequence[float | None],
+        relevance: Sequence[float | None] | None = None,
+    ) -> list[Hit]:
         """``hits`` with the judged ones first, in the order of their ``scores``; the others keep theirs behind them.
+
+        Args:
+            hits: All hits.
+            judged: Those that were judged.
+            scores: Per judged hit; None where the judgement could not be read.
+            relevance: The same as probabilities, from a reranker whose scores mean the same for every query.
 
         Raises:
             NonFiniteVectorError: A score is NaN or infinite.
         """
+        if relevance is not None:
+            judged = [
+                hit if known is None else replace(hit, relevance=known)
+                for hit, known in zip(judged, relevance, strict=True)
+            ]
         first = reranked(self.name, judged, self._with_prior(judged, scores))
         ids = {hit.chunk.id for hit in judged}
         lowest = first[-1].score

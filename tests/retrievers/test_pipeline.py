@@ -427,3 +427,15 @@ async def test_warming_up_loads_every_model_and_asks_no_language_model(mode: str
     for reranker in [*missing, OptionalReranker(missing[0])]:
         with pytest.raises(ModelError):
             await Lifecycle(Retriever(index, rerankers=[reranker])).run(mode, "warm_up")
+
+
+async def test_a_threshold_goes_by_relevance_where_it_is_known(index: Index) -> None:
+    class Sure(Alphabetical):
+        """Knows the relevance of one hit."""
+
+        def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+            ranked = super().rerank(query, hits)
+            return [replace(hit, relevance=0.2 if hit.chunk.document_id == "bread" else None) for hit in ranked]
+
+    found = await both(Retriever(index, rerankers=[Sure()], threshold=0.75), "cats")
+    assert [name for name, _ in found] == ["bridges", "cats"]  # 1.0, 0.9 and 0.8, and bread's relevance below

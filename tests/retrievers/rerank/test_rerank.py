@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ from situate.retrievers.rerank import (
     CrossEncoderReranker,
     DuoReranker,
     LateInteractionReranker,
+    ListwiseReranker,
     Mmr,
+    PairwiseReranker,
+    PointwiseReranker,
     Stage,
     Stages,
     StoredTokens,
@@ -53,6 +58,37 @@ class Scores:
         return self.score(pairs)
 
 
+class Longer:
+    """A `DuelScorer` that prefers longer passages."""
+
+    def compare(self, duels):
+        scores = np.array([float(len(a) > len(b)) for _, a, b in duels], dtype=np.float32)
+        return PairScores(scores, np.ones(len(scores), dtype=np.int64), 7, 0)
+
+    async def acompare(self, duels):
+        return self.compare(duels)
+
+
+class Graded:
+    """A language model that prefers passages with a late "e"."""
+
+    def generate(self, prompts):
+        return [
+            self.answer(re.findall(r"<passage\w*>\n(.*?)\n</passage", prompt.text, re.DOTALL)) for prompt in prompts
+        ]
+
+    async def agenerate(self, prompts):
+        return self.generate(prompts)
+
+    def answer(self, passages):
+        values = [passage.rfind("e") for passage in passages]
+        if len(values) == 1:
+            return str(min(3, values[0] // 10))
+        if len(values) == 2:
+            return "A" if values[0] > values[1] else "B"
+        return " > ".join(f"[{place + 1}]" for place in sorted(range(len(values)), key=lambda at: -values[at]))
+
+
 @pytest.fixture(scope="module")
 def embedder(minilm_path):
     from situate.embedders.embedder import Embedder
@@ -65,6 +101,44 @@ def texts(hits):
 
 
 # Cross-encoder
+
+
+@both
+@pytest.mark.parametrize("prior", [0.0, 0.5])
+async def test_probabilities_are_relevance_and_other_scores_are_not(mode, hits, prior):
+    probabilities, logits = Scores(0.1, 0.9, 0.2, 0.5), Scores(0.1, 0.9, 0.2, 0.5)
+    probabilities.output, logits.output = "probability", "logit"
+    expected = dict(zip(TEXTS, np.float32([0.1, 0.9, 0.2, 0.5]).tolist(), strict=True))
+    found = await rerank(mode, CrossEncoderReranker(probabilities, prior=prior), QUERY, hits(*TEXTS, " "))
+    assert {hit.chunk.text: hit.relevance for hit in found} == {**expected, " ": None}
+    found = await rerank(mode, CrossEncoderReranker(logits, prior=prior), QUERY, hits(*TEXTS))
+    assert [hit.relevance for hit in found] == [None] * 4
+
+
+@both
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda prior: CrossEncoderReranker(Scores(0.1, 0.9, 0.2, 0.5), prior=prior),
+        lambda prior: DuoReranker(Longer(), top=4, prior=prior),
+        lambda prior: PointwiseReranker(Graded(), prior=prior),
+        lambda prior: PairwiseReranker(Graded(), prior=prior),
+        lambda prior: ListwiseReranker(Graded(), prior=prior),
+    ],
+    ids=["cross-encoder", "duo", "pointwise", "pairwise", "listwise"],
+)
+async def test_every_reranker_by_a_model_takes_a_share_of_the_scores_before(mode, hits, build):
+    given = [replace(hit, score=1 - place / 10) for place, hit in enumerate(hits(*TEXTS))]
+    alone = await rerank(mode, build(0.0), QUERY, given)
+    assert texts(alone) != list(TEXTS)
+    assert texts(await rerank(mode, build(1.0), QUERY, given)) == list(TEXTS)
+    low, high = min(hit.score for hit in alone), max(hit.score for hit in alone)
+    own = {hit.chunk.text: (hit.score - low) / (high - low) for hit in alone}
+    for hit in await rerank(mode, build(0.25), QUERY, given):
+        before = 1 - TEXTS.index(hit.chunk.text) / 3
+        assert hit.score == pytest.approx(0.75 * own[hit.chunk.text] + 0.25 * before)
+    with pytest.raises(InputError, match=r"prior=1\.5"):
+        build(1.5)
 
 
 @both
