@@ -48,6 +48,10 @@ class Step:
     details: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The step as plain values, for events."""
+        return {"name": self.name, "seconds": self.seconds, "details": dict(self.details), "error": self.error}
+
 
 @dataclass(frozen=True)
 class SearchResult:

@@ -65,7 +65,10 @@ class Configured(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, given: Any) -> Any:
-        return translated(cls, cls.model_fields, given) if isinstance(given, Mapping) else given
+        if not isinstance(given, Mapping):
+            return given
+        # LlamaIndex writes the class's name into every dictionary, nested ones included.
+        return translated(cls, cls.model_fields, {k: v for k, v in given.items() if k != "class_name"})
 
 
 def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:

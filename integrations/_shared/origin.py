@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from situate.retrievers.types import Step
 from situate.types import Context
 
 #: The one metadata key that situate adds to a chunk. Its value is text (JSON), because several vector stores take only
 #: flat metadata.
 ORIGIN_KEY = "situate"
 #: The metadata key under which prompts and models read what situates a chunk.
-CONTEXT_KEY = "situated_context"
+CONTEXT_KEY = "document_context"
 #: Where a document or a node notes which optional steps of its query were skipped.
 DEGRADED_KEY = "situate_degraded"
 
@@ -35,6 +34,7 @@ class ChunkOrigin:
         after: What follows the last chunk.
         own: The document's own ``start_index`` in a list, where its metadata has one.
         context: What situates the chunk.
+        shown_as: The metadata key under which models read the context; "" where they do not.
         model: The encoder of the vector that the chunk carries; "" where it carries none of ours.
         scheme: The `ChunkScheme` fields of that vector that differ from the default.
         text: Digest of the text that the vector was made of.
@@ -50,6 +50,7 @@ class ChunkOrigin:
     after: str = ""
     own: Sequence[Any] = ()
     context: Context = field(default_factory=Context)
+    shown_as: str = ""
     model: str = ""
     scheme: Mapping[str, Any] | None = None
     text: str = ""
@@ -58,11 +59,3 @@ class ChunkOrigin:
 def digest(text: str) -> str:
     """SHA-256 (hex) of a text."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def step_records(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """What the steps of a query did, as plain values for events."""
-    return [
-        {"name": step.name, "seconds": step.seconds, "details": dict(step.details), "error": step.error}
-        for step in steps
-    ]

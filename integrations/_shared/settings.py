@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SecretStr, SkipValidation
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from situate.embedders.embedder import Embedder
     from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+
+#: What an `Index` takes as ``client``.
+ClientOrOpener: TypeAlias = "QdrantClient | Callable[[], QdrantClient] | None"
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
@@ -302,7 +305,7 @@ class StoreOptions(Configured):
         key = {} if self.api_key is None else {"api_key": self.api_key.get_secret_value()}
         return partial(connect, self.path, **self.client_options, **key)
 
-    def _index_client(self, client: QdrantClient | None) -> QdrantClient | Callable[[], QdrantClient] | None:
+    def _index_client(self, client: ClientOrOpener) -> ClientOrOpener:
         """What an `Index` is to be given as ``client``, beside ``path``."""
         return self._opens() if client is None and (self.api_key or self.client_options) else client
 

@@ -227,7 +227,7 @@ def _compared(document: LangChainDocument) -> tuple[Any, ...]:
 
 
 def from_found(chunk: Chunk, content: Content = "text") -> LangChainDocument:
-    """A chunk that a store found: what situates it stands under ``situated_context``, for prompts.
+    """A chunk that a store found: what situates it stands under ``document_context``, for prompts.
 
     Args:
         chunk: The chunk. One that was stored as a document of its own, without an origin, is returned as it came.

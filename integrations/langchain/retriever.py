@@ -18,7 +18,6 @@ from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from situate.integrations._shared.component import Handle, PicklesAsConfig
 from situate.integrations._shared.lifecycle import OpensIndex
-from situate.integrations._shared.origin import step_records
 from situate.integrations._shared.settings import RetrieverOptions
 from situate.integrations.langchain.documents import Content, from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
@@ -46,13 +45,17 @@ STEPS_EVENT = "situate_steps"
 def report_steps(steps: Sequence[Step], run_manager: CallbackManagerForRetrieverRun) -> None:
     """Send the steps as a custom event of the retriever's run."""
     if steps and run_manager.handlers:
-        dispatch_custom_event(STEPS_EVENT, step_records(steps), config={"callbacks": run_manager.get_child()})
+        dispatch_custom_event(STEPS_EVENT, _records(steps), config={"callbacks": run_manager.get_child()})
 
 
 async def areport_steps(steps: Sequence[Step], run_manager: AsyncCallbackManagerForRetrieverRun) -> None:
     """`report_steps` for asynchronous handlers."""
     if steps and run_manager.handlers:
-        await adispatch_custom_event(STEPS_EVENT, step_records(steps), config={"callbacks": run_manager.get_child()})
+        await adispatch_custom_event(STEPS_EVENT, _records(steps), config={"callbacks": run_manager.get_child()})
+
+
+def _records(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [step.to_dict() for step in steps]
 
 
 class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetriever):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Scalar: TypeAlias = str | int | float
 
+#: Keys that LlamaIndex writes into a payload beside the metadata, over metadata of the same name.
+RESERVED = frozenset({"document_id", "doc_id", "ref_doc_id", "_node_content", "_node_type"})
+
 # Segments that Qdrant reads bare; every other key has to stand in quotes.
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
 # Integers beyond this are not exact as the double that a range compares with.
@@ -28,7 +31,7 @@ _EXACT_INTEGER = 2**53
 
 
 def to_qdrant_filter(
-    filters: MetadataFilters | None, *, prefix: str = "", lowered: str | None = None
+    filters: MetadataFilters | None, *, prefix: str = "", lowered: str | None = None, own: str | None = None
 ) -> models.Filter | None:
     """The Qdrant filter that selects the same points as LlamaIndex's own filter function.
 
@@ -41,13 +44,15 @@ def to_qdrant_filter(
         prefix: What stands before each key in the payload ("metadata." where metadata is nested).
         lowered: Payload path under which strings are also stored in lower case, so that TEXT_MATCH_INSENSITIVE is a
             substring match, as LlamaIndex defines it. Without it, it is Qdrant's full-text match (whole words).
+        own: Payload path of the metadata whose keys (`RESERVED`) LlamaIndex's payload uses for itself. Where a point
+            has such metadata, that is what is compared.
 
     Raises:
         InputError: A value does not fit its operator; the message names key, operator and value.
     """
     if filters is None:
         return None
-    return _Translation(prefix, lowered).group(filters)
+    return _Translation(prefix, lowered, own).group(filters)
 
 
 def all_of(*conditions: models.Filter | None) -> models.Filter | None:
@@ -61,12 +66,13 @@ def all_of(*conditions: models.Filter | None) -> models.Filter | None:
 
 
 class _Translation:
-    def __init__(self, prefix: str, lowered: str | None) -> None:
+    def __init__(self, prefix: str, lowered: str | None, own: str | None = None) -> None:
         from qdrant_client import models
 
         self.models = models
         self.prefix = prefix
         self.lowered = lowered
+        self.own = own
 
     def group(self, filters: MetadataFilters) -> models.Filter | None:
         parts: list[Any] = []
@@ -85,7 +91,17 @@ class _Translation:
                 return self.models.Filter(must_not=parts)
 
     def one(self, item: MetadataFilter) -> models.Filter:
-        return _OPERATORS[item.operator](self, item)
+        if self.own is None or item.key not in RESERVED:
+            return _OPERATORS[item.operator](self, item)
+        users = _Translation(self.own, None)
+        absent, theirs = users._missing(item.key), users.one(item)
+        llama_indexs = _OPERATORS[item.operator](self, item)
+        return self.models.Filter(
+            should=[
+                self.models.Filter(must=[theirs], must_not=[absent]),
+                self.models.Filter(must=[absent, llama_indexs]),
+            ]
+        )
 
     # -- operators ----------------------------------------------------------------------------------------------
 

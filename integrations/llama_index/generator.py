@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import json
+import re
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,13 @@ from llama_index.core.llms import LLM, ChatMessage, CustomLLM, MessageRole
 from llama_index.core.settings import Settings
 
 from situate.errors import GenerationError, InputError
+from situate.integrations._shared.origin import digest
+from situate.outside import safe_message
 from situate.prompting import generation_error
 from situate.types import Prompt, TextGenerator
+
+# Fields of language models that may hold a key.
+_SECRET = re.compile(r"key$|secret|password|credential|header|auth|(?<!max_)(?<!num_)tokens?$", re.I)
 
 
 class LlamaIndexGenerator:
@@ -51,6 +58,14 @@ class LlamaIndexGenerator:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._gates = _gates()
+
+    def configuration(self) -> dict[str, Any]:
+        """The model and its settings without keys, as JSON values: what a cache of its answers goes by."""
+        llm = self.llm
+        told = {name: value for name, value in llm.to_dict().items() if isinstance(value, str | int | float | None)}
+        told = {name: value for name, value in told.items() if not _SECRET.search(name)}
+        asked = {**llm.metadata.model_dump(mode="json"), **told, **self.settings}
+        return {"llm": type(llm).__qualname__, "settings": digest(json.dumps(asked, sort_keys=True, default=repr))[:16]}
 
     @property
     def llm(self) -> LLM:
@@ -155,9 +170,8 @@ def _completion(prompt: Prompt) -> str:
 
 
 def _failed(llm: LLM, error: Exception) -> GenerationError:
-    # Providers repeat keys and prompts in their messages, so only the kind of failure is told here.
+    # Providers repeat keys in their messages: what looks like one is taken out.
     message = (
-        f"the language model {llm.metadata.model_name!r} failed with {type(error).__name__} (shown above): retry, or "
-        "ask another model"
+        f"the language model {llm.metadata.model_name!r} failed with {safe_message(error)}: retry, or ask another model"
     )
     return generation_error(message, error)

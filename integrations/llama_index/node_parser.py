@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
-from llama_index.core.node_parser import NodeParser
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.node_parser import HierarchicalNodeParser, HTMLNodeParser, JSONNodeParser, NodeParser
+from llama_index.core.node_parser.loading import load_parser
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
-from llama_index.core.schema import BaseNode, Document as LlamaDocument, NodeRelationship, TextNode
+from llama_index.core.schema import BaseNode, Document as LlamaDocument, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.settings import Settings
 from llama_index.core.utils import get_tqdm_iterable
+from llama_index_instrumentation import get_dispatcher
 
-from situate.chunkers.spans import chunks_from_spans, recover_spans
+from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans
 from situate.embedders.types import ChunkScheme, ChunkVectors
 from situate.errors import InputError, SpanError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
-from situate.integrations._shared.origin import ChunkOrigin
+from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY, ChunkOrigin
+from situate.integrations._shared.splitting import under_headings
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.nodes import (
+    check_keys,
     configuration,
+    failed,
+    joined,
     model_key,
+    page_groups,
+    part_from,
     scheme_key,
     text_digest,
     to_document,
     write_context,
     write_origin,
 )
-from situate.types import Chunk, Chunker, Document, Situator
+from situate.types import Chunk, Chunker, Document, Situator, stable_id
+
+dispatcher = get_dispatcher(__name__)
 
 #: Documents that are split, situated and embedded together: many enough to fill the encoder's batches, few enough
 #: that a progress bar moves and memory stays flat.
@@ -38,12 +52,19 @@ BATCH_DOCUMENTS = 64
 
 @dataclass
 class _Cut:
-    """A document on its way: what it is cut into, and the nodes that are made of it."""
+    """A document on its way: what it is cut into, and the nodes that are made of it.
 
-    source: BaseNode
+    Attributes:
+        document: What is embedded as a whole; pages of one file are joined.
+        chunks: Spans of it.
+        nodes: One per chunk.
+        offsets: What is added to each span to get the node's offsets in its source; None where it has none.
+    """
+
     document: Document
     chunks: list[Chunk]
     nodes: list[TextNode]
+    offsets: list[int | None]
 
 
 class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
@@ -56,27 +77,39 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     Node ids are derived from document id, span and text, so that the same document gives the same nodes; an
     ``id_func`` of yours (here or on the splitter) is used instead. Offsets are exact also where a text repeats.
 
+    Pages of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path, one after the
+    other, each with a ``page_label``), are cut page by page but embedded and situated as one document; a node keeps
+    its page's label, and its offsets count within the page. HTML source is read as Markdown; offsets are None then.
+
+    With `HierarchicalNodeParser` as splitter the nodes of every level have late vectors, and parents and children stay
+    related for `AutoMergingRetriever`. `HTMLNodeParser` and `JSONNodeParser` rewrite what they read: the text that
+    their nodes make together counts as the document, and the nodes have no offsets.
+
     Attributes:
-        embed_model: The model. The same object is best used as the index's ``embed_model``: it is loaded once.
+        embed_model: The model. The same object is best used as the index's ``embed_model``: it is loaded once. Without
+            it, ``Settings.embed_model`` where that is a `SituateEmbedding`.
         splitter: Any LlamaIndex node parser whose nodes hold the document's own words in order, or any
             `situate.chunkers.Chunker`. None: Markdown by its structure and other text recursively, in chunks of up to
-            ``chunk_size`` tokens of the model.
+            ``chunk_size`` tokens of the model. The headings above a node are the document's, whatever cuts it.
         chunk_size: Size of the default splitter's chunks.
         scheme: How chunks become vectors: late chunking, mixed half and half with the chunk alone behind its headings.
         situators: Write what situates the chunks (`situate.chunkers.Situator`), in this order, before the vectors are
             made; a ``scheme`` with ``context`` reads it.
-        context_key: The metadata key that shows what situates a node to language and embedding models.
+        context_key: The metadata key that shows what situates a node to language and embedding models. A document
+            that has such a key of its own is refused.
         context_fields: The `Context` fields shown there; () for none.
     """
 
     embed_model: SituateEmbedding = Field(default_factory=default_embedding, description="Makes the vectors.")
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("splitter", "situators")
+
     splitter: Any = Field(default=None, description="Any node parser or chunker; None for the default.")
     chunk_size: int = Field(default=200, gt=0, description="Tokens per chunk of the default splitter.")
     scheme: ChunkScheme = Field(
         default=ChunkScheme(late=True, context=("headings",)), description="How chunks become vectors."
     )
     situators: list[Any] = Field(default_factory=list, description="Write context before vectors are made.")
-    context_key: str = Field(default="context", min_length=1, description="Metadata key of the visible context.")
+    context_key: str = Field(default=CONTEXT_KEY, min_length=1, description="Metadata key of the visible context.")
     context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context shown there.")
 
     @classmethod
@@ -84,9 +117,11 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         """The name LlamaIndex serialises the class by."""
         return "LateChunkingNodeParser"
 
-    @field_validator("splitter")
+    @field_validator("splitter", mode="before")
     @classmethod
     def _check_splitter(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            value = load_parser(_with_default_ids(value)) if "class_name" in value else part_from(value)
         known = value is None or isinstance(value, NodeParser | Chunker)
         if known and type(value) is not str:  # str has a method of the same name
             return value
@@ -94,9 +129,10 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
             f"splitter={value!r} is neither a LlamaIndex node parser nor a situate chunker with split(document)"
         )
 
-    @field_validator("situators")
+    @field_validator("situators", mode="before")
     @classmethod
-    def _check_situators(cls, value: list[Any]) -> list[Any]:
+    def _check_situators(cls, value: Any) -> Any:
+        value = [part_from(part) if isinstance(part, Mapping) else part for part in value]
         for situator in value:
             if not isinstance(situator, Situator):
                 raise InputError(f"{situator!r} is no situator: it needs situate(document, chunks) and asituate(...)")
@@ -113,6 +149,22 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     def _write_situators(self, value: list[Any]) -> list[Any]:
         return [configuration(situator) for situator in value]
 
+    _failures: int = PrivateAttr(default=0)
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The configuration; after a situator failed, with a mark that keeps pipeline caches from its result."""
+        return {**super().to_dict(**kwargs), **({"failures": self._failures} if self._failures else {})}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> LateChunkingNodeParser:
+        """The parser that `to_dict` described.
+
+        Raises:
+            InputError: A situator asks a language model, or the chunker holds a tokenizer: no dictionary holds these.
+        """
+        given = {name: value for name, value in data.items() if name != "failures"}
+        return super().from_dict(_with_default_ids(given), **kwargs)
+
     # -- NodeParser ---------------------------------------------------------------------------------------------
 
     def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
@@ -123,7 +175,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
                 for situator in self.situators:
                     cut.chunks = situator.situate(cut.document, cut.chunks)
             items = [(cut.document, cut.chunks) for cut in cuts]
-            parsed += self._finished(cuts, self.embed_model.embedder.encode_chunks(items, scheme=self.scheme))
+            with self._embedding(cuts) as vectors:
+                vectors += self.embed_model.embedder.encode_chunks(items, scheme=self.scheme)
+            parsed += self._finished(cuts, vectors)
         return parsed
 
     async def _aparse_nodes(
@@ -137,48 +191,80 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
                 for cut, chunks in zip(cuts, situated, strict=True):
                     cut.chunks = chunks
             items = [(cut.document, cut.chunks) for cut in cuts]
-            vectors = await self.embed_model.embedder.aencode_chunks(items, scheme=self.scheme)
+            with self._embedding(cuts) as vectors:
+                vectors += await self.embed_model.embedder.aencode_chunks(items, scheme=self.scheme)
             parsed += await asyncio.to_thread(self._finished, cuts, vectors)
         return parsed
 
     def _postprocess_parsed_nodes(
         self, nodes: list[BaseNode], parent_doc_map: dict[str, LlamaDocument]
     ) -> list[BaseNode]:
-        # The base class searches each node's text in the document, which is wrong where the text repeats.
+        # The base class searches each node's text in the document, which is wrong where the text repeats, and makes
+        # neighbours of the nodes of different levels.
         spans = [(getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)) for node in nodes]
+        beside = [
+            {name: node.relationships[name] for name in _NEIGHBOURS if name in node.relationships} for node in nodes
+        ]
         nodes = super()._postprocess_parsed_nodes(nodes, parent_doc_map)
-        for node, (start, end) in zip(nodes, spans, strict=True):
+        for node, (start, end), own in zip(nodes, spans, beside, strict=True):
             if isinstance(node, TextNode):
                 node.start_char_idx, node.end_char_idx = start, end
+            if node.relationships.keys() & _LEVELS:
+                for name in _NEIGHBOURS:
+                    node.relationships.pop(name, None)
+                node.relationships.update(own if self.include_prev_next_rel else {})
         return nodes
 
     # -- steps that sync and async share ------------------------------------------------------------------------
 
-    def _batches(self, nodes: Sequence[BaseNode], show_progress: bool) -> Iterator[list[BaseNode]]:
-        batch: list[BaseNode] = []
-        empty = 0
-        for node in get_tqdm_iterable(nodes, show_progress, "Late chunking"):
-            if not node.get_content().strip():
-                empty += 1
-                continue
-            batch.append(node)
-            if len(batch) == BATCH_DOCUMENTS:
+    def _batches(self, nodes: Sequence[BaseNode], show_progress: bool) -> Iterator[list[list[BaseNode]]]:
+        batch: list[list[BaseNode]] = []
+        with_text = [node for node in nodes if node.get_content().strip()]
+        for group in get_tqdm_iterable(page_groups(with_text), show_progress, "Late chunking"):
+            batch.append(group)
+            if sum(map(len, batch)) >= BATCH_DOCUMENTS:
                 yield batch
                 batch = []
         if batch:
             yield batch
-        if empty:
+        if empty := len(nodes) - len(with_text):
             from situate.retrievers.index.documents import EmptyDocumentWarning
 
             warnings.warn(
                 f"{empty} of {len(nodes)} documents hold no text and gave no nodes", EmptyDocumentWarning, stacklevel=2
             )
 
-    def _cut(self, sources: Sequence[BaseNode], **kwargs: Any) -> list[_Cut]:
+    @contextmanager
+    def _embedding(self, cuts: Sequence[_Cut]) -> Iterator[list[ChunkVectors]]:
+        """Announces the embedding as LlamaIndex does, so that token counters count; yields the list of vectors."""
+        vectors: list[ChunkVectors] = []
+        model = self.embed_model
+        managers = (self.callback_manager, model.callback_manager, Settings._callback_manager)
+        manager = next((each for each in managers if each is not None and each.handlers), self.callback_manager)
+        dispatcher.event(EmbeddingStartEvent(model_dict=model.to_payload()))
+        with manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: model.to_payload()}) as event:
+            yield vectors
+            texts = [chunk.text for cut in cuts for chunk in cut.chunks]
+            embeddings = [vector for each in vectors for vector in each.dense.tolist()]
+            event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
+        dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
+
+    def _cut(self, groups: Sequence[Sequence[BaseNode]], **kwargs: Any) -> list[_Cut]:
+        if self.include_metadata:
+            for page in (page for group in groups for page in group):
+                check_keys(page, self.context_key, ORIGIN_KEY)
         splitter = self.splitter if self.splitter is not None else self._default_splitter()
-        if isinstance(splitter, NodeParser):
-            return [self._cut_by_parser(splitter, source, **kwargs) for source in sources]
-        return [self._cut_by_chunker(splitter, source) for source in sources]
+        return [cut for group in groups for cut in self._cut_group(splitter, group, **kwargs)]
+
+    def _cut_group(self, splitter: Any, pages: Sequence[BaseNode], **kwargs: Any) -> list[_Cut]:
+        if isinstance(splitter, HierarchicalNodeParser):
+            return [cut for page in pages for cut in self._cut_by_levels(splitter, page, **kwargs)]
+        by_parser = isinstance(splitter, NodeParser)
+        cuts = [
+            self._cut_by_parser(splitter, page, **kwargs) if by_parser else self._cut_by_chunker(splitter, page)
+            for page in pages
+        ]
+        return [_together(cuts)] if len(cuts) > 1 else cuts
 
     def _default_splitter(self) -> Chunker:
         from situate.chunkers import AutoChunker
@@ -189,52 +275,103 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         document = to_document(source)
         chunks = chunker.split(document)
         nodes = build_nodes_from_splits([chunk.text for chunk in chunks], source, id_func=self.id_func)
-        return self._named(source, document, chunks, nodes)
+        self._name(nodes, chunks)
+        offset = _offset(source) if document.text == source.get_content() else None
+        return _Cut(document, chunks, nodes, [offset] * len(chunks))
 
     def _cut_by_parser(self, parser: NodeParser, source: BaseNode, **kwargs: Any) -> _Cut:
+        rewrites = isinstance(parser, HTMLNodeParser | JSONNodeParser)
         document = to_document(source)
-        nodes = [
-            node
-            for node in parser.get_nodes_from_documents([source], **kwargs)  # type: ignore[list-item]
-            if isinstance(node, TextNode) and node.text.strip()
-        ]
+        placed = not rewrites and document.text == source.get_content()
+        nodes = _parsed(parser, source, None if placed or rewrites else document.text, **kwargs)
+        if rewrites:
+            document = replace(document, text="\n\n".join(node.text for node in nodes))
         try:
             spans = recover_spans(document.text, [node.text for node in nodes])
         except SpanError:
             # Overlap and stripped white space can make one piece of the text twice; one of the two is enough.
             nodes = [node for i, node in enumerate(nodes) if i == 0 or node.text != nodes[i - 1].text]
             spans = recover_spans(document.text, [node.text for node in nodes])
-        chunks = chunks_from_spans(document, spans)
+        chunks = under_headings(document, chunks_from_spans(document, spans))
+        self._fit(source, nodes, chunks)
+        if self.id_func is not default_id_func:
+            for index, node in enumerate(nodes):
+                node.id_ = self.id_func(index, source)
+        elif parser.id_func is default_id_func:
+            self._name(nodes, chunks)
+        return _Cut(document, chunks, nodes, [_offset(source) if placed else None] * len(chunks))
+
+    def _cut_by_levels(self, parser: HierarchicalNodeParser, source: BaseNode, **kwargs: Any) -> list[_Cut]:
+        """One cut per level, so that neighbours are of the same level."""
+        document = to_document(source)
+        placed = document.text == source.get_content()
+        nodes = _parsed(parser, source, None if placed else document.text, **kwargs)
+        by_id = {node.node_id: node for node in nodes}
+        children: dict[str, list[TextNode]] = {}
+        for node in nodes:
+            above = node.parent_node
+            children.setdefault(above.node_id if above is not None else "", []).append(node)
+        cuts: list[_Cut] = []
+        taken: set[str] = set()
+        renamed: dict[str, str] = {}
+        level: list[tuple[str, int, int]] = [("", 0, len(document.text))]
+        while level:
+            cut = _Cut(document, [], [], [])
+            below: list[tuple[str, int, int]] = []
+            for parent, start, end in level:
+                family = children.get(parent, [])
+                within = recover_spans(document.text[start:end], [node.text for node in family])
+                for node, (first, last) in zip(family, within, strict=True):
+                    chunk = Chunk.of(document, len(cut.chunks), start + first, start + last, base_context(document))
+                    below.append((node.node_id, chunk.start, chunk.end))
+                    name = chunk.id
+                    while name in taken:  # the same span on another level, or under two parents that overlap
+                        name = stable_id(name, "again")
+                    taken.add(name)
+                    renamed[node.node_id] = name
+                    cut.chunks.append(chunk)
+                    cut.nodes.append(node)
+                    cut.offsets.append(_offset(source) if placed else None)
+            if cut.chunks:
+                cut.chunks = under_headings(document, cut.chunks)
+                self._fit(source, cut.nodes, cut.chunks)
+                cuts.append(cut)
+            level = below
+        if self.id_func is default_id_func:
+            for node in by_id.values():
+                node.id_ = renamed.get(node.node_id, node.node_id)
+        else:
+            renamed = {name: self.id_func(index, source) for index, name in enumerate(by_id)}
+            for name, node in by_id.items():
+                node.id_ = renamed[name]
+        _relate(by_id, children, renamed)
+        return cuts
+
+    def _fit(self, source: BaseNode, nodes: Sequence[TextNode], chunks: Sequence[Chunk]) -> None:
         for node, chunk in zip(nodes, chunks, strict=True):
             if node.text != chunk.text:  # the splitter rewrote white space; offsets and text have to agree
                 node.text = chunk.text
             if not self.include_metadata:
                 inherited = source.metadata
                 node.metadata = {k: v for k, v in node.metadata.items() if k not in inherited or v != inherited[k]}
-            for relation in (NodeRelationship.PREVIOUS, NodeRelationship.NEXT):
+            for relation in _NEIGHBOURS:
                 node.relationships.pop(relation, None)  # written anew, with the final ids
-        if parser.id_func is not default_id_func and self.id_func is default_id_func:
-            return _Cut(source, document, chunks, nodes)  # ids the splitter was told to give
-        if self.id_func is not default_id_func:
-            for index, node in enumerate(nodes):
-                node.id_ = self.id_func(index, source)
-        return self._named(source, document, chunks, nodes)
 
-    def _named(self, source: BaseNode, document: Document, chunks: list[Chunk], nodes: list[TextNode]) -> _Cut:
+    def _name(self, nodes: Sequence[TextNode], chunks: Sequence[Chunk]) -> None:
         if self.id_func is default_id_func:
             for node, chunk in zip(nodes, chunks, strict=True):
                 node.id_ = chunk.id
-        return _Cut(source, document, chunks, nodes)
 
     def _finished(self, cuts: Sequence[_Cut], vectors: Sequence[ChunkVectors]) -> list[BaseNode]:
         finished: list[BaseNode] = []
         model, scheme = model_key(self.embed_model.embedder), scheme_key(self.scheme)
         for cut, encoded in zip(cuts, vectors, strict=True):
             doc_hash = cut.document.content_hash
-            offset = _offset(cut.source)
-            for node, chunk, vector in zip(cut.nodes, cut.chunks, encoded.dense, strict=True):
+            for node, chunk, vector, offset in zip(cut.nodes, cut.chunks, encoded.dense, cut.offsets, strict=True):
                 node.embedding = vector.tolist()
-                node.start_char_idx, node.end_char_idx = offset + chunk.start, offset + chunk.end
+                node.start_char_idx = node.end_char_idx = None
+                if offset is not None:
+                    node.start_char_idx, node.end_char_idx = offset + chunk.start, offset + chunk.end
                 origin = ChunkOrigin(
                     model=model,
                     scheme=scheme,
@@ -247,7 +384,86 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
                 known = cut.document.metadata
                 write_context(node, chunk, key=self.context_key, fields=self.context_fields, known=known)
                 finished.append(node)
+        self._failures += failed(chunk for cut in cuts for chunk in cut.chunks)
         return finished
+
+
+_NEIGHBOURS = (NodeRelationship.PREVIOUS, NodeRelationship.NEXT)
+_LEVELS = {NodeRelationship.PARENT, NodeRelationship.CHILD}
+
+
+def _with_default_ids(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A parser's dictionary without the function that makes ids, which LlamaIndex writes down by its name alone.
+
+    Raises:
+        InputError: It is another one than LlamaIndex's own.
+    """
+    given = dict(described)
+    ids = given.pop("id_func", None)
+    if isinstance(ids, Mapping) and ids.get("id_func_name") != default_id_func.__name__:
+        raise InputError(f"id_func={ids.get('id_func_name')!r} was written down by its name alone: pass id_func= anew")
+    return given if ids is None or isinstance(ids, Mapping) else {**given, "id_func": ids}
+
+
+def _parsed(parser: NodeParser, source: BaseNode, text: str | None, **kwargs: Any) -> list[TextNode]:
+    """The nodes that hold any text.
+
+    Args:
+        parser: Cuts.
+        source: What is cut.
+        text: Read in place of the source's own text.
+        kwargs: Passed on.
+    """
+    if text is not None:
+        source = source.model_copy()
+        source.set_content(text)
+    nodes = parser.get_nodes_from_documents([source], **kwargs)  # type: ignore[list-item]
+    return [node for node in nodes if isinstance(node, TextNode) and node.text.strip()]
+
+
+def _together(pages: Sequence[_Cut]) -> _Cut:
+    """The cuts of a file's pages as one cut of the file."""
+    document, starts = joined([page.document for page in pages])
+    chunks = [
+        replace(
+            chunk,
+            document_id=document.id,
+            start=start + chunk.start,
+            end=start + chunk.end,
+        )
+        for page, start in zip(pages, starts, strict=True)
+        for chunk in page.chunks
+    ]
+    numbered = [replace(chunk, index=index) for index, chunk in enumerate(chunks)]
+    return _Cut(
+        document,
+        under_headings(document, numbered, anew=True),
+        [node for page in pages for node in page.nodes],
+        [
+            None if offset is None else offset - start
+            for page, start in zip(pages, starts, strict=True)
+            for offset in page.offsets
+        ],
+    )
+
+
+def _relate(
+    nodes: Mapping[str, TextNode], children: Mapping[str, Sequence[TextNode]], renamed: Mapping[str, str]
+) -> None:
+    """Write parents, children and neighbours anew, with the nodes' final ids."""
+
+    def info(node: TextNode) -> RelatedNodeInfo:
+        return RelatedNodeInfo(node_id=node.node_id, node_type=node.get_type())
+
+    for parent, family in children.items():
+        if parent in nodes:
+            nodes[parent].relationships[NodeRelationship.CHILD] = [info(child) for child in family]
+        for place, child in enumerate(family):
+            if parent in nodes:
+                child.relationships[NodeRelationship.PARENT] = info(nodes[parent])
+            if place:
+                child.relationships[NodeRelationship.PREVIOUS] = info(family[place - 1])
+                family[place - 1].relationships[NodeRelationship.NEXT] = info(child)
 
 
 def _offset(source: BaseNode) -> int:

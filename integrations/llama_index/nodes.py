@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +18,24 @@ from llama_index.core.schema import (
 )
 from pydantic import Field
 
+from situate.chunkers.situators.generating import FAILED
+from situate.chunkers.situators.summarising import SUMMARY_FAILED
 from situate.chunkers.spans import base_context
 from situate.embedders.types import ChunkScheme
+from situate.errors import InputError
 from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.splitting import read, under_headings
 from situate.outside import load_json
 from situate.retrievers.types import Hit
-from situate.types import Chunk, Context, Document
+from situate.types import Chunk, Chunker, Context, Document
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
 #: Metadata keys of LlamaIndex's readers, and what situate calls the same thing.
 _READER_KEYS = {"file_path": "path", "creation_date": "date"}
+#: What stands between two pages of a file.
+_PAGE_BREAK = "\n\n"
 #: Where a document that goes through an `Index` keeps how LlamaIndex shows it.
 _VIEW_KEY = "_llama_index"
 
@@ -53,14 +59,18 @@ def to_document(node: BaseNode, *, keep_view: bool = False) -> Document:
         node: The document.
         keep_view: Note in the metadata which keys are hidden from which model, for `to_node` to restore.
     """
-    metadata = without_origin(node.metadata)
-    for theirs, ours in _READER_KEYS.items():
-        if theirs in metadata:
-            metadata.setdefault(ours, metadata[theirs])
+    own = without_origin(node.metadata)
+    text, metadata = read(node.get_content(), own, own.get("file_path") or own.get("file_name") or own.get("source"))
     hidden = {"embed": node.excluded_embed_metadata_keys, "llm": node.excluded_llm_metadata_keys}
-    if keep_view and any(hidden.values()):
-        metadata[_VIEW_KEY] = hidden
-    return Document(id=node.node_id, text=node.get_content(), metadata=metadata)
+    view: dict[str, Any] = dict(hidden) if any(hidden.values()) else {}
+    for theirs, ours in _READER_KEYS.items():
+        if theirs not in metadata:
+            continue
+        if metadata.setdefault(ours, metadata[theirs]) == metadata[theirs] and ours in own:
+            view.setdefault("own", []).append(ours)
+    if keep_view and view:
+        metadata[_VIEW_KEY] = view
+    return Document(id=node.node_id, text=text, metadata=metadata)
 
 
 def to_chunk(node: BaseNode, index: int = 0) -> Chunk:
@@ -75,7 +85,7 @@ def to_chunk(node: BaseNode, index: int = 0) -> Chunk:
         text=text,
         start=start,
         end=end,
-        context=origin.context if origin is not None else base_context(to_document(node)),
+        context=origin.context if origin is not None else _context(node),
         metadata=without_origin(node.metadata),
     )
 
@@ -85,7 +95,7 @@ def to_node(chunk: Chunk) -> TextNode:
     metadata = dict(chunk.metadata)
     hidden = metadata.pop(_VIEW_KEY, None) or {}
     for theirs, ours in _READER_KEYS.items():
-        if theirs in metadata and metadata.get(ours) == metadata[theirs]:
+        if theirs in metadata and metadata.get(ours) == metadata[theirs] and ours not in hidden.get("own", ()):
             del metadata[ours]
     return TextNode(
         id_=chunk.id,
@@ -122,6 +132,9 @@ def write_context(
         llm: Whether language models read it.
         known: The metadata that the chunk had before it was situated: what situators added to it (a mark that a
             language model failed, say) is taken over, hidden from models.
+
+    Raises:
+        InputError: The metadata has ``key`` or the origin's key already, with a value of the caller's.
     """
     if known is not None:
         added = {name: value for name, value in chunk.metadata.items() if name not in known}
@@ -130,11 +143,32 @@ def write_context(
             node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, name, True)
             node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, name, True)
     rendered = chunk.context.render(fields)
+    origin = replace(read_origin(node) or ChunkOrigin(), context=chunk.context)
     if rendered:
+        if key in node.metadata and origin.shown_as != key:
+            raise InputError(
+                f"the document's metadata has a key {key!r} of its own, where its context would be shown: pass "
+                "context_key=, a name that no metadata has"
+            )
+        origin = replace(origin, shown_as=key)
         node.metadata = {**node.metadata, key: rendered}
         node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, key, not embed)
         node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, key, not llm)
-    write_origin(node, replace(read_origin(node) or ChunkOrigin(), context=chunk.context))
+    write_origin(node, origin)
+
+
+def check_keys(node: BaseNode, *keys: str) -> None:
+    """Refuse a document whose metadata has a key that its nodes need for their context or their origin.
+
+    Raises:
+        InputError: It has one.
+    """
+    for key in keys:
+        if key in node.metadata and read_origin(node) is None:
+            raise InputError(
+                f"document {node.node_id!r} has a metadata key {key!r} of its own, where the context or the origin of "
+                "its nodes would stand: rename it, or pass another context_key="
+            )
 
 
 def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = MetadataMode.NONE) -> Hit:
@@ -145,19 +179,103 @@ def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = Metadat
     return Hit(chunk=chunk, score=float(found.score or 0.0))
 
 
-def to_scored_node(hit: Hit, *, key: str, fields: Sequence[str]) -> NodeWithScore:
+def to_scored_node(hit: Hit, *, key: str, fields: Sequence[str], degraded: Mapping[str, str]) -> NodeWithScore:
     """A hit as a node with its score; the chunk's context is written as `write_context` does."""
     node = to_node(hit.chunk)
     write_context(node, hit.chunk, key=key, fields=fields)
-    return NodeWithScore(node=node, score=float(hit.score))
+    return RetrievedNode(node=node, score=float(hit.score), degraded=dict(degraded))
 
 
 def configuration(part: object) -> Any:
-    """What a chunker or situator does, as JSON values: what LlamaIndex's caches tell two of them apart by."""
+    """What a chunker, situator or reranker does, as JSON values: what LlamaIndex's caches tell two of them apart by.
+
+    A part that asks a language model is described with that model and its settings, never with a key.
+    """
     name = f"{type(part).__module__}.{type(part).__qualname__}"
+    described: Any = repr(part) if is_dataclass(part) else name
     if callable(fingerprint := getattr(part, "fingerprint", None)):
-        return {"class": name, "configuration": fingerprint()}
-    return repr(part) if is_dataclass(part) else name
+        described = {"class": name, "configuration": fingerprint()}
+    if is_dataclass(part) and (settings := _plain(part)) is not None and name.startswith("situate.chunkers."):
+        described = {"class": name, "name": type(part).__name__, "settings": settings}
+    asks = getattr(part, "generator", None)
+    if asks is None:
+        return described
+    model = asks.configuration() if callable(getattr(asks, "configuration", None)) else type(asks).__qualname__
+    return {"part": described, "model": model}
+
+
+def part_from(described: Mapping[str, Any]) -> Any:
+    """The chunker or situator that `configuration` described.
+
+    Raises:
+        InputError: It cannot be made again from JSON values: it asks a language model, or holds a tokenizer.
+    """
+    from situate import chunkers
+
+    name, settings = described.get("name"), described.get("settings")
+    if isinstance(name, str) and name in chunkers.__all__ and isinstance(settings, Mapping):
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+        return getattr(chunkers, name)(**values)
+    raise InputError(
+        f"{described.get('class', described)} was written down for caches to tell it apart and cannot be made again "
+        "from that (it holds a model or a tokenizer): make the component anew, with splitter= and situators="
+    )
+
+
+def failed(chunks: Iterable[Chunk]) -> int:
+    """How many of the chunks a language model left without context or summary."""
+    return sum(FAILED in chunk.metadata or SUMMARY_FAILED in chunk.metadata for chunk in chunks)
+
+
+# -- pages of one file ----------------------------------------------------------------------------------------------
+
+
+def page_groups(nodes: Sequence[BaseNode]) -> list[list[BaseNode]]:
+    """The documents, those together that are the pages of one file, one after the other."""
+    groups: list[list[BaseNode]] = []
+    before: Any = None
+    for node in nodes:
+        file = None
+        if node.metadata.get("page_label") is not None and node.source_node is None:
+            file = node.metadata.get("file_path") or node.metadata.get("file_name") or node.metadata.get("source")
+        if file is not None and file == before:
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+        before = file
+    return groups
+
+
+def joined(pages: Sequence[Document]) -> tuple[Document, list[int]]:
+    """The pages of one file as one document under the file's path, and where each page begins in it.
+
+    The metadata are those that all pages have in common.
+    """
+    starts: list[int] = []
+    end = 0
+    for page in pages:
+        starts.append(end)
+        end += len(page.text) + len(_PAGE_BREAK)
+    first = pages[0].metadata
+    common = {key: value for key, value in first.items() if all(page.metadata.get(key) == value for page in pages)}
+    name = str(first.get("file_path") or first.get("file_name") or first.get("source") or pages[0].id)
+    return Document(name, _PAGE_BREAK.join(page.text for page in pages), common), starts
+
+
+def cut_pages(pages: Sequence[Document], chunker: Chunker) -> tuple[Document, list[Chunk]]:
+    """A file's pages as one document, and its chunks, which lie within pages.
+
+    Each chunk has its page's metadata and, as ``page_span``, its place in the page's text; headings go on from page to
+    page.
+    """
+    document, starts = joined(pages)
+    chunks: list[Chunk] = []
+    for page, offset in zip(pages, starts, strict=True):
+        for chunk in chunker.split(page):
+            start, end = offset + chunk.start, offset + chunk.end
+            moved = Chunk.of(document, len(chunks), start, end, chunk.context)
+            chunks.append(replace(moved, metadata={**chunk.metadata, "page_span": [chunk.start, chunk.end]}))
+    return document, under_headings(document, chunks, anew=True)
 
 
 # -- the origin in a node's metadata --------------------------------------------------------------------------------
@@ -176,12 +294,16 @@ def write_origin(node: BaseNode, origin: ChunkOrigin) -> None:
         "span": (origin.start, origin.end) if origin.end else None,
         "text": origin.text,
         "context": origin.context.to_dict(),
+        "shown_as": origin.shown_as,
     }
+    if ORIGIN_KEY in node.metadata and read_origin(node) is None:
+        raise InputError(f"the metadata key {ORIGIN_KEY!r} is situate's own: rename it in {node.node_id!r}")
     text = json.dumps({k: v for k, v in values.items() if v}, sort_keys=True, ensure_ascii=False)
     node.metadata = {**node.metadata, ORIGIN_KEY: text}
-    for hidden in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
-        if ORIGIN_KEY not in hidden:
-            hidden.append(ORIGIN_KEY)
+    if ORIGIN_KEY not in node.excluded_embed_metadata_keys:
+        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, ORIGIN_KEY]
+    if ORIGIN_KEY not in node.excluded_llm_metadata_keys:
+        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, ORIGIN_KEY]
 
 
 def read_origin(node: BaseNode) -> ChunkOrigin | None:
@@ -200,6 +322,7 @@ def read_origin(node: BaseNode) -> ChunkOrigin | None:
         start=start,
         end=end,
         context=Context.from_dict(values.get("context") or {}),
+        shown_as=str(values.get("shown_as", "")),
         model=str(values.get("model", "")),
         scheme=values.get("scheme"),
         text=str(values.get("text", "")),
@@ -248,6 +371,15 @@ def scheme_key(scheme: ChunkScheme) -> dict[str, Any]:
     return {f.name: values[f.name] for f in fields(scheme) if values[f.name] != getattr(default, f.name)}
 
 
+def _context(node: BaseNode) -> Context:
+    """What a node of another parser says of its place: its document's metadata, and `MarkdownNodeParser`'s headings."""
+    context = base_context(to_document(node))
+    above = node.metadata.get("header_path")
+    if isinstance(above, str):
+        context = replace(context, headings=tuple(heading for heading in above.split("/") if heading.strip()))
+    return context
+
+
 def _span(node: BaseNode) -> tuple[int, int]:
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     if isinstance(start, int) and isinstance(end, int):
@@ -258,3 +390,15 @@ def _span(node: BaseNode) -> tuple[int, int]:
 def _listed(keys: Sequence[str], key: str, wanted: bool) -> list[str]:
     others = [other for other in keys if other != key]
     return [*others, key] if wanted else others
+
+
+def _plain(part: Any) -> dict[str, Any] | None:
+    """A dataclass's settings where all of them are JSON values."""
+    values = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return plain if all(map(_is_plain, plain.values())) else None
+
+
+def _is_plain(value: Any) -> bool:
+    simple = str | int | float | None
+    return isinstance(value, simple) or (isinstance(value, list) and all(isinstance(item, simple) for item in value))

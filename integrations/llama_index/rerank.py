@@ -151,6 +151,8 @@ class SituateRerank(BaseRerank):
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"reranker": "using"}
 
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("using",)
+
     using: Any = Field(description="The reranker.")
 
     @classmethod
@@ -168,6 +170,17 @@ class SituateRerank(BaseRerank):
     @field_serializer("using")
     def _write(self, value: Any) -> str:
         return repr(value)
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Refused: no dictionary holds the reranker.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            f"SituateRerank cannot be written as a dictionary: its {type(self.using).__name__} is an object of the "
+            "caller's. CrossEncoderRerank and LateInteractionRerank can"
+        )
 
     def _settings(self) -> Any:
         return id(self.using)
@@ -194,6 +207,8 @@ class SituateLLMRerank(BaseRerank):
         top: Only the first so many nodes are judged, the others follow; None: what suits the method.
     """
 
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("llm",)
+
     llm: Any = Field(default=None, description="The language model.")
     method: Literal["pointwise", "pairwise", "listwise"] = Field(default="pointwise", description="How it is asked.")
     top: int | None = Field(default=None, gt=0, description="How many nodes are judged.")
@@ -211,8 +226,8 @@ class SituateLLMRerank(BaseRerank):
         return value
 
     @field_serializer("llm")
-    def _write_llm(self, value: Any) -> str:
-        return self._model
+    def _write_llm(self, value: Any) -> str | None:
+        return None if value is None else self._model
 
     @property
     def _model(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -17,19 +17,24 @@ from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATT
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
-from situate.integrations._shared.origin import step_records
-from situate.integrations.llama_index.embedding import SituateEmbedding
+from situate.integrations._shared.component import Meaning, translated
+from situate.integrations._shared.lifecycle import OpensIndex
+from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY
+from situate.integrations._shared.settings import RetrieverOptions, StoreOptions
+from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
-from situate.integrations.llama_index.nodes import to_document, to_scored_node
+from situate.integrations.llama_index.nodes import check_keys, cut_pages, page_groups, to_document, to_scored_node
+from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.types import QueryExpander, Reranker, SearchResult
+from situate.retrievers.types import SearchResult
+from situate.types import Chunk, Chunker, Document, Situator
 from situate.vectors import mean_direction
 
 if TYPE_CHECKING:
-    from qdrant_client import models
+    from qdrant_client import QdrantClient, models
 
 dispatcher = get_dispatcher(__name__)
 #: LlamaIndex computes 0.1 ms before it calls a retriever.
@@ -54,12 +59,13 @@ class SituateStepsEvent(BaseEvent):
         return "SituateStepsEvent"
 
 
-class SituateRetriever(BaseRetriever):
+class SituateRetriever(OpensIndex, BaseRetriever):
     """Retrieves with a situate `Retriever` (expansion, hybrid search, rerankers, threshold) or from a bare `Index`.
 
     Of a query bundle its ``embedding`` counts first, then its ``custom_embedding_strs``, then its ``query_str``. Only
     the last is expanded; BM25, late interaction and rerankers use ``query_str`` in every case. The bundle is not
-    changed. What each step did goes to LlamaIndex's instrumentation as a `SituateStepsEvent`.
+    changed. What each step did goes to LlamaIndex's instrumentation as a `SituateStepsEvent`, and why one was skipped
+    to each node's ``degraded``.
 
     Args:
         source: The retriever, or the index.
@@ -68,10 +74,14 @@ class SituateRetriever(BaseRetriever):
         context_key: The metadata key that shows what situates a node.
         context_fields: The `Context` fields shown there; () for none.
         callback_manager: LlamaIndex's.
+        options: Over an index: the fields of `RetrieverOptions` (``expander``, ``rerankers``, ``threshold``, ...).
 
     Raises:
-        InputError: ``similarity_top_k`` is less than 1.
+        InputError: ``similarity_top_k`` is less than 1, or ``options`` come with a retriever, which has its own.
     """
+
+    also_known_as: ClassVar[Mapping[str, Meaning]] = {"k": "similarity_top_k", "score_threshold": "threshold"}
+    known_otherwise: ClassVar[Mapping[str, str]] = {"top_k": "it is similarity_top_k here"}
 
     def __init__(
         self,
@@ -79,23 +89,40 @@ class SituateRetriever(BaseRetriever):
         *,
         similarity_top_k: int | None = None,
         filters: MetadataFilters | None = None,
-        context_key: str = "context",
+        context_key: str = CONTEXT_KEY,
         context_fields: Sequence[str] = ("headings", "sentence"),
         callback_manager: CallbackManager | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(callback_manager=callback_manager)
+        options = translated(type(self), _OPTIONS, options)
+        similarity_top_k = options.pop("similarity_top_k", similarity_top_k)
         if similarity_top_k is not None and similarity_top_k < 1:
             raise InputError(f"similarity_top_k={similarity_top_k}: at least one node, so give 1 or more")
-        self.retriever = source if isinstance(source, Retriever) else Retriever(source)
+        if isinstance(source, Retriever):
+            if options:
+                raise InputError(f"{', '.join(options)}: the Retriever that is handed in has these settings itself")
+            self.retriever = source
+        else:
+            self.retriever = Retriever(source, **options)
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self._context_key = context_key
         self._context_fields = tuple(context_fields)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Another retriever over the same index."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     @property
     def index(self) -> Index:
         """The index underneath."""
         return self.retriever.index
+
+    def _searched(self) -> Index:
+        return self.index
 
     @classmethod
     def from_documents(
@@ -105,11 +132,13 @@ class SituateRetriever(BaseRetriever):
         embed_model: SituateEmbedding | None = None,
         similarity_top_k: int = 10,
         filters: MetadataFilters | None = None,
-        expander: QueryExpander | None = None,
-        rerankers: Sequence[Reranker] = (),
         callback_manager: CallbackManager | None = None,
         show_progress: bool = False,
-        **settings: Any,
+        client: QdrantClient | Callable[[], QdrantClient] | None = None,
+        chunker: Chunker | None = None,
+        situators: Sequence[Situator] = (),
+        config: PipelineConfig | None = None,
+        **options: Any,
     ) -> Self:
         """Index the documents and retrieve from that index.
 
@@ -117,33 +146,117 @@ class SituateRetriever(BaseRetriever):
 
         Args:
             documents: LlamaIndex documents.
-            embed_model: The model.
+            embed_model: The model; None: ``Settings.embed_model`` where that is a `SituateEmbedding`.
             similarity_top_k: How many nodes to return, at most.
             filters: What the documents' metadata have to satisfy.
-            expander: Writes further texts to search with (`situate.retrievers.Hyde`, ...).
-            rerankers: Order what is found anew.
             callback_manager: LlamaIndex's.
             show_progress: Show a progress bar.
-            settings: What `Index` takes: ``path``, ``client``, ``collection``, ``chunker``, ``situators``, ``config``.
+            client: As in `Index`; None opens ``path``.
+            chunker: As in `Index`.
+            situators: As in `Index`.
+            config: As in `Index`.
+            options: What the constructor takes, and the fields of `StoreOptions` (``path``, ``collection_name``, ...).
         """
-        model = embed_model if embed_model is not None else SituateEmbedding()
-        index = Index(model.embedder, progress=show_progress, **settings)
-        made = cls(
-            Retriever(index, expander=expander, rerankers=rerankers),
-            similarity_top_k=similarity_top_k,
-            filters=filters,
-            callback_manager=callback_manager,
+        model = embed_model if embed_model is not None else default_embedding()
+        store = StoreOptions(**{name: options.pop(name) for name in list(options) if name in _STORE})
+        given: dict[str, Any] = {"filters": filters, "callback_manager": callback_manager, **options}
+        if "k" not in options:
+            given["similarity_top_k"] = similarity_top_k
+        index = Index(
+            model.embedder,
+            client=store._index_client(client),
+            path=store.path,
+            collection=store.collection_name,
+            chunker=chunker,
+            situators=situators,
+            config=config,
+            progress=show_progress,
         )
+        made = cls(index, **given)
         made.add_documents(documents)
         return made
 
     def add_documents(self, documents: Sequence[BaseNode]) -> None:
-        """Index further documents; one with a known id replaces the earlier one."""
-        self.index.add(to_document(document, keep_view=True) for document in documents)
+        """Index further documents; one with a known id replaces the earlier one.
+
+        Pages of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path, one after the
+        other, each with a ``page_label``), become one document whose id is the path. Its chunks lie within pages, keep
+        the page's metadata, and name their span there as ``page_span``.
+
+        Raises:
+            InputError: A document's metadata has a key where the context or the origin of its nodes would be shown.
+        """
+        self._add(documents)
 
     async def aadd_documents(self, documents: Sequence[BaseNode]) -> None:
         """`add_documents` without blocking the event loop."""
-        await self.index.aadd(to_document(document, keep_view=True) for document in documents)
+        whole, files = await asyncio.to_thread(self._prepared, documents)
+        if whole:
+            await self.index.aadd(whole)
+        for document, chunks in files:
+            for situator in self.index.situators:
+                chunks = await situator.asituate(document, chunks)
+            await self.index.aadd_chunks([(document, chunks)])
+
+    def _add(self, documents: Sequence[BaseNode]) -> bool:
+        """Index the documents; whether any was new or changed."""
+        whole, files = self._prepared(documents)
+        report = self.index.add(whole) if whole else None
+        for document, chunks in files:
+            for situator in self.index.situators:
+                chunks = situator.situate(document, chunks)
+            self.index.add_chunks([(document, chunks)])
+        return bool(files) or (report is not None and report.added + report.replaced > 0)
+
+    def _prepared(self, documents: Sequence[BaseNode]) -> tuple[list[Document], list[tuple[Document, list[Chunk]]]]:
+        """Documents that the index cuts, and files that are cut here by their pages and are not stored as they are."""
+        for given in documents:
+            check_keys(given, self._context_key, ORIGIN_KEY)
+        whole: list[Document] = []
+        files: list[tuple[Document, list[Chunk]]] = []
+        for group in page_groups(documents):
+            pages = [to_document(page, keep_view=True) for page in group]
+            if len(pages) == 1:
+                whole += pages
+                continue
+            document, chunks = cut_pages(pages, self.index.chunker)
+            stored = [(chunk.id, dict(chunk.metadata)) for chunk in self.index.get_chunks([document.id])]
+            if stored != [(chunk.id, dict(chunk.metadata)) for chunk in chunks]:
+                files.append((document, chunks))
+        return whole, files
+
+    def delete(self, document_ids: Sequence[str]) -> None:
+        """Delete documents with all their nodes; ids that are not there are passed over."""
+        self.index.delete(document_ids)
+
+    async def adelete(self, document_ids: Sequence[str]) -> None:
+        """`delete` without blocking the event loop."""
+        await self.index.adelete(document_ids)
+
+    def insert(self, document: BaseNode) -> None:
+        """`add_documents` of one document, under the name that LlamaIndex's indices have for it."""
+        self.add_documents([document])
+
+    def update_ref_doc(self, document: BaseNode) -> None:
+        """Replace a document by its new version, or add it."""
+        self.add_documents([document])
+
+    def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False) -> None:
+        """`delete` of one document, under the name that LlamaIndex's indices have for it.
+
+        Args:
+            ref_doc_id: The document's id.
+            delete_from_docstore: There is no other place that holds the document.
+        """
+        self.delete([ref_doc_id])
+
+    def refresh_ref_docs(self, documents: Sequence[BaseNode]) -> list[bool]:
+        """Add documents that are new and replace those that have changed.
+
+        Returns:
+            Per document, whether it was new or changed.
+        """
+        return [changed for group in page_groups(documents) for changed in [self._add(group)] * len(group)]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         dense = _given(query_bundle)
@@ -176,12 +289,19 @@ class SituateRetriever(BaseRetriever):
         return self.index.search_vectors("", QueryVectors(_mean(dense[None])), k, self._where())
 
     def _where(self) -> models.Filter | None:
-        return to_qdrant_filter(self.filters, prefix="metadata.")
+        return None if self.filters is None else to_qdrant_filter(self.filters, prefix="metadata.")
 
     def _nodes(self, found: SearchResult) -> list[NodeWithScore]:
         if found.steps:
-            dispatcher.event(SituateStepsEvent(query=found.query, steps=step_records(found.steps)))
-        return [to_scored_node(hit, key=self._context_key, fields=self._context_fields) for hit in found]
+            dispatcher.event(SituateStepsEvent(query=found.query, steps=[step.to_dict() for step in found.steps]))
+        degraded = {step.name: step.error for step in found.steps if step.error is not None}
+        key, fields = self._context_key, self._context_fields
+        return [to_scored_node(hit, key=key, fields=fields, degraded=degraded) for hit in found]
+
+
+#: What the constructor takes by name, and what `from_documents` reads as the store's.
+_OPTIONS = {"similarity_top_k", *(RetrieverOptions.model_fields.keys() - {"k"})}
+_STORE = {*StoreOptions.model_fields, *StoreOptions.also_known_as, *StoreOptions.known_otherwise}
 
 
 def _given(bundle: QueryBundle) -> Vectors | None:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.schema import BaseNode, TransformComponent
 from llama_index.core.storage.docstore import BaseDocumentStore
 
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
-from situate.integrations.llama_index.nodes import configuration, to_chunk, to_document, write_context
+from situate.integrations._shared.origin import CONTEXT_KEY
+from situate.integrations.llama_index.nodes import (
+    configuration,
+    failed,
+    part_from,
+    to_chunk,
+    to_document,
+    write_context,
+)
 from situate.types import Chunk, Document, Situator
 
 _GAP = "\n"
@@ -40,17 +48,22 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
     Existing vectors stay as they are: in a pipeline this belongs in front of the embedding. To have the context in
     late-chunked vectors give the situators to `LateChunkingNodeParser` and a ``scheme`` with ``context``.
 
+    In a pipeline's cache its result goes by the situators' settings and their language model's. Where a situator
+    failed, this object's next run does not take the result from the cache.
+
     Attributes:
         situators: Any `situate.chunkers.Situator`, applied in this order.
-        context_key: The metadata key of the context.
+        context_key: The metadata key of the context. A node that has such a key of its own is refused.
         context_fields: The `Context` fields written there.
         embed: Whether embedding models read it.
         llm: Whether language models read it.
         docstore: Where the documents are, if anywhere.
     """
 
+    shared_on_copy: ClassVar[tuple[str, ...]] = ("situators", "docstore")
+
     situators: list[Any] = Field(min_length=1, description="Write the context, in this order.")
-    context_key: str = Field(default="context", min_length=1, description="Metadata key of the context.")
+    context_key: str = Field(default=CONTEXT_KEY, min_length=1, description="Metadata key of the context.")
     context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context written there.")
     embed: bool = Field(default=True, description="Whether embedding models read the context.")
     llm: bool = Field(default=True, description="Whether language models read the context.")
@@ -61,9 +74,12 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         """The name LlamaIndex serialises the class by."""
         return "SituatedContext"
 
-    @field_validator("situators")
+    _failures: int = PrivateAttr(default=0)
+
+    @field_validator("situators", mode="before")
     @classmethod
-    def _check_situators(cls, value: list[Any]) -> list[Any]:
+    def _check_situators(cls, value: Any) -> Any:
+        value = [part_from(part) if isinstance(part, Mapping) else part for part in value]
         for situator in value:
             if not isinstance(situator, Situator):
                 raise InputError(f"{situator!r} is no situator: it needs situate(document, chunks) and asituate(...)")
@@ -72,6 +88,19 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
     @field_serializer("situators")
     def _write_situators(self, value: list[Any]) -> list[Any]:
         return [configuration(situator) for situator in value]
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The configuration; after a situator failed, with a mark that keeps pipeline caches from its result."""
+        return {**super().to_dict(**kwargs), **({"failures": self._failures} if self._failures else {})}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """The component that `to_dict` described.
+
+        Raises:
+            InputError: A situator asks a language model, which no dictionary holds.
+        """
+        return super().from_dict({name: value for name, value in data.items() if name != "failures"}, **kwargs)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """The same nodes, changed in place."""
@@ -95,6 +124,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         return nodes
 
     def _write(self, group: _Group) -> None:
+        self._failures += failed(group.chunks)
         for node, chunk in zip(group.nodes, group.chunks, strict=True):
             write_context(
                 node,

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from situate.batches import in_batches
 from situate.errors import IncompatibleIndexError, InputError, StorageError
 from situate.integrations._shared.component import Configured, Meaning, PicklesAsConfig, refuse_unknown
-from situate.integrations.llama_index.filters import all_of, to_qdrant_filter
+from situate.integrations.llama_index.filters import RESERVED, all_of, to_qdrant_filter
 from situate.integrations.llama_index.points import (
     DOC_ID,
     QueryWriter,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 #: Payload key of what is ours and not LlamaIndex's, and the key of what the collection's metadata says of the encoder.
 _OURS = "_situate"
 _LOWERED = f"{_OURS}.lowered."
+_HIDDEN = f"{_OURS}.metadata."
 #: Points in one upsert, and in one page of a scroll.
 _PAGE = 256
 
@@ -342,6 +343,8 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
 
         payload = node_to_metadata_dict(node, remove_text=False)
         payload[_OURS] = {"lowered": lowered(node.metadata)}
+        if hidden := {key: value for key, value in node.metadata.items() if key in RESERVED}:
+            payload[_OURS]["metadata"] = hidden  # LlamaIndex's own values have taken their places
         vectors: dict[str, Any] = {self.dense_vector_name: node.get_embedding()}
         if self.lexical is not None:
             text = node.get_content(metadata_mode=MetadataMode.EMBED)
@@ -418,7 +421,7 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
         return all_of(
             None if node_ids is None else with_ids(node_ids),
             None if doc_ids is None else in_documents(doc_ids),
-            to_qdrant_filter(filters, lowered=_LOWERED),
+            to_qdrant_filter(filters, lowered=_LOWERED, own=_HIDDEN),
             further,
         )
 

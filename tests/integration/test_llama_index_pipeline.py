@@ -94,7 +94,7 @@ def test_an_index_does_not_embed_again(
     assert embedded.texts == []
     found = index.as_retriever(similarity_top_k=2).retrieve(QUERY)
     assert found[0].node.ref_doc_id == "travel"
-    assert found[0].node.metadata["context"] == "Travel > Costs"
+    assert found[0].node.metadata["document_context"] == "Travel > Costs"
     assert embedded.texts == [QUERY]
     late = {node.node_id: node.embedding for node in parser(documents())}
     for hit in found:

@@ -110,7 +110,7 @@ def test_metadata_shows_the_context_and_hides_the_stamp(embed_model: SituateEmbe
     )
     nodes = nodes_of(parser, document)
     costs = next(node for node in nodes if "head signs" in node.text)
-    assert costs.metadata["context"] == "Travel > Costs"
+    assert costs.metadata["document_context"] == "Travel > Costs"
     assert costs.metadata["title"] == "Handbook"
     shown = costs.get_content(metadata_mode=MetadataMode.EMBED)
     assert "context: Travel > Costs" in shown
@@ -202,17 +202,29 @@ def test_nodes_can_be_split_further(embed_model: SituateEmbedding) -> None:
         assert document.text[node.start_char_idx : node.end_char_idx] == node.text
 
 
+class Sentence:
+    """A situator that writes the same sentence into every chunk."""
+
+    def situate(self, document: SituateDocument, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return [replace(chunk, context=replace(chunk.context, sentence="It is about money.")) for chunk in chunks]
+
+    async def asituate(self, document: SituateDocument, chunks: Sequence[Chunk]) -> list[Chunk]:
+        return self.situate(document, chunks)
+
+
 def test_situators_come_before_the_vectors(embed_model: SituateEmbedding) -> None:
     document = Document(text=HANDBOOK, id_="d")
     common: dict[str, Any] = {
         "embed_model": embed_model,
         "splitter": SentenceSplitter(chunk_size=16, chunk_overlap=0),
-        "scheme": ChunkScheme(late=True, context=("headings",)),
+        "scheme": ChunkScheme(late=True, context=("headings", "sentence")),
     }
     without = nodes_of(LateChunkingNodeParser(**common), document)
-    situated = nodes_of(LateChunkingNodeParser(**common, situators=[HeadingSituator()]), document)
+    situated = nodes_of(LateChunkingNodeParser(**common, situators=[Sentence()]), document)
     assert [node.text for node in without] == [node.text for node in situated]
-    assert any(node.metadata.get("context") == "Travel > Costs" for node in situated)
+    assert any(node.metadata.get("document_context") == "Travel > Costs" for node in without)
+    shown = "Travel > Costs\nIt is about money."
+    assert any(node.metadata.get("document_context") == shown for node in situated)
     assert not np.allclose([n.embedding for n in without], [n.embedding for n in situated], atol=1e-3)
 
 

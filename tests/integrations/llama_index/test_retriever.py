@@ -78,7 +78,7 @@ def test_nodes_are_whole(retriever: SituateRetriever) -> None:
     assert node.ref_doc_id == "travel"
     assert set(node.relationships) == {NodeRelationship.SOURCE}
     shown = {key: value for key, value in node.metadata.items() if key != "situate"}
-    assert shown == {**DOCUMENTS[0].metadata, "context": "Travel > Costs"}
+    assert shown == {**DOCUMENTS[0].metadata, "document_context": "Travel > Costs"}
     assert "file_path" not in node.get_content(metadata_mode=MetadataMode.LLM)
     assert "context: Travel > Costs" in node.get_content(metadata_mode=MetadataMode.LLM)
     assert "file_path: handbook/travel.md" in node.get_content(metadata_mode=MetadataMode.EMBED)

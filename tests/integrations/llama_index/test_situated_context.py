@@ -56,21 +56,21 @@ def test_headings_are_visible_to_both_models() -> None:
     assert len(nodes) > 2
     SituatedContext(situators=[HeadingSituator()])(nodes)
     costs = next(node for node in nodes if "180" in node.get_content())
-    assert costs.metadata["context"] == "Travel > Costs"
+    assert costs.metadata["document_context"] == "Travel > Costs"
     for mode in (MetadataMode.EMBED, MetadataMode.LLM):
         assert "context: Travel > Costs" in costs.get_content(metadata_mode=mode)
         assert "situate" not in costs.get_content(metadata_mode=mode)
 
 
 def test_visibility_is_chosen() -> None:
-    [node, *_] = cut(Document(text=TEXT, id_="d", excluded_llm_metadata_keys=["context", "file"]))
+    [node, *_] = cut(Document(text=TEXT, id_="d", excluded_llm_metadata_keys=["document_context", "file"]))
     SituatedContext(situators=[Recorder()], context_key="where", embed=False)([node])
     assert "where: d 0 of 1" in node.get_content(metadata_mode=MetadataMode.LLM)
     assert "where" not in node.get_content(metadata_mode=MetadataMode.EMBED)
     SituatedContext(situators=[Recorder()], context_key="where", llm=False)([node])
     assert "where" not in node.get_content(metadata_mode=MetadataMode.LLM)
     assert "where: d 0 of 1" in node.get_content(metadata_mode=MetadataMode.EMBED)
-    assert {"context", "file"} < set(node.excluded_llm_metadata_keys)
+    assert {"document_context", "file"} < set(node.excluded_llm_metadata_keys)
 
 
 def test_documents_are_situated_whole_and_apart() -> None:
@@ -107,16 +107,16 @@ def test_nodes_without_offsets_and_with_wrong_ones() -> None:
         [(document, chunks)] = recorder.seen
         assert document.text == "one\n\ntwo"
         assert [document.text[chunk.start : chunk.end] for chunk in chunks] == ["one", "two"]
-        assert [node.metadata["context"] for node in nodes] == ["d 0 of 2", "d 1 of 2"]
+        assert [node.metadata["document_context"] for node in nodes] == ["d 0 of 2", "d 1 of 2"]
 
 
 def test_situators_build_on_each_other_and_a_second_run_keeps_what_is_there() -> None:
     nodes = cut(Document(text=TEXT, id_="d"))
     SituatedContext(situators=[HeadingSituator(), Recorder()])(nodes)
     costs = next(node for node in nodes if "180" in node.get_content())
-    assert costs.metadata["context"].startswith("Travel > Costs\nd ")
+    assert costs.metadata["document_context"].startswith("Travel > Costs\nd ")
     SituatedContext(situators=[Recorder()])([costs])
-    assert costs.metadata["context"] == "Travel > Costs\nd 0 of 1"
+    assert costs.metadata["document_context"] == "Travel > Costs\nd 0 of 1"
 
 
 async def test_a_language_model_situates(scripted: Any) -> None:
@@ -124,7 +124,7 @@ async def test_a_language_model_situates(scripted: Any) -> None:
     transform = SituatedContext(situators=[LLMSituator(LlamaIndexGenerator(llm), backoff=0.0)])
     nodes = cut(Document(text=TEXT, id_="d"))
     await transform.acall(nodes)
-    assert {node.metadata["context"] for node in nodes} == {"It speaks of travel costs."}
+    assert {node.metadata["document_context"] for node in nodes} == {"It speaks of travel costs."}
     assert len(llm.prompts) == len(nodes)
     assert threading.get_ident() not in llm.threads
     assert "LLMSituator" in str(transform.to_dict())
@@ -139,7 +139,7 @@ def test_a_language_model_that_fails_is_said(scripted: Any) -> None:
     with pytest.warns(SituatingWarning):
         SituatedContext(situators=[situator])(nodes)
     for node in nodes:
-        assert "context" not in node.metadata
+        assert "document_context" not in node.metadata
         assert "situating_failed" in node.metadata
         assert "situating_failed" not in node.get_content(metadata_mode=MetadataMode.LLM)
 
@@ -166,7 +166,10 @@ def test_in_a_pipeline_with_a_cache() -> None:
             SentenceSplitter(chunk_size=12, chunk_overlap=0),
             SituatedContext(situators=[situator]),
         ]
-        return [str(node.metadata.get("context")) for node in pipeline.run(documents=[Document(text=TEXT, id_="d")])]
+        return [
+            str(node.metadata.get("document_context"))
+            for node in pipeline.run(documents=[Document(text=TEXT, id_="d")])
+        ]
 
     pipeline = IngestionPipeline(transformations=[])
     with_headings = run(HeadingSituator())
