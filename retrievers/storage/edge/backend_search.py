@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
@@ -15,8 +15,14 @@ from situate.errors import InputError
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import CollectionError
 from situate.retrievers.storage.edge.store import Store
+from situate.retrievers.storage.edge.translate_filters import edge_point_id
 from situate.retrievers.storage.edge.translate_points import model_id, query_response
-from situate.retrievers.storage.edge.translate_queries import QueryTranslator, without_points
+from situate.retrievers.storage.edge.translate_queries import (
+    QueryTranslator,
+    VectorLookup,
+    mmr_settings,
+    without_points,
+)
 
 
 class SearchBackend(QdrantBase):
@@ -42,6 +48,12 @@ class SearchBackend(QdrantBase):
     ) -> types.QueryResponse:
         _check_window(limit, offset)
         collection = self.store.collection(collection_name)
+        if isinstance(query, models.NearestQuery) and query.mmr is not None and using in collection.schema.sparse:
+            chosen = self._sparse_mmr(
+                collection, query, using, query_filter, search_params, limit, offset or 0, score_threshold, lookup_from
+            )
+            self._fill(collection, chosen, with_payload, with_vectors)
+            return types.QueryResponse(points=chosen)
         translator = self._translator(collection)
         found = collection.ask(
             lambda shard: shard.query(
@@ -61,6 +73,40 @@ class SearchBackend(QdrantBase):
             )
         )
         return query_response(found, with_vectors)
+
+    def _sparse_mmr(
+        self,
+        collection: Collection,
+        query: models.NearestQuery,
+        using: str,
+        query_filter: types.Filter | None,
+        search_params: types.SearchParams | None,
+        limit: int,
+        offset: int,
+        score_threshold: float | None,
+        lookup_from: types.LookupLocation | None,
+    ) -> list[models.ScoredPoint]:
+        """Maximal marginal relevance over a sparse vector, of which the engine has only the dense form."""
+        diversity, candidates = mmr_settings(query.mmr or models.Mmr(), limit)
+        found = self.query_points(
+            collection.name,
+            query=query.nearest,
+            using=using,
+            query_filter=query_filter,
+            search_params=search_params,
+            limit=max(candidates, 1),
+            with_payload=False,
+            with_vectors=[using],
+            score_threshold=score_threshold,
+            lookup_from=lookup_from,
+        ).points
+        target: Any = query.nearest
+        if not isinstance(target, models.SparseVector):
+            target = self._lookup(collection)(edge_point_id(target), using, lookup_from)
+        weights = dict(zip(target.indices, target.values, strict=True))
+        vectors = [_weights(point, using) for point in found]
+        order = _mmr_order(weights, vectors, diversity, limit + offset)
+        return [found[place] for place in order[offset:]]
 
     def query_batch_points(
         self, collection_name: str, requests: Sequence[types.QueryRequest], **kwargs: Any
@@ -234,7 +280,7 @@ class SearchBackend(QdrantBase):
         ).points
         ids = sorted((p.id for p in sampled), key=lambda i: (isinstance(i, str), i))
         if len(ids) < 2:
-            return ids, []
+            return [], []
         within = models.Filter(must=[models.HasIdCondition(has_id=ids)])
         vectors = {p.id: p.vector[name] if isinstance(p.vector, dict) else p.vector for p in sampled}
         requests = [
@@ -252,6 +298,9 @@ class SearchBackend(QdrantBase):
     # -- vectors of points that queries name
 
     def _translator(self, collection: Collection) -> QueryTranslator:
+        return QueryTranslator(collection.schema, self._lookup(collection))
+
+    def _lookup(self, collection: Collection) -> VectorLookup:
         def lookup(point_id: int | str, name: str, lookup_from: models.LookupLocation | None) -> Any:
             source = collection if lookup_from is None else self.store.collection(lookup_from.collection)
             name = name if lookup_from is None or lookup_from.vector is None else lookup_from.vector
@@ -264,7 +313,7 @@ class SearchBackend(QdrantBase):
                 raise InputError(f"Not found: no {what} {point_id} in collection {source.name}")
             return vector
 
-        return QueryTranslator(collection.schema, lookup)
+        return lookup
 
 
 def _check_window(limit: int, offset: int | None) -> None:
@@ -272,6 +321,42 @@ def _check_window(limit: int, offset: int | None) -> None:
         raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
     if offset is not None and offset < 0:
         raise InputError(f"offset value {offset} is invalid. Must be 0 or larger.")
+
+
+def _weights(point: models.ScoredPoint, name: str) -> dict[int, float]:
+    vector = point.vector[name] if isinstance(point.vector, dict) else None
+    assert isinstance(vector, models.SparseVector)  # it was found by it
+    return dict(zip(vector.indices, vector.values, strict=True))
+
+
+def _dot(a: Mapping[int, float], b: Mapping[int, float]) -> float:
+    return sum(value * b[index] for index, value in a.items() if index in b)
+
+
+def _mmr_order(
+    query: Mapping[int, float], vectors: Sequence[Mapping[int, float]], diversity: float, count: int
+) -> list[int]:
+    """The places of ``count`` vectors: each as near to the query, and as far from those before it, as can be.
+
+    As in Qdrant, of equal ones the last is taken, and the last of those left moves to its place.
+    """
+    relevance = [_dot(query, vector) for vector in vectors]
+    nearest = [0.0] * len(vectors)
+    left = list(range(len(vectors)))
+    chosen: list[int] = []
+    while left and len(chosen) < count:
+        scores = [
+            (1 - diversity) * relevance[place] - diversity * nearest[place] if chosen else relevance[place]
+            for place in left
+        ]
+        best = max(range(len(left)), key=lambda at: (scores[at], at))
+        chosen.append(left[best])
+        left[best] = left[-1]
+        left.pop()
+        for place in left:
+            similarity = _dot(vectors[place], vectors[chosen[-1]])
+            nearest[place] = similarity if len(chosen) == 1 else max(nearest[place], similarity)
+    return chosen
 
 
 def _widened(prefetch: Any, limit: int) -> Any:

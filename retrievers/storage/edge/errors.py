@@ -91,6 +91,12 @@ def engine_error(error: BaseException, doing: str) -> Exception:
     `Exception` at all.
     """
     message = f"{doing}: {error}"
+    if str(error).startswith("Operation cancelled"):
+        # What it says where a formula lacks a value; nothing else cancels an operation in this process.
+        return InputError(
+            f"{doing}: no value found for a variable of the formula in the payload of some point, nor in its defaults: "
+            "give FormulaQuery(defaults={variable: value}), or filter for points that have it"
+        )
     if is_panic(error) or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
         return StoreCorruptError(message)
     if isinstance(error, ValueError | TypeError | OverflowError | RecursionError) or str(error).startswith(

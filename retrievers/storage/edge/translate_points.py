@@ -30,6 +30,9 @@ MAX_PAYLOAD_DEPTH = 122
 QUERY = object()
 PAYLOAD = object()
 _CONTAINERS = (dict, list, tuple)
+_SCALARS = frozenset({str, float, bool, type(None)})
+#: What the engine holds as integers.
+_INTEGERS = (-(1 << 63), (1 << 64) - 1)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,10 @@ def json_payload(payload: Any, owner: Any) -> dict[str, Any]:
     check_depth(values, owner)
     place = _not_json(values, "")
     if place is not None:
-        raise InputError(f"{_who(owner)}: payload field {place} is not JSON (NaN, infinity or a lone surrogate)")
+        raise InputError(
+            f"{_who(owner)}: payload field {place} cannot be stored: NaN, infinity, a lone surrogate, or an integer "
+            "beyond 64 bits, which would be rounded (give it as text)"
+        )
     return dict(values)
 
 
@@ -210,6 +216,24 @@ def check_depth(payload: Any, owner: Any, above: int = 0) -> None:
         )
 
 
+def _is_plain_json(value: dict[Any, Any] | list[Any], levels: int) -> bool:
+    """Whether types, depth and integers are such that the engine stores the value as it is.
+
+    It would store bytes as a list of numbers, and an integer of more than 64 bits as a rounded float.
+    """
+    for item in value.values() if type(value) is dict else value:
+        kind = type(item)
+        if kind is int:
+            if not _INTEGERS[0] <= item <= _INTEGERS[1]:
+                return False
+        elif kind is dict or kind is list:
+            if levels <= 1 or not _is_plain_json(item, levels - 1):
+                return False
+        elif kind not in _SCALARS:
+            return False
+    return True
+
+
 def _deeper(value: Any, levels: int) -> bool:
     inner = value.values() if isinstance(value, Mapping) else value
     return levels < 1 or any(isinstance(item, _CONTAINERS) and _deeper(item, levels - 1) for item in inner)
@@ -227,6 +251,8 @@ def _culprit(payload: Mapping[Any, Any]) -> str:
 def _not_json(value: Any, place: str) -> str | None:
     if isinstance(value, float):
         return None if math.isfinite(value) else place
+    if isinstance(value, int):
+        return None if _INTEGERS[0] <= value <= _INTEGERS[1] else place
     if isinstance(value, str):
         try:
             value.encode()
@@ -250,13 +276,12 @@ def edge_point(id_: Any, vector: Any, payload: Any, schema: VectorSchema) -> edg
         vector = checked_vectors(vector, schema, id_)
     if id_ is True or id_ is False:  # numbers to the engine
         edge_point_id(id_)
-    if isinstance(payload, dict):
-        check_depth(payload, id_)
-    try:
-        return edge.Point(id_, vector, payload)
-    except (TypeError, ValueError, OverflowError):
-        # Rare: the engine does not take the id or the payload as it is. The reason is looked for only then.
-        return edge.Point(edge_point_id(id_), vector, json_payload(payload, id_))
+    if payload is None or (type(payload) is dict and _is_plain_json(payload, MAX_PAYLOAD_DEPTH)):
+        try:
+            return edge.Point(id_, vector, payload)
+        except (TypeError, ValueError, OverflowError):
+            pass  # rare: the reason is looked for only then
+    return edge.Point(edge_point_id(id_), vector, json_payload(payload, id_))
 
 
 def _is_plain(vector: list[Any], size: int) -> bool:

@@ -152,15 +152,28 @@ def _nearest(query: models.NearestQuery, inputs: _Inputs, limit: int) -> Any:
     vector = inputs.vector(query.nearest)
     if query.mmr is None:
         return edge.Query.Nearest(vector, using=inputs.using)
-    diversity = DEFAULT_DIVERSITY if query.mmr.diversity is None else query.mmr.diversity
+    diversity, candidates = mmr_settings(query.mmr, limit)
+    if isinstance(vector, edge.SparseVector):
+        raise InputError(
+            f"MMR over the sparse vector {inputs.using!r} cannot stand in a batch or in a stage of a query here: ask "
+            "for it by itself (query_points without prefetch)"
+        )
+    return edge.Mmr(vector, lambda_=1 - diversity, candidates_limit=candidates, using=inputs.using)
+
+
+def mmr_settings(mmr: models.Mmr, limit: int) -> tuple[float, int]:
+    """The diversity (0 to 1) and the number of candidates.
+
+    Raises:
+        InputError: One of them is out of range.
+    """
+    diversity = DEFAULT_DIVERSITY if mmr.diversity is None else mmr.diversity
     if not 0 <= diversity <= 1:
         raise InputError(f"mmr diversity value {diversity} is invalid. Must be from 0 to 1.")
-    candidates = query.mmr.candidates_limit
-    if candidates is not None and not 0 <= candidates <= 16_384:
+    candidates = limit if mmr.candidates_limit is None else mmr.candidates_limit
+    if not 0 <= candidates <= 16_384:
         raise InputError(f"mmr candidates_limit value {candidates} is invalid. Must be from 0 to 16384.")
-    return edge.Mmr(
-        vector, lambda_=1 - diversity, candidates_limit=limit if candidates is None else candidates, using=inputs.using
-    )
+    return diversity, candidates
 
 
 def _recommend(query: models.RecommendQuery, inputs: _Inputs, limit: int) -> Any:

@@ -73,6 +73,88 @@ def test_groups_are_filled(client: QdrantClient, name: str) -> None:
     client.delete_collection(name)
 
 
+@pytest.mark.parametrize("diversity", [None, 0.0, 0.3, 0.9, 1.0])
+def test_sparse_mmr(edge: EdgeClient, diversity: float | None) -> None:
+    """As in qdrant-client's local mode, which follows a server."""
+    rng = np.random.default_rng(0)
+    points = [
+        models.PointStruct(
+            id=i,
+            vector={
+                "s": models.SparseVector(
+                    indices=rng.choice(30, 8, replace=False).tolist(), values=rng.random(8).round(3).tolist()
+                )
+            },
+            payload={"i": i},
+        )
+        for i in range(100)
+    ]
+    local = QdrantClient(":memory:")
+    for client in (edge, local):
+        client.create_collection("c", sparse_vectors_config={"s": models.SparseVectorParams()})
+        client.upsert("c", points)
+    vector = models.SparseVector(indices=list(range(10)), values=[1.0] * 10)
+    for nearest in (vector, 7):
+        query = models.NearestQuery(nearest=nearest, mmr=models.Mmr(diversity=diversity, candidates_limit=40))
+        for window in ({"limit": 8}, {"limit": 5, "offset": 3}):
+            answers = [
+                client.query_points("c", query, using="s", with_vectors=True, **window).points
+                for client in (edge, local)
+            ]
+            assert [p.id for p in answers[0]] == [p.id for p in answers[1]]
+            assert [p.score for p in answers[0]] == pytest.approx([p.score for p in answers[1]], rel=1e-5)
+            assert [p.payload for p in answers[0]] == [p.payload for p in answers[1]]
+    local.close()
+    with pytest.raises(InputError, match="sparse"):
+        edge.query_batch_points("c", [models.QueryRequest(query=query, using="s")])
+
+
+def test_a_formula_without_a_value(edge: EdgeClient) -> None:
+    """The caller's mistake, said as such, in a query and in a batch."""
+    filled(edge, "c")
+    query = models.FormulaQuery(formula=models.SumExpression(sum=["$score", "nowhere"]))
+    stage = models.Prefetch(query=[1.0, 0.0, 0.0, 0.0])
+    with pytest.raises(InputError, match="defaults"):
+        edge.query_points("c", query, prefetch=stage)
+    with pytest.raises(InputError, match="defaults"):
+        edge.query_batch_points("c", [models.QueryRequest(query=query, prefetch=stage)])
+    given = models.FormulaQuery(formula=query.formula, defaults={"nowhere": 1.0})
+    assert len(edge.query_points("c", given, prefetch=stage).points) == 10
+
+
+def test_the_matrix_of_one_point(client: QdrantClient, name: str) -> None:
+    filled(client, name)
+    one = models.Filter(must=[models.HasIdCondition(has_id=[1])])
+    assert client.search_matrix_offsets(name, query_filter=one).ids == []
+    assert client.search_matrix_pairs(name, query_filter=one).pairs == []
+    client.delete_collection(name)
+
+
+def test_payload_values(edge: EdgeClient) -> None:
+    """However they come in: bytes as text, integers whole or refused by name, tuples as lists."""
+    edge.create_collection("c", PARAMS)
+    values = {
+        "b": b"abc",
+        "t": (1, (2,)),
+        "big": (1 << 64) - 1,
+        "small": -(1 << 63),
+        "flag": True,
+        "deep": {"x": [b"y"]},
+    }
+    stored = {"b": "abc", "t": [1, [2]], "big": (1 << 64) - 1, "small": -(1 << 63), "flag": True, "deep": {"x": ["y"]}}
+    edge.upsert("c", [models.PointStruct(id=i, vector=[1.0] * 4, payload=values if i == 1 else {}) for i in (1, 2, 3)])
+    edge.set_payload("c", values, [2])
+    edge.overwrite_payload("c", values, [3])
+    assert [r.payload for r in edge.retrieve("c", [1, 2, 3])] == [stored] * 3
+    for wrong in (1 << 64, -(1 << 63) - 1, [{"x": 1 << 70}]):
+        for write in (
+            lambda wrong=wrong: edge.upsert("c", [models.PointStruct(id=1, vector=[1.0] * 4, payload={"n": wrong})]),
+            lambda wrong=wrong: edge.set_payload("c", {"n": wrong}, [1]),
+        ):
+            with pytest.raises(InputError, match=r"'n'.* 64 bits"):
+                write()
+
+
 # -- tables are complete
 
 
