@@ -10,6 +10,7 @@
     │   ├── ModelNotFoundError                     no such folder, package or hub id
     │   ├── UnsafeModelError                       it needs code or pickle that was not asked for
     │   └── ConventionError                        the model cannot do what was asked (late chunking, say)
+    ├── ReentryError          (also RuntimeError)  a thread asked for what it is doing (in a signal handler)
     ├── StorageError                               the store cannot do its work
     │   ├── StoreLockedError                       another process holds the embedded store
     │   ├── StoreCorruptError                      files are damaged
@@ -68,6 +69,10 @@ class UnsafeModelError(ModelError):
 
 class ConventionError(ModelError):
     """The model cannot do what was asked of it."""
+
+
+class ReentryError(SituateError, RuntimeError):
+    """A thread asked for what it is doing already: a signal handler that embeds while it interrupts an embedding."""
 
 
 class StorageError(SituateError):
