@@ -282,7 +282,7 @@ class CpuBench:
             times = []
             for text in self.queries:
                 start = time.perf_counter()
-                self.fast.encode([SpanText(text)], priority="query")
+                self.fast.encode([SpanText(text)], role="query")
                 times.append(time.perf_counter() - start)
             return statistics.median(times)
 
@@ -293,7 +293,7 @@ class CpuBench:
         """64 queries from as many tasks."""
 
         async def ask() -> None:
-            await asyncio.gather(*(self.fast.aencode([SpanText(q)], priority="query") for q in self.queries))
+            await asyncio.gather(*(self.fast.aencode([SpanText(q)], role="query") for q in self.queries))
 
         return self.row(
             "64 concurrent queries",

@@ -101,7 +101,7 @@ def bound(
 def run(encoder: Encoder, calls: Sequence[Sequence[str]]) -> None:
     """Encode the texts of each call together."""
     for call in calls:
-        encoder.encode([SpanText(text) for text in call], priority="query" if len(call) == 1 else "document")
+        encoder.encode([SpanText(text) for text in call], role="query" if len(call) == 1 else "document")
 
 
 def best_rate(rows: int, dtype: torch.dtype = torch.float32, seconds: float = 2.0) -> float:

@@ -50,7 +50,7 @@ def _check_runnable(settings: EmbedderSettings, family: Family, resolved: Resolv
 
 
 def _own_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedModel) -> SpanEncoder:
-    from situate.embedders.local.shared import shared_encoder
+    from situate.embedders.local.loaded import shared_encoder
 
     max_tokens = settings.max_tokens
     if max_tokens is None and family.max_tokens is not None and settings.extension is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from situate.embedders.models.families import LIBRARY_LATE, Family
 from situate.embedders.models.resolve import SAFE, ResolvedModel
-from situate.embedders.text.pooling import pooled_parts
+from situate.embedders.text.reading import pooled_ranges
 from situate.embedders.types import SpanEncoder, SpanText
 from situate.errors import ConventionError, ModelError, ModelNotFoundError
 
@@ -106,15 +106,15 @@ def _tokens(encoder: SpanEncoder | None, written: SpanText) -> list[str]:
     if not isinstance(encoder, Encoder):
         return []
     try:
-        reading, words = encoder.reading(written)
+        plan, words = encoder.read_plan(written)
     except ModelError as error:
         return [f"            (its tokens cannot be shown: {error})"]
     shown = [list(sequence) for sequence in words]
-    for part in pooled_parts(reading.spans[0], encoder.pooling):
+    for part in pooled_ranges(plan.spans[0], encoder.pooling):
         shown[part.sequence][part.start] = "⟦" + shown[part.sequence][part.start]
         shown[part.sequence][part.end - 1] += "⟧"
     lines = []
-    for tokens, ids in zip(shown, reading.sequences, strict=True):
+    for tokens, ids in zip(shown, plan.sequences, strict=True):
         lines += [f"            {' '.join(tokens)}", f"            {' '.join(map(str, ids.tolist()))}"]
     return lines
 

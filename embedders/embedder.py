@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -457,21 +458,23 @@ class Embedder:
     def _encode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        return [self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._priority(role))]
+        return [
+            self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._role_options(role))
+        ]
 
     async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._priority(role))
+        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._role_options(role))
         return [self._cut(item) for item in done]
 
-    def _priority(self, role: Role) -> dict[str, Any]:
-        """`Encoder` lets queries go before documents; other encoders need not know of it."""
+    def _role_options(self, role: Role) -> dict[str, Any]:
+        """`Encoder` lets queries go before documents; other encoders need not take a role."""
         settings = self._settings
-        if settings.encoder is not None and not getattr(settings.encoder, "takes_role", False):
+        if settings.encoder is not None and "role" not in signature(settings.encoder.encode).parameters:
             return {}
         adapter = settings.adapter_for(role)
-        return {"priority": role, **({} if adapter is None else {"adapter": adapter})}
+        return {"role": role, **({} if adapter is None else {"adapter": adapter})}
 
     def _cut(self, encoded: Encoded) -> Encoded:
         if self._settings.dimensions is None:

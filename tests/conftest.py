@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -12,6 +10,9 @@ from hypothesis import settings
 # Before any hub library is imported: a test that reaches for the network fails at once instead of hanging.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# On a busy machine some passes would be left to one core, which adds up in another order, and many tests want the same
+# bits (docs/encoder.md, "Busy machines").
+os.environ["SITUATE_CORES"] = "all"
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 #: `make test-full` runs the long forms of the fault and conformance suites.
@@ -22,20 +23,6 @@ FULL = os.environ.get("SITUATE_FULL") == "1"
 settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile("full", deadline=None)
 settings.load_profile("full" if FULL else "short")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def all_cores() -> Iterator[None]:
-    """A pass takes the cores that it always takes.
-
-    On a busy machine some passes would be left to one core, which adds up in another order: two vectors of one text
-    would differ in their last bit now and then, and many tests want the same bits.
-    """
-    from situate.embedders.local import cores as _crew
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_crew, "_TAKEN", sys.maxsize)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,38 +1,161 @@
-"""BERT and its kin, run by torch without a module tree.
+"""The pass of BERT-style encoders, run by torch on their weights.
 
-Reading their weights into one plain loop saves the interpreter's way through transformers' modules (most of the time of
-a single query), joins the three input projections, and fuses the activation.
+One plain loop saves the interpreter's way through transformers' modules (most of the time of a single query), joins the
+three input projections, and fuses the activation.
+
+A query's pass is a hundred operators of some ten to a hundred microseconds, and Python's way from one to the next takes
+a sixth of the whole query. So TorchScript calls the same operators out of compiled code for one short sequence, bit for
+bit, and lets Python's other threads work meanwhile. torch advises against TorchScript for new code; what it advises
+instead wants a C++ compiler on the user's machine (torch.compile) or goes back to Python (torch.export). The compiled
+pass is compared with the one in Python; where there is none, all is the same but slower.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from situate.embedders.forward.attention import BASE_2, SHORT, packed_self_attention
-from situate.embedders.forward.bert_weights import PostNormModules
-from situate.embedders.forward.linears import Activation, Projection
+from situate.embedders.forward.attention import BASE_2, SHORT, packed_self_attention, short_attention
+from situate.embedders.forward.bert_weights import LayerModules, PostNormModules
+from situate.embedders.forward.linears import Activation, Projection, projection
 from situate.embedders.forward.packing import Packing
-from situate.embedders.forward.torchscript import PROBE, Attention, Layer, Norm, Pass, Stack, compiled
 
 #: One sequence of up to so many tokens takes the compiled pass: in longer ones the interpreter's part is small.
 _COMPILED = 128
+#: What a compiled pass is tried on.
+_PROBE = torch.arange(7)
 
 
-@dataclass(frozen=True)
-class _Layer:
-    inputs: Projection
-    output: Projection
-    output_norm: Norm
-    up: Projection
-    down: Projection
-    down_norm: Norm
+class Attention(torch.nn.Module):
+    """`packed_self_attention` of one sequence.
+
+    Args:
+        heads: Number of them.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads, self.scale, self.short = heads, BASE_2, SHORT
+
+    def forward(self, joined: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """``[tokens, 3 * heads * head size]`` -> ``[tokens, heads * head size]``."""
+        tokens = joined.shape[0]
+        joined = joined.view(tokens, 3, self.heads, -1)
+        if bias is None and tokens <= self.short and joined.dtype == torch.float32:
+            return short_attention(joined, self.scale)
+        query, key, value = joined.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
+        mask = None if bias is None else bias[:, :tokens, :tokens].to(joined.dtype)
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+        return out.transpose(1, 2).reshape(tokens, -1)
 
 
-class PostNormForward:
+class Norm(torch.nn.Module):
+    """Layer normalisation."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, epsilon: float) -> None:
+        super().__init__()
+        self.size = list(weight.shape)
+        self.weight, self.bias, self.epsilon = weight, bias, epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[..., size]`` of the same shape."""
+        return torch.layer_norm(x, self.size, self.weight, self.bias, self.epsilon)
+
+
+class Layer(torch.nn.Module):
+    """One layer: `inputs`, attention, `finish`.
+
+    Args:
+        dtype: Format to compute products in.
+        attention: Of one sequence; the same for all layers.
+        inputs: To queries, keys and values; queries are scaled by ``1 / (BASE_2 * sqrt(head size))``.
+        output: Behind the attention.
+        output_norm: Behind that.
+        up: With the activation.
+        down: Behind it.
+        down_norm: Behind that.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        attention: Attention,
+        inputs: Projection,
+        output: Projection,
+        output_norm: Norm,
+        up: Projection,
+        down: Projection,
+        down_norm: Norm,
+    ) -> None:
+        super().__init__()
+        self.dtype, self.attention = dtype, attention
+        self.inputs, self.output, self.output_norm = inputs, output, output_norm
+        self.up, self.down, self.down_norm = up, down, down_norm
+
+    def joined(self, x: torch.Tensor) -> torch.Tensor:
+        """``[tokens, hidden]`` -> ``[tokens, 3 * hidden]``: queries, keys, values."""
+        out: torch.Tensor = self.inputs(x.to(self.dtype))
+        return out
+
+    def finish(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """``[tokens, hidden]`` out of the layer's input, which is overwritten, and what its attention saw."""
+        # In place: nothing else reads x, and a query's pass is short enough for a new tensor to show.
+        x = self.output_norm(x.add_(self.output(seen)))
+        out: torch.Tensor = self.down_norm(x.add_(self.down(self.up(x.to(self.dtype)))))
+        return out
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """One sequence, ``[tokens, hidden]`` of the same shape; ``x`` is overwritten."""
+        return self.finish(x, self.attention(self.joined(x), bias))
+
+
+class Stack(torch.nn.Module):
+    """All of the model.
+
+    Args:
+        dtype: Format to compute products in.
+        words: ``[vocabulary, width]``.
+        positions: ``[longest, width]``, that of the first token first.
+        norm: Behind their sum.
+        project: From the width of the embeddings to that of the layers, where they differ.
+        layers: In order.
+    """
+
+    def __init__(
+        self,
+        dtype: torch.dtype,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        norm: Norm,
+        project: Projection | None,
+        layers: Iterable[Layer],
+    ) -> None:
+        super().__init__()
+        self.dtype, self.words, self.positions = dtype, words, positions
+        self.norm, self.project = norm, project
+        self.layers = torch.nn.ModuleList(layers)
+
+    def embedded(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """int64 ``[tokens]``, and the rows of their positions ``[tokens, width]`` -> ``[tokens, hidden]``."""
+        x: torch.Tensor = self.norm(functional.embedding(ids, self.words).add_(positions))
+        if self.project is not None:
+            x = self.project(x.to(self.dtype)).to(self.words.dtype)
+        return x
+
+    def forward(self, ids: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """One sequence, int64 ``[tokens]`` -> ``[tokens, hidden]``."""
+        x = self.embedded(ids, self.positions[: ids.shape[0]])
+        for layer in self.layers:
+            x = layer(x, bias)
+        return x
+
+
+class BertForward:
     """Token vectors of packed sequences.
 
     Products are computed in ``dtype``; on CPU the residual stream and the norms stay float32, so that bfloat16's
@@ -42,97 +165,123 @@ class PostNormForward:
         model: The transformers model that the weights are read from. It is not kept.
         device: Where it runs.
         dtype: Format of the products.
-        exact: As `Projection`'s.
+        exact: As `projection`'s.
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
         parts = PostNormModules.of(model)
-        self._dtype = dtype
-        self._stream = torch.float32 if device.type == "cpu" else dtype
-        self._heads = parts.heads
+        stream = torch.float32 if device.type == "cpu" else dtype
+        self._dtype, self._heads, self._distances = dtype, parts.heads, parts.distances
 
-        def stream(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.detach().to(device, self._stream).contiguous()
+        def placed(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.detach().to(device, stream).contiguous()
 
         def norm(module: Any) -> Norm:
-            return Norm(stream(module.weight), stream(module.bias), float(module.eps))
+            return Norm(placed(module.weight), placed(module.bias), float(module.eps))
 
-        self._words = stream(parts.words)
-        self._positions = stream(parts.positions)
-        self._norm = norm(parts.norm)
-        self._project = None if parts.project is None else _projection(parts.project, dtype, device, exact)
-        self._distances = parts.distances
-        self._compiled: Pass | None = None
+        def product(linear: Any, activation: Activation = "none") -> Projection:
+            return projection(linear.weight, linear.bias, dtype, device, activation, exact=exact)
+
+        def layer(modules: LayerModules) -> Layer:
+            weight, bias = modules.joined((modules.query.out_features // parts.heads) ** -0.5 / BASE_2)
+            return Layer(
+                dtype,
+                attention,
+                projection(weight, bias, dtype, device, exact=exact),
+                product(modules.output),
+                norm(modules.output_norm),
+                product(modules.up, parts.activation),
+                product(modules.down),
+                norm(modules.down_norm),
+            )
+
+        attention = Attention(parts.heads)
+        project = None if parts.project is None else product(parts.project)
+        words, positions = placed(parts.words), placed(parts.positions)
+        self._layers = layers = [layer(modules) for modules in parts.layers]
+        self._stack = Stack(dtype, words, positions, norm(parts.norm), project, layers).eval()
+        self._compiled: Any = None
         # In bfloat16 a longer sequence has an attention of its own, which is faster than torch's.
         self._most_compiled = _COMPILED if dtype == torch.float32 else SHORT
-
-        self._layers: list[_Layer] = []
-        for layer in parts.layers:
-            weight, bias = layer.joined((layer.query.out_features // self._heads) ** -0.5 / BASE_2)
-            self._layers.append(
-                _Layer(
-                    inputs=Projection(weight, bias, dtype, device, exact=exact),
-                    output=_projection(layer.output, dtype, device, exact),
-                    output_norm=norm(layer.output_norm),
-                    up=_projection(layer.up, dtype, device, exact, parts.activation),
-                    down=_projection(layer.down, dtype, device, exact),
-                    down_norm=norm(layer.down_norm),
-                )
-            )
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids -> ``[tokens, hidden]``."""
         bias = self._relative_bias(packing.longest, ids.device)
         if self._compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
-            return self._compiled(ids, bias)
+            out: torch.Tensor = self._compiled(ids, bias)
+            return out
         return self._in_python(ids, packing, bias)
 
-    def _in_python(self, ids: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:
-        dtype, heads, tokens = self._dtype, self._heads, ids.shape[0]
-        x = functional.embedding(ids, self._words) + functional.embedding(packing.position_ids, self._positions)
-        x = self._norm(x)
-        if self._project is not None:
-            x = self._project(x.to(dtype)).to(self._stream)
-        for layer in self._layers:
-            joined = layer.inputs(x.to(dtype)).view(tokens, 3, heads, -1)
-            seen = packed_self_attention(joined, packing, scale=BASE_2, bias=bias)
-            # In place: x is nobody else's, and a query's pass is short enough for a new tensor to show.
-            x = layer.output_norm(x.add_(layer.output(seen)))
-            x = layer.down_norm(x.add_(layer.down(layer.up(x.to(dtype)))))
-        return x
-
-    def compile(self) -> PostNormForward:
+    def compile(self) -> BertForward:
         """Let sequences that come alone take a compiled pass, where that works; returns itself."""
-        device = self._words.device
-        if device.type != "cpu":
+        stack = self._stack
+        if stack.words.device.type != "cpu":
             return self
-        attention = Attention(self._heads, BASE_2, SHORT)
-        layers = [
-            Layer(
-                self._dtype,
-                attention,
-                layer.inputs.scriptable(),
-                layer.output.scriptable(),
-                layer.output_norm,
-                layer.up.scriptable(),
-                layer.down.scriptable(),
-                layer.down_norm,
-            )
-            for layer in self._layers
-        ]
-        project = None if self._project is None else self._project.scriptable()
-        stack = Stack(self._dtype, self._words, self._positions, self._norm, project, layers)
-        packing = Packing.of([len(PROBE)], device)
-        bias = self._relative_bias(len(PROBE), device)
-        self._compiled = compiled(stack, lambda ids, bias: self._in_python(ids, packing, bias), bias)
+        bias = self._relative_bias(len(_PROBE), stack.words.device)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                script: Any = torch.jit.script(stack)
+            # Twice, for it is the second pass in which TorchScript makes its plan: no query shall wait for that.
+            found = [script(_PROBE, bias) for _ in range(2)]
+        except Exception:  # noqa: BLE001  a private corner of torch, and no source to be read in a frozen application
+            return self
+        wanted = self._in_python(_PROBE, Packing.of([len(_PROBE)], stack.words.device), bias)
+        if all(torch.allclose(each, wanted, rtol=1e-4, atol=1e-5) for each in found):
+            self._compiled = script
         return self
+
+    def _in_python(self, ids: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:
+        stack = self._stack
+        x = stack.embedded(ids, functional.embedding(packing.position_ids, stack.positions))
+        for layer in self._layers:
+            joined = layer.joined(x).view(len(ids), 3, self._heads, -1)
+            x = layer.finish(x, packed_self_attention(joined, packing, scale=BASE_2, bias=bias))
+        return x
 
     def _relative_bias(self, longest: int, device: torch.device) -> torch.Tensor | None:
         """``[heads, longest, longest]`` or larger, for models that have one."""
         return None if self._distances is None else self._distances(longest, device, self._dtype)
 
 
-def _projection(
-    linear: Any, dtype: torch.dtype, device: torch.device, exact: bool, activation: Activation = "none"
-) -> Projection:
-    return Projection(linear.weight, linear.bias, dtype, device, activation, exact=exact)
+class BertFirstTokens(BertForward):
+    """The vectors of each sequence's first token, which is what BERT-style cross-encoders score.
+
+    The last layer is computed for that token alone; the difference between a second and a first text is added by
+    reading its positions from a second table.
+    """
+
+    def __init__(self, base: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
+        super().__init__(base, device, dtype, exact=exact)
+        self._last = self._layers.pop()
+        self._shift = 0
+        types = getattr(base.embeddings, "token_type_embeddings", None)
+        if types is not None and len(types.weight) > 1:
+            weight, positions = types.weight.detach().float(), self._stack.positions
+            self._shift = len(positions)
+            self._stack.positions = torch.cat([positions, positions + (weight[1] - weight[0]).to(positions)])
+
+    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """``[tokens]`` ids, with the packing's token types -> ``[sequences, hidden]``."""
+        if self._shift and packing.types is not None:
+            packing = replace(packing, position_ids=packing.position_ids + packing.types * self._shift)
+        bias = self._relative_bias(packing.longest, ids.device)
+        x = self._in_python(ids, packing, bias)
+        q, k, v = self._last.joined(x).view(len(ids), 3, self._heads, -1).unbind(1)
+        first = packing.bounds[:-1].long()
+        seen = q.new_empty((len(packing.lengths), q.shape[1], 1, q.shape[2]))
+        done = 0
+        for run in packing.runs:
+            tokens = slice(run.start, run.start + run.count * run.length)
+            rows = slice(done, done + run.count)
+            done += run.count
+            keys, values = (t[tokens].reshape(run.count, run.length, *t.shape[1:]).transpose(1, 2) for t in (k, v))
+            seen[rows] = functional.scaled_dot_product_attention(
+                q[first[rows], :, None],
+                keys,
+                values,
+                attn_mask=None if bias is None else bias[:, :1, : run.length].to(q.dtype),
+                scale=BASE_2,
+            )
+        out: torch.Tensor = self._last.finish(x[first], seen.flatten(1))
+        return out

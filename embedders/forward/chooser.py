@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,85 +11,42 @@ from typing import Any, Protocol
 
 import torch
 
-from situate.embedders.forward import attention as _attention, self_extend as _self_extend
-from situate.embedders.forward.bert import PostNormForward
+from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
-from situate.embedders.forward.linears import Casts, prepack
+from situate.embedders.forward.linears import prepack
+from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.native import NativeForward
 from situate.embedders.forward.packing import Packing
-from situate.embedders.local.openmp import computing
+from situate.embedders.local.cores import computing
 from situate.embedders.models.files import loading
-from situate.embedders.models.folder import OFFSET_POSITIONS
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.errors import ConventionError, ModelError, UnsafeModelError
 
 #: What each format is allowed: see `tolerance`.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
+#: Made-up sequences: short, long, two alike. Of pairs more, so that their scores have a spread.
+_LENGTHS = (5, 33, 33, 12)
+_PAIR_LENGTHS = (6, 33, 33, 12, 20, 50, 9, 41, 17, 28, 5, 26)
+#: A copy of the weights in float32, for a reference beside half precision, takes at most so many bytes.
+_REFERENCE_BYTES = 8 * 2**30
 
 
 class Forward(Protocol):
     """Token vectors of packed sequences."""
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
+        """int64 ``[tokens]`` ids -> ``[tokens, hidden]``, or of pairs ``[sequences, hidden]``."""
         ...
 
 
-class PaddedForward:
-    """A transformers model called as everybody calls it, on ``[sequences, longest]`` with a mask: the reference."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._pad = int(getattr(model.config, "pad_token_id", None) or 0)
-
-    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        shape = (len(packing.lengths), packing.longest)
-        mask = torch.arange(packing.longest, device=ids.device) < packing.bounds.diff()[:, None]
-        padded = ids.new_full(shape, self._pad)
-        padded[mask] = ids
-        hidden: torch.Tensor = self._model(
-            input_ids=padded, attention_mask=mask.long(), **_no_cache(self._model)
-        ).last_hidden_state
-        return hidden[mask]
-
-
-class PackedForward:
-    """A transformers model called on ``[1, all tokens]``, its attention replaced by one that knows the boundaries.
-
-    Args:
-        model: The model; it is changed.
-        variant: How it differs from what its folder holds.
-    """
-
-    def __init__(self, model: Any, variant: Variant = AS_IT_IS) -> None:
-        self._more: dict[str, Any] = {}
-        if variant.groups and variant.reach is not None:
-            self._more["grouping"] = _self_extend.Grouping.of(model, variant.reach)
-            model.set_attn_implementation(_self_extend.NAME)
-        else:
-            _attention.register()
-            model.set_attn_implementation(_attention.NAME)
-        self._model = model
-        config = model.config
-        self._first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
-        self._positions = config.model_type not in ("t5", "mt5", "umt5")  # theirs are relative
-
-    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        positions = {"position_ids": (packing.position_ids + self._first)[None]} if self._positions else {}
-        hidden: torch.Tensor = self._model(
-            input_ids=ids[None], packing=packing, **positions, **self._more, **_no_cache(self._model)
-        ).last_hidden_state
-        return hidden[0]
-
-
 @dataclass(frozen=True)
-class Chosen:
+class ForwardChoice:
     """The way that was chosen.
 
     Attributes:
-        forward: It.
-        hidden_size: Length of its token vectors.
+        forward: Computes a pass.
+        hidden_size: Length of its vectors.
         packed: Whether it computes no padding.
         reentrant: Whether several threads may be inside at once.
         shared: Whether a pass over one sequence is shared among the cores by the way itself, not operator by operator.
@@ -105,6 +63,30 @@ class Chosen:
     warning: str | None = None
 
 
+@dataclass(frozen=True)
+class _Way:
+    forward: Forward
+    packed: bool
+    after: Callable[[], None] | None = None
+
+
+class OfEachSequence:
+    """One token's vector of each sequence.
+
+    Args:
+        forward: Computes the vectors of all tokens.
+        last: Whether it is the last token, as decoders have it, and not the first.
+    """
+
+    def __init__(self, forward: Forward, *, last: bool) -> None:
+        self._forward, self._last = forward, last
+
+    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """int64 ``[tokens]`` ids -> ``[sequences, hidden]``."""
+        rows = packing.bounds[1:].long() - 1 if self._last else packing.bounds[:-1].long()
+        return self._forward(ids, packing)[rows]
+
+
 def choose_forward(
     folder: Path,
     device: torch.device,
@@ -114,7 +96,7 @@ def choose_forward(
     max_tokens: int = 512,
     variant: Variant = AS_IT_IS,
     exact: bool = True,
-) -> Chosen:
+) -> ForwardChoice:
     """Load a model and choose how it runs: the first way that computes what the padded pass computes.
 
     A model that ignores transformers' attention interface would mix the sequences of a packed batch. No list says
@@ -124,7 +106,7 @@ def choose_forward(
         folder: The model's folder.
         device: Where it runs.
         dtype: Format to compute in.
-        options: Whether the folder's own Python files may run and pickled weights be read.
+        options: How its files are read.
         max_tokens: Longest sequence that the model reads.
         variant: How the model differs from what its folder holds.
         exact: Do not store float32 weights in float16.
@@ -134,61 +116,127 @@ def choose_forward(
     """
 
     def load(at: torch.dtype) -> Any:
-        return load_model(folder, device, at, options, variant=variant)
+        return load_model(folder, device, at, options, variant)
 
-    # On CPU everything starts from float32, so that the stream around bfloat16 products can stay float32.
-    base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
-    model = load(base)
+    model = load(base_dtype(device, dtype))
     size = int(model.config.get_text_config().hidden_size)
     reentrant = is_reentrant(model, options)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
-    probe, packing = _probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
+    ids, packing = probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with computing():
-        reference = PaddedForward(model)(probe, packing).float()
-        fault = "it was not tried"
-        for forward, casts, packed in _ways(model, load, device, dtype, base, variant, exact):
-            if variant.groups and not packed:
-                break
-            warning = None if packed else f"it runs padded, which is slower: packed, {fault}"
-            try:
-                error = _relative_error(forward(probe, packing).float(), reference)
-            except Exception as problem:  # noqa: BLE001  model code of any origin may refuse in any way
-                fault = f"it failed with {type(problem).__name__}: {problem}"
-                continue
-            if error <= tolerance(dtype, exact):
-                after = None if casts is None else casts.forget
-                return Chosen(forward, size, packed, reentrant, isinstance(forward, NativeForward), after, warning)
-            fault = f"its vectors differ by {error:.1%} from those of the padded pass"
+        reference, limit = _reference(model, ids, packing, tolerance(dtype, exact))
+
+        def error(forward: Forward) -> float:
+            return _relative_error(forward(ids, packing).float(), reference)
+
+        ways = _ways(model, device, dtype, exact, variant, load)
         if variant.groups:
+            ways = (way for way in ways if way.packed)
+        way, fault = _first_right(ways, error, limit)
+        if way is None and variant.groups:
             raise ConventionError(f"extension='self' needs a model that runs packed; this one does not: {fault}")
-        plain = PaddedForward(load(dtype))
-        warning = f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
-        return Chosen(plain, size, False, reentrant, warning=warning)
+        if way is None:
+            warning = f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
+            return ForwardChoice(PaddedForward(load(dtype)), size, False, reentrant, warning=warning)
+    shared = isinstance(way.forward, NativeForward)
+    padded = None if way.packed else f"it runs padded, which is slower: packed, {fault}"
+    return ForwardChoice(way.forward, size, way.packed, reentrant, shared, way.after, padded)
+
+
+def choose_pair_forward(
+    model: Any,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    wanted: torch.Tensor,
+    ids: torch.Tensor,
+    packing: Packing,
+    dtype: torch.dtype,
+    *,
+    last: bool,
+    reentrant: bool,
+    exact: bool,
+) -> ForwardChoice:
+    """The first way to the vectors that a cross-encoder scores whose scores are those of the padded pass.
+
+    Args:
+        model: The body of a cross-encoder, in the `base_dtype` of its device.
+        score: float32 ``[sequences, hidden]`` -> float32 ``[sequences]``.
+        wanted: float32 ``[sequences]``: the padded pass's scores of the pairs tried.
+        ids: Token ids of these pairs.
+        packing: Where they lie, and their token types.
+        dtype: Format to compute in.
+        last: Whether the last token of a sequence is scored, as decoders have it, and not the first.
+        reentrant: Whether several threads may be inside the model at once.
+        exact: Do not store float32 weights in float16.
+
+    Raises:
+        ConventionError: The model computes something else at every call.
+    """
+
+    def error(forward: Forward) -> float:
+        return _score_error(score(forward(ids, packing).float()), wanted)
+
+    ways = _pair_ways(model, ids.device, dtype, exact, last)
+    way, fault = _first_right(ways, error, tolerance(dtype, exact))
+    if way is None:
+        raise ConventionError(f"the model computes something else at every call (is it in training mode?): {fault}")
+    size = int(model.config.get_text_config().hidden_size)
+    return ForwardChoice(way.forward, size, way.packed, reentrant, after=way.after)
+
+
+def _first_right(ways: Iterable[_Way], error: Callable[[Forward], float], limit: float) -> tuple[_Way | None, str]:
+    """The first way within the limit, and what was wrong with the last one before it."""
+    fault = "it was not tried"
+    for way in ways:
+        try:
+            found = error(way.forward)
+        except Exception as problem:  # noqa: BLE001  model code of any origin may refuse in any way
+            fault = f"it failed with {type(problem).__name__}: {problem}"
+            continue
+        if found <= limit:
+            return way, fault
+        fault = f"its results differ by {found:.1%} from those of the padded pass"
+    return None, fault
 
 
 def _ways(
     model: Any,
-    load: Callable[[torch.dtype], Any],
     device: torch.device,
     dtype: torch.dtype,
-    base: torch.dtype,
-    variant: Variant,
     exact: bool,
-) -> Iterator[tuple[Forward, Casts | None, bool]]:
-    """The ways to run a model, fastest first; whether each packs."""
-    if PostNormModules.fits(model):
+    variant: Variant = AS_IT_IS,
+    load: Callable[[torch.dtype], Any] | None = None,
+    *,
+    left: bool = False,
+) -> Iterator[_Way]:
+    """The ways to run a model, fastest first."""
+    original = getattr(model.config, "_attn_implementation", None)
+    if load is not None and PostNormModules.fits(model):
         if device.type == "cpu" and dtype == torch.float32 and not exact and NativeForward.fits(model):
-            yield NativeForward(model), None, True
-        yield PostNormForward(model, device, dtype, exact=exact).compile(), None, True
+            yield _Way(NativeForward(model), True)
+        yield _Way(BertForward(model, device, dtype, exact=exact).compile(), True)
     casts = prepack(model, dtype, exact=exact) if device.type == "cpu" else None
-    if casts is None and base != dtype:
+    if casts is None:
         model = model.to(dtype)
-    yield PackedForward(model, variant), casts, True
-    if casts is not None:
+    after = None if casts is None else casts.forget
+    yield _Way(PackedForward(model, variant), True, after)
+    if casts is not None and load is not None:
         # Some models look into their linear layers, which prepacked ones do not allow.
-        yield PackedForward(load(dtype), variant), None, True
-    model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
-    yield PaddedForward(model), casts, False
+        yield _Way(PackedForward(load(dtype), variant), True)
+    model.set_attn_implementation(original or "sdpa")
+    yield _Way(PaddedForward(model, left=left), False, after)
+
+
+def _pair_ways(model: Any, device: torch.device, dtype: torch.dtype, exact: bool, last: bool) -> Iterator[_Way]:
+    """The ways to the vectors that are scored, fastest first."""
+    if not last and PostNormModules.fits(model):
+        yield _Way(BertFirstTokens(model, device, dtype, exact=exact), True)
+    for way in _ways(model, device, dtype, exact, left=last):
+        yield _Way(OfEachSequence(way.forward, last=last), way.packed, way.after)
+
+
+def base_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The format to load weights in: float32 on CPU, where the stream around bfloat16 products keeps it."""
+    return torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
 
 
 def tolerance(dtype: torch.dtype, exact: bool) -> float:
@@ -196,18 +244,42 @@ def tolerance(dtype: torch.dtype, exact: bool) -> float:
     return _TOLERANCE[torch.float16 if dtype == torch.float32 and not exact else dtype]
 
 
-def _probe(model: Any, device: torch.device, max_tokens: int) -> tuple[torch.Tensor, Packing]:
-    """Made-up sequences: short, long, two alike, and one longer than the attention's window."""
+def probe(
+    model: Any, device: torch.device, max_tokens: int, *, pairs: bool = False, types: bool = True
+) -> tuple[torch.Tensor, Packing]:
+    """Made-up sequences of several lengths, one of them longer than the attention's window.
+
+    Args:
+        model: What will read them.
+        device: Where.
+        max_tokens: Longest sequence that it reads.
+        pairs: Whether they are pairs.
+        types: Whether the texts of a pair are told apart by token types.
+    """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None) or 0
-    lengths = [5, 33, 33, 12]
+    lengths = list(_PAIR_LENGTHS if pairs else _LENGTHS)
     if window and window < max_tokens:
-        lengths.append(min(max_tokens, int(window) + 40))
+        lengths.append(int(window) + 40)
     lengths = [min(length, max_tokens) for length in lengths]
     generator = torch.Generator().manual_seed(0)
     low = min(1000, config.vocab_size // 2)
     ids = torch.randint(low, config.vocab_size, (sum(lengths),), generator=generator)
-    return ids.to(device), Packing.of(lengths, device)
+    second = [length // 2 for length in lengths] if pairs and types else None
+    return ids.to(device), Packing.of(lengths, device, second)
+
+
+def _reference(model: Any, ids: torch.Tensor, packing: Packing, limit: float) -> tuple[torch.Tensor, float]:
+    """The padded pass in float32 and the limit; of a model too large for that in its own format, and twice the limit.
+
+    Two passes of a deep model in bfloat16 may differ by nearly the limit although both are right.
+    """
+    weights = sum(weight.numel() for weight in model.parameters())
+    if model.dtype == torch.float32:
+        return PaddedForward(model)(ids, packing), limit
+    if 4 * weights > _REFERENCE_BYTES:
+        return PaddedForward(model)(ids, packing).float(), 2 * limit
+    return PaddedForward(copy.deepcopy(model).float())(ids, packing), limit
 
 
 def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -215,16 +287,21 @@ def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     return error if math.isfinite(error) else math.inf
 
 
+def _score_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Root mean square error of scores ``[sequences]``, relative to their spread.
+
+    Relative to the scores themselves an error would look small wherever all pairs score alike, as those of a model
+    with a large bias do; what a ranking needs is their differences.
+    """
+    error = (got - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp(min=torch.finfo(wanted.dtype).tiny)
+    return error.item() if torch.isfinite(error) else math.inf
+
+
 def is_reentrant(model: Any, options: LoadOptions = SAFE) -> bool:
     """Whether several threads may be inside: not in foreign code, nor where the rotary embedding remembers lengths."""
     config = model.config.get_text_config()
     ropes = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or "")
     return not options.trust_remote_code and "dynamic" not in ropes and "longrope" not in ropes
-
-
-def _no_cache(model: Any) -> dict[str, bool]:
-    """``use_cache=False`` for the models that would keep keys and values."""
-    return {"use_cache": False} if getattr(model.config.get_text_config(), "use_cache", None) else {}
 
 
 def load_model(

@@ -12,9 +12,8 @@ to that.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -59,7 +58,15 @@ class Casts(threading.local):
         self._source = self._cast = None
 
 
-class Projection:
+def projection(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    activation: Activation = "none",
+    *,
+    exact: bool = True,
+) -> Projection:
     """``activation(x @ weight.T + bias)`` in one format, on prepacked weights where that works and is faster.
 
     Args:
@@ -70,85 +77,47 @@ class Projection:
         activation: What is applied to the result.
         exact: Do not store float32 weights in float16.
     """
-
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        dtype: torch.dtype,
-        device: torch.device,
-        activation: Activation = "none",
-        *,
-        exact: bool = True,
-    ) -> None:
-        weight = weight.detach().to(device, dtype).contiguous()
-        self.bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
-        self.activation = activation
-        self._fused = _FUSED[activation]
-        self._packed: torch.Tensor | None = None
-        self._plain: torch.Tensor | None = None
-        self._half = None if exact or device.type != "cpu" else half_weights(weight, self.bias)
-        self.prepacked = self._half is not None
-        if self.prepacked:
-            return
-        possible = device.type == "cpu" and prepacking_works(dtype)
-        self.prepacked = possible and prepacking_pays(dtype)
-        if self.prepacked or (possible and weight.nbytes <= _KEPT_TWICE):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
-        if not self.prepacked:
-            self._plain = weight
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """``[..., in]`` -> ``[..., out]``; ``x`` has the format already."""
-        if self._half is not None:
-            return activated(_half_product()(x, self._half), self.activation)
-        plain = self._plain
-        if plain is not None and (self._packed is None or x.numel() > _SHORT_TOKENS * x.shape[-1]):
-            return activated(functional.linear(x, plain, self.bias), self.activation)
-        attribute, scalars, algorithm = self._fused
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self.bias, attribute, scalars, algorithm
-        )
-        return out
-
-    def scriptable(self) -> torch.nn.Module:
-        """The same in a form that TorchScript can read, on the same weights."""
-        if self._half is not None:
-            return _Half(self._half, self.activation)
-        plain = None if self._plain is None else _Plain(self._plain, self.bias, self.activation)
-        if self._packed is None:
-            assert plain is not None
-            return plain
-        packed = _Packed(self._packed, self.bias, self.activation)
-        return packed if plain is None else _ByLength(packed, plain)
+    weight = weight.detach().to(device, dtype).contiguous()
+    bias = None if bias is None else bias.detach().to(device, dtype).contiguous()
+    if device.type != "cpu":
+        return PlainProjection(weight, bias, activation)
+    half = None if exact else half_weights(weight, bias)
+    if half is not None:
+        return HalfProjection(half, activation)
+    possible = prepacking_works(dtype)
+    pays = possible and prepacking_pays(dtype)
+    if not pays and not (possible and weight.nbytes <= _KEPT_TWICE):
+        return PlainProjection(weight, bias, activation)
+    packed = PackedProjection(torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS), bias, activation)
+    return packed if pays else LengthProjection(packed, PlainProjection(weight, bias, activation))
 
 
-class _Half(torch.nn.Module):
-    """A `Projection` on FBGEMM's weights, for TorchScript."""
+class HalfProjection(torch.nn.Module):
+    """A product on FBGEMM's weights."""
 
     def __init__(self, weights: Any, activation: str) -> None:
         super().__init__()
         self.weights, self.activation = weights, activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[tokens, in]`` -> ``[tokens, out]``."""
+        """``[..., in]`` -> ``[..., out]``."""
         return activated(torch.ops.quantized.linear_dynamic_fp16(x, self.weights), self.activation)
 
 
-class _Plain(torch.nn.Module):
-    """A `Projection` on weights as they are, for TorchScript."""
+class PlainProjection(torch.nn.Module):
+    """A product on weights as they are."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> None:
         super().__init__()
         self.weight, self.bias, self.activation = weight, bias, activation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[tokens, in]`` -> ``[tokens, out]``."""
+        """``[..., in]`` -> ``[..., out]``."""
         return activated(functional.linear(x, self.weight, self.bias), self.activation)
 
 
-class _Packed(torch.nn.Module):
-    """A `Projection` on oneDNN's weights, for TorchScript."""
+class PackedProjection(torch.nn.Module):
+    """A product on oneDNN's weights, with the activation fused."""
 
     def __init__(self, packed: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> None:
         super().__init__()
@@ -156,24 +125,28 @@ class _Packed(torch.nn.Module):
         self.attribute, _, self.algorithm = _FUSED[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[tokens, in]`` -> ``[tokens, out]``."""
+        """``[..., in]`` -> ``[..., out]``."""
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.packed, self.bias, self.attribute, [], self.algorithm
         )
         return out
 
 
-class _ByLength(torch.nn.Module):
-    """A `Projection` that keeps its weights twice, for TorchScript."""
+class LengthProjection(torch.nn.Module):
+    """A product whose weights are kept twice: oneDNN's are ahead for few tokens, the plain ones for many."""
 
-    def __init__(self, few: _Packed, many: _Plain) -> None:
+    def __init__(self, few: PackedProjection, many: PlainProjection) -> None:
         super().__init__()
         self.few, self.many, self.limit = few, many, _SHORT_TOKENS
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[tokens, in]`` -> ``[tokens, out]``."""
-        out: torch.Tensor = self.many(x) if x.shape[0] > self.limit else self.few(x)
+        """``[..., in]`` -> ``[..., out]``."""
+        out: torch.Tensor = self.many(x) if x.numel() > self.limit * x.shape[-1] else self.few(x)
         return out
+
+
+#: The ways to compute a product; TorchScript reads each.
+Projection: TypeAlias = HalfProjection | PlainProjection | PackedProjection | LengthProjection
 
 
 class PrepackedLinear(torch.nn.Module):
@@ -182,18 +155,19 @@ class PrepackedLinear(torch.nn.Module):
     def __init__(self, linear: torch.nn.Linear, casts: Casts, device: torch.device, *, exact: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.projection = Projection(linear.weight, linear.bias, casts.dtype, device, exact=exact)
+        self.projection = projection(linear.weight, linear.bias, casts.dtype, device, exact=exact)
         self.casts = casts
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.casts(x))
+        out: torch.Tensor = self.projection(self.casts(x))
+        return out
 
 
 def prepack(model: torch.nn.Module, dtype: torch.dtype, *, exact: bool = True) -> Casts | None:
     """Replace the model's linear layers by prepacked ones that compute in ``dtype``; None where that does not work.
 
     All else (embeddings, norms, the residual stream) keeps its format: with float32 there, bfloat16 products cost
-    next to nothing in accuracy. ``exact`` is `Projection`'s.
+    next to nothing in accuracy. ``exact`` is `projection`'s.
     """
     halved = not exact and dtype == torch.float32 and half_weights_work()
     if not halved and not (prepacking_pays(dtype) and prepacking_works(dtype)):
@@ -227,14 +201,6 @@ def half_weights(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
     if weight.dtype != torch.float32 or not half_weights_work() or weight.abs().max() > torch.finfo(torch.float16).max:
         return None
     return torch.ops.quantized.linear_prepack_fp16(weight, bias)
-
-
-@lru_cache(maxsize=1)
-def _half_product() -> Callable[[torch.Tensor, Any], torch.Tensor]:
-    """FBGEMM's product. A query has 24 of them, short enough for torch's search for the overload to show."""
-    overload = torch.ops.quantized.linear_dynamic_fp16.default
-    found: Callable[[torch.Tensor, Any], torch.Tensor] = getattr(overload, "_op", overload)
-    return found
 
 
 @lru_cache(maxsize=1)

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
-import queue
-import threading
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from situate.embedders.forward.bert_weights import PostNormModules
 from situate.embedders.forward.packing import Packing
+from situate.threads import ThreadPool
 
 #: Columns of a panel of weights, and activations in the order of `_native.c`.
 _PANEL = 16
@@ -37,8 +32,6 @@ _TOKENS = 192
 _KEPT_TOKENS = 1024
 #: Workers of one pass. More were not measured.
 _MOST_WORKERS = 4
-
-_Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], object] | None]"
 
 
 class _Layer(ctypes.Structure):
@@ -79,26 +72,6 @@ def library() -> Any:
         return None
     layout = (ctypes.sizeof(_Layer), ctypes.sizeof(_Model), ctypes.sizeof(_Job), _PANEL)
     return found if found.supported() and found.layout() == layout else None
-
-
-def native_sums(hidden: torch.Tensor, segments: NDArray[np.int64], weighted: bool) -> torch.Tensor | None:
-    """Sums of rows, each added up in the order of its rows, whatever else is asked for; None where it is not built.
-
-    Args:
-        hidden: ``[tokens, hidden]``.
-        segments: int64 ``[segments, 3]``: first row, one past the last, weight of the first.
-        weighted: Whether the first row counts by its weight, and each further one by one more.
-
-    Returns:
-        float32 ``[segments, hidden]``.
-    """
-    found = library()
-    if found is None or hidden.device.type != "cpu" or hidden.dtype != torch.float32 or not hidden.is_contiguous():
-        return None
-    segments = np.ascontiguousarray(segments)
-    out = torch.empty((len(segments), hidden.shape[1]))
-    found.reduce(hidden.data_ptr(), hidden.shape[1], segments.ctypes.data, len(segments), weighted, out.data_ptr())
-    return out
 
 
 class NativeForward:
@@ -142,7 +115,7 @@ class NativeForward:
             vocabulary=len(parts.words),
         )
         self._free: deque[_Scratch] = deque(maxlen=_MOST_WORKERS)
-        self._helpers = _Helpers()
+        self._helpers = ThreadPool(_MOST_WORKERS - 1, "situate-helper")
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -211,7 +184,7 @@ class NativeForward:
         scratch.job.inside = 1 + helpers
         # `take_part` holds the model (`self`), the job and all that it points to (`scratch`): an interrupt may end this
         # call anywhere, and helpers then compute the pass to its end without it.
-        self._helpers.ask(take_part, helpers)
+        self._helpers.share(take_part, helpers)
         return take_part()
 
     def _scratch(self, tokens: int, sequences: int, workers: int) -> _Scratch:
@@ -278,45 +251,6 @@ class _Scratch:
         """Ready for the next pass."""
         ctypes.memset(self._counters.data_ptr(), 0, self._counters.nbytes)
         self.job.begun = self.job.unknown = 0
-
-
-class _Helpers:
-    """Threads that take part in passes. They begin when first needed, and end with this object."""
-
-    def __init__(self) -> None:
-        self._begin()
-
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._tasks: _Tasks = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        weakref.finalize(self, _end, self._tasks, self._threads)
-
-    def free(self, wanted: int) -> int:
-        """How many can be asked: all that are wanted, or none while what was asked before has not even been begun."""
-        if wanted and os.getpid() != self._process:
-            self._begin()  # a fork has no threads but the one that forked
-        while len(self._threads) < wanted:
-            thread = threading.Thread(target=_serve, args=(self._tasks,), name="situate-helper", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        return wanted if self._tasks.empty() else 0
-
-    def ask(self, task: Callable[[], object], times: int) -> None:
-        """Have so many threads run the task."""
-        for _ in range(times):
-            self._tasks.put(task)
-
-
-def _serve(tasks: _Tasks) -> None:
-    while (task := tasks.get()) is not None:
-        task()
-        del task  # the next one may be long in coming, and this one holds the model
-
-
-def _end(tasks: _Tasks, threads: Sequence[threading.Thread]) -> None:
-    for _ in threads:
-        tasks.put(None)
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -33,6 +33,7 @@ class Packing:
         position_ids: int64 ``[tokens]``, from 0 in every sequence.
         bounds: int32 ``[sequences + 1]``: where each sequence begins, and the end.
         longest: Tokens of the longest sequence.
+        types: int64 ``[tokens]``: 1 in the second text of a pair; None where there are no pairs.
     """
 
     lengths: tuple[int, ...]
@@ -40,11 +41,18 @@ class Packing:
     position_ids: torch.Tensor
     bounds: torch.Tensor
     longest: int
+    types: torch.Tensor | None = None
     _kept: dict[object, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> Packing:
-        """The packing of sequences with these lengths, in this order."""
+    def of(cls, lengths: Sequence[int], device: torch.device, second: Sequence[int] | None = None) -> Packing:
+        """The packing of sequences with these lengths, in this order.
+
+        Args:
+            lengths: Tokens of each sequence.
+            device: Where its tensors go.
+            second: Of pairs, where the second text begins in each sequence.
+        """
         runs: list[Run] = []
         start = 0
         for length in lengths:
@@ -54,6 +62,10 @@ class Packing:
             else:
                 runs.append(Run(start, 1, length))
             start += length
+        types = None
+        if second is not None:
+            inside = [np.arange(length) >= begin for length, begin in zip(lengths, second, strict=True)]
+            types = on_device(np.concatenate(inside).astype(np.int64), device)
         if len(lengths) == 1:
             on_cpu = device.type == "cpu"
             short = on_cpu and start <= len(_POSITIONS)
@@ -71,6 +83,7 @@ class Packing:
             position_ids=positions,
             bounds=on_device(bounds, device),
             longest=max(lengths, default=0),
+            types=types,
         )
 
     def kept(self, key: object, make: Callable[[], torch.Tensor]) -> torch.Tensor:

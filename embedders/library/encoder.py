@@ -86,7 +86,6 @@ class LibraryEncoder:
     """
 
     pools_spans = False
-    takes_role = True  # `Embedder` says whether a text is a query or a document
 
     def __init__(
         self,
@@ -197,14 +196,14 @@ class LibraryEncoder:
         return {**self._library.fingerprint(), "options": self.options["document"], "corpus": digest}
 
     def encode(
-        self, inputs: Sequence[SpanText], *, token_vectors: bool = False, priority: Role = "document"
+        self, inputs: Sequence[SpanText], *, token_vectors: bool = False, role: Role = "document"
     ) -> list[Encoded]:
         """One result per text, in order.
 
         Args:
             inputs: Texts, without spans.
             token_vectors: Not to be had here.
-            priority: Whether the texts are queries or documents.
+            role: Whether the texts are queries or documents.
 
         Raises:
             ConventionError: Spans or token vectors are asked for, or a sample of the corpus is missing.
@@ -213,14 +212,14 @@ class LibraryEncoder:
             ModelError: The model cannot be used.
         """
         self._check(inputs, token_vectors)
-        return self._encoded(self._library.run(lambda model: self._run(model, inputs, priority)))
+        return self._encoded(self._library.run(lambda model: self._run(model, inputs, role)))
 
     async def aencode(
-        self, inputs: Sequence[SpanText], *, token_vectors: bool = False, priority: Role = "document"
+        self, inputs: Sequence[SpanText], *, token_vectors: bool = False, role: Role = "document"
     ) -> list[Encoded]:
         """`encode` without blocking the event loop."""
         self._check(inputs, token_vectors)
-        return self._encoded(await self._library.arun(lambda model: self._run(model, inputs, priority)))
+        return self._encoded(await self._library.arun(lambda model: self._run(model, inputs, role)))
 
     def _check(self, inputs: Sequence[SpanText], token_vectors: bool) -> None:
         if token_vectors or any(item.spans is not None for item in inputs):

@@ -96,12 +96,12 @@ class LibraryModel:
             return self._thread_
 
     def _done(self, work: Callable[[Any], Any]) -> Any:
-        from situate.embedders.local.openmp import dismiss_team
+        from situate.embedders.local.cores import release_openmp_threads
 
         try:
             return work(self._loaded())
         finally:
-            dismiss_team()
+            release_openmp_threads()
 
     def _loaded(self) -> Any:
         if self._loaded_ is None:

@@ -1,23 +1,40 @@
-"""Several cores, each with passes of its own.
+"""The CPU's cores: which threads compute, with how many cores each, and what they leave behind.
 
-An operator that is spread over the cores makes them wait for one another at its end, hundreds of times in a pass, and
-the products of a small model are too short for that. So a pass over many sequences is dealt out instead: every core
-takes a share of the sequences through the whole model, and they meet once.
+**Shares.** An operator that is spread over the cores makes them wait for one another at its end, hundreds of times in a
+pass, and the products of a small model are too short for that. So a pass over many sequences is dealt out instead:
+every core takes a share of the sequences through the whole model, and they meet once.
 
-A pass that cannot be dealt out is spread over the cores, operator by operator. Where other processes want the cores,
-too, that goes badly wrong: of the threads that wait for one another one has no core, while the others burn theirs
-waiting, and a query takes many times as long (benchmarks/crowded.py). The operating system counts how often it took the
-core away from a thread, which tells such a pass from a slow one; for a while then, one core computes alone.
+**Busy machines.** A pass that cannot be dealt out is spread over the cores, operator by operator. Where other processes
+want the cores, too, that goes badly wrong: of the threads that wait for one another one has no core, while the others
+burn theirs waiting, and a query takes many times as long (benchmarks/crowded.py). The operating system counts how often
+it took the core away from a thread, which tells such a pass from a slow one; for a while then, one core computes alone.
+
+**OpenMP's threads.** OpenMP gives every thread that computes a team of threads of its own, and keeps it until that
+thread computes again or ends. GNU's OpenMP, which torch uses on Linux, counts them all: as soon as they are more than
+the cores, whether they work or not, no team waits awake for its next operator, and having to be woken some hundred
+times makes a query half as slow again. So a thread that has computed lets go of its team. Having one made again for the
+next pass costs a query about a fourteenth of its time, which a program that asks from its main thread alone is spared.
+A fork copies the team's records without its threads, and the child's first operator would wait for them for ever.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import torch
+
+from situate.errors import InputError
+from situate.threads import ThreadPool
+
+Cores: TypeAlias = Literal["adaptive", "all"]
 
 #: Shares of fewer tokens are not worth the handing over, which costs as much as some ten tokens.
 _SMALLEST_SHARE = 128
@@ -26,18 +43,42 @@ _SMALLEST_SHARE = 128
 _TAKEN, _TAKEN_A_SECOND = 6, 50
 #: Seconds until a pass is spread over all cores again: at first, and after that went wrong again and again.
 _CROWDED_FOR, _CROWDED_AT_MOST = 0.25, 16.0
+#: `omp_pause_soft` of the OpenMP standard (5.0, section 3.2.46).
+_PAUSE_SOFT = 1
+#: After so many passes with no other thread's between them the main thread keeps its team: more than the warming up of
+#: a server whose own threads will ask. Another thread's pass ends that, as soon as the main thread has computed again.
+_PASSES_ALONE = 32
 
 
-class Crew:
-    """Threads that compute with one core each. They begin with the first `run`.
+def cores_setting() -> Cores:
+    """``SITUATE_CORES`` of the environment: "adaptive" (the default), or "all".
+
+    On a busy machine "adaptive" leaves some passes to one core, which adds up in another order: two vectors of one text
+    may differ in their last bit. With "all" they never do, where the pass itself does not depend on its batch.
+
+    Raises:
+        InputError: It is something else.
+    """
+    found = os.environ.get("SITUATE_CORES", "adaptive")
+    if found == "all":
+        return "all"
+    if found == "adaptive":
+        return "adaptive"
+    raise InputError(f"the environment variable SITUATE_CORES is {found!r}: set it to 'adaptive' or 'all', or unset it")
+
+
+class CorePool:
+    """Threads that compute with one core each. They begin with the first `map`.
 
     Args:
         size: How many; as many as torch would spread an operator over, if not given.
+        cores: What a pass that cannot be dealt out gets on a busy machine; None: `cores_setting`.
     """
 
-    def __init__(self, size: int | None = None) -> None:
+    def __init__(self, size: int | None = None, cores: Cores | None = None) -> None:
         self.size = torch.get_num_threads() if size is None else size
-        self._pool: ThreadPoolExecutor | None = None
+        self.cores: Cores = cores_setting() if cores is None else cores
+        self._pool = ThreadPool(self.size, "situate-core", _take_one_core)
         self._crowded_for, self._crowded_until = _CROWDED_FOR, 0.0
 
     def shares(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -61,23 +102,25 @@ class Crew:
         # One sequence longer than the rest together: all cores on it at once, and on the others, beat one after it.
         return shares if max(tokens) * (count + 1) <= 2 * sum(tokens) else [list(range(len(lengths)))]
 
-    def run(self, tasks: Sequence[Callable[[], None]]) -> None:
+    def map(self, tasks: Sequence[Callable[[], None]]) -> None:
         """Run all at the same time; return, or raise what the first of them raised, when all have ended."""
-        if self._pool is None:
-            self._pool = self._started()
+        own = torch.get_num_threads()
+        self._pool.started(self.size)
+        # The number belongs to a thread, but threads that have none yet take the last one that was set anywhere.
+        torch.set_num_threads(own)
         running = [self._pool.submit(task) for task in tasks]
         wait(running)
         for task in running:
             task.result()
 
-    def run_one(self, task: Callable[[], None]) -> None:
+    def run_alone(self, task: Callable[[], None]) -> None:
         """Run a task that cannot be shared: spread over all cores, or on one while others want the cores, too."""
-        if self.size < 2:
+        if self.size < 2 or self.cores == "all":
             task()
             return
         started = time.monotonic()
         if started < self._crowded_until:
-            self.run([task])
+            self.map([task])
             return
         taken = _times_taken()
         task()
@@ -88,16 +131,43 @@ class Crew:
         else:
             self._crowded_for = _CROWDED_FOR
 
-    def _started(self) -> ThreadPoolExecutor:
-        ready = threading.Barrier(self.size + 1)
-        pool = ThreadPoolExecutor(self.size, thread_name_prefix="situate-core", initializer=_take_one_core)
-        own = torch.get_num_threads()
-        for _ in range(self.size):
-            pool.submit(ready.wait)
-        ready.wait()
-        # The number belongs to a thread, but threads that have none yet take the last one that was set anywhere.
-        torch.set_num_threads(own)
-        return pool
+
+class _InARow:
+    """Passes of the main thread since another thread's; that threads overwrite each other's number is harmless."""
+
+    passes = 0
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """`torch.inference_mode`, and `release_openmp_threads` after it."""
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        release_openmp_threads()
+
+
+def release_openmp_threads() -> None:
+    """End the calling thread's team of OpenMP threads, unless it is the main thread, which has long been alone."""
+    _InARow.passes = _InARow.passes + 1 if threading.current_thread() is threading.main_thread() else 0
+    if _InARow.passes <= _PASSES_ALONE:
+        _release()()
+
+
+@lru_cache(maxsize=1)
+def _release() -> Callable[[], object]:
+    try:
+        # GNU's library under its own name, and only if it is in the process already: others do not count the teams.
+        library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+        pause, device = library.omp_pause_resource, library.omp_get_initial_device()
+    except (OSError, AttributeError):  # no Linux, another OpenMP, or one from before 5.0
+        return lambda: None
+    return lambda: pause(_PAUSE_SOFT, device)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lambda: _release()())
 
 
 def _times_taken() -> int:

@@ -44,7 +44,7 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
     That is bfloat16 on CPUs with AVX512-BF16 or AMX and on CUDA from Ampere on, float16 on older CUDA cards and on
     MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). Whether float32 was asked for
-    or is what "auto" came to makes a difference on some CPUs: see `Projection`.
+    or is what "auto" came to makes a difference on some CPUs: see `projection`.
 
     Raises:
         InputError: The name is not one of the four.

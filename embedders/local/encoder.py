@@ -6,23 +6,28 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from situate.embedders.local.loaded import LoadedModel, ModelKey
-from situate.embedders.local.processes import Team
-from situate.embedders.local.scheduler import Priority, Scheduler
+from situate.embedders.local.processes import DeviceProcesses
+from situate.embedders.local.scheduler import Scheduler
 from situate.embedders.models.adapters import Adapter, check_name
 from situate.embedders.models.extension import Extension, Method, Reach
 from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.models.variant import Variant
-from situate.embedders.text.pooling import Reading, ReadingRules
-from situate.embedders.text.reading import SpanOutput, readings_of, work_of
+from situate.embedders.text.pooling import SpanOutput
+from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
+from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText
+from situate.embedders.types import Encoded, OnOverflow, Pooling, Role, SpanText
 from situate.errors import InputError, TruncationWarning
+from situate.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 #: Texts that are tokenized and run together; what bounds the memory of a call with very many.
 _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
+#: Slices of a call that wait or run while the next is tokenized.
+_SLICES_AHEAD = 1
 #: So many asynchronous callers at once tokenize in the event loop's own thread.
 _INLINE_CALLERS = 4
 _POOLINGS = ("mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len")
@@ -130,14 +137,17 @@ class Encoder:
         self._forget()
 
     def _forget(self) -> None:
-        self._lock = threading.RLock()
+        self.renew()
+        renew_after_fork(self)
         self._folder_: ModelFolder | None = None
         self._tokenizer_: TextTokenizer | None = None
         self._public_tokenizer: Tokenizer | None = None
-        self._model_: LoadedModel | None = None
-        self._team_: Team | None = None
-        self._adapters_: dict[str, Adapter] = {}
-        self._output_: SpanOutput | None = None
+        self._ready_: dict[str | None, _Ready] = {}
+        self._processes_: DeviceProcesses | None = None
+
+    def renew(self) -> None:
+        """A new lock: of one that another thread held, a fork is a copy that stays held."""
+        self._lock = threading.RLock()
         self._callers = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -234,7 +244,7 @@ class Encoder:
         inputs: Sequence[SpanText],
         *,
         token_vectors: bool = False,
-        priority: Priority = "document",
+        role: Role = "document",
         progress: bool = False,
         adapter: str | None = None,
     ) -> list[Encoded]:
@@ -244,7 +254,7 @@ class Encoder:
             inputs: Texts and their spans.
             token_vectors: Also hand back the token vectors of each span; of a text without spans those of all its
                 tokens, special ones included.
-            priority: "query" goes before "document" where several callers wait.
+            role: "query" goes before "document" where several callers wait.
             progress: Show a progress bar.
             adapter: The adapter to encode with; None: the model itself.
 
@@ -256,31 +266,53 @@ class Encoder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be loaded.
         """
-        results: list[Encoded] = []
-        options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
         bar = _progress_bar(len(inputs)) if progress else None
-        team = self._team
-        if team is not None:
-            check_name(adapter, self.adapters)
-            results = team.encode(inputs, options, bar.update if bar is not None else lambda count: None)
-        else:
-            model = self._model  # held until the end: with its last encoder it would go
-            scheduler = model.scheduler(self._adapter(adapter))
-            output = self._output(model)
-            for start, part in _slices(inputs):
-                readings = self._read(part, start)
-                work = work_of(readings, self.pooling, token_vectors)
-                done = scheduler.run_now(work)
-                if done is None:
-                    future = scheduler.submit(work, priority)
-                    assert future is not None
-                    done = future.result()
-                results += output.encoded(readings, done, token_vectors)
-                if bar is not None:
-                    bar.update(len(part))
-        if bar is not None:
-            bar.close()
+        done = bar.update if bar is not None else lambda count: None
+        processes = self._processes
+        try:
+            if processes is not None:
+                check_name(adapter, self.adapters)
+                results = processes.map(inputs, _options(token_vectors, role, adapter), done)
+            else:
+                results = self._encoded(inputs, token_vectors, role, adapter, done)
+        finally:
+            if bar is not None:
+                bar.close()
         self._warn_of_loss(results)
+        return results
+
+    def _encoded(
+        self,
+        inputs: Sequence[SpanText],
+        token_vectors: bool,
+        role: Role,
+        adapter: str | None,
+        seen: Callable[[int], object],
+    ) -> list[Encoded]:
+        ready = self._ready_.get(adapter) or self._load(adapter)
+        scheduler, output = ready.scheduler, ready.output
+        results: list[Encoded] = []
+        running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
+        try:
+            for start, part in _slices(inputs):
+                plans = self._read(part, start)
+                request = pooling_request(plans, self.pooling, token_vectors)
+                if len(part) == len(inputs) and (result := scheduler.run_now(request)) is not None:
+                    return output.encoded(plans, result, token_vectors)
+                future = scheduler.submit(request, role)
+                assert future is not None
+                running.append((plans, future))
+                if len(running) > _SLICES_AHEAD:  # the model runs one slice while the next is tokenized
+                    plans, future = running.popleft()
+                    results += output.encoded(plans, future.result(), token_vectors)
+                    seen(len(plans))
+            while running:
+                plans, future = running.popleft()
+                results += output.encoded(plans, future.result(), token_vectors)
+                seen(len(plans))
+        finally:
+            for _, future in running:
+                future.cancel()
         return results
 
     async def aencode(
@@ -288,37 +320,32 @@ class Encoder:
         inputs: Sequence[SpanText],
         *,
         token_vectors: bool = False,
-        priority: Priority = "document",
+        role: Role = "document",
         adapter: str | None = None,
     ) -> list[Encoded]:
         """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
-        team = self._team
-        if team is not None:
+        processes = self._processes
+        if processes is not None:
             check_name(adapter, self.adapters)
-            options = {"token_vectors": token_vectors, "priority": priority, "adapter": adapter}
-            results = await team.aencode(inputs, options)
+            results = await processes.amap(inputs, _options(token_vectors, role, adapter))
             self._warn_of_loss(results)
             return results
         results = []
-        model = self._model_
-        chosen = self._adapters_.get(adapter) if adapter is not None else None
-        if model is None or not model.ready(chosen) or (adapter is not None and chosen is None):
-            model = await asyncio.to_thread(self._prepared, adapter)
-        scheduler = model.scheduler(self._adapter(adapter))
-        output = self._output(model)
+        ready = self._ready_.get(adapter)
+        if ready is None:
+            ready = await asyncio.to_thread(self._load, adapter)
         self._callers += 1
         try:
             for start, part in _slices(inputs):
                 # A query is tokenized faster than a thread is woken; two hundred at once would hold up the loop.
                 small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
-                readings = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
-                work = work_of(readings, self.pooling, token_vectors)
-                future = scheduler.submit(work, priority, block=False)
+                plans = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
+                request = pooling_request(plans, self.pooling, token_vectors)
+                future = ready.scheduler.submit(request, role, block=False)
                 if future is None:
-                    future = await asyncio.to_thread(scheduler.submit, work, priority)
+                    future = await asyncio.to_thread(ready.scheduler.submit, request, role)
                     assert future is not None
-                done = await asyncio.wrap_future(future)
-                results += output.encoded(readings, done, token_vectors)
+                results += ready.output.encoded(plans, await asyncio.wrap_future(future), token_vectors)
         finally:
             self._callers -= 1
         self._warn_of_loss(results)
@@ -327,10 +354,10 @@ class Encoder:
     def close(self) -> None:
         """Let go of the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
         with self._lock:
-            self._model_ = self._output_ = None
-            team, self._team_ = self._team_, None
-        if team is not None:
-            team.close()
+            self._ready_ = {}
+            processes, self._processes_ = self._processes_, None
+        if processes is not None:
+            processes.close()
 
     def __enter__(self) -> Encoder:
         return self
@@ -361,26 +388,19 @@ class Encoder:
         return Reach.of(self.extension, self.folder.position_limit, self._max_tokens)
 
     @property
-    def _team(self) -> Team | None:
+    def _processes(self) -> DeviceProcesses | None:
         if isinstance(self._device, str):
             return None
         with self._lock:
-            if self._team_ is None:
-                self._team_ = Team([self._on(device) for device in self._device])
-            return self._team_
+            if self._processes_ is None:
+                self._processes_ = DeviceProcesses([self._on(device) for device in self._device])
+            return self._processes_
 
     def _on(self, device: str) -> Encoder:
         """The same encoder on one device."""
         copy = Encoder.__new__(Encoder)
         copy.__setstate__({**self.__getstate__(), "_device": device})
         return copy
-
-    @property
-    def _model(self) -> LoadedModel:
-        with self._lock:
-            if self._model_ is None:
-                self._model_ = LoadedModel.of(self._key())
-            return self._model_
 
     def _key(self) -> ModelKey:
         from situate.embedders.local.devices import chosen_device, is_exact
@@ -400,28 +420,17 @@ class Encoder:
 
     @property
     def _scheduler(self) -> Scheduler:
-        return self._model.scheduler()
+        return self._load(None).scheduler
 
-    def _prepared(self, adapter: str | None) -> LoadedModel:
-        model = self._model
-        model.scheduler(self._adapter(adapter))
-        return model
-
-    def _adapter(self, name: str | None) -> Adapter | None:
-        if name is None:
-            return None
-        check_name(name, self.adapters)
+    def _load(self, adapter: str | None) -> _Ready:
         with self._lock:
-            found = self._adapters_.get(name)
-            if found is None:
-                found = Adapter.found(name, self.adapters[name], self.load_options)
-                self._adapters_[name] = found
-            return found
-
-    def _output(self, model: LoadedModel) -> SpanOutput:
-        output = self._output_
-        if output is None:
-            output = self._output_ = SpanOutput(
+            ready = self._ready_.get(adapter)
+            if ready is not None:
+                return ready
+            first = next(iter(self._ready_.values()), None)
+            model = LoadedModel.of(self._key()) if first is None else first.model
+            scheduler = model.scheduler(self._adapter(adapter))
+            output = SpanOutput(
                 model=self.model,
                 dtype=self.dtype,
                 pooling=self.pooling,
@@ -429,22 +438,29 @@ class Encoder:
                 dimension=self.dimension,
                 normalize=self.normalize,
             )
-        return output
+            ready = self._ready_[adapter] = _Ready(model, scheduler, output)
+            return ready
 
-    def reading(self, item: SpanText) -> tuple[Reading, list[list[str]]]:
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is None:
+            return None
+        check_name(name, self.adapters)
+        return Adapter.found(name, self.adapters[name], self.load_options)
+
+    def read_plan(self, item: SpanText) -> tuple[ReadPlan, list[list[str]]]:
         """How a text is read: its passes with the tokens that are pooled, and the tokens in words. Loads no weights."""
         found = self._read([item], 0)[0]
         return found, [self._tokenizer.words(ids) for ids in found.sequences]
 
-    def _read(self, inputs: Sequence[SpanText], first: int) -> list[Reading]:
-        rules = ReadingRules(
+    def _read(self, inputs: Sequence[SpanText], first: int) -> list[ReadPlan]:
+        rules = ReadRules(
             pooling=self.pooling,
             on_overflow=self.on_overflow,
             max_tokens=self.max_tokens,
             position_limit=self.position_limit,
             pool_prefix=self.pool_prefix,
         )
-        return readings_of(inputs, self._tokenizer, rules, first)
+        return read_plans(inputs, self._tokenizer, rules, first)
 
     def _warn_of_loss(self, results: Sequence[Encoded]) -> None:
         lost = [result.lost_tokens for result in results if result.lost_tokens]
@@ -455,6 +471,19 @@ class Encoder:
                 TruncationWarning,
                 stacklevel=3,
             )
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What runs one adapter. It holds the model, which goes with its last encoder."""
+
+    model: LoadedModel
+    scheduler: Scheduler
+    output: SpanOutput
+
+
+def _options(token_vectors: bool, role: Role, adapter: str | None) -> dict[str, Any]:
+    return {"token_vectors": token_vectors, "role": role, "adapter": adapter}
 
 
 def _slices(inputs: Sequence[SpanText]) -> Iterator[tuple[int, Sequence[SpanText]]]:

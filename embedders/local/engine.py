@@ -2,79 +2,47 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from situate.embedders.forward.chooser import choose_forward
-from situate.embedders.forward.native import native_sums
+from situate.embedders.forward import native
+from situate.embedders.forward.chooser import ForwardChoice
 from situate.embedders.forward.packing import Packing, on_device
-from situate.embedders.local.cores import Crew
-from situate.embedders.local.openmp import dismiss_team
-from situate.embedders.local.scheduler import Job, Reduction
-from situate.embedders.models.resolve import SAFE, LoadOptions
-from situate.embedders.models.variant import AS_IT_IS, Variant
+from situate.embedders.local.cores import CorePool, release_openmp_threads
+from situate.embedders.local.scheduler import Job
+from situate.embedders.text.requests import Reduction
 from situate.embedders.types import Vectors
-from situate.errors import FallbackWarning
 
 #: More spans than this in a batch are summed one by one instead of by a product with a matrix of weights.
 _PRODUCT_SEGMENTS = 128
 
 
 class Engine:
-    """A model on one device. Not thread-safe: its owner sees to it that one thread at a time calls `run` or `settle`.
+    """A model on one device. Not thread-safe: its owner lets one thread at a time call `forward` or `settle`.
 
     Args:
-        folder: The model's folder.
-        device: Where it runs.
-        dtype: Format to compute in; pooling is float32 always.
-        options: Whether the folder's own Python files may run and pickled weights be read.
+        choice: How the model runs.
+        device: Where.
         batch_tokens: Most tokens of one pass over the model; None: what suits the device.
-        max_tokens: Longest sequence that will come.
-        variant: How the model differs from what its folder holds.
-        exact: Do not store float32 weights in float16, which is faster on some CPUs.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        device: torch.device,
-        dtype: torch.dtype,
-        options: LoadOptions = SAFE,
-        *,
-        batch_tokens: int | None = None,
-        max_tokens: int = 512,
-        variant: Variant = AS_IT_IS,
-        exact: bool = True,
-    ) -> None:
-        chosen = choose_forward(
-            folder,
-            device,
-            dtype,
-            options,
-            max_tokens=max_tokens,
-            variant=variant,
-            exact=exact,
-        )
-        if chosen.warning is not None:
-            warnings.warn(f"model {folder.name!r}: {chosen.warning}", FallbackWarning, stacklevel=2)
+    def __init__(self, choice: ForwardChoice, device: torch.device, batch_tokens: int | None = None) -> None:
         self.device = device
-        self.packed = chosen.packed
-        self.hidden_size = chosen.hidden_size
-        self._crew = Crew() if device.type == "cpu" and chosen.reentrant else None
-        self.batch_tokens = batch_tokens or (_cpu_budget(chosen.hidden_size) if device.type == "cpu" else 32768)
-        self._forward = chosen.forward
-        self._shared = chosen.shared
-        self._after = chosen.after
+        self.hidden_size = choice.hidden_size
+        self.batch_tokens = batch_tokens or (_cpu_budget(choice.hidden_size) if device.type == "cpu" else 32768)
+        self.packed = choice.packed
+        self._forward = choice.forward
+        self._shared = choice.shared
+        self._after = choice.after
+        self._cores = CorePool() if device.type == "cpu" and choice.reentrant else None
         self._unwritten: list[Callable[[], None]] = []
 
-    def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
         """Run these sequences of these jobs in one pass, or in more where memory does not suffice."""
         rows = [(job, int(i)) for job, taken in parts for i in taken]
         if len(parts) > 1:
@@ -82,7 +50,7 @@ class Engine:
         try:
             self._spread(rows)
         finally:
-            dismiss_team()
+            release_openmp_threads()
 
     def settle(self) -> None:
         """Return when the results of all passes so far have been written."""
@@ -91,35 +59,43 @@ class Engine:
         self._unwritten.clear()
 
     def _spread(self, rows: list[tuple[Job, int]]) -> None:
-        if self._crew is None:
-            self._attempt(rows)
+        if self._cores is None:
+            self._halving(rows)
             return
-        shares = self._crew.shares([int(job.lengths[i]) for job, i in rows])
+        shares = self._cores.shares([int(job.lengths[i]) for job, i in rows])
         if len(shares) > 1:
-            self._crew.run([partial(self._attempt, [rows[at] for at in share]) for share in shares])
+            self._cores.map([partial(self._halving, [rows[at] for at in share]) for share in shares])
         elif self._shared:
-            self._attempt(rows)  # whose workers do not wait for one that has no core
+            self._halving(rows)  # whose workers do not wait for one that has no core
         else:
-            self._crew.run_one(partial(self._attempt, rows))
+            self._cores.run_alone(partial(self._halving, rows))
 
-    def _attempt(self, rows: list[tuple[Job, int]]) -> None:
+    def _halving(self, rows: list[tuple[Job, int]]) -> None:
+        """One pass, or as many as memory asks for."""
+        if self._fits(rows):
+            return
+        # Behind the handler of `_fits`, whose traceback keeps the failed pass's tensors. Half a batch may fit; and what
+        # did not fit once will not fit the next time either.
+        self.batch_tokens = max(256, self.batch_tokens // 2)
+        self.settle()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(rows) // 2
+        self._halving(rows[:middle])
+        self._halving(rows[middle:])
+
+    def _fits(self, rows: list[tuple[Job, int]]) -> bool:
         try:
-            self._run(rows)
+            self._pass(rows)
         except (torch.OutOfMemoryError, MemoryError):
             if len(rows) == 1:
                 raise
-            # Half a batch may fit; and what did not fit once will not fit the next time either.
-            self.batch_tokens = max(256, self.batch_tokens // 2)
-            self.settle()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            middle = len(rows) // 2
-            self._attempt(rows[:middle])
-            self._attempt(rows[middle:])
+            return False
+        return True
 
-    def _run(self, rows: list[tuple[Job, int]]) -> None:
+    def _pass(self, rows: list[tuple[Job, int]]) -> None:
         """One pass over ``rows``, which are in order of length."""
-        sequences = [job.work.sequences[i] for job, i in rows]
+        sequences = [job.request.sequences[i] for job, i in rows]
         packing = Packing.of([len(ids) for ids in sequences], self.device)
         ids = on_device(sequences[0] if len(rows) == 1 else np.concatenate(sequences), self.device)
         with torch.inference_mode():
@@ -137,22 +113,22 @@ class Engine:
         """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""
         found = []
         for job, starts in places:
-            rows, segments = np.arange(len(job.work.segments)), job.work.segments[:, 1:]
+            rows, segments = np.arange(len(job.request.segments)), job.request.segments[:, 1:]
             if len(starts) > 1 or starts[0] != 0:  # otherwise it is a query, and the numbers are right as they are
-                at = starts[job.work.segments[:, 0]]
+                at = starts[job.request.segments[:, 0]]
                 rows = np.flatnonzero(at >= 0)
                 segments, at = segments[rows], at[rows]
                 segments = np.column_stack([at + segments[:, 0], at + segments[:, 1], segments[:, 2]])
             found.append((job, rows, segments))
-            if len(job.work.kept):
-                for row in np.flatnonzero(starts[job.work.kept[:, 0]] >= 0).tolist():
-                    sequence, first, last = job.work.kept[row].tolist()
+            if len(job.request.kept):
+                for row in np.flatnonzero(starts[job.request.kept[:, 0]] >= 0).tolist():
+                    sequence, first, last = job.request.kept[row].tolist()
                     begin = int(starts[sequence])
                     self._write_kept(job.result.kept, row, hidden[begin + first : begin + last])
         segments = found[0][2] if len(found) == 1 else np.concatenate([f[2] for f in found])
         if not len(segments):
             return
-        reduced = reduce_segments(hidden, segments, places[0][0].work.reduction)
+        reduced = reduce_segments(hidden, segments, places[0][0].request.reduction)
 
         def write() -> None:
             vectors = reduced.cpu().numpy()
@@ -180,27 +156,39 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
     Args:
         hidden: ``[tokens, hidden]``.
         segments: int64 ``[segments, 3]``: first row of ``hidden``, one past the last, weight of the first.
-        reduction: As in `Work`.
+        reduction: As in `PoolingRequest`.
     """
-    if reduction != "max" and (sums := native_sums(hidden, segments, reduction == "weighted")) is not None:
-        return sums
-    first, last = segments[:, 0], segments[:, 1]
     device = hidden.device
-    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS and device.type == "cpu":
+    compiled = native.library() if device.type == "cpu" and hidden.dtype == torch.float32 else None
+    if reduction != "max" and compiled is not None and hidden.is_contiguous():
+        # Each sum is added up in the order of its rows, whatever else is asked for.
+        out = torch.empty((len(segments), hidden.shape[1]))
+        rows = np.ascontiguousarray(segments)
+        weighted = reduction == "weighted"
+        compiled.reduce(hidden.data_ptr(), hidden.shape[1], rows.ctypes.data, len(rows), weighted, out.data_ptr())
+        return out
+    first, last = segments[:, 0], segments[:, 1]
+    if reduction != "max" and len(segments) <= _PRODUCT_SEGMENTS and device.type != "cuda":
         weights = np.zeros((len(segments), len(hidden)), dtype=np.float32)
         for row, (a, b, weight) in enumerate(segments.tolist()):
             weights[row, a:b] = 1.0 if reduction == "sum" else np.arange(weight, weight + b - a)
-        return torch.from_numpy(weights) @ hidden.float()
+        return on_device(weights, device) @ hidden.float()
     sizes = last - first
     within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     tokens = hidden[on_device(np.repeat(first, sizes) + within, device)].float()
     if reduction == "weighted":
         weights = (np.repeat(segments[:, 2], sizes) + within).astype(np.float32)
         tokens = tokens * on_device(weights, device)[:, None]
-    out: torch.Tensor = torch.segment_reduce(
+    if device.type not in ("cpu", "cuda"):  # segment_reduce has no other kernels
+        owners = on_device(np.repeat(np.arange(len(segments)), sizes), device)
+        empty = tokens.new_zeros((len(segments), hidden.shape[1]))
+        if reduction != "max":
+            return empty.index_add_(0, owners, tokens)
+        return empty.scatter_reduce_(0, owners[:, None].expand_as(tokens), tokens, "amax", include_self=False)
+    reduced: torch.Tensor = torch.segment_reduce(
         tokens, "max" if reduction == "max" else "sum", lengths=on_device(sizes, device), unsafe=True
     )
-    return out
+    return reduced
 
 
 def _cpu_budget(hidden_size: int) -> int:

@@ -1,28 +1,71 @@
-"""A model in memory, once per process, for all encoders that would load the same one.
+"""What is loaded, once per process.
 
-Encoders that differ only in what happens before and after the model (pooling, norm, dimensions, what becomes of long
-texts) share it: its weights are there once, and all their callers fill each other's batches. The references are weak:
-with the last encoder goes the model.
+An application makes many small objects around one model: a LlamaIndex embedding, a LangChain one, an index, copies of
+each that were pickled to a worker. If each loaded its own weights, memory would be paid several times, and they would
+fight for one device instead of filling each other's batches. So embedders of the same settings share an `Encoder`, and
+encoders that differ only in what happens before and after the model (pooling, norm, dimensions, what becomes of long
+texts) share its `LoadedModel`. The references are weak: with the last embedder goes the encoder, with the last encoder
+the model.
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from situate.embedders.local.scheduler import Scheduler
 from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
+from situate.errors import FallbackWarning
+from situate.threads import OwnedLock, renew_after_fork
 
 if TYPE_CHECKING:
+    from situate.embedders.local.encoder import Encoder
     from situate.embedders.models.adapters import Adapter
     from situate.embedders.text.heads import Heads
 
-_MODELS: weakref.WeakValueDictionary[ModelKey, LoadedModel] = weakref.WeakValueDictionary()
-_LOCK = threading.Lock()
+_T = TypeVar("_T")
+_SHARED: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+
+
+class _Registry:
+    """Guards `_SHARED`; a lock that a signal handler may take again, since an entry is made before it is entered."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_REGISTRY = _Registry()
+
+
+def shared(key: Hashable, make: Callable[[], _T]) -> _T:
+    """The process's object under ``key``, made now if there is none."""
+    with _REGISTRY.lock:
+        found: _T | None = _SHARED.get(key)
+        if found is None:
+            found = _SHARED[key] = make()
+        return found
+
+
+def shared_encoder(weights: Hashable, **settings: Any) -> Encoder:
+    """The process's `Encoder` with these weights and settings.
+
+    Args:
+        weights: What identifies the weights (folder and digest).
+        settings: `Encoder`'s arguments.
+    """
+    from situate.embedders.local.encoder import Encoder
+
+    return shared((Encoder, weights, *sorted(settings.items())), lambda: Encoder(**settings))
 
 
 @dataclass(frozen=True)
@@ -58,19 +101,20 @@ class LoadedModel:
 
     def __init__(self, key: ModelKey) -> None:
         self._key = key
-        self._lock = threading.Lock()
-        self._inside = threading.Lock()
+        self._inside = OwnedLock()
+        self.renew()
+        renew_after_fork(self)
         self._schedulers: dict[Adapter | None, Scheduler] = {}
         self._heads: Heads | None = None
+
+    def renew(self) -> None:
+        """A new lock. A signal handler that interrupts the loading loads for itself."""
+        self._lock = threading.RLock()
 
     @classmethod
     def of(cls, key: ModelKey) -> LoadedModel:
         """The process's model with this key. Loads no weights."""
-        with _LOCK:
-            model = _MODELS.get(key)
-            if model is None:
-                model = _MODELS[key] = cls(key)
-            return model
+        return shared((cls, key), lambda: cls(key))
 
     def ready(self, adapter: Adapter | None) -> bool:
         """Whether asking for this scheduler costs nothing."""
@@ -89,10 +133,12 @@ class LoadedModel:
             return scheduler
 
     @property
-    def heads(self) -> Heads:
-        """The linear layers behind the pooling."""
+    def heads(self) -> Heads | None:
+        """The linear layers behind the pooling; None where the model has none."""
         from situate.embedders.text.heads import Heads
 
+        if not self._key.folder.heads:
+            return None
         with self._lock:
             if self._heads is None:
                 folder = self._key.folder
@@ -100,22 +146,24 @@ class LoadedModel:
             return self._heads
 
     def _loaded(self, adapter: Adapter | None) -> Scheduler:
+        from situate.embedders.forward.chooser import choose_forward
         from situate.embedders.local.devices import chosen_device, chosen_dtype
         from situate.embedders.local.engine import Engine
 
         key = self._key
         device = chosen_device(key.device)
-        engine = Engine(
+        choice = choose_forward(
             key.folder.path,
             device,
             chosen_dtype(key.dtype, device),
             key.options,
-            batch_tokens=key.batch_tokens,
             max_tokens=key.folder.trained_tokens,
             variant=replace(key.variant, adapter=adapter),
             exact=key.exact,
         )
-        scheduler = Scheduler(engine, inside=self._inside)
-        # The thread must not outlive its model, nor the interpreter.
-        weakref.finalize(self, scheduler.close, drain=False)
+        if choice.warning is not None:
+            warnings.warn(f"model {key.folder.path.name!r}: {choice.warning}", FallbackWarning, stacklevel=2)
+        scheduler = Scheduler(Engine(choice, device, key.batch_tokens), inside=self._inside)
+        # The thread must not outlive its model.
+        weakref.finalize(self, scheduler.close, drain=False).atexit = False
         return scheduler

@@ -22,6 +22,7 @@ from typing import Any
 
 from situate.embedders.types import Encoded, SpanText
 from situate.errors import ModelError, TruncationWarning
+from situate.threads import renew_after_fork
 
 #: Texts that a process is given at once: few enough that the last ones of a call end at about the same time.
 _SHARE_TEXTS, _SHARE_CHARACTERS = 512, 500_000
@@ -31,7 +32,7 @@ _AHEAD = 2
 _Result = tuple[list[Encoded], list[tuple[type[Warning], str]]]
 
 
-class Team:
+class DeviceProcesses:
     """Copies of one encoder, each on a device of its own. The processes begin with the first text.
 
     Args:
@@ -40,10 +41,15 @@ class Team:
 
     def __init__(self, encoders: Sequence[Any]) -> None:
         self._encoders = [pickle.dumps(encoder) for encoder in encoders]
-        self._lock = threading.Lock()
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """No processes, whose pool is the parent's."""
+        self._lock = threading.RLock()
         self._pool: ProcessPoolExecutor | None = None
 
-    def encode(
+    def map(
         self, inputs: Sequence[SpanText], options: dict[str, Any], seen: Callable[[int], None] = lambda count: None
     ) -> list[Encoded]:
         """One result per input, in order.
@@ -76,8 +82,8 @@ class Team:
             for future in waiting:
                 future.cancel()
 
-    async def aencode(self, inputs: Sequence[SpanText], options: dict[str, Any]) -> list[Encoded]:
-        """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
+    async def amap(self, inputs: Sequence[SpanText], options: dict[str, Any]) -> list[Encoded]:
+        """`map` without blocking the event loop; cancelling it takes back what has not run yet."""
         results: list[Encoded] = []
         waiting: deque[Future[_Result]] = deque()
         shares = _shares(inputs)

@@ -1,79 +1,49 @@
 """One owner of the device, many callers.
 
-Both frameworks ask for ten texts at a time, servers for one. Whoever asks while the model is busy waits in one of two
-queues, queries before documents, and what waits together runs together in full batches. A big job gives the model back
-after every batch, so a query never waits for more than the batch that is running. A caller who finds nobody else there
-runs a small job in its own thread: waking another one costs as much as a tenth of a query.
+Both frameworks ask for ten texts at a time, servers for one. A caller that asks while the model is busy waits in one of
+two queues, queries before documents, and what waits together runs together in full batches. A big job gives the model
+back after every batch, so a query never waits for more than the batch that is running. A caller that finds the model
+idle runs a small job in its own thread: waking another one costs as much as a tenth of a query.
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.embedders.text.tokenizer import Ids
-from situate.embedders.types import Vectors
+from situate.embedders.text.requests import PoolingRequest, PoolingResult
+from situate.embedders.types import Role
+from situate.errors import ReentryError
+from situate.threads import OwnedLock, renew_after_fork
 
-Priority = Literal["query", "document"]
-Reduction = Literal["sum", "weighted", "max"]
-
-#: Seconds that an idle model waits for company after a job arrived, and the longest that this goes on.
-_COMPANY, _COMPANY_IN_ALL = 0.0002, 0.001
-#: Full batches that may wait; who brings more is held up until some have run.
+#: Seconds that an idle model waits for further jobs after one arrived, and the longest that this goes on.
+_BATCHING_WINDOW, _BATCHING_WINDOW_IN_ALL = 0.0002, 0.001
+#: `Scheduler.submit` blocks while more full batches than this wait.
 _WAITING_BATCHES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a caller asks for.
-
-    Attributes:
-        sequences: Token ids of each pass over the model.
-        segments: int64 ``[segments, 4]``: sequence, first token, one past the last token, weight of the first.
-        reduction: What becomes of a segment's token vectors: their sum, their sum weighted by position, their maximum.
-        kept: int64 ``[kept, 3]``: sequence, first token, one past the last token, of token vectors to hand back.
-    """
-
-    sequences: Sequence[Ids]
-    segments: NDArray[np.int64]
-    reduction: Reduction
-    kept: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What a caller gets.
-
-    Attributes:
-        reduced: float32 ``[segments, hidden]``.
-        kept: Per row of ``Work.kept``, float32 ``[tokens, hidden]``.
-    """
-
-    reduced: Vectors
-    kept: list[Vectors]
-
-
 class Job:
-    """Work that waits or runs, and what is there of its result."""
+    """A request that waits or runs, and what is there of its result."""
 
-    def __init__(self, work: Work, hidden_size: int) -> None:
-        self.work = work
-        self.future: Future[Done] = Future()
-        self.lengths = np.array([len(ids) for ids in work.sequences], dtype=np.int64)
+    def __init__(self, request: PoolingRequest, hidden_size: int) -> None:
+        self.request = request
+        self.future: Future[PoolingResult] = Future()
+        self.lengths = np.array([len(ids) for ids in request.sequences], dtype=np.int64)
         # Longest first: neighbours of equal length run fastest, and what does not fit the memory shows at once.
         self.order = np.argsort(-self.lengths, kind="stable") if len(self.lengths) > 1 else np.arange(len(self.lengths))
         self.tokens = int(self.lengths.sum())
         self.begun = 0
-        self.result = Done(
-            np.zeros((len(work.segments), hidden_size), dtype=np.float32),
-            [np.zeros((0, hidden_size), dtype=np.float32)] * len(work.kept),
+        self.result = PoolingResult(
+            np.zeros((len(request.segments), hidden_size), dtype=np.float32),
+            [np.zeros((0, hidden_size), dtype=np.float32)] * len(request.kept),
         )
 
     def take(self, budget: int) -> NDArray[np.int64]:
@@ -89,13 +59,13 @@ class Job:
         return self.begun >= len(self.order)
 
 
-class Runner(Protocol):
+class Engine(Protocol):
     """What the scheduler knows of an engine."""
 
     hidden_size: int
     batch_tokens: int
 
-    def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
         """Run these sequences of these jobs in one pass and write their results."""
         ...
 
@@ -109,49 +79,66 @@ class Scheduler:
 
     Args:
         engine: What runs. Only one thread at a time is ever inside.
-        inside: Held by who is inside; shared where several engines share a device.
+        inside: Held by the thread that is inside; shared where several engines share a device.
     """
 
-    def __init__(self, engine: Runner, *, inside: threading.Lock | None = None) -> None:
+    def __init__(self, engine: Engine, *, inside: OwnedLock | None = None) -> None:
         self.engine = engine
-        self._inside = threading.Lock() if inside is None else inside
+        self._inside = OwnedLock() if inside is None else inside
+        self._closed = False
+        self.renew()
+        renew_after_fork(self)
+        _SCHEDULERS.add(self)
+
+    def renew(self) -> None:
+        """Empty queues, and no thread."""
         self._changed = threading.Condition()
-        self._queues: dict[Priority, deque[Job]] = {"query": deque(), "document": deque()}
+        self._queues: dict[Role, deque[Job]] = {"query": deque(), "document": deque()}
         self._waiting_tokens = 0
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._stopping = False
 
-    def run_now(self, work: Work) -> Done | None:
-        """Run a small job in the calling thread if nobody else is there; None if somebody is, or if it is not small."""
-        if self._waiting_tokens or not self._inside.acquire(blocking=False):
+    def run_now(self, request: PoolingRequest) -> PoolingResult | None:
+        """Run a small request in the calling thread; None if the model is busy, or if the request is not small.
+
+        Raises:
+            ReentryError: The calling thread is inside the model already.
+        """
+        self._inside.check()
+        if self._waiting_tokens or self._closed:
             return None
         try:
-            job = Job(work, self.engine.hidden_size)
-            if job.tokens > self.engine.batch_tokens or self._closed:
+            if not self._inside.acquire(blocking=False):
+                return None
+            job = Job(request, self.engine.hidden_size)
+            if job.tokens > self.engine.batch_tokens:
                 return None
             if len(job.order):
-                self.engine.run([(job, job.order)])
+                self.engine.forward([(job, job.order)])
                 self.engine.settle()
             return job.result
         finally:
             self._inside.release()
 
-    def submit(self, work: Work, priority: Priority, *, block: bool = True) -> Future[Done] | None:
-        """Queue work.
+    def submit(self, request: PoolingRequest, role: Role, *, block: bool = True) -> Future[PoolingResult] | None:
+        """Queue a request. Blocks while the queues are full.
 
         Args:
-            work: The work.
-            priority: Which queue.
-            block: Whether to wait while the queues are full.
+            request: What to run.
+            role: Queries run before documents.
+            block: Off: return None instead of blocking.
 
         Returns:
             Its result, some time later; cancelling takes back what has not run. None if the queues are full and
             ``block`` is off.
 
         Raises:
+            ReentryError: The calling thread is inside the model already.
             RuntimeError: The scheduler was closed.
         """
-        job = Job(work, self.engine.hidden_size)
+        self._inside.check()
+        self._check_not_queueing()
+        job = Job(request, self.engine.hidden_size)
         if not len(job.order):
             job.future.set_result(job.result)
             return job.future
@@ -162,47 +149,87 @@ class Scheduler:
                 self._changed.wait()
             if self._closed:
                 raise RuntimeError("the encoder was closed while this call waited for it")
-            self._queues[priority].append(job)
+            self._queues[role].append(job)
             self._waiting_tokens += job.tokens
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="situate-encoder", daemon=True)
-                self._thread.start()
+            served = self._started()
             self._changed.notify_all()
+        if not served:
+            self._serve_here(job)
         return job.future
 
     def close(self, *, drain: bool = True) -> None:
-        """End the thread, after what waits has run or, without ``drain``, been cancelled."""
+        """Take no further request, and end the thread when what waits has run or, without ``drain``, is cancelled."""
+        self._closed = True
+        self._stop(drain)
+
+    def pause(self) -> None:
+        """End the thread, without what waits; the next request starts it again."""
+        self._stop(drain=False)
+
+    def _stop(self, drain: bool) -> None:
         with self._changed:
-            self._closed = True
+            self._stopping = True
             if not drain:
                 for queue in self._queues.values():
                     for job in queue:
                         job.future.cancel()
             self._changed.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _check_not_queueing(self) -> None:
+        """Refuse a thread whose own interrupted `submit` holds the lock of the queues."""
+        if self._changed._is_owned():  # type: ignore[attr-defined]
+            raise ReentryError(
+                "an embedding was asked for by a signal handler that interrupted the same thread as it asked for one, "
+                "which would wait for itself: ask in another thread, or when the handler has returned"
+            )
+
+    def _started(self) -> bool:
+        """Whether a thread serves the queues, after starting it. The lock is held."""
+        if self._thread is not None and not self._stopping:
+            return True
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="situate-encoder", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the interpreter is ending
+            self._thread = None
+            return False
+        return True
+
+    def _serve_here(self, job: Job) -> None:
+        """Run what waits in the calling thread, until ``job`` is done."""
+        while not job.future.done():
+            self._next_pass()
 
     def _serve(self) -> None:
+        me = threading.current_thread()
         while True:
             with self._changed:
                 idle = not self._waiting_tokens
                 while not self._waiting_tokens:
-                    if self._closed:
+                    if self._stopping or self._thread is not me:
                         return
                     self._changed.wait()
                 if idle:
-                    self._wait_for_company()
-                with_room = self._collect()
-            if with_room:
-                with self._inside:
-                    self._run(with_room)
+                    self._wait_for_more()
+            self._next_pass()
 
-    def _wait_for_company(self) -> None:
-        """A moment for others who are about to ask, as long as they keep coming."""
-        for _ in range(round(_COMPANY_IN_ALL / _COMPANY)):
-            if self._waiting_tokens >= self.engine.batch_tokens or self._closed:
+    def _next_pass(self) -> None:
+        with self._changed:
+            parts = self._collect()
+        if parts:
+            with self._inside:
+                self._run(parts)
+
+    def _wait_for_more(self) -> None:
+        """Wait a moment for callers that are about to ask, for as long as they keep coming. The lock is held."""
+        for _ in range(round(_BATCHING_WINDOW_IN_ALL / _BATCHING_WINDOW)):
+            if self._waiting_tokens >= self.engine.batch_tokens or self._stopping:
                 return
-            if not self._changed.wait(_COMPANY):
+            if not self._changed.wait(_BATCHING_WINDOW):
                 return
 
     def _collect(self) -> list[tuple[Job, NDArray[np.int64]]]:
@@ -230,8 +257,7 @@ class Scheduler:
         return parts
 
     def _run(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> None:
-        for alone in _failures(self, parts):
-            job, error = alone
+        for job, error in self._failures(parts):
             self._drop(job)
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
@@ -256,17 +282,23 @@ class Scheduler:
                     self._waiting_tokens -= int(job.lengths[job.order[job.begun :]].sum())
             self._changed.notify_all()
 
+    def _failures(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> list[tuple[Job, Exception]]:
+        """Run a pass; if it fails, run each job's part alone, so that only the callers whose texts fail hear of it."""
+        try:
+            self.engine.forward(parts)
+            return []
+        except Exception as error:  # noqa: BLE001  whatever the model says belongs to the callers, not to this thread
+            if len(parts) == 1:
+                return [(parts[0][0], error)]
+        # Behind the handler: the error's traceback would keep the failed pass's memory while the parts run.
+        return [failure for part in parts for failure in self._failures([part])]
 
-def _failures(scheduler: Scheduler, parts: list[tuple[Job, NDArray[np.int64]]]) -> Iterator[tuple[Job, Exception]]:
-    """Run a pass; if it fails, run each job's part alone, so that only the callers whose texts fail hear of it."""
-    try:
-        scheduler.engine.run(parts)
-    except Exception as error:  # noqa: BLE001  whatever the model says belongs to the callers, not to this thread
-        if len(parts) == 1:
-            yield parts[0][0], error
-            return
-        for part in parts:
-            try:
-                scheduler.engine.run([part])
-            except Exception as own:  # noqa: BLE001  as above
-                yield part[0], own
+
+_SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+
+
+@atexit.register
+def _pause_all() -> None:
+    """No thread may be inside compiled code when the libraries' own destructors run."""
+    for scheduler in list(_SCHEDULERS):
+        scheduler.pause()

@@ -23,8 +23,9 @@ from situate.errors import ConventionError, InputError
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
-    from situate.embedders.local.scheduler import Done, Scheduler, Work
+    from situate.embedders.local.scheduler import Scheduler
     from situate.embedders.pairs.engine import PairEngine
+    from situate.embedders.text.requests import PoolingRequest, PoolingResult
 
 Output: TypeAlias = Literal["model", "logit", "probability"]
 
@@ -171,23 +172,23 @@ class CrossEncoderModel:
             return _NOTHING
         loaded = self._loaded()
         written = loaded.writer.write(pairs)
-        work = loaded.work(written)
-        done = loaded.scheduler.run_now(work)
-        if done is None:
-            future = loaded.scheduler.submit(work, "query")
+        request = loaded.request(written)
+        result = loaded.scheduler.run_now(request)
+        if result is None:
+            future = loaded.scheduler.submit(request, "query")
             assert future is not None
-            done = future.result()
-        return self._scores(loaded, written, done, len(pairs))
+            result = future.result()
+        return self._scores(loaded, written, result, len(pairs))
 
     async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
         """`score` without blocking the event loop; cancelling it takes back the batches that have not run."""
         if not pairs:
             return _NOTHING
 
-        def prepared() -> tuple[_Loaded, WrittenPairs, Future[Done]]:
+        def prepared() -> tuple[_Loaded, WrittenPairs, Future[PoolingResult]]:
             loaded = self._loaded()
             written = loaded.writer.write(pairs)
-            future = loaded.scheduler.submit(loaded.work(written), "query")
+            future = loaded.scheduler.submit(loaded.request(written), "query")
             assert future is not None
             return loaded, written, future
 
@@ -198,8 +199,8 @@ class CrossEncoderModel:
             # the thread cannot be stopped, but what it is about to queue can be taken back
             preparation.add_done_callback(_taken_back)
             raise
-        done = await asyncio.wrap_future(future)
-        return self._scores(loaded, written, done, len(pairs))
+        result = await asyncio.wrap_future(future)
+        return self._scores(loaded, written, result, len(pairs))
 
     def close(self) -> None:
         """Let go of the model; the next `score` loads it again."""
@@ -214,9 +215,9 @@ class CrossEncoderModel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _scores(self, loaded: _Loaded, written: WrittenPairs, done: Done, pairs: int) -> PairScores:
+    def _scores(self, loaded: _Loaded, written: WrittenPairs, result: PoolingResult, pairs: int) -> PairScores:
         starts = np.searchsorted(written.owner, np.arange(pairs))
-        values: Vectors = done.reduced
+        values: Vectors = result.reduced
         if self.aggregation == "parade":
             values = loaded.engine.logits(np.maximum.reduceat(values, starts, axis=0))
         else:
@@ -293,14 +294,9 @@ class CrossEncoderModel:
             reentrant=is_reentrant(model, self.load_options),
             exact=is_exact(self._dtype, device),
         )
-        if self.aggregation == "parade" and not engine.pair.representation:
-            raise ConventionError(
-                f"model {self.model!r}: its head could not be told apart from its encoder, which the aggregation "
-                "'parade' needs; choose 'max', 'first' or 'sum'"
-            )
         scheduler = Scheduler(engine)
-        # The thread must not outlive its model, nor the interpreter.
-        weakref.finalize(self, scheduler.close, drain=False)
+        # The thread must not outlive its model.
+        weakref.finalize(self, scheduler.close, drain=False).atexit = False
         # of two classes predict returns both logits; the log odds' sigmoid is the second's probability
         sigmoid = isinstance(encoder.activation_fn, torch.nn.Sigmoid)
         return _Loaded(writer, engine, scheduler, sigmoid)
@@ -313,10 +309,10 @@ class _Loaded:
     scheduler: Scheduler
     sigmoid: bool
 
-    def work(self, written: WrittenPairs) -> Work:
-        from situate.embedders.pairs.engine import pair_work
+    def request(self, written: WrittenPairs) -> PoolingRequest:
+        from situate.embedders.pairs.engine import pair_request
 
-        return pair_work(written.sequences, written.second)
+        return pair_request(written.sequences, written.second)
 
 
 _NOTHING = PairScores(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64), 0, 0)

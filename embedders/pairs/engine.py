@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from situate.embedders.forward.packing import Packing
-from situate.embedders.forward.pair_forward import PairForward, choose_pair_forward
-from situate.embedders.local.cores import Crew
+from situate.embedders.forward.chooser import ForwardChoice, OfEachSequence, base_dtype, choose_pair_forward, probe
+from situate.embedders.forward.modules import PaddedForward
+from situate.embedders.forward.packing import Packing, on_device
+from situate.embedders.local.cores import computing
 from situate.embedders.local.engine import Engine
-from situate.embedders.local.openmp import computing
-from situate.embedders.local.scheduler import Job, Work
+from situate.embedders.local.scheduler import Job
 from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions
+from situate.embedders.pairs.heads import Answers, Head, find_head, scores_of
+from situate.embedders.text.requests import PoolingRequest
 from situate.embedders.types import Vectors
-from situate.errors import ModelError
+from situate.errors import ConventionError, ModelError
+from situate.vectors import check_finite
 
 
 class PairEngine(Engine):
@@ -29,7 +32,7 @@ class PairEngine(Engine):
     that the logit is made of.
 
     Args:
-        model: The transformers model.
+        model: The transformers model, in the `base_dtype` of its device.
         device: Where it runs.
         dtype: Format to compute in; the head is float32 always.
         answers: Of a decoder, the token ids of yes and no.
@@ -38,6 +41,10 @@ class PairEngine(Engine):
         representation: Hand back hidden states instead of logits.
         reentrant: Whether several threads may be inside the model at once.
         exact: Do not store float32 weights in float16, which is faster on some CPUs.
+
+    Raises:
+        ConventionError: The model gives more than two logits, or its head is not known and ``representation`` is on.
+        NonFiniteVectorError: It computes NaN or infinity.
     """
 
     def __init__(
@@ -46,54 +53,84 @@ class PairEngine(Engine):
         device: torch.device,
         dtype: torch.dtype,
         *,
-        answers: tuple[int, int | None] | None,
+        answers: Answers | None,
         max_tokens: int,
         batch_tokens: int | None,
         representation: bool,
         reentrant: bool,
         exact: bool,
     ) -> None:
-        self.device = device
-        self.pair: PairForward = choose_pair_forward(model, device, dtype, answers, max_tokens, exact=exact)
-        self.packed = self.pair.packed
-        self._representation = representation and self.pair.representation
-        self.hidden_size = self.pair.size if self._representation else 1
+        self.head: Head | None = None
+        decoder = answers is not None
+        base = model.base_model
+        ids, packing = probe(model, device, max_tokens, pairs=True, types=not decoder)
+        with computing():
+            wanted = _scores(model, ids, packing, answers)
+            check_finite(wanted.cpu().numpy(), f"the cross-encoder computes in {model.dtype}")
+            if base is not model:
+                hidden = OfEachSequence(PaddedForward(base, left=decoder), last=decoder)(ids, packing)
+                self.head = find_head(model, hidden, wanted, answers)
+            if self.head is not None:
+                choice = choose_pair_forward(
+                    base, self.head, wanted, ids, packing, dtype, last=decoder, reentrant=reentrant, exact=exact
+                )
+            elif representation:
+                raise ConventionError(
+                    "the model's head could not be told apart from its encoder, which the aggregation 'parade' needs; "
+                    "choose 'max', 'first' or 'sum'"
+                )
+            else:
+                model.to(dtype)
+                choice = ForwardChoice(
+                    lambda ids, packing: _scores(model, ids, packing, answers)[:, None], 1, False, reentrant
+                )
         # On CPU a batch's activations should stay in the cache; a GPU wants to be full.
-        self.batch_tokens = batch_tokens or (4096 if device.type == "cpu" else 32768)
-        self._crew = Crew() if device.type == "cpu" and reentrant else None
-        self._shared = False
-        self._unwritten = []
+        super().__init__(choice, device, batch_tokens or (4096 if device.type == "cpu" else 32768))
+        self._representation = representation
+        self.hidden_size = choice.hidden_size if representation else 1
 
     def logits(self, representations: Vectors) -> Vectors:
         """float32 ``[pairs, hidden]`` -> float32 ``[pairs]``."""
+        assert self.head is not None
         with computing():
-            out: Vectors = self.pair.head(torch.from_numpy(representations).to(self.device)).cpu().numpy()
+            out: Vectors = self.head(torch.from_numpy(representations).to(self.device)).cpu().numpy()
         return out
 
-    def _run(self, rows: list[tuple[Job, int]]) -> None:
-        sequences = [job.work.sequences[i] for job, i in rows]
-        second = [int(job.work.segments[i, 1]) for job, i in rows]
-        packing = Packing.of([len(ids) for ids in sequences], self.device)
-        ids = torch.from_numpy(np.concatenate(sequences)).to(self.device)
-        starts = torch.tensor(second, device=self.device).repeat_interleave(packing.bounds.diff().long())
-        types = (packing.position_ids >= starts).long()
+    def _pass(self, rows: list[tuple[Job, int]]) -> None:
+        sequences = [job.request.sequences[i] for job, i in rows]
+        second = [int(job.request.segments[i, 1]) for job, i in rows]
+        packing = Packing.of([len(ids) for ids in sequences], self.device, second)
+        ids = on_device(np.concatenate(sequences), self.device)
         with torch.inference_mode():
-            features = self.pair.features(ids, packing, types).float()
-            if not self._representation:
-                features = self.pair.head(features)[:, None]
-            if self.pair.after is not None:
-                self.pair.after()
-        values = features.cpu().numpy()
-        for (job, i), value in zip(rows, values, strict=True):
-            job.result.reduced[i] = value
+            features = self._forward(ids, packing).float()
+            if self.head is not None and not self._representation:
+                features = self.head(features)[:, None]
+            if self._after is not None:
+                self._after()
+
+        def write() -> None:
+            for (job, i), value in zip(rows, features.cpu().numpy(), strict=True):
+                job.result.reduced[i] = value
+
+        # On a GPU the copy would wait for the pass, and the next one could not be prepared meanwhile.
+        self._unwritten.append(write) if self.device.type == "cuda" else write()
 
 
-def pair_work(sequences: Sequence[NDArray[np.int64]], second: NDArray[np.int64]) -> Work:
+def _scores(model: Any, ids: torch.Tensor, packing: Packing, answers: Answers | None) -> torch.Tensor:
+    """float32 ``[sequences]`` by the padded model."""
+    decoder = answers is not None
+    inputs = PaddedForward(model, left=decoder).inputs(ids, packing)
+    return scores_of(model(**inputs, **({"logits_to_keep": 1} if decoder else {})), answers)
+
+
+def pair_request(sequences: Sequence[NDArray[np.int64]], second: NDArray[np.int64]) -> PoolingRequest:
     """What a `Scheduler` is handed for these pairs; their second texts begin at ``second``."""
     ends = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     at = np.arange(len(sequences), dtype=np.int64)
     segments = np.column_stack([at, second, ends, np.zeros_like(at)])
-    return Work(sequences=sequences, segments=segments, reduction="sum", kept=np.zeros((0, 3), dtype=np.int64))
+    return PoolingRequest(
+        sequences=sequences, segments=segments, reduction="sum", kept=np.zeros((0, 3), dtype=np.int64)
+    )
 
 
 def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, options: LoadOptions = SAFE) -> Any:
@@ -104,15 +141,16 @@ def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, o
     """
     from sentence_transformers import CrossEncoder
 
-    # On CPU everything starts from float32, so that what surrounds bfloat16 products can stay float32.
-    base = torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
     with loading("the cross-encoder", folder):
         encoder = CrossEncoder(
             str(folder),
             device=str(device),
             local_files_only=True,
             trust_remote_code=options.trust_remote_code,
-            model_kwargs={"dtype": base, **({} if options.allow_pickle else {"use_safetensors": True})},
+            model_kwargs={
+                "dtype": base_dtype(device, dtype),
+                **({} if options.allow_pickle else {"use_safetensors": True}),
+            },
         )
     _check_head(folder, encoder.model)
     return encoder

@@ -231,7 +231,7 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
     """float32 ``[sequences]``; on out of memory in halves."""
     import torch
 
-    from situate.embedders.local.openmp import computing
+    from situate.embedders.local.cores import computing
 
     try:
         longest = max(map(len, sequences))

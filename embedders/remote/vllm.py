@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from situate.batches import in_batches
-from situate.embedders.local.scheduler import Done, Work
 from situate.embedders.models.resolve import resolve_model
 from situate.embedders.remote.encoder import (
     Conversation,
@@ -21,9 +20,9 @@ from situate.embedders.remote.encoder import (
     positive,
 )
 from situate.embedders.remote.http import Call, HttpOptions, HttpSettings
-from situate.embedders.text.heads import Heads
-from situate.embedders.text.pooling import Reading, ReadingRules
-from situate.embedders.text.reading import SpanOutput, readings_of, work_of
+from situate.embedders.text.pooling import SpanOutput
+from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
+from situate.embedders.text.requests import PoolingRequest, PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import Encoded, OnOverflow, Pooling, SpanText, Vectors
 from situate.errors import ConventionError, InputError, ModelNotFoundError, ServerError, TruncationWarning
@@ -130,30 +129,30 @@ class VLLMEncoder(HttpEncoder):
         if self._limit is None:
             (models,) = yield [Call("v1/models", None)]
             self._limit = self._limit_in(models)
-        rules = ReadingRules(
+        rules = ReadRules(
             pooling=self._pooling,
             on_overflow=self._on_overflow,
             max_tokens=self._limit if self._asked_tokens is None else min(self._asked_tokens, self._limit),
             position_limit=self._limit,
         )
-        readings = readings_of(inputs, self._text_tokenizer(), rules)
+        plans = read_plans(inputs, self._text_tokenizer(), rules)
         whole = [
-            item.spans is None and not token_vectors and len(reading.sequences) == 1
-            for item, reading in zip(inputs, readings, strict=True)
+            item.spans is None and not token_vectors and len(plan.sequences) == 1
+            for item, plan in zip(inputs, plans, strict=True)
         ]
         done: dict[int, Encoded] = {}
         simple = [i for i, plain in enumerate(whole) if plain]
-        for i, vector in zip(simple, (yield from self._embedded([readings[i] for i in simple])), strict=True):
-            done[i] = Encoded(vector, None, readings[i].lost_tokens)
+        for i, vector in zip(simple, (yield from self._embedded([plans[i] for i in simple])), strict=True):
+            done[i] = Encoded(vector, None, plans[i].lost_tokens)
         rest = [i for i, plain in enumerate(whole) if not plain]
-        parts = yield from self._pooled([readings[i] for i in rest], token_vectors)
+        parts = yield from self._pooled([plans[i] for i in rest], token_vectors)
         done.update(zip(rest, parts, strict=True))
-        self._warn_of_loss(readings, rules.max_tokens)
+        self._warn_of_loss(plans, rules.max_tokens)
         return [done[i] for i in range(len(inputs))]
 
-    def _embedded(self, readings: Sequence[Reading]) -> Generator[Sequence[Call], list[Any], list[Vectors]]:
+    def _embedded(self, plans: Sequence[ReadPlan]) -> Generator[Sequence[Call], list[Any], list[Vectors]]:
         """float32 ``[1, dimension]`` per text, pooled by the server."""
-        batches = list(in_batches([reading.sequences[0] for reading in readings], self._batch_size))
+        batches = list(in_batches([plan.sequences[0] for plan in plans], self._batch_size))
         answers = yield [
             Call("v1/embeddings", self._body(batch), max_bytes=answer_bytes(len(batch))) for batch in batches
         ]
@@ -167,10 +166,10 @@ class VLLMEncoder(HttpEncoder):
             vectors += [output.finished(matrix[k : k + 1]) for k in range(len(matrix))]
         return vectors
 
-    def _pooled(self, readings: Sequence[Reading], token_vectors: bool) -> Conversation:
+    def _pooled(self, plans: Sequence[ReadPlan], token_vectors: bool) -> Conversation:
         """One `Encoded` per text, pooled here."""
-        work = work_of(readings, self._pooling, token_vectors)
-        batches = list(in_batches(work.sequences, self._batch_size))
+        request = pooling_request(plans, self._pooling, token_vectors)
+        batches = list(in_batches(request.sequences, self._batch_size))
         task = {"task": "token_embed", "use_activation": False}
         answers = yield [Call("pooling", {**self._body(batch), **task}) for batch in batches]
         hidden: list[Vectors] = []
@@ -184,14 +183,14 @@ class VLLMEncoder(HttpEncoder):
                         "model served for token_embed, and is this its tokenizer?"
                     )
                 hidden.append(self._checked(matrix, "pooling", tokens=True))
-        return self._output().encoded(readings, _reduced(work, hidden, self._dimension or 0), token_vectors)
+        return self._output().encoded(plans, _reduced(request, hidden, self._dimension or 0), token_vectors)
 
     def _output(self) -> SpanOutput:
         return SpanOutput(
             model=self.model,
             dtype="the server's format",
             pooling=self._pooling,
-            heads=Heads(()),
+            heads=None,
             dimension=None,
             normalize=self._normalize,
         )
@@ -222,27 +221,27 @@ class VLLMEncoder(HttpEncoder):
             )
         return self._tokenizer
 
-    def _warn_of_loss(self, readings: Sequence[Reading], limit: int) -> None:
-        lost = [reading.lost_tokens for reading in readings if reading.lost_tokens]
+    def _warn_of_loss(self, plans: Sequence[ReadPlan], limit: int) -> None:
+        lost = [plan.lost_tokens for plan in plans if plan.lost_tokens]
         if lost:
             warnings.warn(
-                f"{len(lost)} of {len(readings)} texts are longer than the {limit} tokens that {self.http.shown_url} "
+                f"{len(lost)} of {len(plans)} texts are longer than the {limit} tokens that {self.http.shown_url} "
                 f"reads and lost {sum(lost)} tokens: split them, or choose on_overflow='window'",
                 TruncationWarning,
                 stacklevel=2,
             )
 
 
-def _reduced(work: Work, hidden: Sequence[Vectors], dimension: int) -> Done:
+def _reduced(request: PoolingRequest, hidden: Sequence[Vectors], dimension: int) -> PoolingResult:
     """What an engine makes of token vectors, in numpy."""
     rows: list[Vectors] = []
-    for sequence, first, last, weight in work.segments.tolist():
+    for sequence, first, last, weight in request.segments.tolist():
         tokens = hidden[sequence][first:last]
-        if work.reduction == "max":
+        if request.reduction == "max":
             rows.append(tokens.max(axis=0))
-        elif work.reduction == "weighted":
+        elif request.reduction == "weighted":
             rows.append(np.arange(weight, weight + len(tokens), dtype=np.float32) @ tokens)
         else:
             rows.append(tokens.sum(axis=0))
-    kept = [hidden[sequence][first:last] for sequence, first, last in work.kept.tolist()]
-    return Done(np.stack(rows) if rows else np.zeros((0, dimension), dtype=np.float32), kept)
+    kept = [hidden[sequence][first:last] for sequence, first, last in request.kept.tolist()]
+    return PoolingResult(np.stack(rows) if rows else np.zeros((0, dimension), dtype=np.float32), kept)

@@ -1,28 +1,58 @@
-"""What happens before and after the model: texts -> readings -> work, pooled segments -> vectors."""
+"""Before the model: texts -> how each is read (its passes, and the tokens of each span) -> what an engine is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from situate.embedders.local.scheduler import Done, Reduction, Work
-from situate.embedders.text.pooling import Part, Reading, ReadingRules, combined, pooled_parts, read
-from situate.embedders.text.tokenizer import Ids, TextTokenizer
-from situate.embedders.types import Encoded, Pooling, SpanText, Vectors
-from situate.vectors import check_finite, unit
-
-if TYPE_CHECKING:
-    from situate.embedders.text.heads import Heads
+from situate.embedders.text.requests import PoolingRequest, Reduction, TokenRange
+from situate.embedders.text.tokenizer import Ids, Offsets, TextTokenizer, TokenizedText
+from situate.embedders.text.windows import Window, windows
+from situate.embedders.types import OnOverflow, Pooling, Span, SpanText
+from situate.errors import OverflowLimitError, SpanError
 
 _REDUCTIONS: dict[str, Reduction] = {"weighted_mean": "weighted", "max": "max"}
 
 
-def readings_of(
-    inputs: Sequence[SpanText], tokenizer: TextTokenizer, rules: ReadingRules, first: int = 0
-) -> list[Reading]:
+@dataclass(slots=True)
+class ReadPlan:
+    """One text as the model will read it.
+
+    Attributes:
+        sequences: Token ids of each pass, special tokens included.
+        spans: Per vector, where its tokens are taken from, in text order.
+        lost_tokens: Tokens that no pass reads.
+    """
+
+    sequences: list[Ids] = field(default_factory=list)
+    spans: list[list[TokenRange]] = field(default_factory=list)
+    lost_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRules:
+    """What an encoder decides for all its texts.
+
+    Attributes:
+        pooling: How token vectors become one.
+        on_overflow: What a text without spans gets that is longer than ``max_tokens``.
+        max_tokens: Tokens read at once, special tokens included.
+        position_limit: Most that the model can read at once.
+        pool_prefix: Whether the prefix and the special tokens before it are pooled in a text without spans.
+    """
+
+    pooling: Pooling
+    on_overflow: OnOverflow
+    max_tokens: int
+    position_limit: int
+    pool_prefix: bool = True
+
+
+def read_plans(
+    inputs: Sequence[SpanText], tokenizer: TextTokenizer, rules: ReadRules, first: int = 0
+) -> list[ReadPlan]:
     """How each text is read.
 
     Args:
@@ -45,23 +75,23 @@ def readings_of(
     ]
 
 
-def work_of(readings: Sequence[Reading], pooling: Pooling, token_vectors: bool) -> Work:
-    """What a scheduler is asked for these texts; what is there several times is read once."""
+def pooling_request(plans: Sequence[ReadPlan], pooling: Pooling, token_vectors: bool) -> PoolingRequest:
+    """What an engine is asked for these texts; a sequence that occurs several times is run once."""
     sequences: list[Ids] = []
     places: dict[bytes, int] = {}
     segments: list[tuple[int, int, int, int]] = []
     kept: list[tuple[int, int, int]] = []
-    for reading in readings:
+    for plan in plans:
         at: list[int] = []
-        for ids in reading.sequences:
+        for ids in plan.sequences:
             at.append(places.setdefault(ids.tobytes(), len(sequences)))
             if at[-1] == len(sequences):
                 sequences.append(ids)
-        for parts in reading.spans:
-            segments += [(at[p.sequence], p.start, p.end, p.weight) for p in pooled_parts(parts, pooling)]
+        for ranges in plan.spans:
+            segments += [(at[p.sequence], p.start, p.end, p.weight) for p in pooled_ranges(ranges, pooling)]
             if token_vectors:
-                kept += [(at[p.sequence], p.start, p.end) for p in parts]
-    return Work(
+                kept += [(at[p.sequence], p.start, p.end) for p in ranges]
+    return PoolingRequest(
         sequences=sequences,
         segments=np.array(segments, dtype=np.int64).reshape(-1, 4),
         reduction=_REDUCTIONS.get(pooling, "sum"),
@@ -69,55 +99,177 @@ def work_of(readings: Sequence[Reading], pooling: Pooling, token_vectors: bool) 
     )
 
 
-@dataclass(frozen=True)
-class SpanOutput:
-    """What an encoder makes of pooled token vectors.
+def pooled_ranges(ranges: list[TokenRange], pooling: Pooling) -> list[TokenRange]:
+    """The ranges that ``pooling`` reads: all of them, or the first or the last token alone."""
+    if pooling == "cls" and ranges:
+        return [TokenRange(ranges[0].sequence, ranges[0].start, ranges[0].start + 1)]
+    if pooling == "last" and ranges:
+        return [TokenRange(ranges[-1].sequence, ranges[-1].end - 1, ranges[-1].end)]
+    return ranges
 
-    Attributes:
-        model: Its name, for messages.
-        dtype: The format that it computes in, likewise.
-        pooling: How token vectors become one.
-        heads: Linear layers behind the pooling.
-        dimension: Numbers of a vector that are kept; None: all.
-        normalize: Whether vectors get L2 norm 1.
+
+def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules: ReadRules, index: int) -> ReadPlan:
+    """How ``item`` is read: its windows and, per span, the tokens that are pooled.
+
+    Args:
+        index: The text's place in the caller's list, for messages.
+
+    Raises:
+        SpanError: A span is empty, reversed or outside the text, or the prefix is.
+        OverflowLimitError: The text is too long and ``on_overflow="raise"``, or its window is too wide for the model.
     """
+    limit = _window_limit(item, rules, index)
+    prefix = _prefix_tokens(item, tokens, index)
+    tokens, trailing = _closed(item, tokens, prefix, tokenizer, limit)
+    closing = len(tokenizer.leading) + len(trailing)
+    room = limit - closing
+    lost = 0
+    if item.spans is None and len(tokens.ids) > room and rules.on_overflow != "window":
+        lost = len(tokens.ids) - max(room, 0)
+        if rules.on_overflow == "raise":
+            raise OverflowLimitError(
+                f"text {index} has {len(tokens.ids)} tokens and {closing} around it, but "
+                f"max_tokens is {limit}: shorten it, split it into chunks, or choose on_overflow='window'"
+            )
+        tokens = TokenizedText(tokens.text, tokens.ids[: max(room, 0)], None)
+        prefix = min(prefix, len(tokens.ids))
+    if len(tokens.ids) <= room:
+        # One pass: the prefix is already where it belongs.
+        passes = [Window(0, len(tokens.ids) - prefix, 0, len(tokens.ids) - prefix)]
+    else:
+        passes = windows(len(tokens.ids) - prefix, room - prefix, item.overlap)
+    lead = len(tokenizer.leading)
+    plan = ReadPlan(lost_tokens=lost)
+    if len(tokens.ids) + closing == 0:
+        # Nothing to read at all: its vector is zero.
+        plan.spans = [[] for _ in (item.spans if item.spans is not None else (None,))]
+        return plan
+    head, body = tokens.ids[:prefix], tokens.ids[prefix:]
+    for window in passes:
+        plan.sequences.append(np.concatenate([tokenizer.leading, head, body[window.start : window.end], trailing]))
 
-    model: str
-    dtype: str
-    pooling: Pooling
-    heads: Heads
-    dimension: int | None
-    normalize: bool
+    def ranges(first: int, last: int) -> list[TokenRange]:
+        """Where tokens ``[first, last)`` of the text are taken from."""
+        found: list[TokenRange] = []
+        if first < prefix:
+            found.append(TokenRange(0, lead + first, lead + min(last, prefix)))
+        for number, window in enumerate(passes):
+            lo, hi = max(first - prefix, window.own_start), min(last - prefix, window.own_end)
+            if lo < hi:
+                shift = lead + prefix - window.start
+                found.append(TokenRange(number, lo + shift, hi + shift))
+        return found
 
-    def encoded(self, readings: Sequence[Reading], done: Done, token_vectors: bool) -> list[Encoded]:
-        """One result per text.
+    if item.spans is None:
+        plan.spans = [_whole(prefix, lead, len(trailing), passes, rules)]
+        return plan
+    for number, span in enumerate(item.spans):
+        _check_span(span, item.text, number, index)
+    if len(tokens.ids) == 0:
+        everything = [TokenRange(0, 0, closing)]
+        plan.spans = [everything for _ in item.spans]
+        return plan
+    for first, last in _token_ranges(item.spans, tokens.offsets):
+        plan.spans.append(_weighted(ranges(first, last)))
+    return _needed(plan)
 
-        Raises:
-            NonFiniteVectorError: The model computed NaN or infinity.
-        """
-        parts = [pooled_parts(span, self.pooling) for reading in readings for span in reading.spans]
-        vectors = self.finished(combined(parts, done.reduced, self.pooling))
-        results: list[Encoded] = []
-        row = at = 0
-        for reading in readings:
-            tokens: list[Vectors] = []
-            if token_vectors:
-                for span in reading.spans:
-                    tokens.append(self._token_vectors(span, done.kept[at : at + len(span)]))
-                    at += len(span)
-            rows = vectors[row : row + len(reading.spans)]
-            results.append(Encoded(rows, tuple(tokens) if token_vectors else None, reading.lost_tokens))
-            row += len(reading.spans)
-        return results
 
-    def _token_vectors(self, parts: Sequence[Part], kept: Sequence[Vectors]) -> Vectors:
-        if not parts:
-            return np.zeros((0, self.dimension or 0), dtype=np.float32)
-        return self.finished(np.concatenate(kept), always=True)
+def _needed(plan: ReadPlan) -> ReadPlan:
+    """Without the windows that no span takes a token from: a few spans of a book need not have all of it read."""
+    used = sorted({each.sequence for ranges in plan.spans for each in ranges})
+    if len(used) < len(plan.sequences):
+        place = {sequence: number for number, sequence in enumerate(used)}
+        plan.sequences = [plan.sequences[sequence] for sequence in used]
+        plan.spans = [[replace(each, sequence=place[each.sequence]) for each in ranges] for ranges in plan.spans]
+    return plan
 
-    def finished(self, vectors: Vectors, always: bool = False) -> Vectors:
-        """The model's heads, the Matryoshka cut and the norm, which token vectors always get."""
-        vectors = self.heads(vectors)
-        check_finite(vectors, f"model {self.model!r} computed in {self.dtype}")
-        vectors = vectors[:, : self.dimension]
-        return unit(vectors) if self.normalize or always else np.ascontiguousarray(vectors)
+
+def _whole(prefix: int, lead: int, trail: int, passes: list[Window], rules: ReadRules) -> list[TokenRange]:
+    """The ranges of a text's own vector: every token once, special tokens of the first and the last pass included."""
+    skip = 0 if rules.pool_prefix or prefix == 0 else lead + prefix
+    found: list[TokenRange] = []
+    weight = 1 + skip
+    for number, window in enumerate(passes):
+        start = skip if number == 0 else lead + prefix + window.own_start - window.start
+        end = lead + prefix + window.own_end - window.start + (trail if number == len(passes) - 1 else 0)
+        if start < end:
+            found.append(TokenRange(number, start, end, weight))
+            weight += end - start
+    return found
+
+
+def _weighted(ranges: list[TokenRange]) -> list[TokenRange]:
+    """A span's ranges with their weights: a weighted mean counts from the span's own first token."""
+    found: list[TokenRange] = []
+    weight = 1
+    for each in ranges:
+        found.append(TokenRange(each.sequence, each.start, each.end, weight))
+        weight += each.end - each.start
+    return found
+
+
+def _window_limit(item: SpanText, rules: ReadRules, index: int) -> int:
+    if item.window is None:
+        return rules.max_tokens
+    if item.window > rules.position_limit:
+        raise OverflowLimitError(
+            f"text {index} asks for a window of {item.window} tokens, but the model has positions for "
+            f"{rules.position_limit}: choose a window of at most that"
+        )
+    return item.window
+
+
+def _prefix_tokens(item: SpanText, tokens: TokenizedText, index: int) -> int:
+    if not 0 <= item.prefix <= len(item.text):
+        raise SpanError(
+            f"text {index} has a prefix of {item.prefix} characters, but {len(item.text)} characters in all: "
+            "the prefix is the first characters of the text itself"
+        )
+    if not item.prefix:
+        return 0
+    # A token that reaches over the end of the prefix belongs to what follows.
+    return int(np.searchsorted(np.maximum.accumulate(tokens.offsets[:, 1]), item.prefix, side="right"))
+
+
+def _closed(
+    item: SpanText, tokens: TokenizedText, prefix: int, tokenizer: TextTokenizer, limit: int
+) -> tuple[TokenizedText, Ids]:
+    """The tokens without those of the suffix, and what closes each pass: those, then the special ones."""
+    if not item.suffix:
+        return tokens, tokenizer.trailing
+    # A token that begins in the text belongs to it.
+    count = len(tokens.ids) - int(np.searchsorted(tokens.offsets[:, 0], len(item.text) - item.suffix, side="left"))
+    first = max(len(tokens.ids) - count, prefix)
+    if len(tokens.ids) - first + tokenizer.special_count >= limit:
+        return tokens, tokenizer.trailing  # nothing of the text would fit beside it
+    own = TokenizedText(tokens.text, tokens.ids[:first], tokens.offsets[:first])
+    return own, np.concatenate([tokens.ids[first:], tokenizer.trailing])
+
+
+def _check_span(span: Span, text: str, number: int, index: int) -> None:
+    start, end = span
+    if not 0 <= start < end <= len(text):
+        raise SpanError(
+            f"span {number} of text {index} is ({start}, {end}), but the text has {len(text)} characters: "
+            "spans need 0 <= start < end <= length"
+        )
+
+
+def _token_ranges(spans: Sequence[Span], offsets: Offsets) -> list[tuple[int, int]]:
+    """Per span, the range of tokens that share a character with it; the nearest token where none does."""
+    bounds = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    starts = offsets[:, 0]
+    ends = np.maximum.accumulate(offsets[:, 1])
+    first = np.searchsorted(ends, bounds[:, 0], side="right")
+    last = np.searchsorted(starts, bounds[:, 1], side="left")
+    for i in np.flatnonzero(first >= last):
+        before, after = int(first[i]) - 1, int(last[i])
+        if before < 0:
+            nearest = after
+        elif after >= len(offsets):
+            nearest = before
+        else:
+            gap_before, gap_after = bounds[i, 0] - ends[before], starts[after] - bounds[i, 1]
+            nearest = before if gap_before <= gap_after else after
+        first[i], last[i] = nearest, nearest + 1
+    return list(zip(first.tolist(), last.tolist(), strict=True))

@@ -204,12 +204,12 @@ def test_embedders_of_one_model_share_one_encoder_and_let_it_go():
     other_scheme = Embedder(dtype="float32", max_tokens=99, scheme=ChunkScheme(late=True), query_instruction="q: ")
     assert first.encoder is second.encoder is copy.encoder is other_scheme.encoder
     assert Embedder(dtype="float32", max_tokens=98).encoder is not first.encoder
-    from situate.embedders.local import shared as _shared
+    from situate.embedders.local import loaded as _loaded
 
-    before = len(_shared._ENCODERS)
+    before = len(_loaded._SHARED)
     del first, second, copy, other_scheme
     gc.collect()
-    assert len(_shared._ENCODERS) < before
+    assert len(_loaded._SHARED) < before
 
 
 def test_it_pickles_as_its_configuration(embedder):
@@ -301,12 +301,14 @@ def test_queries_and_their_tokens_come_out_of_one_pass(minilm_path):
 
 
 def test_what_is_asked_twice_is_read_once():
-    from situate.embedders.text.pooling import Part, Reading
-    from situate.embedders.text.reading import work_of
+    from situate.embedders.text.reading import ReadPlan, pooling_request
+    from situate.embedders.text.requests import TokenRange
 
     ids, other = np.array([1, 5, 2]), np.array([1, 6, 2])
-    whole, words = [Part(0, 0, 3)], [Part(0, 1, 2)]
-    work = work_of([Reading([ids], [whole]), Reading([other], [whole]), Reading([ids.copy()], [words])], "mean", True)
+    whole, words = [TokenRange(0, 0, 3)], [TokenRange(0, 1, 2)]
+    work = pooling_request(
+        [ReadPlan([ids], [whole]), ReadPlan([other], [whole]), ReadPlan([ids.copy()], [words])], "mean", True
+    )
     assert [sequence.tolist() for sequence in work.sequences] == [[1, 5, 2], [1, 6, 2]]
     assert work.segments.tolist() == [[0, 0, 3, 1], [1, 0, 3, 1], [0, 1, 2, 1]]
     assert work.kept.tolist() == [[0, 0, 3], [1, 0, 3], [0, 1, 2]]

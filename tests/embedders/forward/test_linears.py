@@ -13,11 +13,15 @@ from situate.embedders.forward import linears as _linears
 from situate.embedders.forward.linears import (
     Activation,
     Casts,
-    Projection,
+    HalfProjection,
+    LengthProjection,
+    PackedProjection,
+    PlainProjection,
     activated,
     half_weights_work,
     prepack,
     prepacking_works,
+    projection,
 )
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
@@ -52,11 +56,11 @@ def test_a_projection_equals_the_public_operator(
     torch.manual_seed(0)
     x, weight = torch.randn(9, 48), torch.randn(32, 48)
     added = torch.randn(32) if bias else None
-    projection = Projection(weight, added, torch.float32, CPU, activation)
-    assert projection.prepacked == (works and ONEDNN)
+    product = projection(weight, added, torch.float32, CPU, activation)
+    assert isinstance(product, PackedProjection) == (works and ONEDNN)
     with torch.inference_mode():
         torch.testing.assert_close(
-            projection(x), activated(functional.linear(x, weight, added), activation), rtol=1e-5, atol=1e-5
+            product(x), activated(functional.linear(x, weight, added), activation), rtol=1e-5, atol=1e-5
         )
 
 
@@ -65,16 +69,17 @@ def test_short_passes_take_the_prepacked_weights_where_long_ones_do_not(monkeypa
     monkeypatch.setattr(_linears, "prepacking_pays", lambda dtype: False)
     torch.manual_seed(0)
     x, weight = torch.randn(_linears._SHORT_TOKENS + 1, 48), torch.randn(32, 48)
-    projection = Projection(weight, None, torch.float32, CPU, "gelu")
+    product = projection(weight, None, torch.float32, CPU, "gelu")
+    assert isinstance(product, LengthProjection)
     with torch.inference_mode():
         expected = functional.gelu(functional.linear(x, weight))
-        torch.testing.assert_close(projection(x), expected)
-        torch.testing.assert_close(projection(x[1:]), expected[1:], rtol=1e-5, atol=1e-5)
-        projection._plain = torch.zeros_like(weight)
-        assert not projection(x).any(), "a long pass does not take the plain weights"
-        assert projection(x[1:]).any(), "a short pass does not take the prepacked weights"
+        torch.testing.assert_close(product(x), expected)
+        torch.testing.assert_close(product(x[1:]), expected[1:], rtol=1e-5, atol=1e-5)
+        product.many.weight = torch.zeros_like(weight)
+        assert not product(x).any(), "a long pass does not take the plain weights"
+        assert product(x[1:]).any(), "a short pass does not take the prepacked weights"
     monkeypatch.setattr(_linears, "_KEPT_TWICE", weight.nbytes - 1)
-    assert Projection(weight, None, torch.float32, CPU)._packed is None
+    assert isinstance(projection(weight, None, torch.float32, CPU), PlainProjection)
 
 
 AVX2_ALONE = pytest.mark.skipif(
@@ -91,18 +96,18 @@ def test_weights_in_float16_cost_only_their_rounding(activation: Activation, bia
     torch.manual_seed(0)
     x, weight = torch.randn(2, tokens, 48), torch.randn(32, 48)
     added = torch.randn(32) if bias else None
-    projection = Projection(weight, added, torch.float32, CPU, activation, exact=False)
-    assert projection._half is not None
+    product = projection(weight, added, torch.float32, CPU, activation, exact=False)
+    assert isinstance(product, HalfProjection)
     with torch.inference_mode():
         rounded = functional.linear(x, weight.half().float(), added)
-        torch.testing.assert_close(projection(x), activated(rounded, activation), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(product(x), activated(rounded, activation), rtol=1e-5, atol=1e-5)
 
 
 @AVX2_ALONE
 def test_weights_that_float16_cannot_hold_or_that_were_asked_for_exactly_stay_as_they_are() -> None:
     weight = torch.ones(32, 48)
-    assert Projection(weight, None, torch.float32, CPU)._half is None
-    assert Projection(weight * 1e5, None, torch.float32, CPU, exact=False)._half is None
+    assert not isinstance(projection(weight, None, torch.float32, CPU), HalfProjection)
+    assert not isinstance(projection(weight * 1e5, None, torch.float32, CPU, exact=False), HalfProjection)
     model = torch.nn.Sequential(torch.nn.Linear(16, 4))
     assert prepack(model, torch.float32) is None
     assert prepack(model, torch.float32, exact=False) is not None

@@ -15,9 +15,10 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from situate.embedders.forward.attention import packed_attention, packed_self_attention
-from situate.embedders.forward.chooser import PackedForward, PaddedForward, load_model
+from situate.embedders.forward.chooser import load_model
+from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
-from situate.embedders.local import cores as _crew
+from situate.embedders.local import cores as _cores
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from situate.errors import FallbackWarning
@@ -184,8 +185,8 @@ def test_every_family_equals_each_sequence_alone(
     encoder = Encoder(folder, dtype=dtype, device="cpu", normalize=False)
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
-        monkeypatch.setattr(_crew, "_SMALLEST_SHARE", 1)
-        encoder._scheduler.engine._crew = _crew.Crew(cores)  # type: ignore[attr-defined]
+        monkeypatch.setattr(_cores, "_SMALLEST_SHARE", 1)
+        encoder._scheduler.engine._cores = _cores.CorePool(cores)  # type: ignore[attr-defined]
         results = encoder.encode([SpanText(text) for text in TEXTS], token_vectors=True)
     encodings = encoder.tokenizer.encode_batch(TEXTS)
     alone = token_vectors_alone(folder, [np.array(e.ids) for e in encodings])

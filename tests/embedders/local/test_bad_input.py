@@ -121,7 +121,7 @@ def test_windows_that_no_span_needs_are_not_read(folder: Path) -> None:
     spans = ((5000, 5040), (3, 9))
     few = SpanText(text, spans, window=60, overlap=10)
     many = SpanText(text, (*spans, (0, len(text))), window=60, overlap=10)
-    read, all_read = (encoder.reading(item)[0] for item in (few, many))
+    read, all_read = (encoder.read_plan(item)[0] for item in (few, many))
     assert len(read.sequences) <= 4 < len(all_read.sequences)
     got = encoder.encode([few], token_vectors=True)[0]
     wanted = encoder.encode([many], token_vectors=True)[0]

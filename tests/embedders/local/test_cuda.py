@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from situate.embedders.forward import attention as _attention
-from situate.embedders.forward.chooser import PackedForward, PaddedForward
+from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.devices import chosen_device, chosen_dtype
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.local.scheduler import Job
-from situate.embedders.text.reading import work_of
+from situate.embedders.text.reading import pooling_request
 from situate.embedders.types import SpanText
 from tests.embedders.forward.test_packed import FAMILIES, TEXTS, naive_attention, save
 
@@ -133,7 +133,7 @@ def test_nothing_waits_for_the_card_before_the_results_are_asked_for(bert: Path)
     engine = encoder._scheduler.engine
     inputs = [SpanText(text, ((0, 5), (3, 11))) for text in MANY]
     for reduction in ("mean", "weighted_mean", "max"):
-        work = work_of(encoder._read(inputs, 0), reduction, True)  # type: ignore[arg-type]
+        work = pooling_request(encoder._read(inputs, 0), reduction, True)  # type: ignore[arg-type]
         job = Job(work, engine.hidden_size)
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -151,7 +151,7 @@ def test_threads_share_the_card(bert: Path) -> None:
     encoder = Encoder(bert, device="cuda")
     wanted = vectors(encoder, MANY)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda text: encoder.encode([SpanText(text)], priority="query")[0].vectors[0], MANY))
+        found = list(pool.map(lambda text: encoder.encode([SpanText(text)], role="query")[0].vectors[0], MANY))
     assert (np.stack(found) * wanted).sum(1).min() > 0.999
 
 

@@ -63,15 +63,15 @@ def test_auto_shares_the_weights_of_the_format_that_it_means(
     base: dict[str, Any] = {"device": "cpu", "batch_tokens": 504}
     auto, named = Encoder(folder, **base), Encoder(folder, dtype="float32", **base)
     assert auto.dtype == named.dtype == "float32"
-    assert (auto._model is named._model) != halved
+    assert (auto._load(None).model is named._load(None).model) != halved
 
 
 def test_closing_one_leaves_the_others_and_the_last_frees_the_weights(folder: Path) -> None:
     base: dict[str, Any] = {"dtype": "float32", "device": "cpu", "batch_tokens": 503}
     first, second = Encoder(folder, **base), Encoder(folder, dimensions=8, **base)
     wanted = vectors(second, TEXTS)
-    model = weakref.ref(first._model)
-    assert second._model is first._model
+    model = weakref.ref(first._load(None).model)
+    assert second._load(None).model is first._load(None).model
     first.close()
     np.testing.assert_array_equal(vectors(second, TEXTS), wanted)
     second.close()
@@ -110,7 +110,7 @@ class Scarce:
 
 @pytest.fixture
 def scarce(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Encoder, Any]]:
-    _loaded._MODELS.clear()  # an engine of its own, since its memory is taken away
+    _loaded._SHARED.clear()  # an engine of its own, since its memory is taken away
     encoder = Encoder(folder, dtype="float32", device="cpu", batch_tokens=4000)
     yield encoder, encoder._scheduler.engine
     encoder.close()
@@ -119,7 +119,7 @@ def scarce(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Encod
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
 def test_a_pass_that_does_not_fit_is_halved_until_it_does(scarce: Any, folder: Path, error: Any) -> None:
     encoder, engine = scarce
-    engine._crew = None
+    engine._cores = None
     texts = [f"{TEXTS[i % 5]} {i}" for i in range(120)]
     wanted = vectors(Encoder(folder, dtype="float32", device="cpu", batch_tokens=777), texts)
     engine._forward = Scarce(engine._forward, 300, error)

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from situate.embedders.local.encoder import Encoder
-from situate.embedders.local.scheduler import Done, Job, Scheduler, Work
+from situate.embedders.local.scheduler import Job, Scheduler
+from situate.embedders.text.requests import PoolingRequest, PoolingResult
 from situate.embedders.types import SpanText
 
 
@@ -29,30 +30,30 @@ class CountingEngine:
         self.gate: threading.Semaphore | None = None
         self.settled = 0
 
-    def run(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
-        self.passes.append([int(job.work.sequences[i][0]) for job, taken in parts for i in taken])
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+        self.passes.append([int(job.request.sequences[i][0]) for job, taken in parts for i in taken])
         self.entered.release()
         if self.gate is not None:
             assert self.gate.acquire(timeout=20)
         for job, taken in parts:
             for i in taken:
-                if job.work.sequences[i][0] == 666:
+                if job.request.sequences[i][0] == 666:
                     raise ValueError("a text that the model cannot read")
-                for row in np.flatnonzero(job.work.segments[:, 0] == i):
-                    job.result.reduced[row] = job.work.sequences[i].sum()
+                for row in np.flatnonzero(job.request.segments[:, 0] == i):
+                    job.result.reduced[row] = job.request.sequences[i].sum()
 
     def settle(self) -> None:
         self.settled += 1
 
 
-def work(*sequences: list[int]) -> Work:
+def work(*sequences: list[int]) -> PoolingRequest:
     ids = [np.array(s, dtype=np.int64) for s in sequences]
     segments = np.array([[i, 0, len(s), 1] for i, s in enumerate(sequences)], dtype=np.int64).reshape(-1, 4)
-    return Work(ids, segments, "sum", np.zeros((0, 3), dtype=np.int64))
+    return PoolingRequest(ids, segments, "sum", np.zeros((0, 3), dtype=np.int64))
 
 
-def submitted(scheduler: Scheduler, what: Work, priority: str = "document") -> Future[Done]:
-    future = scheduler.submit(what, priority)  # type: ignore[arg-type]
+def submitted(scheduler: Scheduler, what: PoolingRequest, role: str = "document") -> Future[PoolingResult]:
+    future = scheduler.submit(what, role)  # type: ignore[arg-type]
     assert future is not None
     return future
 
@@ -145,7 +146,7 @@ def test_the_queues_are_bounded(held: Held) -> None:
     assert 60 <= len(futures) <= 70
     started = threading.Event()
 
-    def blocked() -> Done:
+    def blocked() -> PoolingResult:
         started.set()
         return submitted(scheduler, work([9])).result(20)
 
@@ -217,25 +218,25 @@ def wanted(encoder: Encoder) -> np.ndarray:
 
 def test_many_threads_get_their_own_vectors(encoder: Encoder, wanted: np.ndarray) -> None:
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda text: encoder.encode([SpanText(text)], priority="query")[0].vectors[0], TEXTS))
+        found = list(pool.map(lambda text: encoder.encode([SpanText(text)], role="query")[0].vectors[0], TEXTS))
     np.testing.assert_allclose(np.stack(found), wanted, atol=1e-6)
 
 
 async def test_many_tasks_get_their_own_vectors_in_few_passes(encoder: Encoder, wanted: np.ndarray) -> None:
     engine = encoder._scheduler.engine
     passes = 0
-    run = engine.run
+    run = engine.forward
 
     def counted(parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
         nonlocal passes
         passes += 1
         run(parts)
 
-    engine.run = counted  # type: ignore[method-assign]
+    engine.forward = counted  # type: ignore[method-assign]
     try:
-        found = await asyncio.gather(*(encoder.aencode([SpanText(text)], priority="query") for text in TEXTS))
+        found = await asyncio.gather(*(encoder.aencode([SpanText(text)], role="query") for text in TEXTS))
     finally:
-        engine.run = run  # type: ignore[method-assign]
+        engine.forward = run  # type: ignore[method-assign]
     np.testing.assert_allclose(np.stack([f[0].vectors[0] for f in found]), wanted, atol=1e-6)
     assert passes < len(TEXTS)
 
@@ -252,7 +253,7 @@ async def test_the_event_loop_goes_on_while_the_model_runs(encoder: Encoder) -> 
 
 async def test_cancelling_a_task_leaves_the_others_alone(encoder: Encoder, wanted: np.ndarray) -> None:
     bulk = asyncio.ensure_future(encoder.aencode([SpanText(text * 8) for text in TEXTS * 3]))
-    query = asyncio.ensure_future(encoder.aencode([SpanText(TEXTS[0])], priority="query"))
+    query = asyncio.ensure_future(encoder.aencode([SpanText(TEXTS[0])], role="query"))
     await asyncio.sleep(0)
     bulk.cancel()
     np.testing.assert_allclose((await query)[0].vectors[0], wanted[0], atol=1e-6)

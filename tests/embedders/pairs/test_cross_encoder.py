@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from situate.embedders.forward.attention import BASE_2
-from situate.embedders.forward.pair_forward import FirstTokens, choose_pair_forward
+from situate.embedders.forward.bert import BertFirstTokens
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
 from situate.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
@@ -225,14 +225,12 @@ def test_scores_of_sharp_weights_equal_predict(name, dtype, limit, request):
     got = model.score(PAIRS).scores
     wanted = predicted(folder, PAIRS, activation_fn=torch.nn.Identity())
     assert np.sqrt(np.square(got - wanted).mean()) < limit * wanted.std()
-    assert isinstance(model._loaded().engine.pair.features.__self__, FirstTokens)  # it was not refused
+    assert isinstance(model._loaded().engine._forward, BertFirstTokens)  # it was not refused
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["trained_body", "sharp"])
 def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request, monkeypatch):
-    from sentence_transformers import CrossEncoder
-
     folder = request.getfixturevalue(name)
     attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -240,9 +238,9 @@ def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request
         return attend(query, *arguments, scale=scale / BASE_2 if query.shape[2] == 1 else scale, **more)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sharper)
-    model = CrossEncoder(folder, device="cpu", local_files_only=True).model.eval()
-    chosen = choose_pair_forward(model, torch.device("cpu"), dtype, None, 128)
-    assert not isinstance(getattr(chosen.features, "__self__", None), FirstTokens)
+    engine = CrossEncoderModel(folder, dtype=dtype, device="cpu")._loaded().engine
+    assert not isinstance(engine._forward, BertFirstTokens)
+    assert engine.packed
 
 
 def test_two_classes_are_read_as_log_odds(two_labels):
@@ -445,8 +443,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(bert, monkeypatch):
     model = CrossEncoderModel(bert, dtype="float32", device="cpu", output="logit")
     wanted = model.score(PAIRS).scores
     engine = model._loaded().engine
-    engine._crew = None  # which would deal the pairs out
-    run, sizes = engine._run, []
+    engine._cores = None  # which would deal the pairs out
+    run, sizes = engine._pass, []
 
     def short_of_memory(rows):
         sizes.append(len(rows))
@@ -454,7 +452,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(bert, monkeypatch):
             raise torch.OutOfMemoryError("no memory for more than two pairs")
         run(rows)
 
-    monkeypatch.setattr(engine, "_run", short_of_memory)
+    monkeypatch.setattr(engine, "_pass", short_of_memory)
     np.testing.assert_allclose(model.score(PAIRS).scores, wanted, atol=1e-5)
     assert max(sizes) == len(PAIRS)
 

@@ -173,10 +173,10 @@ def test_the_suffix_closes_every_window_and_is_never_pooled_with_a_span(decoder:
 
     encoder = Encoder(decoder, dtype="float32", device="cpu")
     text = "{" + "abcdefgh" * 4 + "}"
-    reading, words = encoder.reading(SpanText(text, ((1, 33),), prefix=1, suffix=1, window=16, overlap=2, apart=True))
+    plan, words = encoder.read_plan(SpanText(text, ((1, 33),), prefix=1, suffix=1, window=16, overlap=2, apart=True))
     assert len(words) > 2
     assert all(sequence[:2] == ["<s>", "{"] and sequence[-1] == "}" for sequence in words)
-    assert sum(part.end - part.start for part in reading.spans[0]) == 32
+    assert sum(part.end - part.start for part in plan.spans[0]) == 32
 
 
 @pytest.mark.parametrize(

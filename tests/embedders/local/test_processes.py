@@ -57,7 +57,7 @@ def test_results_equal_one_device_and_keep_their_order(folder: Path, team: Encod
         np.testing.assert_allclose(a.vectors, b.vectors, atol=1e-5)
     assert (team.device, team.dtype, team.dimension) == ("cpu,cpu", "float32", 64)
     assert len(workers()) == 2
-    few = team.encode(MANY[:3], token_vectors=True, priority="query", progress=True)
+    few = team.encode(MANY[:3], token_vectors=True, role="query", progress=True)
     assert [r.tokens is not None for r in few] == [True] * 3
     assert team.encode([]) == []
 

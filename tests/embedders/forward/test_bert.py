@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from situate.embedders.forward import native as _native_forward, torchscript as _torchscript
-from situate.embedders.forward.bert import PostNormForward
-from situate.embedders.forward.chooser import PaddedForward
-from situate.embedders.forward.linears import Projection
+from situate.embedders.forward import native as _native_forward
+from situate.embedders.forward.bert import BertForward
+from situate.embedders.forward.linears import projection
+from situate.embedders.forward.modules import PaddedForward
 from situate.embedders.forward.packing import Packing
-from situate.embedders.forward.torchscript import Attention, Layer, Norm, Stack, compiled
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from tests.embedders.forward.test_packed import FAMILIES
@@ -34,7 +33,7 @@ def sequence(length: int) -> tuple[torch.Tensor, Packing]:
     return torch.randint(4, 300, (length,)), Packing.of([length], CPU)
 
 
-def in_python(forward: PostNormForward, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+def in_python(forward: BertForward, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
     """Without the compiled pass."""
     kept, forward._compiled = forward._compiled, None
     try:
@@ -50,7 +49,7 @@ def in_python(forward: PostNormForward, ids: torch.Tensor, packing: Packing) -> 
 def test_one_sequence_gets_the_same_bits(family: str, dtype: torch.dtype, exact: bool) -> None:
     torch.manual_seed(4)
     model = FAMILIES[family][0]().eval()
-    forward = PostNormForward(model, CPU, dtype, exact=exact).compile()
+    forward = BertForward(model, CPU, dtype, exact=exact).compile()
     assert forward._compiled is not None
     for length in LENGTHS:
         ids, packing = sequence(length)
@@ -62,7 +61,7 @@ def test_one_sequence_gets_the_same_bits(family: str, dtype: torch.dtype, exact:
 
 
 def test_short_sequences_alone_take_the_compiled_pass_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = PostNormForward(FAMILIES["bert"][0]().eval(), CPU, torch.float32).compile()
+    forward = BertForward(FAMILIES["bert"][0]().eval(), CPU, torch.float32).compile()
     compiled_pass, through = forward._compiled, []
     assert compiled_pass is not None
 
@@ -93,26 +92,20 @@ def test_every_projection_can_be_compiled(
     if kept != "half":
         monkeypatch.setattr(_linears, "half_weights_work", lambda: False)
     weight, added = torch.randn(out, into), torch.randn(out) if bias else None
-    projection = Projection(weight, added, torch.float32, CPU, activation, exact=kept != "half")
-    script: Any = torch.jit.script(projection.scriptable())
+    product = projection(weight, added, torch.float32, CPU, activation, exact=kept != "half")
+    script: Any = torch.jit.script(product)
     for tokens in (1, 48, 49):
         x = torch.randn(tokens, into)
-        torch.testing.assert_close(script(x), projection(x), rtol=0, atol=0)
+        torch.testing.assert_close(script(x), product(x), rtol=0, atol=0)
 
 
-def test_a_pass_that_computes_something_else_is_not_used() -> None:
-    torch.manual_seed(6)
-
-    def projection(into: int, out: int) -> torch.nn.Module:
-        return Projection(torch.randn(out, into), torch.randn(out), torch.float32, CPU).scriptable()
-
-    norm, attention = Norm(torch.ones(8), torch.zeros(8), 1e-5), Attention(2, 1.0, 32)
-    parts = projection(8, 24), projection(8, 8), norm, projection(8, 12), projection(12, 8), norm
-    layer = Layer(torch.float32, attention, *parts)
-    stack = Stack(torch.float32, torch.randn(20, 8), torch.randn(30, 8), norm, None, [layer])
-    same: Callable[..., torch.Tensor] = stack.forward
-    assert compiled(stack, same, None) is not None
-    assert compiled(stack, lambda ids, bias: same(ids, bias) + 1e-2, None) is None
+def test_a_pass_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FAMILIES["bert"][0]().eval()
+    in_python = BertForward._in_python
+    monkeypatch.setattr(BertForward, "_in_python", lambda *arguments: in_python(*arguments) + 1e-2)
+    assert BertForward(model, CPU, torch.float32).compile()._compiled is None
+    monkeypatch.undo()
+    assert BertForward(model, CPU, torch.float32).compile()._compiled is not None
 
 
 def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,5 +125,5 @@ def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, m
     def refuses(*_: Any, **__: Any) -> None:
         raise RuntimeError("TorchScript is gone")
 
-    monkeypatch.setattr(_torchscript.torch.jit, "script", refuses)
+    monkeypatch.setattr(torch.jit, "script", refuses)
     assert vectors(False) == wanted

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, strategies as st
 
 from situate.embedders.forward.chooser import is_reentrant
-from situate.embedders.local import cores as _crew
-from situate.embedders.local.cores import Crew
+from situate.embedders.local import cores as _cores
+from situate.embedders.local.cores import CorePool
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import SpanText
@@ -25,7 +25,7 @@ from situate.embedders.types import SpanText
 @given(st.integers(1, 8), st.lists(st.integers(1, 600), min_size=1, max_size=60))
 def test_shares_hold_every_sequence_once_and_evenly(size: int, lengths: list[int]) -> None:
     lengths.sort(reverse=True)
-    shares = Crew(size).shares(lengths)
+    shares = CorePool(size).shares(lengths)
     assert sorted(row for share in shares for row in share) == list(range(len(lengths)))
     assert all(share == sorted(share) for share in shares), "the longest first, as a pass wants them"
     assert 1 <= len(shares) <= size
@@ -36,13 +36,13 @@ def test_shares_hold_every_sequence_once_and_evenly(size: int, lengths: list[int
 
 
 def test_one_long_sequence_is_not_left_to_one_core() -> None:
-    assert len(Crew(2).shares([8000, 40, 40])) == 1
-    assert len(Crew(2).shares([500, 480])) == 2
-    assert len(Crew(2).shares([60, 50])) == 1, "too little to hand over"
+    assert len(CorePool(2).shares([8000, 40, 40])) == 1
+    assert len(CorePool(2).shares([500, 480])) == 2
+    assert len(CorePool(2).shares([60, 50])) == 1, "too little to hand over"
 
 
 def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
-    crew = Crew(3)
+    pool = CorePool(3)
     before = torch.get_num_threads()
     together = threading.Barrier(3, timeout=20)
     cores: list[int] = []
@@ -51,7 +51,7 @@ def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
         together.wait()
         cores.append(torch.get_num_threads())
 
-    crew.run([task] * 3)
+    pool.map([task] * 3)
     assert cores == [1, 1, 1]
     seen: list[int] = []
     fresh = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -64,44 +64,44 @@ def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """How often the operating system took the core away is what a busy machine would say."""
-    crew, taken = Crew(2), iter([0, 0, 5, 50, 50, 99, 99, 99])
-    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
+    pool, taken = CorePool(2, cores="adaptive"), iter([0, 0, 5, 50, 50, 99, 99, 99])
+    monkeypatch.setattr(_cores, "_times_taken", lambda: next(taken))
     cores: list[tuple[bool, int]] = []
-    monkeypatch.setattr(_crew, "_CROWDED_FOR", 8.0)
-    monkeypatch.setattr(_crew, "_TAKEN", 6)
-    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 0)
+    monkeypatch.setattr(_cores, "_CROWDED_FOR", 8.0)
+    monkeypatch.setattr(_cores, "_TAKEN", 6)
+    monkeypatch.setattr(_cores, "_TAKEN_A_SECOND", 0)
     all_of_them = torch.get_num_threads()
 
     def task() -> None:
         cores.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
 
     for _ in range(4):
-        crew.run_one(task)  # the core is taken 0 times, then 45 times
+        pool.run_alone(task)  # the core is taken 0 times, then 45 times
     assert cores == [(True, all_of_them)] * 2 + [(False, 1)] * 2
-    monkeypatch.setattr(crew, "_crowded_until", 0.0)
-    crew.run_one(task)
+    monkeypatch.setattr(pool, "_crowded_until", 0.0)
+    pool.run_alone(task)
     assert cores[-1] == (True, all_of_them), "it tries again"
-    assert crew._crowded_until - time.monotonic() > 8, "and waits longer if that goes wrong, too"
-    monkeypatch.setattr(crew, "_crowded_until", 0.0)
-    crew.run_one(task)
-    assert crew._crowded_for == 8, "once it went well, the next wait is short again"
-    assert crew._crowded_until == 0.0
+    assert pool._crowded_until - time.monotonic() > 8, "and waits longer if that goes wrong, too"
+    monkeypatch.setattr(pool, "_crowded_until", 0.0)
+    pool.run_alone(task)
+    assert pool._crowded_for == 8, "once it went well, the next wait is short again"
+    assert pool._crowded_until == 0.0
 
     def fails() -> None:
         raise ValueError("a text that the model cannot read")
 
-    monkeypatch.setattr(crew, "_crowded_until", float("inf"))
+    monkeypatch.setattr(pool, "_crowded_until", float("inf"))
     with pytest.raises(ValueError, match="cannot read"):
-        crew.run_one(fails)
+        pool.run_alone(fails)
 
 
 def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew, taken = Crew(2), iter([0, 9])
-    monkeypatch.setattr(_crew, "_times_taken", lambda: next(taken))
-    monkeypatch.setattr(_crew, "_TAKEN", 6)
-    monkeypatch.setattr(_crew, "_TAKEN_A_SECOND", 25)
-    crew.run_one(lambda: time.sleep(0.4))
-    assert crew._crowded_until == 0.0
+    pool, taken = CorePool(2, cores="adaptive"), iter([0, 9])
+    monkeypatch.setattr(_cores, "_times_taken", lambda: next(taken))
+    monkeypatch.setattr(_cores, "_TAKEN", 6)
+    monkeypatch.setattr(_cores, "_TAKEN_A_SECOND", 25)
+    pool.run_alone(lambda: time.sleep(0.4))
+    assert pool._crowded_until == 0.0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it by thread")
@@ -114,10 +114,10 @@ def test_the_operating_system_counts_the_times_that_a_core_was_taken() -> None:
         os.sched_setaffinity(0, {core})  # of this thread, and of what it starts
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
-            before, end = _crew._times_taken(), time.monotonic() + 20
-            while _crew._times_taken() == before and time.monotonic() < end:
+            before, end = _cores._times_taken(), time.monotonic() + 20
+            while _cores._times_taken() == before and time.monotonic() < end:
                 pass
-            counts.append(_crew._times_taken() - before)
+            counts.append(_cores._times_taken() - before)
         finally:
             other.kill()
             other.wait()
@@ -134,11 +134,11 @@ def test_all_tasks_end_before_the_first_error_is_raised() -> None:
     def fails() -> None:
         raise ValueError("a text that the model cannot read")
 
-    crew = Crew(2)
+    pool = CorePool(2)
     with pytest.raises(ValueError, match="cannot read"):
-        crew.run([fails, *(lambda: ended.append(1) for _ in range(5))])
+        pool.map([fails, *(lambda: ended.append(1) for _ in range(5))])
     assert len(ended) == 5
-    crew.run([lambda: ended.append(1)] * 2)
+    pool.map([lambda: ended.append(1)] * 2)
     assert len(ended) == 7, "it goes on after an error"
 
 
@@ -149,8 +149,8 @@ def test_dealt_out_vectors_equal_those_of_one_core(minilm_path: str, reduction: 
     texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 40)]
     encoder = Encoder(minilm_path, device="cpu", dtype="float32")
     alone = Encoder(minilm_path, device="cpu", dtype="float32", batch_tokens=3000)  # so that it is loaded apart
-    encoder._scheduler.engine._crew = Crew(3)
-    alone._scheduler.engine._crew = None
+    encoder._scheduler.engine._cores = CorePool(3)
+    alone._scheduler.engine._cores = None
     if reduction == "sum":
         for got, wanted in zip(encoder.encode(texts), alone.encode(texts), strict=True):
             np.testing.assert_allclose(got.vectors, wanted.vectors, atol=2e-6)
@@ -167,15 +167,15 @@ def test_memory_that_does_not_suffice_halves_a_share(minilm_path: str, monkeypat
     encoder = Encoder(minilm_path, device="cpu", dtype="float32")
     wanted = encoder.encode(texts)
     engine = encoder._scheduler.engine
-    engine._crew = Crew(2)
-    run, budget = engine._run, engine.batch_tokens
+    engine._cores = CorePool(2)
+    run, budget = engine._pass, engine.batch_tokens
 
     def short_of_memory(rows: list[object]) -> None:
         if len(rows) > 1:
             raise torch.OutOfMemoryError("no memory for more than one")
         run(rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "_run", short_of_memory)
+    monkeypatch.setattr(engine, "_pass", short_of_memory)
     for got, one in zip(encoder.encode(texts), wanted, strict=True):
         np.testing.assert_allclose(got.vectors, one.vectors, atol=2e-6)
     assert engine.batch_tokens < budget

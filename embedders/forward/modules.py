@@ -1,0 +1,97 @@
+"""A transformers model, called padded as everybody calls it, or packed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from situate.embedders.forward import attention, self_extend
+from situate.embedders.forward.packing import Packing
+from situate.embedders.models.folder import OFFSET_POSITIONS
+from situate.embedders.models.variant import AS_IT_IS, Variant
+
+#: Models whose positions are relative.
+_RELATIVE = ("t5", "mt5", "umt5")
+
+
+class PaddedForward:
+    """A transformers model called on ``[sequences, longest]`` with a mask: the reference.
+
+    Args:
+        model: The model.
+        left: Whether the padding stands before the tokens, for decoders whose last token has to stand last.
+    """
+
+    def __init__(self, model: Any, *, left: bool = False) -> None:
+        self._model, self._left = model, left
+        self._pad = int(getattr(model.config, "pad_token_id", None) or 0)
+        self._takes = _takes(model)
+
+    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
+        inputs = self.inputs(ids, packing)
+        hidden: torch.Tensor = self._model(**inputs).last_hidden_state
+        return hidden[inputs["attention_mask"].bool()]
+
+    def inputs(self, ids: torch.Tensor, packing: Packing) -> dict[str, Any]:
+        """What the model's forward is called with."""
+        at = torch.arange(packing.longest, device=ids.device)
+        sizes = packing.bounds.diff()[:, None]
+        mask = at >= packing.longest - sizes if self._left else at < sizes
+        padded = ids.new_full(mask.shape, self._pad)
+        padded[mask] = ids
+        given: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long(), **no_cache(self._model)}
+        if packing.types is not None and "token_type_ids" in self._takes:
+            given["token_type_ids"] = padded.new_zeros(mask.shape)
+            given["token_type_ids"][mask] = packing.types
+        if self._left:
+            given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        return given
+
+
+class PackedForward:
+    """A transformers model called on ``[1, all tokens]``, its attention replaced by one that knows the boundaries.
+
+    Args:
+        model: The model; it is changed.
+        variant: How it differs from what its folder holds.
+    """
+
+    def __init__(self, model: Any, variant: Variant = AS_IT_IS) -> None:
+        self._more: dict[str, Any] = no_cache(model)
+        if variant.groups and variant.reach is not None:
+            self._more["grouping"] = self_extend.Grouping.of(model, variant.reach)
+            model.set_attn_implementation(self_extend.NAME)
+        else:
+            attention.register()
+            model.set_attn_implementation(attention.NAME)
+        self._model = model
+        config = model.config
+        self._first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
+        self._positions = config.model_type not in _RELATIVE
+        self._types = "token_type_ids" in _takes(model)
+
+    def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
+        given = dict(self._more)
+        if self._positions:
+            given["position_ids"] = (packing.position_ids + self._first)[None]
+        if self._types and packing.types is not None:
+            given["token_type_ids"] = packing.types[None]
+        hidden: torch.Tensor = self._model(input_ids=ids[None], packing=packing, **given).last_hidden_state
+        return hidden[0]
+
+
+def no_cache(model: Any) -> dict[str, Any]:
+    """``use_cache=False`` for the models that would keep keys and values."""
+    return {"use_cache": False} if getattr(model.config.get_text_config(), "use_cache", None) else {}
+
+
+def _takes(model: Any) -> set[str]:
+    """The parameters of a model's forward; token types only where they make a difference."""
+    names = set(inspect.signature(model.forward).parameters)
+    if (getattr(model.config, "type_vocab_size", 0) or 0) < 2:
+        names.discard("token_type_ids")
+    return names
