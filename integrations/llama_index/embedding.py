@@ -11,6 +11,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr, model_validator
 from llama_index.core.schema import BaseNode
 from llama_index.core.settings import Settings
 
+from situate.embedders.fingerprints import differences
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, PicklesAsConfig
 from situate.integrations._shared.settings import DEFAULT_MODEL, EmbedderOptions
@@ -94,7 +95,8 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
         if self.fingerprint is not None and self.fingerprint != embedder.query_fingerprint:
             raise InputError(
                 f"this SituateEmbedding was made from an Embedder on {self.model_name!r} that its fields do not "
-                "describe: make it again with SituateEmbedding.from_embedder(...)"
+                f"describe, with {differences(self.fingerprint, embedder.query_fingerprint)}: make it again with "
+                "SituateEmbedding.from_embedder(...)"
             )
         return embedder
 

@@ -22,6 +22,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 from pydantic import SecretStr
 
 from situate.batches import in_batches
+from situate.embedders.fingerprints import differences
 from situate.errors import IncompatibleIndexError, InputError, StorageError
 from situate.integrations._shared.component import Configured, Meaning, PicklesAsConfig, refuse_unknown
 from situate.integrations.llama_index.filters import RESERVED, all_of, to_qdrant_filter
@@ -220,11 +221,12 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
                 "set sparse_vector_name, or lexical=None for dense search alone"
             )
         before = (info.config.metadata or {}).get(_OURS)
-        if self._embedder is not None and before is not None and before != _fingerprint(self._embedder):
+        now = None if self._embedder is None else _fingerprint(self._embedder)
+        if now is not None and before is not None and before != now:
             raise IncompatibleIndexError(
-                f"collection {self.collection_name!r} was built with another encoder ({before.get('model')!r}) than "
-                f"{self._embedder.fingerprint.get('model')!r} as it is set now: vectors of different encoders cannot "
-                "be compared. Use the encoder that it was built with, or another collection"
+                f"collection {self.collection_name!r} was built with another encoder, {differences(before, now)}: "
+                "vectors of different encoders cannot be compared. Use the encoder that it was built with, or another "
+                "collection"
             )
 
     def _create(self, dimension: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from situate.embedders.fingerprints import differences
 from situate.embedders.types import Vectors
 from situate.errors import IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
@@ -142,7 +143,7 @@ class Collection:
             built_with["stored"] = json.loads(json.dumps(config.stored()))
         if before != built_with:
             raise IncompatibleIndexError(
-                f"collection {self.name!r} was built with {_difference(before, built_with)}: vectors of different "
+                f"collection {self.name!r} was built with {differences(before, built_with)}: vectors of different "
                 "encoders cannot be compared. Use the encoder and configuration that it was built with, or index the "
                 "documents into a new collection"
             )
@@ -319,17 +320,6 @@ def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.
             vector=vectors,
             payload=to_payload(chunk, version.document_hash, len(version.chunks), number),
         )
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that differ, old and new."""
-    differences = [
-        f"{part}.{key}={before.get(part, {}).get(key)!r} (now {value!r})"
-        for part in now
-        for key, value in ({**dict.fromkeys(before.get(part) or {}), **now[part]}).items()
-        if (before.get(part) or {}).get(key) != value
-    ]
-    return ", ".join(differences) or "another configuration"
 
 
 _last_version = 0

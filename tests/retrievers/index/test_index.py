@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,12 +216,27 @@ def test_an_index_survives_closing_and_pickles_as_its_path(embedder: Embedder, t
         pickle.dumps(Index(embedder))
 
 
+#: By what an index's error has to name: settings with which nothing else of the fingerprint differs.
+ENCODER_SETTINGS: dict[str, dict[str, Any]] = {
+    "max_tokens": {"max_tokens": 128},
+    "on_overflow": {"on_overflow": "window"},
+    "layers": {"layers": 3},
+    "scheme.late": {"scheme": ChunkScheme(late=True)},
+    "scheme.context": {"scheme": ChunkScheme(context=("title",))},
+}
+
+
 def test_another_encoder_or_configuration_is_refused_and_nothing_lost(embedder: Embedder, tmp_path: Path) -> None:
     with Index(embedder, path=tmp_path) as index:
         index.add(DOCUMENTS)
     other = Index(Embedder(document_instruction="passage: "), path=tmp_path)
     with pytest.raises(IncompatibleIndexError, match=r"encoder\.document_instruction"):
         other.search("cats")
+    for name, settings in ENCODER_SETTINGS.items():
+        with pytest.raises(IncompatibleIndexError) as raised:
+            Index(Embedder(**settings), path=tmp_path).count()
+        named = re.findall(r"encoder\.([\w.]+)=", str(raised.value))
+        assert named == [name], "the setting that differs, and no other"
     with pytest.raises(IncompatibleIndexError, match=r"stored\.token_vectors"):
         Index(embedder, path=tmp_path, config=PipelineConfig.quality()).count()
     with Index(embedder, path=tmp_path) as index:
