@@ -26,6 +26,7 @@ from situate.parameters import checked_parameters
 from situate.retrievers.cache_codecs import Codec
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
 from situate.retrievers.types import Step
+from situate.threads import renew_after_fork
 from situate.types import stable_id
 
 if TYPE_CHECKING:
@@ -165,9 +166,14 @@ class SemanticCache(Generic[T]):
         self._clock = clock
         self._random = random.Random(seed)  # noqa: S311  decides how often to learn, protects nothing
         self._runner = StepRunner(policy or StepPolicy(retries=0))
+        self._model: str | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the computations of before, which a forked child does not have, and the lock that they may hold."""
         self._computing: set[_Computation] = set()
         self._lock = threading.RLock()
-        self._model: str | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SemanticCache[T]:
         again: SemanticCache[T] = copy.copy(self)
@@ -188,7 +194,9 @@ class SemanticCache(Generic[T]):
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_computing", "_opened")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock(), _computing=set(), _opened=None, _model=None)
+        self.__dict__.update(state, _opened=None, _model=None)
+        self.renew()
+        renew_after_fork(self)
 
     @property
     def client(self) -> QdrantClient:

@@ -33,6 +33,7 @@ from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.storage.connect import MEMORY, Location, connect
 from situate.retrievers.types import QueryText, SearchResult, Step
+from situate.threads import renew_after_fork
 from situate.types import Chunk, Chunker, Document, Situator
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class Index:
         self._opened: Collection | None = None
         self._closed = False
         self._batcher: QueryBatcher | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """A new lock: in a forked child no thread would release the old one."""
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -104,7 +110,9 @@ class Index:
         return {**self.__dict__, "_opened": None, "_closed": False, "_batcher": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state)
+        self.renew()
+        renew_after_fork(self)
 
     def _make_encoders(self) -> None:
         self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None

@@ -9,6 +9,8 @@ two hundred that arrive together. In the event loop's own thread it would block 
 fight with the loop over the interpreter. `QueryBatcher` therefore makes vectors in one thread, for the waiting queries
 in one batch, and behind it one thread searches the embedded engine (which holds the interpreter while it searches) or
 several ask a server. Queries are answered in order of arrival.
+
+A forked child begins with none of its parent's threads, limits and waiting queries.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeAlias, TypeVar
 from situate.errors import InputError
 from situate.retrievers.pipeline.steps import waiting
 from situate.retrievers.types import SearchResult, Step
+from situate.threads import ThreadPool, renew_after_fork
 
 if TYPE_CHECKING:
     from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
@@ -121,7 +124,7 @@ class LoopThreads:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=_serve_a_loop)
+        self._pool = ThreadPool(count, name, _serve_a_loop)
 
     async def run(self, work: Callable[[], T]) -> T:
         """``work()``, with the caller's context variables. Cancelling takes it back unless it has begun."""
@@ -154,20 +157,18 @@ class LoopLimit:
         if not callable(at_once) and at_once < 1:
             raise InputError(f"at_once={at_once} must be 1 or more")
         self._at_once = at_once
-        self._renew()
+        self.renew()
+        renew_after_fork(self)
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Admit anew: no coroutine of before, which a forked child does not have, holds a slot."""
         self._lock = threading.Lock()
         self._slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
         self._slots = weakref.WeakKeyDictionary()
         self._threads: LoopThreads | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_at_once": self._at_once}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._renew()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LoopLimit, (self._at_once,)
 
     @property
     def at_once(self) -> int:
@@ -225,6 +226,11 @@ class StartLimit:
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the calls of before, which a forked child does not have."""
         self._lock = threading.Lock()
         self._starts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Starts] = weakref.WeakKeyDictionary()
 
@@ -285,10 +291,15 @@ class QueryBatcher:
     def __init__(self, encoder: QueryEncoder, searchers: int) -> None:
         self._encoder = encoder
         self._local: bool | None = None
-        self._waiting: deque[_Request] = deque()
-        self._called = False
+        self.renew()
+        renew_after_fork(self)
         self._encoding = LoopThreads(1, "situate-query")
         self._searching = LoopThreads(searchers, "situate-search")
+
+    def renew(self) -> None:
+        """Forget the waiting queries, for which a forked child has no caller."""
+        self._waiting: deque[_Request] = deque()
+        self._called = False
 
     async def search(self, written: WrittenQuery, search: Search) -> SearchResult:
         """What is found for a query. Cancelling takes it back unless it is being searched for.

@@ -20,6 +20,7 @@ from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings, passage
 from situate.retrievers.types import Hit
+from situate.threads import renew_after_fork
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
@@ -245,6 +246,11 @@ class _Kept:
 
     def __init__(self, limit: int) -> None:
         self._vectors: LRUCache[str, Any] = LRUCache(limit, getsizeof=lambda vectors: vectors.nbytes)
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """A new lock: in a forked child no thread would release the old one."""
         self._lock = threading.Lock()
 
     def get(self, text: str) -> Any:
