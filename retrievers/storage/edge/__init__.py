@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TenantBoundError as TenantBoundError,
         TenantClient as TenantClient,
         bind_tenant as bind_tenant,
+        prepare_for_tenants as prepare_for_tenants,
     )
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "TenantBoundError",
             "TenantClient",
             "bind_tenant",
+            "prepare_for_tenants",
         ),
     },
 )

@@ -339,7 +339,10 @@ def _key(point_id: Any) -> str:
 
 def _refuse(name: str) -> Any:
     def refuse(self: TenantBackend, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TenantBoundError(f"{name} concerns all tenants: call it on the client that this one was bound from")
+        way_out = ", or prepare_for_tenants" if name == "create_collection" else ""
+        raise TenantBoundError(
+            f"{name} concerns all tenants: call it{way_out} on the client that this one was bound from"
+        )
 
     refuse.__name__ = refuse.__qualname__ = name
     refuse.__doc__ = "Raises TenantBoundError."
@@ -381,6 +384,34 @@ class AsyncTenantClient(AsyncQdrantClient):
         super().__init__(location=MEMORY)
         self._init_options = {}
         self._client = AsyncEdgeBackend(client._client)
+
+
+def prepare_for_tenants(
+    client: QdrantClient, collection_name: str, key: str, *, index: Any = None, **config: Any
+) -> None:
+    """Makes a collection that tenants share, or readies one that is there. Call it once, before `bind_tenant`.
+
+    The field that says whose a point is gets an index, which lays the points of a tenant together, and a new collection
+    one graph for each tenant in place of one for all (``HnswConfigDiff(m=0, payload_m=16)``, unless ``config`` says
+    otherwise).
+
+    Args:
+        client: An `EdgeClient`, or the client of a server; a tenant's own has no say in this.
+        collection_name: The collection.
+        key: The payload field, as for `bind_tenant`.
+        index: How the field is indexed; for text where None. Integers as tenants need
+            ``IntegerIndexParams(type="integer", lookup=True, range=False)``.
+        config: As for ``create_collection``, where the collection is not there yet.
+
+    Raises:
+        InputError: The key is no field name, or the configuration is wrong.
+    """
+    TenantScope(key, "")
+    if not client.collection_exists(collection_name):
+        client.create_collection(collection_name, **{"hnsw_config": models.HnswConfigDiff(m=0, payload_m=16), **config})
+    if index is None:
+        index = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True)
+    client.create_payload_index(collection_name, key, index)
 
 
 def bind_tenant(client: QdrantClient, key: str, value: Value) -> TenantClient:

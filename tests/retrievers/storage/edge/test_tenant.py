@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from qdrant_client import QdrantClient, models
 
 from situate.errors import InputError, SituateError, StorageError
-from situate.retrievers.storage.edge import AsyncTenantClient, EdgeClient, TenantClient, bind_tenant
+from situate.retrievers.storage.edge import (
+    AsyncTenantClient,
+    EdgeClient,
+    TenantClient,
+    bind_tenant,
+    prepare_for_tenants,
+)
 
 from . import strategies as some
 from .conftest import create
@@ -402,3 +408,47 @@ def test_random_filters(shared: tuple[EdgeClient, TenantClient], given_filter: m
     found = {r.id for r in tenant.scroll("shared", scroll_filter=mixed, limit=100)[0]}
     everybodys = {r.id for r in client.scroll("shared", scroll_filter=mixed, limit=100)[0]}
     assert found == everybodys & set(OWN)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["fresh", "there"])
+def test_one_call_prepares_a_collection(client: QdrantClient, name: str, there: bool) -> None:
+    """On a fresh store and on a collection that is there; calling it again changes nothing."""
+    vectors = models.VectorParams(size=4, distance=models.Distance.COSINE)
+    with pytest.raises(StorageError, match="prepare_for_tenants"):
+        bind_tenant(client, "metadata.tenant", "a").create_collection(name, vectors)
+    if there:
+        client.create_collection(name, vectors)
+    for _ in range(2):
+        prepare_for_tenants(client, name, "metadata.tenant", vectors_config=vectors)
+    info = client.get_collection(name)
+    assert info.payload_schema["metadata.tenant"].params.is_tenant
+    assert info.config.hnsw_config.m == (16 if there else 0)
+    for tenant in "ab":
+        bound = bind_tenant(client, "metadata.tenant", tenant)
+        bound.upsert(name, [models.PointStruct(id=ord(tenant), vector=[1.0, 0.0, 0.0, 0.0], payload={"text": tenant})])
+        assert [p.id for p in bound.query_points(name, [1.0, 0.0, 0.0, 0.0]).points] == [ord(tenant)]
+    with pytest.raises(InputError):
+        prepare_for_tenants(client, name, "a b")
+    client.delete_collection(name)
+
+
+def test_a_framework_on_a_tenants_client(edge: EdgeClient) -> None:
+    """A tenant's client serves the official store, once its collection is prepared."""
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+    from langchain_qdrant import QdrantVectorStore
+
+    prepare_for_tenants(
+        edge,
+        "c",
+        "metadata.tenant",
+        vectors_config=models.VectorParams(size=4, distance=models.Distance.COSINE),
+    )
+    stores = {
+        tenant: QdrantVectorStore(
+            bind_tenant(edge, "metadata.tenant", tenant), "c", embedding=DeterministicFakeEmbedding(size=4)
+        )
+        for tenant in "ab"
+    }
+    for tenant, store in stores.items():
+        store.add_texts([f"of {tenant}"])
+    assert [d.page_content for d in stores["a"].similarity_search("anything")] == ["of a"]
