@@ -35,6 +35,7 @@ from situate.embedders.types import (
     pools_spans,
 )
 from situate.errors import InputError, SituateWarning
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 from situate.vectors import check_finite, unit
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 Item = tuple[Document, Sequence[Chunk]]
 
 
+@checked_parameters
 class Embedder:
     """Embeds queries, documents and chunks with one model, over any `SpanEncoder`.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+from situate.parameters import checked_parameters
 from situate.vectors import Vectors as Vectors
 
 Span: TypeAlias = tuple[int, int]
@@ -90,6 +91,7 @@ def pools_spans(encoder: SpanEncoder) -> bool:
     return bool(getattr(encoder, "pools_spans", True))
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class ChunkScheme:
     """How a document's chunks become vectors. The default is each chunk alone.

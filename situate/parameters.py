@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
-from situate.errors import InputError
+from situate.errors import UnknownArgumentError
 
 C = TypeVar("C", bound=type)
 
@@ -24,17 +24,22 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "chunk_size": ("size", "max_tokens"),
     "collection_name": ("collection",),
     "cross_encoder": ("model",),
+    "document_prefix": ("document_instruction",),
+    "document_prompt": ("document_instruction",),
     "embed_model": ("embedder", "model"),
     "embedding": ("embedder",),
     "embedding_function": ("embedder",),
     "embeddings": ("embedder",),
     "default_headers": ("headers",),
+    "devices": ("device",),
+    "embedding_dimension": ("dimensions",),
     "filters": ("filter",),
     "hyde_prompt": ("template",),
     "include_original": ("query_weight",),
     "key": ("api_key",),
     "lambda_mult": ("balance",),
     "llm": ("generator",),
+    "lora": ("adapters",),
     "location": ("path",),
     "max_length": ("max_tokens",),
     "max_retries": ("retries",),
@@ -46,16 +51,25 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "model_name_or_path": ("model",),
     "model_path": ("model",),
     "n": ("drafts", "queries"),
+    "normalize_embeddings": ("normalize", "family"),
+    "num_layers": ("layers",),
     "node_parser": ("chunker",),
     "node_postprocessors": ("rerankers",),
     "num_hypothetical": ("drafts",),
     "num_queries": ("queries",),
+    "output_dimensionality": ("dimensions",),
+    "passage_prefix": ("document_instruction",),
+    "passage_prompt": ("document_instruction",),
+    "pooling_method": ("pooling",),
+    "pooling_mode": ("pooling",),
     "postprocessors": ("rerankers",),
-    "prompt": ("template",),
+    "prompt": ("template", "instruction"),
     "openai_api_base": ("base_url",),
     "openai_api_key": ("api_key",),
     "query_expander": ("expander",),
+    "query_instruction_for_retrieval": ("query_instruction",),
     "query_prefix": ("query_instruction",),
+    "query_prompt": ("query_instruction",),
     "raise_on_error": ("on_error",),
     "request_timeout": ("timeout",),
     "reranker": ("rerankers",),
@@ -69,7 +83,10 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "timeout": ("policy",),
     "top_k": ("k", "top", "keep"),
     "top_n": ("top", "keep", "k"),
+    "torch_dtype": ("dtype",),
+    "truncate_dim": ("dimensions",),
     "ttl_seconds": ("ttl",),
+    "use_fp16": ("dtype",),
     "url": ("base_url",),
     "window_size": ("window",),
 }
@@ -84,13 +101,13 @@ def right_name(name: str, known: Collection[str]) -> str | None:
     return near[0] if near else None
 
 
-def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str]) -> InputError:
+def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str]) -> UnknownArgumentError:
     """The error for keyword arguments that ``owner`` does not take; it names those that were meant, or all."""
     told = []
     for name in sorted(names):
         meant = right_name(name, known)
         told.append(f"{name}=" if meant is None else f"{name}= (here it is {meant}=)")
-    return InputError(f"{owner} does not know {', '.join(told)}; it takes {', '.join(known)}")
+    return UnknownArgumentError(f"{owner} does not know {', '.join(told)}; it takes {', '.join(known)}")
 
 
 def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
@@ -101,7 +118,7 @@ def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
         options: What the constructor takes by ``**`` besides the parameters that it names.
 
     Raises:
-        InputError: From the constructor, on an unknown keyword argument.
+        UnknownArgumentError: From the constructor, on an unknown keyword argument.
     """
     # The type of a class does not know that its constructor may be replaced.
     owner: Any = cls

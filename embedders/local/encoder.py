@@ -27,6 +27,7 @@ from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import Encoded, OnOverflow, Pooling, Role, SpanText
 from situate.errors import InputError, TruncationWarning
+from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _INLINE_CALLERS = 4
 _POOLINGS = ("mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len")
 
 
+@checked_parameters
 class Encoder:
     """Reads texts with a transformers model and pools character spans of them into vectors.
 

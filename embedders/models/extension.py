@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from situate.errors import ConventionError, InputError
+from situate.parameters import checked_parameters
 
 Method = Literal["linear", "ntk", "yarn", "self"]
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Extension:
     """How a model with rotary positions (RoPE) reads longer texts than it was trained for.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from situate.embedders.types import Pooling, Span, SpanText
+from situate.parameters import checked_parameters
 
 Similarity = Literal["cosine", "dot"]
 
@@ -27,6 +28,7 @@ LIBRARY_LATE = "sentence-transformers runs it whole, and hands back one vector p
 STATIC_LATE = "its token vectors do not depend on the words around them, so a pass over the document adds nothing"
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Family:
     """The conventions of a family of models.
@@ -193,6 +195,7 @@ class Family:
         return False
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class FewShotFamily(Family):
     """A family that reads examples of the task before the query (BGE-ICL).
@@ -214,6 +217,7 @@ class FewShotFamily(Family):
         return shown + own
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class SitEmbFamily(Family):
     """SitEmb-v1.5 (Wu et al. 2025): the chunk, its end token, a sentence, the context; pooled at the last token.

@@ -11,8 +11,10 @@ from situate.embedders.models.families import Family
 from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
 from situate.embedders.types import ChunkScheme, DType, OnOverflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class EmbedderSettings:
     """All that makes an `Embedder`, as one value: ``Embedder.from_settings(settings)`` and ``Embedder.settings``.

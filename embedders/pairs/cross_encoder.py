@@ -20,6 +20,7 @@ from situate.embedders.pairs.tokens import TEMPLATES, Aggregation, DecoderTempla
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Vectors
 from situate.errors import ConventionError, InputError
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class PairScorer(Protocol):
         ...
 
 
+@checked_parameters
 class CrossEncoderModel:
     """A cross-encoder on this machine.
 

@@ -19,6 +19,7 @@ from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.pairs.cross_encoder import PairScores
 from situate.embedders.pairs.tokens import Pair
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 #: A longer text is never read to its end by a model of 512 tokens.
@@ -91,6 +92,9 @@ class _TrueOrFalse:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._loaded: tuple[Any, Any, list[int]] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model!r}, device={self.device!r}, dtype={self.dtype!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded")}
@@ -173,6 +177,7 @@ class _TrueOrFalse:
         return model.to(device).eval(), tokenizer, answers
 
 
+@checked_parameters
 class MonoT5Model(_TrueOrFalse):
     """A T5 reranker ("Query: ... Document: ... Relevant:" -> true or false), as a `PairScorer`."""
 
@@ -196,6 +201,7 @@ class MonoT5Model(_TrueOrFalse):
         return await asyncio.to_thread(self.score, pairs)
 
 
+@checked_parameters
 class DuoT5Model(_TrueOrFalse):
     """A T5 that compares ("Query: ... Document0: ... Document1: ... Relevant:" -> is the first one better?)."""
 
