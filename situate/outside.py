@@ -36,7 +36,7 @@ _SECRETS = tuple(
         # Authorization: Bearer ..., and Basic ...
         (r"\b(bearer|basic)\s+[^\s\"',;]{4,}", rf"\1 {_KEY}"),
         # keys with a provider's prefix, masked ones ("sk-ab***yz") included
-        (rf"(?<![a-z0-9])(?:{_PREFIXES})[-_a-z0-9.*+/=\u2026]{{8,}}", _KEY),
+        (rf"(?<![a-z0-9])(?:{_PREFIXES})[-_a-z0-9.*+/=\u2026]{{4,}}", _KEY),
         # api_key=..., "token": "..."
         (rf"(?<![a-z0-9])({_NAMES})([\"']?\s*[:=]\s*[\"']?)[^\s\"'&,;)}}\]]+", rf"\1\2{_KEY}"),
         # the password is ..., API key provided: ..., where the value is no plain word

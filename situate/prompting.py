@@ -1,7 +1,7 @@
-"""Texts inside prompts, and answers out of them: both are data that somebody else wrote.
+"""Texts inside prompts, and answers out of them.
 
-A query or a passage can hold anything, instructions included, and an answer can be empty, endless, a refusal or no
-text at all. Everything here bounds what such a text can do.
+A query or a passage can hold anything, instructions and a model's own control tokens included. An answer can be empty,
+endless, a refusal, led by the model's reasoning, or no text at all. Everything here bounds what such a text can do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,31 @@ ANSWER_LIMIT = 20_000
 _REFUSES = {400, 413, 422}
 
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
+_REASON = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
+#: Where reasoning begins and ends: XML-like tags, Mistral's and Kimi's brackets, control tokens, and the channels of
+#: OpenAI's harmony format, of which "final" alone is the answer.
+_REASONING = re.compile(
+    rf"""
+      (?P<end>
+          <\s{{0,3}}/\s{{0,3}}{_REASON}\s{{0,3}}> | \[/{_REASON}\] | \u25c1/{_REASON}\u25b7
+        | <\|(?:/|end_of_){_REASON}\|> | <\|channel\|>\s{{0,3}}final\b\s{{0,3}}(?:<\|message\|>)?
+      )
+    | (?P<begin>
+          <\s{{0,3}}{_REASON}(?:\s[^<>/]{{0,100}})?> | \[{_REASON}\] | \u25c1{_REASON}\u25b7
+        | <\|(?:begin_of_)?{_REASON}\|> | <\|channel\|>
+      )
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Harmony's channels as a server writes them that leaves control tokens out.
+_BARE_CHANNELS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
+_CONTROL = re.compile(r"<[|\uff5c][\w\u2581/]{1,40}[|\uff5c]>")
+#: What a model may take for the end of a quotation or of a turn: closing tags, control tokens, [INST] and <<SYS>>.
+_TURN = re.compile(
+    r"<(?=\s*(?:[/|\uff5c]|</?sys\b|(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)\s*>))"
+    r"|\[(?=\s{0,3}/?\s{0,3}(?:inst|sys|system_prompt|think|tool_calls|tool_results|available_tools)\s{0,3}\])",
+    re.IGNORECASE,
+)
 _FENCE = re.compile(r"\A```[^\n]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _REFUSAL = re.compile(
     r"\A\W*(?:i'?m (?:so )?sorry|i am (?:so )?sorry|sorry,|my apologies|i apologi[sz]e"
@@ -46,15 +70,54 @@ def clamp(text: str, limit: int) -> str:
 
 
 def one_line(text: str, limit: int) -> str:
-    """``text`` clamped and on one line: it cannot pass for a further line of the prompt that quotes it."""
-    return " ".join(clamp(text, limit).split())
+    """``text`` clamped and on one line, without control tokens: it cannot pass for a further line of its prompt."""
+    return " ".join(_CONTROL.sub(" ", clamp(text, limit)).split())
 
 
 def quoted(text: str, tag: str, limit: int, *others: str) -> str:
-    """``text`` clamped between ``<tag>`` and ``</tag>``; such tags, and ``others``, are made harmless inside of it."""
+    """``text`` clamped between ``<tag>`` and ``</tag>``.
+
+    Inside, whatever could end the quotation or the turn is written with ``&lt;`` or ``&#91;``: closing tags, opening
+    tags of these names, and models' control tokens (``<|im_end|>``, ``[/INST]``). Takes time linear in the text.
+
+    Args:
+        text: What is quoted.
+        tag: The tag around it.
+        limit: Characters that are kept of it.
+        others: Further tags of the same prompt.
+    """
     names = "|".join(map(re.escape, (tag, *others)))
-    inner = re.sub(rf"<(?=\s*/?\s*(?:{names})\b)", "&lt;", clamp(text, limit), flags=re.IGNORECASE)
+    inner = _TURN.sub(lambda match: "&lt;" if match.group() == "<" else "&#91;", clamp(text, limit))
+    inner = re.sub(rf"<(?=\s*(?:{names})\b)", "&lt;", inner, flags=re.IGNORECASE)
     return f"<{tag}>\n{inner}\n</{tag}>"
+
+
+def without_reasoning(answer: str) -> str:
+    """The answer without the reasoning that the model wrote before or inside of it.
+
+    Left out are blocks between tags (``<think>``, ``<reasoning>``, ``<thought>``, ``[THINK]`` and the like), whatever
+    stands before a closing tag that nothing opened, whatever follows an opening tag that nothing closes, and all
+    channels but the final one (``<|channel|>analysis<|message|>``). Takes time linear in the answer.
+
+    >>> without_reasoning("The user wants one sentence.</think> From the sick leave rule.")
+    ' From the sick leave rule.'
+    """
+    answer = _BARE_CHANNELS.sub("", answer)
+    kept: list[str] = []
+    at = 0
+    reasoning = False
+    for mark in _REASONING.finditer(answer):
+        if mark["begin"]:
+            if not reasoning:
+                kept.append(answer[at : mark.start()])
+        else:
+            if not reasoning or "channel" in mark["end"]:
+                kept.clear()
+            at = mark.end()
+        reasoning = bool(mark["begin"])
+    if not reasoning:
+        kept.append(answer[at:])
+    return _CONTROL.sub("", "".join(kept))
 
 
 def filled(template: str, **values: str) -> str:
@@ -80,17 +143,17 @@ class Usable:
 
 
 def usable(answers: Sequence[str], limit: int) -> Usable:
-    """Answers without reasoning blocks and code fences, at most ``limit`` characters each, empty ones left out."""
+    """Answers without reasoning and code fences, at most ``limit`` characters each, empty ones left out."""
     texts: list[str] = []
     empty = refused = clamped = 0
     for answer in answers:
-        # bounded before anything is searched in it: an answer may have megabytes
-        bounded = answer[: max(ANSWER_LIMIT, 2 * limit)]
-        text = _THINKING.sub("", bounded).strip()
+        whole = without_reasoning(answer)
+        # bounded before anything else is searched in it: an answer may have megabytes
+        text = whole[: max(ANSWER_LIMIT, 2 * limit)].strip()
         fence = _FENCE.match(text)
         if fence:
             text = fence.group(1).strip()
-        clamped += len(text) > limit or len(bounded) < len(answer)
+        clamped += len(text) > limit or len(whole) > max(ANSWER_LIMIT, 2 * limit)
         text = clamp(text, limit).strip()
         if not any(character.isalnum() for character in text):
             empty += 1

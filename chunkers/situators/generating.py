@@ -26,7 +26,8 @@ from situate.chunkers.situators.summarising import (
     title_line,
 )
 from situate.errors import GenerationError, InputError, StepError
-from situate.prompting import ANSWER_LIMIT, checked_generator, one_line, quoted, usable
+from situate.outside import safe_text
+from situate.prompting import ANSWER_LIMIT, checked_generator, quoted, usable
 from situate.types import Chunk, Context, Document, Prompt, TextGenerator
 
 OnError: TypeAlias = Literal["degrade", "raise"]
@@ -357,8 +358,8 @@ def _marked(chunk: Chunk, mark: str, error: Exception | None) -> Chunk:
 
 
 def _reason(error: Exception | None) -> str:
-    """The part of an error that may be shown: a client's own message may quote a request with all of its headers."""
-    return one_line(str(error), 200) if isinstance(error, GenerationError) else type(error).__name__
+    """The part of an error that is shown: a client's own message may quote a request with all of its headers."""
+    return safe_text(str(error), 200) if isinstance(error, GenerationError) else type(error).__name__
 
 
 def _failed_last(replies: dict[str, str | Exception]) -> int:

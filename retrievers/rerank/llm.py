@@ -15,7 +15,15 @@ from typing import TypeAlias
 
 from situate.errors import GenerationError, InputError
 from situate.parameters import checked_parameters
-from situate.prompting import PASSAGE_LIMIT, QUERY_LIMIT, aask, ask, checked_generator, quoted, usable
+from situate.prompting import (
+    PASSAGE_LIMIT,
+    QUERY_LIMIT,
+    aask,
+    ask,
+    checked_generator,
+    quoted,
+    usable,
+)
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
