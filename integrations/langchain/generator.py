@@ -12,7 +12,8 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.runnables import RunnableConfig
 
-from situate.errors import GenerationError
+from situate.errors import GenerationError, InputError
+from situate.outside import safe_message
 from situate.prompting import generation_error
 from situate.types import Prompt
 
@@ -35,12 +36,19 @@ class LangChainGenerator:
     prefix_options: Mapping[str, Any] | None = None
     config: RunnableConfig | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, BaseLanguageModel):
+            raise InputError(
+                f"model={self.model!r} is a {type(self.model).__name__}, not a chat model or an LLM of LangChain: give "
+                "the object, not its name"
+            )
+
     def generate(self, prompts: Sequence[Prompt]) -> list[str]:
         """One answer per prompt, in order.
 
         Raises:
-            GenerationError: The model failed. The message names the kind of error only, because providers quote keys
-                in theirs; the error itself is its ``__cause__``.
+            GenerationError: The model failed. The message gives the cause without what looks like a key; the error
+                itself is its ``__cause__``.
         """
         if not prompts:
             return []
@@ -76,7 +84,7 @@ class LangChainGenerator:
 
     def _failed(self, prompts: int, error: Exception) -> GenerationError:
         message = (
-            f"{type(self.model).__name__} failed on {prompts} prompts with {type(error).__name__}: look at the error "
-            "that caused this one; HyDE, situators and rerankers can go on without (on_error)"
+            f"{type(self.model).__name__} failed on {prompts} prompts with {safe_message(error)}: retry, or ask "
+            "another model; HyDE, situators and rerankers can go on without (on_error)"
         )
         return generation_error(message, error)

@@ -158,10 +158,9 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             options: What the constructor takes, and the fields of `StoreOptions` (``path``, ``collection_name``, ...).
         """
         model = embed_model if embed_model is not None else default_embedding()
+        options = translated(cls, {*_OPTIONS, *_STORE, "context_key", "context_fields"}, options)
         store = StoreOptions(**{name: options.pop(name) for name in list(options) if name in _STORE})
-        given: dict[str, Any] = {"filters": filters, "callback_manager": callback_manager, **options}
-        if "k" not in options:
-            given["similarity_top_k"] = similarity_top_k
+        given = {"similarity_top_k": similarity_top_k, "filters": filters, **options}
         index = Index(
             model.embedder,
             client=store._index_client(client),
@@ -172,7 +171,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             config=config,
             progress=show_progress,
         )
-        made = cls(index, **given)
+        made = cls(index, callback_manager=callback_manager, **given)
         made.add_documents(documents)
         return made
 

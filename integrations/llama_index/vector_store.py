@@ -19,12 +19,12 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
-from pydantic import SecretStr
 
 from situate.batches import in_batches
 from situate.embedders.fingerprints import differences
 from situate.errors import IncompatibleIndexError, InputError, StorageError
-from situate.integrations._shared.component import Configured, Meaning, PicklesAsConfig, refuse_unknown
+from situate.integrations._shared.component import Meaning, PicklesAsConfig, refuse_unknown
+from situate.integrations._shared.settings import StoreOptions
 from situate.integrations.llama_index.filters import RESERVED, all_of, to_qdrant_filter
 from situate.integrations.llama_index.points import (
     DOC_ID,
@@ -54,7 +54,7 @@ _HIDDEN = f"{_OURS}.metadata."
 _PAGE = 256
 
 
-class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
+class SituateVectorStore(StoreOptions, PicklesAsConfig, BasePydanticVectorStore):
     """A LlamaIndex vector store on Qdrant: in this process by default, on any server with ``client=``.
 
     Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores read them and the other way round.
@@ -73,9 +73,8 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
         settings: The attributes.
 
     Attributes:
-        collection_name: The collection; made when the first nodes are added.
-        path: Folder of the embedded store, ":memory:", a server's URL, or the URLs of a cluster's nodes.
-        api_key: A server's key. It is in no repr and no `to_dict`.
+        collection_name: The collection; made when the first nodes are added. Where it is stored is said by the other
+            fields of `StoreOptions` (``path``, ``api_key``, ...).
         dense_vector_name: The named vector that holds embeddings.
         sparse_vector_name: The named vector that holds BM25 terms.
         lexical: How BM25 vectors are made; None for a store without them.
@@ -85,8 +84,7 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
-        "url": "path",
-        "collection": "collection_name",
+        **StoreOptions.also_known_as,
         "enable_hybrid": lambda value: {} if value else {"lexical": None},
         "batch_size": lambda value: {},  # points are written in pages of their own
     }
@@ -94,8 +92,6 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
     stores_text: bool = True
     is_embedding_query: bool = True
     collection_name: str = Field(default="llama_index", min_length=1, description="The Qdrant collection.")
-    path: str | list[str] = Field(default=MEMORY, description="Folder, URL, or URLs of a cluster.")
-    api_key: SecretStr | None = Field(default=None, exclude=True, description="A server's key.")
     dense_vector_name: str = Field(default="dense", description="Named vector of embeddings.")
     sparse_vector_name: str = Field(default="bm25", description="Named vector of BM25 terms.")
     lexical: LexicalScheme | None = Field(
@@ -150,10 +146,7 @@ class SituateVectorStore(Configured, PicklesAsConfig, BasePydanticVectorStore):
                     f"this vector store on {self.path!r} is closed: make a new one with the same settings"
                 )
             if self._client is None:
-                from situate.retrievers.storage.connect import connect
-
-                key = {} if self.api_key is None else {"api_key": self.api_key.get_secret_value()}
-                self._client = connect(self.path, **key)
+                self._client = self._opens()()
             client: QdrantClient = self._client
             return client
 
