@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
@@ -32,9 +31,10 @@ from situate.embedders.types import (
     SpanEncoder,
     SpanText,
     Vectors,
+    checked_texts,
     pools_spans,
 )
-from situate.errors import InputError, SituateWarning
+from situate.errors import SituateWarning
 from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 from situate.vectors import check_finite, unit
@@ -156,7 +156,7 @@ class Embedder:
         self._profile = ModelProfile(settings)
         self._family: Family | None = None
         self._encoder: SpanEncoder | None = None
-        self._lock = threading.Lock()
+        self._role_options: Mapping[Role, dict[str, Any]] = {}
         self._warned_of_window = False
 
     def __getstate__(self) -> EmbedderSettings:
@@ -227,10 +227,11 @@ class Embedder:
             InputError: ``dimensions`` is more than the model has.
         """
         if self._encoder is None:
-            with self._lock:
+            with self._profile.lock:
                 if self._encoder is None:
                     encoder = build_encoder(self._settings, self.family, self._profile.resolved)
                     check_dimensions(self._settings.dimensions, encoder.dimension, self.family)
+                    self._role_options = _role_options(self._settings, encoder)
                     self._encoder = encoder
         return self._encoder
 
@@ -415,7 +416,7 @@ class Embedder:
 
     def _written(self, texts: Sequence[str], role: Role) -> list[SpanText]:
         write = self.family.query_text if role == "query" else self.family.document_text
-        return [write(text) for text in _checked(texts)]
+        return [write(text) for text in checked_texts(texts)]
 
     def _spanned(self, texts: Sequence[str], role: Role) -> list[SpanText]:
         """One span per text, around its own words; texts that have none are left out."""
@@ -460,23 +461,14 @@ class Embedder:
     def _encode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        return [
-            self._cut(item) for item in self.encoder.encode(inputs, token_vectors=tokens, **self._role_options(role))
-        ]
+        done = self.encoder.encode(inputs, token_vectors=tokens, **self._role_options[role])
+        return [self._cut(item) for item in done]
 
     async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
-        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._role_options(role))
+        done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._role_options[role])
         return [self._cut(item) for item in done]
-
-    def _role_options(self, role: Role) -> dict[str, Any]:
-        """`Encoder` lets queries go before documents; other encoders need not take a role."""
-        settings = self._settings
-        if settings.encoder is not None and "role" not in signature(settings.encoder.encode).parameters:
-            return {}
-        adapter = settings.adapter_for(role)
-        return {"role": role, **({} if adapter is None else {"adapter": adapter})}
 
     def _cut(self, encoded: Encoded) -> Encoded:
         if self._settings.dimensions is None:
@@ -508,10 +500,9 @@ class Embedder:
         return matrices
 
 
-def _checked(texts: Sequence[str]) -> Sequence[str]:
-    if isinstance(texts, str):
-        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
-    return texts
+def _role_options(settings: EmbedderSettings, encoder: SpanEncoder) -> dict[Role, dict[str, Any]]:
+    """What an encoder is given besides the texts: `Encoder` runs queries before documents, others take no role."""
+    if "role" not in signature(encoder.encode).parameters:
+        return {"query": {}, "document": {}}
+    adapters = {role: settings.adapter_for(role) for role in get_args(Role)}
+    return {role: {"role": role, **({"adapter": name} if name else {})} for role, name in adapters.items()}

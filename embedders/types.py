@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.vectors import Vectors as Vectors
 
@@ -60,6 +61,20 @@ class Encoded:
     vectors: Vectors
     tokens: tuple[Vectors, ...] | None = None
     lost_tokens: int = 0
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """The texts, if they are a list of texts.
+
+    Raises:
+        InputError: ``texts`` is one string, or holds something that is none.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
+    return list(texts)
 
 
 @runtime_checkable

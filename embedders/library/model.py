@@ -128,20 +128,6 @@ class LibraryModel:
         return self._loaded_
 
 
-def checked(texts: Sequence[str]) -> list[str]:
-    """The texts, if they are a list of texts.
-
-    Raises:
-        InputError: ``texts`` is one string, or holds something that is none.
-    """
-    if isinstance(texts, str):
-        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
-    return list(texts)
-
-
 def warn_of_loss(model: Any, texts: Sequence[str], prompt: str, limit: int | None) -> None:
     """Say how many tokens of how many texts the library is about to cut off."""
     if limit is None or not texts:

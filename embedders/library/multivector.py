@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.library.model import LibraryModel, warn_of_loss
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType, Role, Vectors
+from situate.embedders.types import DType, Role, Vectors, checked_texts
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
@@ -77,22 +77,22 @@ class MultiVectorEmbedder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be used.
         """
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         return self._finished(self._library.run(lambda model: self._encode(model, wanted, "query")))
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         return self._finished(await self._library.arun(lambda model: self._encode(model, wanted, "query")))
 
     def embed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """Per document, float32 ``[tokens, dimension]``, rows L2-normalised. Errors as in `embed_query_tokens`."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         return self._finished(self._library.run(lambda model: self._encode(model, wanted, "document")))
 
     async def aembed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_document_tokens` without blocking the event loop."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         return self._finished(await self._library.arun(lambda model: self._encode(model, wanted, "document")))
 
     def _encode(self, model: Any, texts: list[str], role: Role) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.embedders.library.model import LibraryModel, checked, warn_of_loss
+from situate.embedders.library.model import LibraryModel, warn_of_loss
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType, Role
+from situate.embedders.types import DType, Role, checked_texts
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
@@ -91,25 +91,25 @@ class SparseEmbedder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be used.
         """
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         found: list[SparseVector] = self._library.run(lambda model: self._encode(model, wanted, "query"))
         return found
 
     async def aembed_queries(self, texts: Sequence[str]) -> list[SparseVector]:
         """`embed_queries` without blocking the event loop."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         found: list[SparseVector] = await self._library.arun(lambda model: self._encode(model, wanted, "query"))
         return found
 
     def embed_documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """One vector per document. Errors as in `embed_queries`."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         found: list[SparseVector] = self._library.run(lambda model: self._encode(model, wanted, "document"))
         return found
 
     async def aembed_documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """`embed_documents` without blocking the event loop."""
-        wanted = checked(texts)
+        wanted = checked_texts(texts)
         found: list[SparseVector] = await self._library.arun(lambda model: self._encode(model, wanted, "document"))
         return found
 

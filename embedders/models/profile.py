@@ -16,6 +16,7 @@ from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import SpanEncoder
 from situate.errors import ConventionError, InputError, ModelNotFoundError
+from situate.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -30,16 +31,21 @@ class ModelProfile:
 
     def __init__(self, settings: EmbedderSettings) -> None:
         self.settings = settings
-        self._lock = threading.RLock()
         self._resolved: ResolvedModel | None = None
         self._family: Family | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """A new lock, which a signal handler may take again: what is looked up twice comes out the same."""
+        self.lock = threading.RLock()
 
     @property
     def resolved(self) -> ResolvedModel | None:
         """The model's files; None where another encoder stands for them."""
         if self.settings.encoder is not None:
             return None
-        with self._lock:
+        with self.lock:
             if self._resolved is None:
                 self._resolved = resolve_model(self.settings.model, self.settings.load_options)
             return self._resolved
@@ -47,7 +53,7 @@ class ModelProfile:
     @property
     def family(self) -> Family:
         """The conventions that hold, merged."""
-        with self._lock:
+        with self.lock:
             if self._family is None:
                 self._family = conventions(self.settings, self.resolved)
             return self._family
