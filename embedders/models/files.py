@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from situate.embedders.models.quiet import quietly
 from situate.errors import ModelError, SituateError
 from situate.outside import load_json, safe_message
 
@@ -57,6 +58,8 @@ def count(config: Mapping[str, Any], name: str, path: Path, least: int = 1) -> i
 def loading(what: str, folder: Path) -> Iterator[None]:
     """Turn what other libraries raise on a model's damaged files into a `ModelError` that names the folder.
 
+    Their progress bars and notes are left out (`quietly`).
+
     Args:
         what: What is loaded, for the message: "the model".
         folder: Where it lies.
@@ -65,7 +68,8 @@ def loading(what: str, folder: Path) -> Iterator[None]:
         ModelError: The block raised an error that is not situate's own. Running out of memory passes through.
     """
     try:
-        yield
+        with quietly():
+            yield
     except (SituateError, ImportError, MemoryError):
         raise
     except Exception as error:
