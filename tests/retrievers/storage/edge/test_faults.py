@@ -39,7 +39,8 @@ def make(path: Path, count: int = 50, name: str = "c") -> None:
 
 # -- killed
 
-#: Adds, replaces and deletes documents of five points each, optimises now and then, and says what is acknowledged.
+#: Adds, replaces and deletes documents of five points each, optimises, forks, gives the vector another size at times,
+#: and says what is acknowledged.
 WRITER = """
 import itertools, os, random, sys, threading
 from qdrant_client import models
@@ -49,8 +50,21 @@ client = EdgeClient(sys.argv[1], auto_optimize=False)
 rng = random.Random(int(sys.argv[2]))
 say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 if not client.collection_exists("c"):
-    client.create_collection("c", models.VectorParams(size=64, distance="Dot"),
+    client.create_collection("c", {"v": models.VectorParams(size=64, distance="Dot")},
         optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
+
+def size():
+    vectors = client.get_collection("c").config.params.vectors
+    return vectors["v"].size if "v" in vectors else None
+
+def resize():
+    if size() is not None:
+        client.delete_vector_name("c", "v")
+    dense = models.DenseVectorConfig(size=rng.choice([16, 64]), distance="Dot")
+    client.create_vector_name("c", "v", models.DenseVectorNameConfig(dense=dense))
+
+if size() is None:
+    resize()
 say("open")
 
 def optimize():
@@ -61,24 +75,37 @@ def optimize():
 threading.Thread(target=optimize, daemon=True).start()
 for version in itertools.count(int(sys.argv[3])):
     document = rng.randrange(20)
-    if rng.random() < 0.2:
+    dice = rng.random()
+    if dice < 0.01:
+        resize()
+        say("resized")
+    elif dice < 0.02:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+    if dice > 0.8:
         say("deleting", document)
         client.delete("c", [document * 10 + i for i in range(5)])
         say("deleted", document)
     else:
         say("writing", document, version)
-        client.upsert("c", [models.PointStruct(id=document * 10 + i, vector=[rng.random() for _ in range(64)],
+        numbers = [rng.random() for _ in range(size())]
+        client.upsert("c", [models.PointStruct(id=document * 10 + i, vector={"v": numbers},
             payload={"document": document, "version": version}) for i in range(5)])
         say("written", document, version)
 """
 
 
 def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """kill -9 while documents are added, replaced, deleted and optimised: what was acknowledged is there, once."""
+    """kill -9 while documents are added, replaced, deleted, optimised and given other vectors, and between forks.
+
+    What was acknowledged is there, once.
+    """
     kills = 200 if FULL else 6
     rng = random.Random(7)
     held: dict[int, int] = {}
-    version, acknowledged, optimized = 1, 0, 0
+    version, acknowledged, optimized, resized = 1, 0, 0, 0
     for turn in range(kills):
         writer = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path / "s"), str(turn), str(version)], stdout=subprocess.PIPE
@@ -87,7 +114,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         lines = iter(writer.stdout.readline, b"")
         assert next(lines) == b"open\n"
         pending: tuple[int, int | None] | None = None
-        bullet = threading.Timer(rng.uniform(0, 3), writer.kill)
+        bullet = threading.Timer(rng.uniform(0, 6 if FULL else 3), writer.kill)
         bullet.start()
         for line in lines:  # also those that the pipe still holds
             match line.decode().split():
@@ -103,6 +130,8 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
                     pending, acknowledged = None, acknowledged + 1
                 case ["optimized"]:
                     optimized += 1
+                case ["resized"]:
+                    resized += 1
         writer.wait()
         bullet.join()
         writer.stdout.close()
@@ -124,7 +153,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert not missing, (turn, missing)
         held = {document: versions[0] for document, versions in found.items()}
     with capsys.disabled():
-        print(f"\nkilled {kills} times, {optimized} times optimised;", end=" ")
+        print(f"\nkilled {kills} times, {optimized} times optimised, {resized} times resized;", end=" ")
         print(f"{acknowledged} acknowledged operations, none lost, none doubled")
 
 
