@@ -15,7 +15,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge.backend import EdgeBackend
+from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 from situate.retrievers.storage.edge.client import EdgeClient, PlainVectorInspector, ShallowQueries
 from situate.retrievers.storage.edge.errors import StoreClosedError
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store

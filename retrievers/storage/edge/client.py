@@ -12,10 +12,10 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.embed.type_inspector import Inspector
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge.backend import EdgeBackend
+from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
-from situate.retrievers.storage.edge.translate_filters import edge_filter
-from situate.retrievers.storage.edge.translate_points import QUERY, checked_vector
+from situate.retrievers.storage.edge.translate.filters import edge_filter
+from situate.retrievers.storage.edge.translate.points import QUERY, checked_vector
 from situate.retrievers.storage.ids import point_id, point_key
 
 _PLAIN = (list, models.SparseVector)

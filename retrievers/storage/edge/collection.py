@@ -14,8 +14,9 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import checksums, folders
 from situate.retrievers.storage.edge.errors import StoreClosedError, engine_error, engine_errors, is_panic
+from situate.retrievers.storage.edge.files import checksums, folders
+from situate.retrievers.storage.edge.files.space import check_space
 from situate.retrievers.storage.edge.optimizer import (
     INDEXING_THRESHOLD_KB,
     OperationLog,
@@ -24,9 +25,8 @@ from situate.retrievers.storage.edge.optimizer import (
     can_run_beside,
     copy_shard,
 )
-from situate.retrievers.storage.edge.space import check_space
-from situate.retrievers.storage.edge.translate_config import edge_config
-from situate.retrievers.storage.edge.translate_points import VectorSchema
+from situate.retrievers.storage.edge.translate.config import edge_config, vectors_of, without_vectors
+from situate.retrievers.storage.edge.translate.points import VectorSchema
 
 #: How often the log is replayed while writes go on, and how short it must be for them to wait for the rest. Many
 #: writers may be faster than the replay; then they wait for what the last one has left.
@@ -80,8 +80,7 @@ class Collection:
     ) -> None:
         self.name = name
         self.folder = folder
-        self.config = config
-        self.schema = VectorSchema.of(config)
+        self._take_over(config)
         self.created_at = created_at
         self.changes = 0
         self.written = 0.0
@@ -99,7 +98,6 @@ class Collection:
         self._log: OperationLog | None = None
         self._worker: OptimizerProcess | None = None
         self._one_optimizer = threading.Lock()
-        self._bytes_per_point = bytes_per_point(config.vectors)
         self._optimizations = threading.Condition()
         self.started = threading.Event()
 
@@ -144,9 +142,17 @@ class Collection:
                 # From here on the files may change; after a crash the engine's recovery decides.
                 checksums.remove(self.folder)
                 self._shard = self._load(self.folder, None)
+                names = vectors_of(self.folder)
+                if names is not None:
+                    self._take_over(without_vectors(self.config, names.__contains__))
                 info = self._shard.info()
                 self.changes = max(0, info.points_count * len(self.schema.sizes) - info.indexed_vectors_count)
             return self._shard
+
+    def opened(self) -> Collection:
+        """This collection, once its shard is open and its configuration that of the shard."""
+        _ = self.shard
+        return self
 
     def _load(self, folder: Path, config: edge.EdgeConfig | None) -> edge.EdgeShard:
         try:
@@ -227,9 +233,12 @@ class Collection:
                     ) from error
                 self.changes = max(self.changes, self._shard.info().points_count)
                 self.dirty = True
-            self.config = config
-            self.schema = VectorSchema.of(config)
-            self._bytes_per_point = bytes_per_point(config.vectors)
+            self._take_over(config)
+
+    def _take_over(self, config: models.CreateCollection) -> None:
+        self.config = config
+        self.schema = VectorSchema.of(config)
+        self._bytes_per_point = bytes_per_point(config.vectors)
 
     def flush(self) -> None:
         """Writes to disk what is in the page cache only: from here on it survives a power failure, too."""

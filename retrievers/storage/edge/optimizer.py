@@ -20,10 +20,10 @@ from pathlib import Path
 import qdrant_edge as edge
 
 from situate.errors import StorageError
-from situate.retrievers.storage.edge.checksums import CHECKSUMS_FILE
-from situate.retrievers.storage.edge.folders import LABEL_FILE
-from situate.retrievers.storage.edge.space import check_copy
-from situate.retrievers.storage.edge.translate_config import named_vectors
+from situate.retrievers.storage.edge.files.checksums import CHECKSUMS_FILE
+from situate.retrievers.storage.edge.files.folders import LABEL_FILE
+from situate.retrievers.storage.edge.files.space import check_copy
+from situate.retrievers.storage.edge.translate.config import named_vectors
 
 logger = logging.getLogger(__name__)
 

@@ -19,18 +19,18 @@ from pydantic import ValidationError
 from qdrant_client import models
 
 from situate.errors import InputError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import folders, snapshots
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
     StoreClosedError,
 )
-from situate.retrievers.storage.edge.folders import COLLECTIONS
-from situate.retrievers.storage.edge.lock import FolderLock
+from situate.retrievers.storage.edge.files import folders, snapshots
+from situate.retrievers.storage.edge.files.folders import COLLECTIONS
+from situate.retrievers.storage.edge.files.lock import FolderLock
+from situate.retrievers.storage.edge.files.manifest import MANIFEST_FILE, CollectionEntry, Manifest
+from situate.retrievers.storage.edge.files.temporary import temporary_folder
 from situate.retrievers.storage.edge.maintenance import Maintenance
-from situate.retrievers.storage.edge.manifest import MANIFEST_FILE, CollectionEntry, Manifest
-from situate.retrievers.storage.edge.temporary import temporary_folder
 
 MEMORY = ":memory:"
 

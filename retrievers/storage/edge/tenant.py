@@ -13,10 +13,10 @@ from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError, StorageError
 from situate.retrievers.storage.edge.async_client import AsyncEdgeBackend
-from situate.retrievers.storage.edge.backend_points import BATCH, apply_operation, selected
+from situate.retrievers.storage.edge.backend.points import BATCH, apply_operation, selected
 from situate.retrievers.storage.edge.store import MEMORY
 from situate.retrievers.storage.edge.tenant_scope import HasIdf, TenantScope, Value, is_dense, named_points, refuse_text
-from situate.retrievers.storage.edge.translate_points import batch_points
+from situate.retrievers.storage.edge.translate.points import batch_points
 
 
 class TenantBoundError(StorageError):

@@ -21,7 +21,8 @@ import pytest
 from qdrant_client import models
 
 from situate.errors import InputError, NonFiniteVectorError, SituateError, StorageError, StoreCorruptError
-from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient, checksums
+from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient
+from situate.retrievers.storage.edge.files import checksums
 
 FULL = os.environ.get("SITUATE_FULL") == "1"
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
@@ -359,7 +360,9 @@ def test_a_collection_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.
     for name in "ab":
         client.upsert(name, [point(99)])
     broken = client._client.store.collection("b")
-    monkeypatch.setattr("situate.retrievers.storage.edge.checksums.write", _full_disk(broken.folder, checksums.write))
+    monkeypatch.setattr(
+        "situate.retrievers.storage.edge.files.checksums.write", _full_disk(broken.folder, checksums.write)
+    )
     with pytest.raises(OSError, match="No space"):
         client.close()
     monkeypatch.undo()

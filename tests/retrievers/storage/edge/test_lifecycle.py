@@ -430,7 +430,7 @@ def test_every_method_of_the_interface_is_there() -> None:
     from qdrant_client.client_base import QdrantBase
 
     from situate.retrievers.storage.edge.async_client import AsyncEdgeBackend
-    from situate.retrievers.storage.edge.backend import EdgeBackend
+    from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 
     for base, ours, inherited in (
         (QdrantBase, EdgeBackend, {"migrate"}),

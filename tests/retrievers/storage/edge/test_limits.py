@@ -12,8 +12,8 @@ from qdrant_client import QdrantClient, models
 
 from situate.errors import InputError
 from situate.retrievers.storage.edge import EdgeClient, bind_tenant
-from situate.retrievers.storage.edge.translate_filters import MAX_FILTER_DEPTH
-from situate.retrievers.storage.edge.translate_points import MAX_PAYLOAD_DEPTH
+from situate.retrievers.storage.edge.translate.filters import MAX_FILTER_DEPTH
+from situate.retrievers.storage.edge.translate.points import MAX_PAYLOAD_DEPTH
 
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
 VECTOR = [1.0, 0.0, 0.0, 0.0]
@@ -207,6 +207,36 @@ def test_a_vector_name_is_given_to_another_size(tmp_path: Path) -> None:
         for place, step in enumerate(steps):
             step()
             assert reopened(edge, tmp_path / "copy") == set(range(5 + (place > 1) + (place > 6))), place
+
+
+def test_killed_between_the_engine_and_the_manifest(tmp_path: Path) -> None:
+    """A vector that the engine has deleted is gone, and one that it has made is made anew, with either `store.json`."""
+    manifest = tmp_path / "store" / "store.json"
+    small, smaller = (
+        models.DenseVectorNameConfig(dense=models.DenseVectorConfig(size=size, distance=models.Distance.COSINE))
+        for size in (3, 2)
+    )
+    with EdgeClient(tmp_path / "store") as edge:
+        edge.create_collection("c", {"a": PARAMS, "b": PARAMS})
+        edge.upsert("c", [models.PointStruct(id=1, vector={"a": VECTOR, "b": VECTOR})])
+        before = manifest.read_text()
+        edge.delete_vector_name("c", "a")
+        without = manifest.read_text()
+    manifest.write_text(before)
+    with EdgeClient(tmp_path / "store") as edge:
+        assert list(edge.get_collection("c").config.params.vectors or ()) == ["b"]
+        with pytest.raises(InputError, match="'a'"):
+            edge.upsert("c", [models.PointStruct(id=2, vector={"a": VECTOR})])
+    manifest.write_text(before)
+    with EdgeClient(tmp_path / "store") as edge:
+        edge.create_vector_name("c", "a", smaller)
+        edge.upsert("c", [models.PointStruct(id=2, vector={"a": [1.0, 0.0]})])
+    manifest.write_text(without)
+    with EdgeClient(tmp_path / "store") as edge:
+        edge.create_vector_name("c", "a", small)
+        edge.upsert("c", [models.PointStruct(id=3, vector={"a": [1.0, 0.0, 0.0]})])
+        assert edge.count("c").count == 3
+        assert edge.query_points("c", VECTOR, using="b").points[0].id == 1
 
 
 def test_a_modifier_cannot_change(edge: EdgeClient) -> None:

@@ -12,12 +12,12 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from situate.errors import InputError, StorageError
-from situate.retrievers.storage.edge import (
-    EdgeClient,
-    translate_config,
-    translate_filters,
-    translate_indexes,
-    translate_queries,
+from situate.retrievers.storage.edge import EdgeClient
+from situate.retrievers.storage.edge.translate import (
+    config as translate_config,
+    filters as translate_filters,
+    indexes as translate_indexes,
+    queries as translate_queries,
 )
 
 COSINE = models.Distance.COSINE

@@ -17,8 +17,8 @@ from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError, NonFiniteVectorError
-from situate.retrievers.storage.edge.translate_config import named_vectors
-from situate.retrievers.storage.edge.translate_filters import edge_point_id
+from situate.retrievers.storage.edge.translate.config import named_vectors
+from situate.retrievers.storage.edge.translate.filters import edge_point_id
 
 #: Largest magnitude of a float32: what is larger becomes infinite in the store.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)

@@ -12,9 +12,9 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge import snapshots
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import ClusterOnlyError, CollectionNotFoundError
+from situate.retrievers.storage.edge.files import snapshots
 from situate.retrievers.storage.edge.store import Store
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import qdrant_edge as edge
@@ -194,6 +196,30 @@ def named_vectors(vectors: Any) -> dict[str, models.VectorParams]:
     if isinstance(vectors, models.VectorParams):
         return {"": vectors}
     return dict(vectors)
+
+
+def vectors_of(shard: Path) -> frozenset[str] | None:
+    """The names of all vectors that the engine's own configuration in a shard's folder has; None where it has no such.
+
+    A crash while a vector is deleted may come between the engine and `store.json`, which then still names it.
+    """
+    try:
+        values = json.loads((shard / "edge_config.json").read_text())
+        return frozenset({*values["vectors"], *values["sparse_vectors"]})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def without_vectors(config: models.CreateCollection, keep: Callable[[str], bool]) -> models.CreateCollection:
+    """``config`` with the vectors whose names ``keep`` has."""
+    dense, sparse = named_vectors(config.vectors), config.sparse_vectors or {}
+    if all(map(keep, (*dense, *sparse))):
+        return config
+    kept = {
+        "vectors": {name: params for name, params in dense.items() if keep(name)},
+        "sparse_vectors": {name: params for name, params in sparse.items() if keep(name)},
+    }
+    return config.model_copy(update=kept)
 
 
 def _payload_memory(config: models.CreateCollection) -> edge.Memory | None:

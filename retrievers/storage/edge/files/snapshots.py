@@ -23,7 +23,7 @@ from qdrant_client import models
 from situate.errors import InputError, StorageError, StoreCorruptError
 from situate.outside import safe_message, safe_text
 from situate.retrievers.storage.edge.collection import Collection
-from situate.retrievers.storage.edge.manifest import MANIFEST_FILE, CollectionEntry, Manifest
+from situate.retrievers.storage.edge.files.manifest import MANIFEST_FILE, CollectionEntry, Manifest
 
 SNAPSHOTS = "snapshots"
 SUFFIX = ".snapshot"

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from situate.retrievers.storage.edge.manifest import CollectionEntry
+from situate.retrievers.storage.edge.files.manifest import CollectionEntry
 
 logger = logging.getLogger(__name__)
 

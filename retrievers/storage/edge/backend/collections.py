@@ -22,7 +22,7 @@ from situate.retrievers.storage.edge.errors import (
     engine_errors,
 )
 from situate.retrievers.storage.edge.store import Store
-from situate.retrievers.storage.edge.translate_config import (
+from situate.retrievers.storage.edge.translate.config import (
     DISTANCES,
     HNSW_DEFAULTS,
     MODIFIERS,
@@ -31,8 +31,9 @@ from situate.retrievers.storage.edge.translate_config import (
     edge_multivector,
     named_vectors,
     pick,
+    without_vectors,
 )
-from situate.retrievers.storage.edge.translate_indexes import edge_index, model_index
+from situate.retrievers.storage.edge.translate.indexes import edge_index, model_index
 
 #: The characters that a server refuses in names.
 _INVALID_NAME_CHARACTERS = frozenset('<>:"/\\|?*\0\x1f')
@@ -183,7 +184,7 @@ class CollectionsBackend(QdrantBase):
         metadata: types.Payload | None = None,
         **kwargs: Any,
     ) -> bool:
-        collection = self.store.collection(collection_name)
+        collection = self.store.collection(collection_name).opened()
         config = collection.config.model_copy(deep=True)
         dense = named_vectors(config.vectors)
         for name, diff in _vector_diffs(vectors_config).items():
@@ -278,7 +279,7 @@ class CollectionsBackend(QdrantBase):
     def create_vector_name(
         self, collection_name: str, vector_name: str, vector_name_config: types.VectorNameConfig, **kwargs: Any
     ) -> types.UpdateResult:
-        collection = self.store.collection(collection_name)
+        collection = self.store.collection(collection_name).opened()
         _check_vector_name(vector_name)
         if vector_name in collection.schema.names:
             raise InputError(f"Collection {collection.name} already has a vector named {vector_name!r}")
@@ -322,12 +323,10 @@ class CollectionsBackend(QdrantBase):
         return self.store.change_vectors(collection, config, [_U.delete_vector_name(vector_name), operation])
 
     def delete_vector_name(self, collection_name: str, vector_name: str, **kwargs: Any) -> types.UpdateResult:
-        collection = self.store.collection(collection_name)
+        collection = self.store.collection(collection_name).opened()
         if vector_name not in collection.schema.names:
             raise InputError(f"Collection {collection.name} has no vector named {vector_name!r}")
-        config = collection.config.model_copy(deep=True)
-        config.vectors = {n: p for n, p in named_vectors(config.vectors).items() if n != vector_name}
-        config.sparse_vectors = {n: p for n, p in (config.sparse_vectors or {}).items() if n != vector_name}
+        config = without_vectors(collection.config, lambda name: name != vector_name)
         operations = [_U.delete_vector_name(vector_name)]
         if not config.vectors and not config.sparse_vectors:
             operations.insert(0, _U.create_sparse_vector(NO_VECTORS, None, None))

@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from qdrant_client import models
 from qdrant_client.conversions import common_types as types
 
-from situate.retrievers.storage.edge.backend_collections import CollectionsBackend
-from situate.retrievers.storage.edge.backend_points import PointsBackend
-from situate.retrievers.storage.edge.backend_search import SearchBackend
-from situate.retrievers.storage.edge.backend_snapshots import SnapshotsBackend
+from situate.retrievers.storage.edge.backend.collections import CollectionsBackend
+from situate.retrievers.storage.edge.backend.points import PointsBackend
+from situate.retrievers.storage.edge.backend.search import SearchBackend
+from situate.retrievers.storage.edge.backend.snapshots import SnapshotsBackend
 from situate.retrievers.storage.edge.errors import ClusterOnlyError, StoreClosedError
 from situate.retrievers.storage.edge.store import Store
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from situate.errors import StorageError
-from situate.retrievers.storage.edge.lock import FolderLock
+from situate.retrievers.storage.edge.files.lock import FolderLock
 
 #: How their names begin, and the file that tells one from a store that a user has put beside them.
 _PREFIX, _MARK = "situate-", ".temporary"

@@ -8,7 +8,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge.translate_config import MEMORY, _by_value, pick
+from situate.retrievers.storage.edge.translate.config import MEMORY, _by_value, pick
 
 LANGUAGES = _by_value(models.Language, edge.Language)
 SNOWBALL_LANGUAGES = _by_value(models.SnowballLanguage, edge.SnowballLanguage)

@@ -15,14 +15,14 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from situate.errors import InputError
-from situate.retrievers.storage.edge.translate_filters import (
+from situate.retrievers.storage.edge.translate.filters import (
     as_list,
     edge_condition,
     edge_datetime,
     edge_filter,
     edge_point_id,
 )
-from situate.retrievers.storage.edge.translate_points import QUERY, VectorSchema, checked_vector, edge_payload_selector
+from situate.retrievers.storage.edge.translate.points import QUERY, VectorSchema, checked_vector, edge_payload_selector
 
 #: What a server takes where the caller does not say.
 DEFAULT_LIMIT = 10

@@ -15,9 +15,9 @@ from situate.errors import InputError
 from situate.retrievers.storage.edge.collection import Collection
 from situate.retrievers.storage.edge.errors import CollectionError
 from situate.retrievers.storage.edge.store import Store
-from situate.retrievers.storage.edge.translate_filters import edge_point_id
-from situate.retrievers.storage.edge.translate_points import model_id, query_response
-from situate.retrievers.storage.edge.translate_queries import (
+from situate.retrievers.storage.edge.translate.filters import edge_point_id
+from situate.retrievers.storage.edge.translate.points import model_id, query_response
+from situate.retrievers.storage.edge.translate.queries import (
     QueryTranslator,
     VectorLookup,
     mmr_settings,

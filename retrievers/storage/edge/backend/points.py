@@ -15,8 +15,8 @@ from qdrant_client.local.json_path_parser import parse_json_path
 from situate.errors import InputError
 from situate.retrievers.storage.columns import rows_of_columns
 from situate.retrievers.storage.edge.store import Store
-from situate.retrievers.storage.edge.translate_filters import edge_filter, edge_point_id
-from situate.retrievers.storage.edge.translate_points import (
+from situate.retrievers.storage.edge.translate.filters import edge_filter, edge_point_id
+from situate.retrievers.storage.edge.translate.points import (
     PAYLOAD,
     check_depth,
     checked_vectors,
@@ -26,7 +26,7 @@ from situate.retrievers.storage.edge.translate_points import (
     json_payload,
     record,
 )
-from situate.retrievers.storage.edge.translate_queries import edge_order_by
+from situate.retrievers.storage.edge.translate.queries import edge_order_by
 
 _UPDATE_MODES = {
     models.UpdateMode.UPSERT: edge.UpdateMode.Upsert,

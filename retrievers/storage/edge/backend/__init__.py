@@ -1,0 +1,1 @@
+"""The interface of `QdrantClient` over an embedded store, in four parts."""

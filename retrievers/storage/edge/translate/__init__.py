@@ -1,0 +1,1 @@
+"""qdrant-client's models -> the engine's, and back."""
