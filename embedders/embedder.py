@@ -279,7 +279,7 @@ class Embedder:
         """What decides a stored vector, as JSON values: two embedders with the same fingerprint can share an index.
 
         The query's instruction is not part of it, since one index may be asked in many ways (see
-        `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of 0.9999.
+        `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of about 0.9999.
         """
         scheme = dataclasses.asdict(self.scheme)
         return {

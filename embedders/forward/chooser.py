@@ -116,7 +116,7 @@ def choose_forward(
     """
 
     def load(at: torch.dtype) -> Any:
-        return load_model(folder, device, at, options, variant)
+        return load_model(folder, device, at, options, variant=variant)
 
     model = load(base_dtype(device, dtype))
     size = int(model.config.get_text_config().hidden_size)

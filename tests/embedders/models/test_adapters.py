@@ -22,6 +22,7 @@ from situate.errors import (
     ConventionError,
     InputError,
     MissingExtraError,
+    ModelError,
     ModelNotFoundError,
     UnsafeModelError,
 )
@@ -206,6 +207,22 @@ def test_pickled_adapters_are_refused_unless_asked_for(bert: Made, tmp_path: Pat
     trusted = Encoder(folder, adapters={"a": pickled}, device="cpu", dtype="float32", allow_pickle=True)
     plain = Encoder(folder, adapters=adapters, device="cpu", dtype="float32")
     np.testing.assert_allclose(vectors(trusted, "a"), vectors(plain, "legal"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("adapter_config.json", b"[" * 100_000),
+        ("adapter_config.json", b"3"),
+        ("adapter_model.safetensors", b"\x09" * 99),
+    ],
+)
+def test_a_damaged_adapter_is_named(bert: Made, tmp_path: Path, file: str, damage: bytes) -> None:
+    folder, adapters = bert
+    damaged = shutil.copytree(adapters["legal"], tmp_path / "damaged")
+    (damaged / file).write_bytes(damage)
+    with pytest.raises(ModelError, match=f"adapter 'a' in .*{damaged}"):
+        vectors(Encoder(folder, adapters={"a": damaged}, device="cpu", dtype="float32"), "a")
 
 
 def test_kinds_that_cannot_be_merged_are_refused(bert: Made, tmp_path: Path) -> None:
