@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
-from situate.embedders.types import DType
+from situate.embedders.types import DType, Role, checked_texts
 from situate.errors import InputError, TruncationWarning
+from situate.threads import ThreadPool
+
+V = TypeVar("V")
+Kind: TypeAlias = Literal["MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"]
 
 
 class LibraryModel:
     """A model that sentence-transformers loads and runs, on a thread of its own.
 
     Cheap to construct: weights are loaded by the first text. Pickles as its configuration. May be used by many threads
-    and event loops at once; their calls run one after the other.
+    and event loops at once, and after a fork; their calls run one after the other.
 
     Args:
         kind: The class of sentence-transformers.
@@ -32,7 +35,7 @@ class LibraryModel:
 
     def __init__(
         self,
-        kind: Literal["MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"],
+        kind: Kind,
         model: str,
         *,
         device: str,
@@ -51,12 +54,11 @@ class LibraryModel:
         self._forget()
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._thread_: ThreadPoolExecutor | None = None
+        self._thread = ThreadPool(1, f"situate-{self._kind}")
         self._loaded_: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: v for name, v in self.__dict__.items() if name not in ("_lock", "_thread_", "_loaded_")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_thread", "_loaded_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -65,10 +67,7 @@ class LibraryModel:
     @property
     def resolved(self) -> ResolvedModel:
         """The model's files."""
-        return resolve_model(
-            self.model,
-            self.load_options,
-        )
+        return resolve_model(self.model, self.load_options)
 
     def run(self, work: Callable[[Any], Any]) -> Any:
         """``work`` on the loaded model, in the model's thread."""
@@ -87,13 +86,6 @@ class LibraryModel:
             "revision": self.load_options.revision,
             "weights": resolved.digest,
         }
-
-    @property
-    def _thread(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._thread_ is None:
-                self._thread_ = ThreadPoolExecutor(1, thread_name_prefix=f"situate-{self._kind}")
-            return self._thread_
 
     def _done(self, work: Callable[[Any], Any]) -> Any:
         from situate.embedders.local.cores import release_openmp_threads
@@ -126,6 +118,71 @@ class LibraryModel:
                     },
                 )
         return self._loaded_
+
+
+class RoleEmbedder(Generic[V]):
+    """Base of the embedders that give one value per text, by the text's role. A subclass says what the value is.
+
+    Args:
+        model: A model folder or a hub id.
+        device: "auto", or a torch device.
+        dtype: Format of the weights.
+        batch_size: Texts that are run together.
+        options: How the model's files are read.
+    """
+
+    #: The class of sentence-transformers.
+    kind: ClassVar[Kind]
+    #: What its ``encode_query`` and ``encode_document`` are called with besides the texts.
+    arguments: Mapping[str, Any]
+
+    def __init__(
+        self, model: str | os.PathLike[str], *, device: str, dtype: DType, batch_size: int, options: LoadOptions
+    ) -> None:
+        self._library = LibraryModel(
+            self.kind, os.fspath(model), device=device, dtype=dtype, batch_size=batch_size, options=options
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._library.model!r})"
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector. Loads the model."""
+        return int(self._library.run(lambda model: model.get_embedding_dimension()))
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a vector, as JSON values."""
+        return self._library.fingerprint()
+
+    def _embed(self, texts: Sequence[str], role: Role) -> list[V]:
+        wanted = checked_texts(texts)
+        found: list[V] = self._library.run(lambda model: self._encode(model, wanted, role))
+        return found
+
+    async def _aembed(self, texts: Sequence[str], role: Role) -> list[V]:
+        wanted = checked_texts(texts)
+        found: list[V] = await self._library.arun(lambda model: self._encode(model, wanted, role))
+        return found
+
+    def _encode(self, model: Any, texts: list[str], role: Role) -> list[V]:
+        """In the model's thread."""
+        if not texts:
+            return []
+        warn_of_loss(model, texts, model.prompts.get(role) or "", self._limit(model, role))
+        encode = model.encode_query if role == "query" else model.encode_document
+        rows = encode(texts, batch_size=self._library.batch_size, show_progress_bar=False, **self.arguments)
+        return [self._value(row, f"model {self._library.model!r} computed for text {i}") for i, row in enumerate(rows)]
+
+    def _limit(self, model: Any, role: Role) -> int | None:
+        """Tokens that the model reads of a text in this role."""
+        limit: int | None = model.max_seq_length
+        return limit
+
+    def _value(self, row: Any, subject: str) -> V:
+        """What one text becomes; ``subject`` begins the message of a `NonFiniteVectorError`."""
+        raise NotImplementedError
 
 
 def warn_of_loss(model: Any, texts: Sequence[str], prompt: str, limit: int | None) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from situate.embedders.library.model import LibraryModel, warn_of_loss
+from situate.embedders.library.model import RoleEmbedder
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType, Role, Vectors, checked_texts
+from situate.embedders.types import DType, Role, Vectors
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 
 @checked_parameters
-class MultiVectorEmbedder:
+class MultiVectorEmbedder(RoleEmbedder[Vectors]):
     """Token vectors of a model that was trained for late interaction (ColBERT, Khattab and Zaharia 2020).
 
     sentence-transformers' `MultiVectorEncoder` runs it, with the conventions of its folder: query and document
@@ -36,6 +37,9 @@ class MultiVectorEmbedder:
         allow_pickle: Read pickled weights, which can run any code.
     """
 
+    kind = "MultiVectorEncoder"
+    arguments: Mapping[str, Any] = MappingProxyType({"convert_to_numpy": True, "normalize_embeddings": True})
+
     def __init__(
         self,
         model: str | os.PathLike[str],
@@ -47,27 +51,8 @@ class MultiVectorEmbedder:
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
     ) -> None:
-        self._library = LibraryModel(
-            "MultiVectorEncoder",
-            os.fspath(model),
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            options=LoadOptions(revision, trust_remote_code, allow_pickle),
-        )
-
-    def __repr__(self) -> str:
-        return f"MultiVectorEmbedder({self._library.model!r})"
-
-    @property
-    def dimension(self) -> int:
-        """Length of a token's vector. Loads the model."""
-        return int(self._library.run(lambda model: model.get_embedding_dimension()))
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """What decides a vector, as JSON values."""
-        return self._library.fingerprint()
+        options = LoadOptions(revision, trust_remote_code, allow_pickle)
+        super().__init__(model, device=device, dtype=dtype, batch_size=batch_size, options=options)
 
     def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """Per query, float32 ``[tokens, dimension]``, rows L2-normalised, expansion tokens included.
@@ -77,50 +62,29 @@ class MultiVectorEmbedder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be used.
         """
-        wanted = checked_texts(texts)
-        return self._finished(self._library.run(lambda model: self._encode(model, wanted, "query")))
+        return self._embed(texts, "query")
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
-        wanted = checked_texts(texts)
-        return self._finished(await self._library.arun(lambda model: self._encode(model, wanted, "query")))
+        return await self._aembed(texts, "query")
 
     def embed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """Per document, float32 ``[tokens, dimension]``, rows L2-normalised. Errors as in `embed_query_tokens`."""
-        wanted = checked_texts(texts)
-        return self._finished(self._library.run(lambda model: self._encode(model, wanted, "document")))
+        return self._embed(texts, "document")
 
     async def aembed_document_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_document_tokens` without blocking the event loop."""
-        wanted = checked_texts(texts)
-        return self._finished(await self._library.arun(lambda model: self._encode(model, wanted, "document")))
+        return await self._aembed(texts, "document")
 
-    def _encode(self, model: Any, texts: list[str], role: Role) -> list[Any]:
-        if not texts:
-            return []
-        warn_of_loss(model, texts, model.prompts.get(role) or "", _limit(model, role))
-        encode = model.encode_query if role == "query" else model.encode_document
-        found: list[Any] = encode(
-            texts,
-            batch_size=self._library.batch_size,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-            normalize_embeddings=True,
-        )
-        return found
+    def _limit(self, model: Any, role: Role) -> int | None:
+        expansion = getattr(model[0], "query_expansion", None)
+        if role == "query" and expansion and expansion["strategy"] == "fixed":
+            length: int | None = expansion["length"]
+        else:
+            length = getattr(model[0], f"{role}_length", None) or model.max_seq_length
+        return length
 
-    def _finished(self, found: Sequence[Any]) -> list[Vectors]:
-        matrices = [np.asarray(matrix, dtype=np.float32) for matrix in found]
-        for number, matrix in enumerate(matrices):
-            check_finite(matrix, f"model {self._library.model!r} computed for text {number}")
-        return matrices
-
-
-def _limit(model: Any, role: Role) -> int | None:
-    """Tokens that the model reads of a text in this role."""
-    expansion = getattr(model[0], "query_expansion", None)
-    if role == "query" and expansion and expansion["strategy"] == "fixed":
-        length: int | None = expansion["length"]
-    else:
-        length = getattr(model[0], f"{role}_length", None) or model.max_seq_length
-    return length
+    def _value(self, row: Any, subject: str) -> Vectors:
+        matrix = np.asarray(row, dtype=np.float32)
+        check_finite(matrix, subject)
+        return matrix

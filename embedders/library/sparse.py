@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.embedders.library.model import LibraryModel, warn_of_loss
+from situate.embedders.library.model import RoleEmbedder
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType, Role, checked_texts
+from situate.embedders.types import DType
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
@@ -31,7 +31,7 @@ class SparseVector:
 
 
 @checked_parameters
-class SparseEmbedder:
+class SparseEmbedder(RoleEmbedder[SparseVector]):
     """Sparse vectors of a model that was trained for them (SPLADE, Formal et al. 2021), compared by dot product.
 
     sentence-transformers' `SparseEncoder` runs it with the conventions of its folder, including those models whose
@@ -48,6 +48,8 @@ class SparseEmbedder:
         allow_pickle: Read pickled weights, which can run any code.
     """
 
+    kind = "SparseEncoder"
+
     def __init__(
         self,
         model: str | os.PathLike[str],
@@ -60,28 +62,20 @@ class SparseEmbedder:
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
     ) -> None:
+        options = LoadOptions(revision, trust_remote_code, allow_pickle)
+        super().__init__(model, device=device, dtype=dtype, batch_size=batch_size, options=options)
         self._max_active = max_active
-        self._library = LibraryModel(
-            "SparseEncoder",
-            os.fspath(model),
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            options=LoadOptions(revision, trust_remote_code, allow_pickle),
-        )
-
-    def __repr__(self) -> str:
-        return f"SparseEmbedder({self._library.model!r})"
-
-    @property
-    def dimension(self) -> int:
-        """Size of the vocabulary. Loads the model."""
-        return int(self._library.run(lambda model: model.get_embedding_dimension()))
+        self.arguments = {
+            "convert_to_tensor": False,
+            "convert_to_sparse_tensor": True,
+            "save_to_cpu": True,
+            "max_active_dims": max_active,
+        }
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What decides a vector, as JSON values."""
-        return {**self._library.fingerprint(), "max_active": self._max_active}
+        return {**super().fingerprint, "max_active": self._max_active}
 
     def embed_queries(self, texts: Sequence[str]) -> list[SparseVector]:
         """One vector per query.
@@ -91,46 +85,23 @@ class SparseEmbedder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be used.
         """
-        wanted = checked_texts(texts)
-        found: list[SparseVector] = self._library.run(lambda model: self._encode(model, wanted, "query"))
-        return found
+        return self._embed(texts, "query")
 
     async def aembed_queries(self, texts: Sequence[str]) -> list[SparseVector]:
         """`embed_queries` without blocking the event loop."""
-        wanted = checked_texts(texts)
-        found: list[SparseVector] = await self._library.arun(lambda model: self._encode(model, wanted, "query"))
-        return found
+        return await self._aembed(texts, "query")
 
     def embed_documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """One vector per document. Errors as in `embed_queries`."""
-        wanted = checked_texts(texts)
-        found: list[SparseVector] = self._library.run(lambda model: self._encode(model, wanted, "document"))
-        return found
+        return self._embed(texts, "document")
 
     async def aembed_documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """`embed_documents` without blocking the event loop."""
-        wanted = checked_texts(texts)
-        found: list[SparseVector] = await self._library.arun(lambda model: self._encode(model, wanted, "document"))
-        return found
+        return await self._aembed(texts, "document")
 
-    def _encode(self, model: Any, texts: list[str], role: Role) -> list[SparseVector]:
-        if not texts:
-            return []
-        warn_of_loss(model, texts, model.prompts.get(role) or "", model.max_seq_length)
-        encode = model.encode_query if role == "query" else model.encode_document
-        rows = encode(
-            texts,
-            batch_size=self._library.batch_size,
-            show_progress_bar=False,
-            convert_to_tensor=False,
-            convert_to_sparse_tensor=True,
-            save_to_cpu=True,
-            max_active_dims=self._max_active,
-        )
-        return [self._vector(row.coalesce(), number) for number, row in enumerate(rows)]
-
-    def _vector(self, row: Any, number: int) -> SparseVector:
-        indices: NDArray[np.int64] = row.indices()[0].numpy()
+    def _value(self, row: Any, subject: str) -> SparseVector:
+        row = row.coalesce()
         values: NDArray[np.float32] = row.values().float().numpy()
-        check_finite(values, f"model {self._library.model!r} computed for text {number}")
+        check_finite(values, subject)
+        indices: NDArray[np.int64] = row.indices()[0].numpy()
         return SparseVector(indices, values)

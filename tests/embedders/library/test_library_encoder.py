@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -291,3 +292,21 @@ def test_a_missing_sample_and_unasked_code_are_refused(cde):
         corpus_sample([], 4)
     with pytest.raises(InputError, match="one string"):
         LibraryEncoder(cde, corpus="one passage")
+
+
+def test_a_model_that_ran_before_a_fork_runs_in_the_child(two_poolings: Path) -> None:
+    encoder = LibraryEncoder(two_poolings, device="cpu", dtype="float32")
+    texts = [SpanText("Cats sleep."), SpanText("Bread rises slowly.")]
+    wanted = np.concatenate([one.vectors for one in encoder.encode(texts)])
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+
+    def encode() -> None:
+        answers.put(np.concatenate([one.vectors for one in encoder.encode(texts)]))
+
+    child = context.Process(target=encode)
+    child.start()
+    np.testing.assert_array_equal(answers.get(timeout=60), wanted)
+    child.join(60)
+    assert child.exitcode == 0
+    np.testing.assert_array_equal(np.concatenate([one.vectors for one in encoder.encode(texts)]), wanted)
