@@ -1,4 +1,4 @@
-"""What an embedder will send to its model, for people who debug it."""
+"""What an embedder sends to its model, as text for debugging."""
 
 from __future__ import annotations
 

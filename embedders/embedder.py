@@ -71,7 +71,7 @@ class Embedder:
         scheme: How chunks become vectors.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
         pooling: How token vectors become one; None for what the model says.
-        family: A record of one's own in the registry's place. Its instructions rule over the prompts in the model's
+        family: A record in place of the registry's. Its instructions rule over the prompts in the model's
             folder; pooling and lengths that the folder names still hold (``pooling`` and ``max_tokens`` override them).
         layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so).
         device: "auto", or a torch device; or several, with a process for each (see `Encoder`).
@@ -302,7 +302,7 @@ class Embedder:
         """What the model is sent for a query and for a document, and where that is known from. For people.
 
         Needs no weights. Where the model cannot be run here (its files are missing, or its own code is not to run),
-        what would be sent stands there all the same, and why it is not.
+        it still shows what would be sent, and why it is not.
 
         Raises:
             ModelNotFoundError: The files are missing, and the registry does not know the model.

@@ -120,7 +120,7 @@ class Adapter:
 
 
 def check_name(name: str | None, adapters: Mapping[str, str]) -> None:
-    """Refuse an adapter that nobody named.
+    """Refuse an adapter that is not among ``adapters``.
 
     Raises:
         InputError: It is not among them.

@@ -123,7 +123,7 @@ class StoredConventions:
     def prompt(self, names: tuple[str, ...]) -> str | None:
         """The stored prompt of a role, by the first of ``names`` that is there; None where nothing is stored.
 
-        sentence-transformers writes ``{"query": "", "document": ""}`` for models that nobody gave these two, so prompts
+        sentence-transformers writes ``{"query": "", "document": ""}`` for models without these two, so prompts
         that are all empty say nothing, and an empty one gives way to one that says something.
         """
         if not any(self.prompts.values()):
@@ -202,7 +202,7 @@ def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> F
 
 
 def _from_registry(settings: EmbedderSettings, resolved: ResolvedModel | None) -> Family | None:
-    """The user's own record, which stands in the registry's place, or the registry's; None where it has none."""
+    """The user's record, else the registry's; None where it has none."""
     names = [settings.model] if resolved is None else [resolved.id, str(resolved.config.get("_name_or_path", ""))]
     return settings.family or family_of(*(name for name in names if name))
 

@@ -1,7 +1,8 @@
-"""Reading the files of a model's folder, which somebody else wrote: what is damaged is a `ModelError` that names it."""
+"""Reading the files of a model's folder, which come from outside: a damaged one is a `ModelError` that names it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from situate.embedders.models.quiet import quietly
 from situate.errors import ModelError, SituateError
-from situate.outside import load_json, safe_message
+from situate.outside import MAX_JSON_BYTES, load_json, safe_message
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -28,7 +29,8 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
     """The modules in ``modules.json``, as sentence-transformers writes it; [] where there is no such file.
 
     Raises:
-        ModelError: The file cannot be read, is nested too deep, or holds something else than a list of objects.
+        ModelError: The file cannot be read, is nested too deep, holds something else than a list of objects, or a
+            module's folder is outside of the model's.
     """
     path = folder / "modules.json"
     value = _read(path, [])
@@ -36,6 +38,12 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
         raise ModelError(
             f"{path} holds {_short(value)}, no list of JSON objects: the model's folder is damaged, fetch it again"
         )
+    for module in value:
+        inside = str(module.get("path") or "")
+        if os.path.isabs(inside) or os.path.normpath(inside).startswith(".."):
+            raise ModelError(
+                f"{path} names the module folder {inside!r}, which is outside of the model's: do not use it"
+            )
     return value
 
 
@@ -81,7 +89,8 @@ def loading(what: str, folder: Path) -> Iterator[None]:
 
 def _read(path: Path, default: Any) -> Any:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(MAX_JSON_BYTES + 1)  # one more than `load_json` reads, so that it refuses the rest
     except FileNotFoundError:
         return default
     except OSError as error:

@@ -199,7 +199,7 @@ def _cached(name: str, revision: str | None) -> ResolvedModel | None:
 
 
 def _wheel() -> ResolvedModel | None:
-    """The offline wheel's folder, found without importing the package (its import is not ours to run)."""
+    """The offline wheel's folder, found without importing the package, whose code is not needed."""
     spec = importlib.util.find_spec(OFFLINE_PACKAGE)
     if spec is None or spec.origin is None:
         return None

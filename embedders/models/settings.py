@@ -59,6 +59,8 @@ class EmbedderSettings:
             value = getattr(self, name)
             if value not in get_args(choice) and not (name == "pooling" and value is None):
                 raise InputError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(choice)))}")
+        if not self.device:
+            raise InputError("device is an empty list: name at least one device, or 'auto'")
         for adapter in (self.adapter, self.query_adapter):
             check_name(adapter, dict(self.adapters))
         if self.encoder is not None and self.changes:

@@ -70,3 +70,8 @@ def test_a_value_that_no_model_could_have_is_refused_at_once(name: str, value: A
         Embedder(**{name: value})
     with pytest.raises(InputError, match=f"{name} .*{value}"):
         dataclasses.replace(EmbedderSettings(), **{name: value})
+
+
+def test_no_device_is_refused() -> None:
+    with pytest.raises(InputError, match="device is an empty list"):
+        Embedder(device=[])

@@ -151,3 +151,17 @@ def test_a_configuration_without_its_numbers(folder: Path) -> None:
     (folder / "2_Dense" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="lacks in_features or out_features"):
         embed(folder)
+
+
+@pytest.mark.parametrize("path", ["/etc", "../elsewhere", "2_Dense/../../elsewhere", ".."])
+def test_a_module_outside_of_the_folder_is_not_read(folder: Path, path: str) -> None:
+    (folder / "modules.json").write_text(json.dumps([*MODULES[:2], {**MODULES[2], "path": path}]))
+    with pytest.raises(ModelError, match=r"modules\.json names the module folder .*outside"):
+        embed(folder)
+
+
+def test_a_file_of_any_length_takes_bounded_memory(folder: Path) -> None:
+    with (folder / "config.json").open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse: a terabyte of zeros
+    with pytest.raises(ModelError, match=r"config\.json"):
+        embed(folder)
