@@ -119,7 +119,7 @@ def safe_message(error: BaseException, limit: int = MAX_MESSAGE) -> str:
     """
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 - another library's __str__ may fail, and the error has to be told all the same
+    except Exception:  # noqa: BLE001 - another library's __str__ may fail, and its error is reported all the same
         text = "its text cannot be shown"
     return safe_text(f"{type(error).__name__}: {text}" if text else type(error).__name__, limit)
 

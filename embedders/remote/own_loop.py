@@ -1,18 +1,22 @@
-"""The event loop that synchronous calls hand their requests to, so that both ways share one body."""
+"""The event loop that runs the requests of synchronous calls, so that both ways share one body."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 import httpx
 
+from situate.threads import OwnedLock, ThreadPool, renew_after_fork
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+#: Host names that are looked up at once.
+_LOOKUPS = 4
 
 
 class OwnLoop(asyncio.SelectorEventLoop):
@@ -20,57 +24,50 @@ class OwnLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
+        self._lookups = ThreadPool(_LOOKUPS, "situate-http-lookup")
         threading.Thread(target=self.run_forever, name="situate-http", daemon=True).start()
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """``func(*args)`` on a thread of its own.
-
-        Names are looked up this way. asyncio's own executor takes no work once the main thread has ended.
-        """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(func(*args))
-            except BaseException as error:  # noqa: BLE001 - handed to the coroutine that waits
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="situate-http-lookup", daemon=True).start()
-        return asyncio.wrap_future(future, loop=self)
+        """As asyncio's, but by default in threads that take tasks when the main thread has ended too."""
+        return super().run_in_executor(executor or self._lookups, func, *args)
 
     def close_client(self, client: httpx.AsyncClient) -> None:
         """Close the connections of a client whose owner is gone. May be called by any thread."""
-        if self is _current:
+        if self is _loops.current:
             self.call_soon_threadsafe(lambda: self.create_task(client.aclose()))
 
 
-_current: OwnLoop | None = None
-_lock = threading.RLock()  # re-entrant, because a signal handler may interrupt its holder
-#: The loops of parent processes. They are kept, because collecting them would close what parent and child share.
-_parents: list[OwnLoop | None] = []
+class _Loops:
+    """The loop of this process, made by the first call."""
+
+    def __init__(self) -> None:
+        self.current: OwnLoop | None = None
+        # Collecting the loop of a parent process would close what parent and child share.
+        self._parents: list[OwnLoop | None] = []
+        self._lock = OwnedLock("a request")
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        self._parents.append(self.current)
+        self.current = None
+
+    def get(self) -> OwnLoop:
+        with self._lock:
+            if self.current is None:
+                self.current = OwnLoop()
+            return self.current
+
+
+_loops = _Loops()
 
 
 def run_on_own_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What the coroutine returns, run on the loop of this process; interrupting the wait cancels it."""
-    global _current
-    with _lock:
-        if _current is None:
-            _current = OwnLoop()
-        loop = _current
-    future = asyncio.run_coroutine_threadsafe(work(), loop)
+    future = asyncio.run_coroutine_threadsafe(work(), _loops.get())
     try:
         return future.result()
     except BaseException:
         future.cancel()
         raise
-
-
-def _after_fork() -> None:
-    global _current, _lock
-    _parents.append(_current)
-    _current, _lock = None, threading.RLock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

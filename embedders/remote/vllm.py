@@ -36,7 +36,7 @@ class VLLMEncoder(HttpEncoder):
     """Vectors from a vLLM server (``vllm serve MODEL --runner pooling``), spans and token vectors included.
 
     Texts are tokenized here, by the model's own tokenizer, and sent as token ids. So windows and spans are exactly
-    those of a local `Encoder`. Whole texts go to ``/v1/embeddings`` and are pooled there, as the server was told
+    those of a local `Encoder`. Whole texts go to ``/v1/embeddings`` and are pooled there, as the server is configured
     (vLLM reads the model's sentence-transformers files); where spans or token vectors are wanted, ``/pooling`` with
     the task "token_embed" gives every token's vector, without vLLM's normalisation. For texts without spans alone,
     `OpenAIEncoder` does it without a tokenizer.
@@ -84,7 +84,7 @@ class VLLMEncoder(HttpEncoder):
         self._pooling: Pooling = pooling
         self._normalize = normalize
         self._on_overflow: OnOverflow = on_overflow
-        self._asked_tokens = max_tokens
+        self._max_tokens = max_tokens
         self._add_special_tokens = add_special_tokens
         self._end_token = end_token
         self._limit: int | None = None
@@ -105,7 +105,7 @@ class VLLMEncoder(HttpEncoder):
         """
         if self._limit is None:
             self._limit = self._limit_in(self._connection.ask([Call("v1/models", None)])[0])
-        return self._limit if self._asked_tokens is None else min(self._asked_tokens, self._limit)
+        return self._limit if self._max_tokens is None else min(self._max_tokens, self._limit)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -132,7 +132,7 @@ class VLLMEncoder(HttpEncoder):
         rules = ReadRules(
             pooling=self._pooling,
             on_overflow=self._on_overflow,
-            max_tokens=self._limit if self._asked_tokens is None else min(self._asked_tokens, self._limit),
+            max_tokens=self._limit if self._max_tokens is None else min(self._max_tokens, self._limit),
             position_limit=self._limit,
         )
         plans = read_plans(inputs, self._text_tokenizer(), rules)

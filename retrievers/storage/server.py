@@ -25,6 +25,7 @@ from tenacity import (
 )
 
 from situate.errors import InputError, ServerError
+from situate.outside import safe_message
 from situate.retrievers.storage.columns import rows_of_columns
 
 #: How often a call is tried (on every node of a cluster), and how long it waits before all nodes are tried once more
@@ -199,7 +200,7 @@ class Failover:
         reason = type(error).__name__ if not isinstance(error, UnexpectedResponse) else f"status {error.status_code}"
         cause = getattr(error, "source", None)
         if cause is not None:
-            reason = f"{type(cause).__name__}: {cause}"
+            reason = safe_message(cause, 300)
         raise ServerError(
             f"the Qdrant server {self._urls} did not answer {operation} in {state.attempt_number} attempts ({reason}): "
             "check that it runs and can be reached, and try again; repeating an operation does no harm"
