@@ -18,7 +18,12 @@ if TYPE_CHECKING:
         SituateCrossEncoder as SituateCrossEncoder,
         SituateReranker as SituateReranker,
     )
-    from situate.integrations.langchain.retriever import SituateRetriever as SituateRetriever
+    from situate.integrations.langchain.retriever import (
+        SITUATED_PROMPT as SITUATED_PROMPT,
+        SituateRetriever as SituateRetriever,
+        create_situated_tool as create_situated_tool,
+    )
+    from situate.integrations.langchain.searching import SituateTranslator as SituateTranslator
     from situate.integrations.langchain.situated_context import SituatedContextTransformer as SituatedContextTransformer
     from situate.integrations.langchain.splitter import (
         LangChainChunker as LangChainChunker,
@@ -46,7 +51,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "SituateCrossEncoder",
             "SituateReranker",
         ),
-        "situate.integrations.langchain.retriever": ("SituateRetriever",),
+        "situate.integrations.langchain.retriever": (
+            "SITUATED_PROMPT",
+            "SituateRetriever",
+            "create_situated_tool",
+        ),
+        "situate.integrations.langchain.searching": ("SituateTranslator",),
         "situate.integrations.langchain.situated_context": ("SituatedContextTransformer",),
         "situate.integrations.langchain.splitter": (
             "LangChainChunker",

@@ -15,7 +15,7 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.integrations._shared.settings import StoreOptions
-from situate.integrations.langchain.documents import assemble, from_document, to_document
+from situate.integrations.langchain.documents import assemble, from_document, to_whole_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
@@ -138,7 +138,7 @@ def _whole(items: Sequence[LangChainDocument]) -> list[Document]:
                 f"document {item.id!r} was already split: hand whole documents to SituateDocumentIndex, or chunks to "
                 "SituateVectorStore"
             )
-    return [to_document(item) for item in items]
+    return [to_whole_document(item) for item in items]
 
 
 def _response(documents: Sequence[Document], report: IndexReport) -> UpsertResponse:

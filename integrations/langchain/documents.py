@@ -13,6 +13,7 @@ from langchain_core.documents import Document as LangChainDocument
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
 from situate.integrations._shared.origin import CONTEXT_KEY, DEGRADED_KEY, ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.splitting import read
 from situate.outside import load_json
 from situate.types import Chunk, Context, Document, stable_id
 
@@ -80,6 +81,13 @@ def to_document(document: LangChainDocument, id: str | None = None) -> Document:
         id: Its id; None: `document_id`.
     """
     return Document(id or document_id(document), document.page_content, _own(document.metadata))
+
+
+def to_whole_document(document: LangChainDocument, id: str | None = None) -> Document:
+    """`to_document` for one that is to be split: HTML source, as loaders return it, is read as Markdown."""
+    given = to_document(document, id)
+    text, metadata = read(given.text, given.metadata, given.metadata.get("source") or given.metadata.get("file_path"))
+    return given if text == given.text else Document(given.id, text, metadata)
 
 
 def from_document(document: Document) -> LangChainDocument:
@@ -362,7 +370,7 @@ def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] 
     chunks: list[Chunk] = []
     for name, document in zip(names, documents, strict=True):
         if splits and ORIGIN_KEY not in document.metadata:
-            whole.append(to_document(document, name))
+            whole.append(to_whole_document(document, name))
         else:
             chunks.append(to_chunk(document, name))
     together = _by_document(chunks)

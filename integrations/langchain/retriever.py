@@ -12,8 +12,10 @@ from langchain_core.callbacks import (
     dispatch_custom_event,
 )
 from langchain_core.documents import Document as LangChainDocument
+from langchain_core.prompts import PromptTemplate
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, create_retriever_tool
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from situate.integrations._shared.component import Handle, PicklesAsConfig
@@ -204,3 +206,19 @@ def _retriever(index: Index, settings: Mapping[str, Any]) -> Retriever:
 def _identity(value: Any) -> Any:
     """What tells two values of a setting apart."""
     return value if value is None or isinstance(value, str | int | float) else id(value)
+
+
+#: How a passage is written into a prompt: what situates it, then its words.
+SITUATED_PROMPT = PromptTemplate.from_template("{document_context}\n{page_content}")
+
+
+def create_situated_tool(retriever: IndexRetriever, name: str, description: str, **options: Any) -> BaseTool:
+    """A tool that an agent searches with: LangChain's ``create_retriever_tool``, with what situates each passage.
+
+    Args:
+        retriever: The retriever.
+        name: The tool's name.
+        description: What the agent is told about it.
+        options: Further arguments of ``create_retriever_tool``.
+    """
+    return create_retriever_tool(retriever, name, description, **{"document_prompt": SITUATED_PROMPT, **options})

@@ -9,6 +9,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from langchain_core.documents import Document as LangChainDocument
+from langchain_core.structured_query import (
+    Comparator,
+    Comparison,
+    Operation,
+    Operator,
+    StructuredQuery,
+    Visitor,
+)
 from langchain_core.vectorstores import VectorStore
 from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
@@ -25,6 +33,20 @@ from situate.retrievers.search.query_vectors import QueryVectors
 
 Mode: TypeAlias = Literal["hybrid", "dense"]
 _Scored: TypeAlias = tuple[LangChainDocument, float]
+
+
+_COMPARATORS = {
+    Comparator.EQ: "$eq",
+    Comparator.NE: "$ne",
+    Comparator.GT: "$gt",
+    Comparator.GTE: "$gte",
+    Comparator.LT: "$lt",
+    Comparator.LTE: "$lte",
+    Comparator.IN: "$in",
+    Comparator.NIN: "$nin",
+    Comparator.LIKE: "$like",
+    Comparator.CONTAIN: "$eq",  # of a list, any element
+}
 
 
 class SearchingStore(VectorStore):
@@ -47,8 +69,8 @@ class SearchingStore(VectorStore):
         Args:
             query: What is looked for.
             k: How many, at most.
-            filter: ``{"key": value}`` over the metadata (a list: any of its values), or a
-                `qdrant_client.models.Filter`.
+            filter: Conditions over the metadata, as `situate.retrievers.search.filters.to_filter` reads them
+                (``{"year": {"$gte": 2024}}``), or a `qdrant_client.models.Filter`.
             kwargs: ``mode`` and ``score_threshold``, as in `similarity_search_with_score`.
         """
         return [document for document, _ in self.similarity_search_with_score(query, k, filter, **kwargs)]
@@ -232,3 +254,34 @@ def _above(found: list[_Scored], threshold: float | None) -> list[_Scored]:
 
 def _clamped(relevance: float) -> float:
     return min(1.0, max(0.0, relevance))
+
+
+class SituateTranslator(Visitor):
+    """Writes the filters that LangChain's ``SelfQueryRetriever`` makes of a question for `SituateVectorStore`.
+
+    ``SelfQueryRetriever.from_llm(llm, store, ..., structured_query_translator=SituateTranslator())``.
+    """
+
+    allowed_comparators = tuple(_COMPARATORS)
+    allowed_operators = (Operator.AND, Operator.OR, Operator.NOT)
+
+    def visit_operation(self, operation: Operation) -> dict[str, Any]:
+        """``$and``, ``$or`` or ``$not`` over the parts."""
+        self._validate_func(operation.operator)
+        parts = [part.accept(self) for part in operation.arguments]
+        if operation.operator is Operator.NOT:
+            return {"$not": {"$and": parts}}
+        return {"$and" if operation.operator is Operator.AND else "$or": parts}
+
+    def visit_comparison(self, comparison: Comparison) -> dict[str, Any]:
+        """One condition on a metadata key."""
+        self._validate_func(comparison.comparator)
+        value = comparison.value
+        if isinstance(value, dict):  # {"date": "2024-01-31", "type": "date"}
+            value = value.get("date", value.get("datetime"))
+        return {comparison.attribute: {_COMPARATORS[comparison.comparator]: value}}
+
+    def visit_structured_query(self, structured_query: StructuredQuery) -> tuple[str, dict[str, Any]]:
+        """The query, and the keyword arguments of the search."""
+        where = structured_query.filter
+        return structured_query.query, {} if where is None else {"filter": where.accept(self)}

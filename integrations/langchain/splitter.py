@@ -13,7 +13,8 @@ from langchain_text_splitters import TextSplitter
 from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown
-from situate.integrations.langchain.documents import from_chunk, to_document, with_origins
+from situate.integrations._shared.splitting import under_headings
+from situate.integrations.langchain.documents import from_chunk, to_whole_document, with_origins
 from situate.types import Chunk, Chunker, Document
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class SituateTextSplitter(TextSplitter):
         """The chunks of the documents, in order. The documents are left as they are."""
         chunks: list[LangChainDocument] = []
         for given in documents:
-            document = to_document(given)
+            document = to_whole_document(given)
             chunks += [from_chunk(chunk) for chunk in with_origins(document, self.chunker.split(document))]
         return chunks
 
@@ -143,7 +144,7 @@ class SituateTextSplitter(TextSplitter):
 
 @dataclass(frozen=True)
 class LangChainChunker:
-    """Any LangChain text splitter as a `Chunker`, with exact spans.
+    """Any LangChain text splitter as a `Chunker`, with exact spans and the document's headings.
 
     LangChain finds a piece's place by searching for it, which is silently wrong where a text repeats itself; here all
     pieces are placed together.
@@ -157,7 +158,7 @@ class LangChainChunker:
     def fingerprint(self) -> Mapping[str, Any]:
         """The splitter's class and its settings, as far as they are plain values."""
         settings = {k: v for k, v in vars(self.splitter).items() if isinstance(v, str | int | float | list | None)}
-        return {"chunker": "LangChainChunker", "splitter": _name(self.splitter), **settings}
+        return {"chunker": "LangChainChunker", "splitter": _name(self.splitter), "headings": True, **settings}
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order.
@@ -166,7 +167,7 @@ class LangChainChunker:
             SpanError: The splitter returned a piece that does not stand in the text.
         """
         pieces = [piece for piece in self.splitter.split_text(document.text) if piece.strip()]
-        return chunks_from_spans(document, recover_spans(document.text, pieces))
+        return under_headings(document, chunks_from_spans(document, recover_spans(document.text, pieces)))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llama_index.core.vector_stores.types import (
@@ -15,6 +13,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from situate.errors import InputError
+from situate.retrievers.search.filters import equals_any, key_path, ordered
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -23,11 +22,6 @@ Scalar: TypeAlias = str | int | float
 
 #: Keys that LlamaIndex writes into a payload beside the metadata, over metadata of the same name.
 RESERVED = frozenset({"document_id", "doc_id", "ref_doc_id", "_node_content", "_node_type"})
-
-# Segments that Qdrant reads bare; every other key has to stand in quotes.
-_PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
-# Integers beyond this are not exact as the double that a range compares with.
-_EXACT_INTEGER = 2**53
 
 
 def to_qdrant_filter(
@@ -127,16 +121,10 @@ class _Translation:
         return self.models.Filter(must=[self._any(item.key, [value]) for value in values])
 
     def ordered(self, item: MetadataFilter) -> models.Filter:
-        value, name = item.value, _BOUNDS[item.operator]
-        if isinstance(value, str):
-            try:
-                bound = datetime.fromisoformat(value)
-            except ValueError:
-                raise _refused(item, "a number, or a date in ISO 8601: Qdrant orders no other strings") from None
-            return self._field(item.key, range=self.models.DatetimeRange(**{name: bound}))
-        if isinstance(value, int | float):
-            return self._field(item.key, range=self.models.Range(**{name: value}))
-        raise _refused(item, "a number, or a date in ISO 8601")
+        found = ordered(self._key(item.key), _BOUNDS[item.operator], item.value)
+        if found is None:
+            raise _refused(item, "a number, or a date in ISO 8601: Qdrant orders no other strings")
+        return found
 
     def substring(self, item: MetadataFilter) -> models.Filter:
         return self._field(item.key, match=self.models.MatchSubstring(substring=_text(item)))
@@ -146,7 +134,7 @@ class _Translation:
         words = self._field(item.key, match=self.models.MatchText(text=value))
         if self.lowered is None:
             return words
-        path = self.lowered + _key(item.key)
+        path = self.lowered + key_path(item.key)
         exact = self.models.FieldCondition(key=path, match=self.models.MatchSubstring(substring=value.lower()))
         # Points that another store wrote carry no lower-case copy.
         absent = self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=path))
@@ -159,7 +147,7 @@ class _Translation:
     # -- conditions ---------------------------------------------------------------------------------------------
 
     def _key(self, key: str) -> str:
-        return self.prefix + _key(key)
+        return self.prefix + key_path(key)
 
     def _missing(self, key: str) -> models.IsEmptyCondition:
         return self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=self._key(key)))
@@ -168,22 +156,7 @@ class _Translation:
         return self.models.Filter(must=[self.models.FieldCondition(key=self._key(key), **condition)])
 
     def _any(self, key: str, values: Sequence[Scalar]) -> models.Filter:
-        """Points whose value equals any of ``values``; numbers compare by value, so 3 equals 3.0."""
-        path = self._key(key)
-        texts = [value for value in values if isinstance(value, str)]
-        wholes = [value for value in values if isinstance(value, int)]
-        numbers = [value for value in values if not isinstance(value, str) and abs(value) <= _EXACT_INTEGER]
-        either: list[Any] = []
-        if texts:
-            either.append(self.models.FieldCondition(key=path, match=self.models.MatchAny(any=texts)))
-        if wholes:
-            either.append(self.models.FieldCondition(key=path, match=self.models.MatchAny(any=wholes)))
-        either += [
-            self.models.FieldCondition(key=path, range=self.models.Range(gte=value, lte=value)) for value in numbers
-        ]
-        if not either:  # a value that is in nothing
-            return self.models.Filter(must=[self.models.HasIdCondition(has_id=[])])
-        return self.models.Filter(should=either)
+        return equals_any(self._key(key), values)
 
 
 _BOUNDS = {
@@ -209,14 +182,6 @@ _OPERATORS: dict[FilterOperator, Callable[[_Translation, MetadataFilter], models
     FilterOperator.TEXT_MATCH_INSENSITIVE: _Translation.insensitive,
     FilterOperator.IS_EMPTY: _Translation.empty,
 }
-
-
-def _key(key: str) -> str:
-    if _PATH.fullmatch(key):
-        return key
-    if '"' in key:
-        raise InputError(f"the metadata key {key!r} holds a quotation mark, which Qdrant's paths cannot: rename it")
-    return f'"{key}"'
 
 
 def _scalars(item: MetadataFilter, one: bool = False) -> list[Scalar]:

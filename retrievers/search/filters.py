@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from situate.errors import InputError
@@ -10,40 +12,277 @@ from situate.errors import InputError
 if TYPE_CHECKING:
     from qdrant_client import models
 
-#: Metadata conditions (key -> value, or a list of which any may match), or a filter of Qdrant's own.
+#: Metadata conditions (key -> value, a list of which any may match, or operators), or a filter of Qdrant's own.
 FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
+
+#: Where a point keeps its document's metadata.
+_METADATA = "metadata."
+#: What else a point's payload holds: a key of a `models.Filter` that begins with one of these is taken as it is.
+_PAYLOAD = frozenset(
+    {"document_id", "chunk_id", "index", "start", "end", "text", "context", "metadata", "document_hash", "chunks"}
+    | {"version", "state"}
+)
+# Segments that Qdrant reads bare; every other key has to stand in quotes.
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
+# Integers beyond this are not exact as the double that a range compares with.
+_EXACT_INTEGER = 2**53
+#: How deep conditions may lie in each other.
+_MAX_DEPTH = 32
+
+_BOUNDS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
 
 def to_filter(conditions: FilterLike | None) -> models.Filter | None:
-    """A Qdrant filter from ``{"key": value}`` over a document's metadata; Qdrant's own filters pass unchanged.
+    """A Qdrant filter from conditions over a document's metadata.
 
-    A list of values means that any of them may match.
+    ``{"year": 2024, "team": ["sales", "legal"]}``: every condition has to hold; of a list any value may match, and a
+    condition on a list in the metadata holds where it holds for any element. Numbers compare by value, so 3 finds 3.0;
+    None finds what is missing, null or empty. A value may be a mapping of operators: ``$eq``, ``$ne``, ``$in``,
+    ``$nin``, ``$gt``, ``$gte``, ``$lt``, ``$lte`` (numbers, and dates as ISO 8601 or `datetime`), ``$exists``,
+    ``$like`` (a substring, ``%`` at its ends or not), ``$text`` (words, whatever their case), ``$not``. ``$and``,
+    ``$or`` and ``$not`` combine conditions. A key such as ``a.b`` is a path into nested metadata.
+
+    In a `models.Filter`, keys of the metadata may be written with or without ``metadata.`` before them.
 
     Raises:
-        InputError: A value is neither text, number, truth value nor a list of texts or integers.
+        InputError: There is no such operator, or a value does not fit its operator; the message names the key.
     """
     if conditions is None:
         return None
     from qdrant_client import models
 
     if isinstance(conditions, models.Filter):
-        return conditions
+        resolved: models.Filter = _resolved(conditions)
+        return resolved
+    if not isinstance(conditions, Mapping):
+        raise InputError(
+            f"a filter is a mapping such as {{'year': 2024}} or a qdrant_client.models.Filter, not {conditions!r}"
+        )
+    return _all(conditions, 0)
+
+
+def key_path(key: str) -> str:
+    """A metadata key as a path of Qdrant's, in quotes where it needs them.
+
+    Raises:
+        InputError: It holds a quotation mark, which no path can.
+    """
+    if _PATH.fullmatch(key):
+        return key
+    if '"' in key:
+        raise InputError(f"the metadata key {key!r} holds a quotation mark, which Qdrant's paths cannot: rename it")
+    return f'"{key}"'
+
+
+def equals_any(path: str, values: Iterable[str | int | float | bool]) -> models.Filter:
+    """Points whose value at ``path`` equals any of ``values``; numbers compare by value, so 3 equals 3.0."""
+    from qdrant_client import models
+
+    values = list(values)
+    texts = [value for value in values if isinstance(value, str)]
+    truths = [value for value in values if isinstance(value, bool)]
+    numbers = [value for value in values if not isinstance(value, str | bool)]
+    wholes = [int(value) for value in numbers if isinstance(value, int) or value.is_integer()]
+    either: list[Any] = [models.FieldCondition(key=path, match=models.MatchValue(value=value)) for value in truths]
+    either += [models.FieldCondition(key=path, match=models.MatchAny(any=group)) for group in (texts, wholes) if group]
+    either += [
+        models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
+        for value in numbers
+        if abs(value) <= _EXACT_INTEGER
+    ]
+    if not either:  # a value that is in nothing
+        return models.Filter(must=[models.HasIdCondition(has_id=[])])
+    return models.Filter(should=either)
+
+
+def missing(path: str) -> models.Filter:
+    """Points without a value at ``path``, or with null or an empty list there."""
+    from qdrant_client import models
+
+    return models.Filter(must=[models.IsEmptyCondition(is_empty=models.PayloadField(key=path))])
+
+
+def ordered(path: str, bound: str, value: Any) -> models.Filter | None:
+    """Points whose number or date at ``path`` lies on one side of ``value``; None where it is neither.
+
+    Args:
+        path: Where the value stands.
+        bound: "gt", "gte", "lt" or "lte".
+        value: A number, a date, or a date in ISO 8601.
+    """
+    from qdrant_client import models
+
+    span: models.Range | models.DatetimeRange
+    if isinstance(value, str):
+        try:
+            span = models.DatetimeRange(**{bound: datetime.fromisoformat(value)})
+        except ValueError:
+            return None
+    elif isinstance(value, date):
+        span = models.DatetimeRange(**{bound: value})
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        span = models.Range(**{bound: value})
+    else:
+        return None
+    return models.Filter(must=[models.FieldCondition(key=path, range=span)])
+
+
+def _all(conditions: Mapping[str, Any], depth: int) -> models.Filter:
+    from qdrant_client import models
+
+    if depth > _MAX_DEPTH:
+        raise InputError(f"the filter's conditions lie more than {_MAX_DEPTH} levels deep in each other")
     must: list[models.Condition] = []
     for key, value in conditions.items():
-        match: models.Match | None = None
-        span: models.Range | None = None
-        if isinstance(value, bool | str | int):
-            match = models.MatchValue(value=value)
-        elif isinstance(value, float):
-            span = models.Range(gte=value, lte=value)
-        elif isinstance(value, list | tuple | set | frozenset) and all(
-            isinstance(v, str | int) and not isinstance(v, bool) for v in value
-        ):
-            match = models.MatchAny(any=list(value))
+        if key in ("$and", "$or"):
+            if not isinstance(value, Sequence) or not all(isinstance(part, Mapping) for part in value):
+                raise InputError(f"{key} takes a list of conditions, not {value!r}")
+            parts: list[models.Condition] = [_all(part, depth + 1) for part in value]
+            must.append(models.Filter(must=parts) if key == "$and" else models.Filter(should=parts))
+        elif key == "$not":
+            if not isinstance(value, Mapping):
+                raise InputError(f"$not takes conditions, not {value!r}")
+            must.append(models.Filter(must_not=[_all(value, depth + 1)]))
+        elif key.startswith("$"):
+            raise InputError(f"there is no operator {key!r} between conditions: $and, $or and $not combine them")
+        else:
+            must.append(_of_key(key, value, depth))
+    return models.Filter(must=must)
+
+
+def _of_key(key: str, value: Any, depth: int) -> models.Filter:
+    from qdrant_client import models
+
+    if not isinstance(value, Mapping):
+        return _equal(key, value)
+    if depth > _MAX_DEPTH:
+        raise InputError(f"the filter on {key!r} lies more than {_MAX_DEPTH} levels deep")
+    if not value:
+        raise InputError(f"the filter on {key!r} is empty: give a value, or an operator such as {{'$gte': 2024}}")
+    must: list[models.Condition] = []
+    for operator, operand in value.items():
+        if operator == "$not":
+            must.append(models.Filter(must_not=[_of_key(key, operand, depth + 1)]))
+        elif operator in _OPERATORS:
+            must.append(_OPERATORS[operator](key, operand))
         else:
             raise InputError(
-                f"the filter on {key!r} has the value {value!r}: give text, a number, a truth value, a list of texts "
-                "or integers, or a qdrant_client.models.Filter"
+                f"the filter on {key!r} has no operator {operator!r}: there are {', '.join((*_OPERATORS, '$not'))}"
             )
-        must.append(models.FieldCondition(key=f"metadata.{key}", match=match, range=span))
     return models.Filter(must=must)
+
+
+def _equal(key: str, value: Any) -> models.Filter:
+    values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+    plain = [each.isoformat() if isinstance(each, date) else each for each in values]
+    path = _METADATA + key_path(key)
+    if value is None:
+        return missing(path)
+    if not all(isinstance(each, str | int | float) for each in plain):
+        raise InputError(
+            f"the filter on {key!r} has the value {value!r}: give text, a number, a truth value, a date, a list of "
+            "these, operators, or a qdrant_client.models.Filter"
+        )
+    return equals_any(path, plain)
+
+
+def _unequal(key: str, value: Any) -> models.Filter:
+    from qdrant_client import models
+
+    return models.Filter(must_not=[_equal(key, value)])
+
+
+def _among(key: str, value: Any) -> models.Filter:
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise InputError(f"$in and $nin on {key!r} take a list, not {value!r}")
+    return _equal(key, list(value))
+
+
+def _not_among(key: str, value: Any) -> models.Filter:
+    from qdrant_client import models
+
+    return models.Filter(must_not=[_among(key, value)])
+
+
+def _exists(key: str, value: Any) -> models.Filter:
+    from qdrant_client import models
+
+    if not isinstance(value, bool):
+        raise InputError(f"$exists on {key!r} takes True or False, not {value!r}")
+    absent = missing(_METADATA + key_path(key))
+    return models.Filter(must_not=[absent]) if value else absent
+
+
+def _like(key: str, value: Any) -> models.Filter:
+    from qdrant_client import models
+
+    if not isinstance(value, str) or not (words := value.strip("%")) or "%" in words:
+        raise InputError(f"$like on {key!r} takes a text, with % at its ends or not, and not {value!r}")
+    match = models.MatchSubstring(substring=words)
+    return models.Filter(must=[models.FieldCondition(key=_METADATA + key_path(key), match=match)])
+
+
+def _text(key: str, value: Any) -> models.Filter:
+    from qdrant_client import models
+
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"$text on {key!r} takes words, not {value!r}")
+    return models.Filter(
+        must=[models.FieldCondition(key=_METADATA + key_path(key), match=models.MatchText(text=value))]
+    )
+
+
+def _side(operator: str) -> Callable[[str, Any], models.Filter]:
+    def compared(key: str, value: Any) -> models.Filter:
+        found = ordered(_METADATA + key_path(key), _BOUNDS[operator], value)
+        if found is None:
+            raise InputError(
+                f"{operator} on {key!r} takes a number or a date (ISO 8601): Qdrant orders no others, got {value!r}"
+            )
+        return found
+
+    return compared
+
+
+_OPERATORS: dict[str, Callable[[str, Any], models.Filter]] = {
+    "$eq": _equal,
+    "$ne": _unequal,
+    "$in": _among,
+    "$nin": _not_among,
+    **{operator: _side(operator) for operator in _BOUNDS},
+    "$exists": _exists,
+    "$like": _like,
+    "$text": _text,
+}
+
+
+def _resolved(where: Any) -> Any:
+    """A filter of Qdrant's with every key of the metadata under ``metadata.``."""
+    from qdrant_client import models
+
+    if isinstance(where, list):
+        return [_resolved(part) for part in where]
+    if isinstance(where, models.NestedCondition):  # keys within are relative to its own
+        nested = where.nested.model_copy(update={"key": _resolved_key(where.nested.key)})
+        return models.NestedCondition(nested=nested)
+    if not isinstance(
+        where,
+        models.Filter
+        | models.MinShould
+        | models.FieldCondition
+        | models.IsEmptyCondition
+        | models.IsNullCondition
+        | models.PayloadField,
+    ):
+        return where
+    changes: dict[str, Any] = {}
+    for name in where.model_fields_set:
+        value = getattr(where, name)
+        changed = _resolved_key(value) if name == "key" else _resolved(value)
+        if changed is not value and changed != value:
+            changes[name] = changed
+    return where.model_copy(update=changes) if changes else where
+
+
+def _resolved_key(key: str) -> str:
+    return key if re.split(r"[.\[]", key, maxsplit=1)[0] in _PAYLOAD else _METADATA + key
