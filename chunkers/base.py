@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from situate.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from semantic_text_splitter import TextSplitter
     from tokenizers import Tokenizer
@@ -157,9 +157,23 @@ class SizedChunker:
             if self._tokenizer is None:
                 known = splitter(size, overlap=self.overlap)
             else:
-                known = splitter.from_huggingface_tokenizer(self._tokenizer, size, overlap=self.overlap)
+                known = splitter.from_callback(self._count_up_to(size), size, overlap=self.overlap)
             self._splitters[kind, size] = known
         return known
+
+    def _count_up_to(self, size: int) -> Callable[[str], int]:
+        """`count` for a splitter, which need not know by how much a text is too long.
+
+        For every chunk a splitter asks for the length of the whole sentence or paragraph that it cuts; tokenizing that
+        again and again would take quadratic time.
+        """
+        tokenizer, limit = self._tokenizer, size * MAX_CHARACTERS_PER_TOKEN
+        assert tokenizer is not None
+
+        def count(text: str) -> int:
+            return size + 1 if len(text) > limit else len(tokenizer.encode(text, add_special_tokens=False))
+
+        return count
 
     def _even_size(self, text: str, most: int) -> int:
         """The size at which ``text`` falls into about equal chunks; ``most`` where it needs many of them, or one."""

@@ -36,6 +36,8 @@ _GRAMMARS = {
 #: What a grammar's tags query calls a definition that others stand in; constants and macros situate nothing. Rust says
 #: "implementation" of the block that holds a type's methods.
 _KINDS = ("class", "function", "method", "interface", "module", "type", "enum", "struct", "object", "implementation")
+#: Levels of a syntax tree in which definitions are looked for: the time grows with the depth of each node.
+_DEPTH = 1_000
 #: Nodes that belong to the definition inside of them: decorators, ``export``, ``const name = ...;``.
 _WRAPPERS = ("decorated_definition", "export_statement", "lexical_declaration", "variable_declaration")
 
@@ -47,7 +49,7 @@ class CodeChunker(SizedChunker):
     A piece of less than a quarter of the size joins a neighbour where both fit.
 
     Each language is a package of its own, ``tree-sitter-<language>``; the extra ``code`` brings the usual ones. Text
-    that does not parse is cut all the same. The classes and functions that hold a whole chunk are its
+    of which less than half parses is cut as text. The classes and functions that hold a whole chunk are its
     ``context.headings``, outermost first, where the grammar brings a query for definitions (most do). The identifiers'
     words are searched by default: see `LexicalScheme.split_identifiers`.
 
@@ -72,8 +74,14 @@ class CodeChunker(SizedChunker):
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
         text = document.text
+        if not text.strip():
+            return []
+        tree = parsed(text, self._grammar)
+        if not is_code(tree):
+            # What the splitter would do with the grammar's guesses takes quadratic time, and means nothing.
+            return chunks_from_spans(document, self._text_spans(text, 0, len(text)))
         spans = self._spans("code", text, 0, len(text))
-        known = definitions(text, self._grammar, self._tags) if spans and self._tags is not None else []
+        known = definitions(text, tree, self._tags) if self._tags is not None else []
         spans = self._joined(text, self._opened(text, spans, known), known)
         base = base_context(document)
         path_of = dict(zip(spans, paths(known, spans), strict=True))
@@ -137,8 +145,7 @@ class CodeChunker(SizedChunker):
             if self._tokenizer is None:
                 known = CodeSplitter(self._grammar, size, overlap=self.overlap)
             else:
-                tokenizer = self._tokenizer
-                known = CodeSplitter.from_huggingface_tokenizer(self._grammar, tokenizer, size, overlap=self.overlap)
+                known = CodeSplitter.from_callback(self._grammar, self._count_up_to(size), size, overlap=self.overlap)
             self._splitters[kind, size] = known
         return known
 
@@ -190,13 +197,8 @@ class Definition:
     name: str
 
 
-def definitions(text: str, grammar: Any, tags: str) -> list[Definition]:
-    """The named definitions in a text, outer ones first; what does not parse has those that were made out.
-
-    Args:
-        text: Source code.
-        grammar: The language, as its grammar package hands it out.
-        tags: The query by which the grammar's authors find definitions (``TAGS_QUERY``).
+def parsed(text: str, grammar: Any) -> tree_sitter.Tree:
+    """The syntax tree of a text.
 
     Raises:
         MissingExtraError: tree-sitter is not installed.
@@ -205,13 +207,33 @@ def definitions(text: str, grammar: Any, tags: str) -> list[Definition]:
         import tree_sitter
     except ImportError as error:
         raise MissingExtraError.of("tree-sitter", "code", "finding the definitions that code stands in") from error
-    language = tree_sitter.Language(grammar)
     # A lone surrogate has no UTF-8; a question mark in its place keeps everything else where it is.
+    return tree_sitter.Parser(tree_sitter.Language(grammar)).parse(text.encode(errors="replace"))
+
+
+def is_code(tree: tree_sitter.Tree) -> bool:
+    """Whether at least half of a text parses."""
+    root = tree.root_node
+    errors = sum(child.end_byte - child.start_byte for child in root.children if child.is_error)
+    return not root.is_error and 2 * errors <= root.end_byte - root.start_byte
+
+
+def definitions(text: str, tree: tree_sitter.Tree, tags: str) -> list[Definition]:
+    """The named definitions in a text, outer ones first; what does not parse has those that were made out.
+
+    Args:
+        text: Source code.
+        tree: Its syntax tree.
+        tags: The query by which the grammar's authors find definitions (``TAGS_QUERY``).
+    """
+    import tree_sitter
+
     source = text.encode(errors="replace")
-    tree = tree_sitter.Parser(language).parse(source)
     places = _characters(text)
+    cursor = tree_sitter.QueryCursor(tree_sitter.Query(tree.language, tags))
+    cursor.set_max_start_depth(_DEPTH)
     found: dict[tuple[int, int], Definition] = {}
-    for _, captures in tree_sitter.QueryCursor(tree_sitter.Query(language, tags)).matches(tree.root_node):
+    for _, captures in cursor.matches(tree.root_node):
         names = captures.get("name", [])
         for kind, nodes in captures.items():
             if kind.partition(".")[2] not in _KINDS or not names:

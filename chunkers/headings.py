@@ -1,16 +1,19 @@
-"""A Markdown document's headings."""
+"""A Markdown document's headings, and the blocks that its chunks depend on."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+#: Characters of a table's column names that a chunk keeps.
+_COLUMNS = 500
 
 # What markdown-it takes for the end of a line, so that its line numbers lead back to the text as it was given.
 _LINE_END = re.compile(r"\r\n?|\n")
@@ -40,27 +43,104 @@ class Heading:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A fenced block of code.
+
+    Attributes:
+        start: First character of its opening line.
+        body: One past the opening line's end.
+        closing: First character of its closing line; ``end`` where it has none.
+        end: One past its last line's end.
+    """
+
+    start: int
+    body: int
+    closing: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table and its column names.
+
+    Attributes:
+        start: First character of its header row.
+        end: One past its last row's end.
+        columns: The cells of the header row.
+    """
+
+    start: int
+    end: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The blocks of a Markdown text that its chunks depend on, each kind in order."""
+
+    headings: list[Heading]
+    fences: list[Fence]
+    tables: list[Table]
+
+
 def markdown_headings(text: str) -> list[Heading]:
     """The headings of a Markdown text, in order.
 
     CommonMark's rules (markdown-it-py): ATX and setext headings count; what looks like one inside a code fence, an
     indented or HTML block, a quote, a list or the front matter does not.
     """
+    return outline(text).headings
+
+
+def outline(text: str) -> Outline:
+    """The headings, fences and tables of a Markdown text: CommonMark, and the tables of GitHub's flavour."""
     parser = _parser()
-    skipped = front_matter_end(text) or int(text.startswith("\ufeff"))
+    # A byte order mark is part of the first line, and hides nothing in it.
+    first_line = front_matter_end(text)
+    skipped = first_line or int(text.startswith("\ufeff"))
     body = text[skipped:]
-    starts = [skipped, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
+    starts = [first_line, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
+
+    def place(line: int) -> int:
+        return min(starts[min(line, len(starts) - 1)], len(text))
+
+    found = Outline([], [], [])
     tokens = parser.parse(body)
-    headings: list[Heading] = []
-    for token, inline in pairwise(tokens):
-        if token.type != "heading_open" or token.level or token.map is None:
+    for number, token in enumerate(tokens):
+        if token.map is None:
             continue
         first, last = token.map
-        words = _plain(parser, inline.content)
-        if words:
-            end = min(starts[min(last, len(starts) - 1)], len(text))
-            headings.append(Heading(int(token.tag[1:]), words, starts[first], end))
-    return headings
+        if token.type == "heading_open" and not token.level:
+            if words := _plain(parser, tokens[number + 1].content):
+                found.headings.append(Heading(int(token.tag[1:]), words, place(first), place(last)))
+        elif token.type == "fence":
+            line = text[place(last - 1) : place(last)].strip(" \t\r\n>")
+            closed = last - first > 1 and line.startswith(token.markup) and not line.strip(token.markup[0])
+            found.fences.append(Fence(place(first), place(first + 1), place(last - 1 if closed else last), place(last)))
+        elif token.type == "table_open":
+            found.tables.append(Table(place(first), place(last), _columns(tokens, number)))
+    return found
+
+
+def _columns(tokens: list[Token], number: int) -> tuple[str, ...]:
+    """The names in the header row of the table that token ``number`` opens, up to `_COLUMNS` characters."""
+    names: list[str] = []
+    room = _COLUMNS
+    for token in _until(tokens, number + 1, "thead_close"):
+        if token.type == "inline":
+            name = " ".join(token.content.split())
+            room -= len(name)
+            if room < 0:
+                break
+            names.append(name)
+    return tuple(names)
+
+
+def _until(tokens: list[Token], number: int, kind: str) -> Iterator[Token]:
+    while number < len(tokens) and tokens[number].type != kind:
+        yield tokens[number]
+        number += 1
 
 
 def front_matter_end(text: str) -> int:
@@ -122,7 +202,7 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     # Inline markup is parsed for headings alone: most of a document's characters are none.
-    return MarkdownIt("commonmark").disable("inline")
+    return MarkdownIt("commonmark").disable("inline").enable("table")
 
 
 def _plain(parser: MarkdownIt, content: str) -> str:

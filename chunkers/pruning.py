@@ -10,8 +10,12 @@ from situate.errors import InputError
 from situate.types import Chunk, Chunker, Document
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_SENTENCE = re.compile(r"[^\W\d_]{2,}[^.!?。！？\n]{12,}[.!?。！？]")
-_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)|https?://\S+|www\.\S+")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
+_STOP = re.compile(r"([.!?。！？\n])")
+# Brackets and parentheses may hold one level of their own; a second try inside of one would take quadratic time.
+_LINK = re.compile(
+    r"\[(?:[^\[\]]++|\[[^\[\]]*+\])*+\]\((?:[^()]++|\([^()]*+\))*+\)|https?://\S+|www\.\S+",
+)
 _BOILERPLATE = re.compile(
     r"all rights reserved|©|copyright \d{4}|cookie|privacy policy|terms of (?:use|service)|"
     r"(?:sign|log) (?:in|up|out)\b|subscribe|newsletter|skip to (?:main )?content|back to top|table of contents|"
@@ -43,7 +47,7 @@ def low_value(text: str) -> float:
     stripped = text.strip()
     links = sum(len(match) for match in _LINK.findall(stripped)) / len(stripped) if stripped else 0.0
     lines = [line for line in stripped.splitlines() if line.strip()]
-    menu = len(lines) >= 4 and all(len(line.split()) <= 4 for line in lines) and not _SENTENCE.search(stripped)
+    menu = len(lines) >= 4 and all(len(line.split()) <= 4 for line in lines) and not _has_sentence(stripped)
     stock = min(0.9, 0.3 * len(_BOILERPLATE.findall(text)) * 25 / max(25, count))
     return round(min(1.0, max(empty, links, 0.9 if menu else 0.0, stock)), 4)
 
@@ -86,3 +90,12 @@ class PruningChunker:
             "threshold": self.threshold,
             "of": inner() if callable(inner) else repr(self.chunker),
         }
+
+
+def _has_sentence(text: str) -> bool:
+    """Whether two letters and twelve more characters stand before a full stop or the like, on one line."""
+    pieces = _STOP.split(text)
+    return any(
+        stop != "\n" and (letters := _LETTERS.search(piece)) is not None and len(piece) - letters.end() >= 12
+        for piece, stop in zip(pieces[::2], pieces[1::2], strict=False)
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
-from situate.chunkers.sentences import sentence_spans
+from situate.chunkers.sentences import last_sentence, sentence_spans
 from situate.chunkers.spans import base_context, chunks_from_spans
 from situate.errors import InputError
 
@@ -58,7 +58,7 @@ class SentenceWindowChunker(SizedChunker):
         made: list[Chunk] = []
         for chunk, (_, n) in zip(chunks, parts, strict=True):
             around = sentences[max(0, n - self.window) : n + self.window + 1]
-            before = " ".join(text[slice(*sentences[n - 1])].split()) if n else None
+            before = last_sentence(text, *sentences[n - 1]) if n else None
             made.append(
                 replace(
                     chunk,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 
 # A sentence ends with its mark and closing quotes before white space, at a full-width mark, or at a blank line.
-_END = re.compile(r"[.!?\u2026]+[\"'\u2019\u201d)\]»]*(?=\s)|[。！？]+[」』”]*|(?:\r\n?|\n)[ \t]*(?=\r|\n)")
+# A run of marks is looked at once, from its first one.
+_END = re.compile(
+    r"(?<![.!?\u2026])[.!?\u2026]++[\"'\u2019\u201d)\]»]*+(?=\s)|[。！？]+[」』”]*|(?:\r\n?|\n)[ \t]*(?=\r|\n)"
+)
 #: Words whose full stop seldom ends a sentence.
 _ABBREVIATION = re.compile(
     r"mr|mrs|ms|dr|prof|st|sr|jr|vs|etc|e\.g|i\.e|cf|al|figs?|nos?|vol|pp?|approx|inc|ltd|dept|est|z\.b|bzw|d\.h|u\.a|"
     r"jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"\S")
 _LAST_WORD = re.compile(r"[^\s(\[\"'\u201c\u2018]*\Z")
 
 
@@ -59,6 +63,8 @@ def _abbreviated(text: str, first: int, dot: int, end: int, stop: int) -> bool:
     word = match.group() if match else ""
     if _ABBREVIATION.fullmatch(word) or (len(word) == 1 and word.isupper()):
         # "No." and "etc." do end sentences: what follows then starts a new one in capitals.
-        following = text[end:stop].lstrip()[:1]
-        return not (following.isupper() and word.lower() in {"etc", "no", "al", "inc", "ltd"})
+        following = _WORD.search(text, end, stop)
+        return not (
+            following is not None and following.group().isupper() and word.lower() in {"etc", "no", "al", "inc", "ltd"}
+        )
     return False

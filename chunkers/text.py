@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, SizedChunker, blocks, encodable
+from situate.chunkers.base import SizedChunker, encodable
 from situate.chunkers.spans import chunks_from_spans, recover_spans, trimmed
 
 if TYPE_CHECKING:
@@ -53,24 +53,44 @@ class FixedTokenChunker(SizedChunker):
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
         text = document.text
-        limit = self.size * MAX_CHARACTERS_PER_TOKEN
         spans: dict[tuple[int, int], None] = {}
-        for start, end in self._windows(text):
-            for part in blocks(text, start, end, limit) if self.tokenizer is not None else [(start, end)]:
-                first, last = trimmed(text, *part)
-                if first < last:
-                    spans[first, last] = None
+        for window in self._windows(text):
+            start, end = trimmed(text, *window)
+            if start < end:
+                spans.update(dict.fromkeys(self._within(text, start, end)))
         return chunks_from_spans(document, sorted(spans))
 
-    def _windows(self, text: str) -> list[tuple[int, int]]:
-        step = self.size - self.overlap
+    def _windows(self, text: str) -> Iterator[tuple[int, int]]:
         if self._tokenizer is None:
             last = max(1, len(text) - self.overlap)
-            return [(start, min(start + self.size, len(text))) for start in range(0, last, step)]
+            for start in range(0, last, self.size - self.overlap):
+                yield start, min(start + self.size, len(text))
+            return
         offsets = self._tokenizer.encode(encodable(text), add_special_tokens=False).offsets
-        # A character that several byte tokens share goes whole to each window that touches it.
-        windows = [offsets[at : at + self.size] for at in range(0, max(1, len(offsets) - self.overlap), step)]
-        return [(min(s for s, _ in window), max(e for _, e in window)) for window in windows if window]
+        count = len(offsets)
+
+        def place(token: int) -> int:
+            # Characters of no token (accents that a normaliser drops, white space) go with the token before them.
+            return 0 if token == 0 else offsets[token][0] if token < count else len(text)
+
+        def whole(token: int, least: int) -> int:
+            """The last token up to ``token`` that begins a character, as several tokens may share one."""
+            while token > least and token < count and offsets[token][0] < offsets[token - 1][1]:
+                token -= 1
+            return token
+
+        if not count:
+            yield 0, len(text)
+        first = 0
+        while first < count:
+            last = whole(min(first + self.size, count), first)
+            # A part of a word can have more tokens alone than inside of its word.
+            while last > first and (over := self.count(text[place(first) : place(last)]) - self.size) > 0:
+                last = whole(last - over, first)
+            if last <= first:
+                last = next((n for n in range(first + 1, count) if offsets[n][0] >= offsets[n - 1][1]), count)
+            yield place(first), place(last)
+            first = max(whole(last - self.overlap, first), first + 1) if last < count else count
 
 
 @dataclass(frozen=True)

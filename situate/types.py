@@ -65,6 +65,7 @@ class Context:
         previous: The sentence before the chunk.
         sentence: A situating sentence that a language model wrote (contextual retrieval, Anthropic 2024).
         questions: Questions that the chunk answers (doc2query, Nogueira et al. 2019).
+        columns: The column names of the table that the chunk's rows stand in, where the chunk lacks the header row.
     """
 
     title: str | None = None
@@ -75,17 +76,22 @@ class Context:
     previous: str | None = None
     sentence: str | None = None
     questions: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
         """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.
 
-        A heading equal to the title is written once.
+        A heading equal to the title is written once. The columns of a table are written behind the headings.
         """
         lines: list[str] = []
         for name in fields:
             value = getattr(self, name)
             if name == "headings":
                 value = " > ".join(h for h in self.headings if not ("title" in fields and h == self.title))
+                if self.columns and "columns" not in fields:
+                    value = separator.join(filter(None, (value, " | ".join(self.columns))))
+            elif name == "columns":
+                value = " | ".join(self.columns)
             elif name == "questions":
                 value = separator.join(self.questions)
             if value:

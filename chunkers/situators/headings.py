@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -44,20 +45,29 @@ class HeadingSituator:
         if title is None and self.title_from_heading:
             title = next((heading.text for heading in found if heading.level == 1), None)
         path = HeadingPath(found if self.headings else [])
-        return [
-            replace(chunk, context=self._context(document, chunk, replace(base, title=title), path, found))
-            for chunk in chunks
-        ]
+        starts = [heading.start for heading in found]
+        base = replace(base, title=title)
+        return [replace(chunk, context=self._context(document, chunk, base, path, found, starts)) for chunk in chunks]
 
     async def asituate(self, document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
         """`situate` in a thread: parsing a long document takes a while."""
         return await asyncio.to_thread(self.situate, document, chunks)
 
     def _context(
-        self, document: Document, chunk: Chunk, base: Context, path: HeadingPath, headings: Sequence[Heading]
+        self,
+        document: Document,
+        chunk: Chunk,
+        base: Context,
+        path: HeadingPath,
+        headings: Sequence[Heading],
+        starts: Sequence[int],
     ) -> Context:
         own = chunk.context
-        place = _first_words(document.text, chunk, headings)
+        place = _first_words(
+            document.text, chunk, (headings[n] for n in range(bisect_left(starts, chunk.start), len(headings)))
+        )
+        above = bisect_right(starts, place)
+        section = headings[above - 1].end if above else 0
         return replace(
             own,
             title=own.title or base.title,
@@ -65,22 +75,17 @@ class HeadingSituator:
             path=own.path or base.path,
             date=own.date or base.date,
             speaker=own.speaker or base.speaker,
-            previous=own.previous or self._previous(document, chunk, place, headings),
+            previous=own.previous or self._previous(document, chunk, section),
         )
 
-    def _previous(self, document: Document, chunk: Chunk, place: int, headings: Sequence[Heading]) -> str | None:
-        if self.previous < 1:
-            return None
-        section = max((heading.end for heading in headings if heading.start <= place), default=0)
-        return last_sentence(document.text, section, chunk.start, self.previous)
+    def _previous(self, document: Document, chunk: Chunk, section: int) -> str | None:
+        return last_sentence(document.text, section, chunk.start, self.previous) if self.previous > 0 else None
 
 
-def _first_words(text: str, chunk: Chunk, headings: Sequence[Heading]) -> int:
+def _first_words(text: str, chunk: Chunk, headings: Iterable[Heading]) -> int:
     """Where the section of the chunk's first words begins: at the last of the headings that the chunk opens with."""
     place = end = chunk.start
     for heading in headings:
-        if heading.start < chunk.start:
-            continue
         if heading.start >= chunk.end or text[end : heading.start].strip():
             break
         place, end = heading.start, heading.end

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from tokenizers import Tokenizer
 
-from situate.chunkers import Document, MarkdownChunker, TextChunker
+from situate.chunkers import AutoChunker, Context, Document, HeadingSituator, MarkdownChunker, TextChunker
 from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, blocks
-from situate.chunkers.headings import markdown_headings
+from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.errors import InputError
 from situate.types import Chunk, Chunker
 from tests.chunkers.conftest import TEXTS
@@ -224,3 +224,94 @@ def test_a_text_of_a_few_chunks_falls_into_about_equal_ones() -> None:
     assert len(balanced) == len(full) == 2
     assert min(balanced) > 0.7 * max(balanced)
     assert min(full) < 0.4 * max(full)
+
+
+README = (
+    "# Pumps\n\nHow to run them.\n\n## Install\n\n```bash\n" + "pip install pumps\n" * 12 + "```\n\n"
+    "## Use\n\n" + "A paragraph about pumps that is fairly long. " * 8 + "\n\n```python\n"
+    + "".join(f"pump_{n} = make(pump={n})\n" for n in range(40)) + "```\n\nEnd.\n"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [60, 100, 150, 300])
+@pytest.mark.parametrize("overlap", [0, 20])
+def test_a_fence_stays_with_its_code_and_a_heading_with_what_follows(size: int, overlap: int) -> None:
+    chunks = MarkdownChunker(size, overlap).split(Document("d", README))
+    assert len(chunks) > 4
+    assert all(len(chunk.text) <= size for chunk in chunks)
+    for chunk in chunks:
+        lines = chunk.text.splitlines()
+        assert not lines[-1].startswith("#")
+        assert lines[-1] not in {"```bash", "```python"}
+        assert lines[0] != "```"
+        assert set(chunk.text) != {"`"}
+
+
+def test_the_default_chunker_leaves_no_fence_and_no_heading_alone(tokenizer: Tokenizer) -> None:
+    from pathlib import Path
+
+    page = Document("chunkers.md", (Path(__file__).parents[2] / "docs" / "chunkers.md").read_text(encoding="utf-8"))
+    for size in (60, 200):
+        chunks = AutoChunker(size, tokenizer=tokenizer).split(page)
+        alone = [chunk.text for chunk in chunks if "\n" not in chunk.text and chunk.text.startswith(("#", "```"))]
+        assert alone == []
+
+
+TABLE = "# Limits\n\n| Day | *Limit* in \\| |\n| --- | --- |\n" + "".join(f"| Day {n} | {n} km |\n" for n in range(30))
+
+
+def test_the_rows_of_a_long_table_keep_its_column_names() -> None:
+    document = Document("d", f"{TABLE}\nAfter the table.\n\n```\n| a | b |\n| --- | --- |\n| 1 | 2 |\n```\n")
+    first, *later = MarkdownChunker(120).split(document)
+    assert "Day | *Limit*" in first.text
+    assert first.context.columns == ()
+    rows = [chunk for chunk in later if chunk.text.startswith("| Day")]
+    assert len(rows) > 2
+    assert {chunk.context.columns for chunk in rows} == {("Day", "*Limit* in |")}
+    assert {chunk.context.columns for chunk in later if chunk not in rows} <= {()}
+    assert rows[0].context.render(("headings",)) == "Limits\nDay | *Limit* in |"
+    assert rows[0].context.render(("title",)) == ""
+    assert "columns" not in first.context.to_dict()
+    assert Context.from_dict(rows[0].context.to_dict()) == rows[0].context
+
+
+def test_column_names_without_end_are_not_kept_with_every_chunk() -> None:
+    wide = "| " + " | ".join(f"column {n}" for n in range(2_000)) + " |\n|" + " --- |" * 2_000 + "\n"
+    chunks = MarkdownChunker(400).split(Document("d", wide + "| 1 | 2 |\n" * 50))
+    assert sum(map(len, chunks[-1].context.columns)) <= 500
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("---\ntitle: A\n---\n# B", 17),
+        ("\ufeff---\ntitle: A\n---\n# B", 18),
+        ("---\r\ntitle: A\r\ntags:\r\n  - x\r\n- y\r\n# note\r\n\r\n...\r\nB", 49),
+        ("---\n# a comment\n'key': 1\n---\nB", 29),
+        ("---\n\n# Pumps\n\nText.\n\n---\n\n# Boilers\n", 0),
+        ("---\n# Pumps\n---\n", 0),
+        ("---\n\ntitle: A\n---\n", 0),
+        ("---\nTwo words and a colon in here: no.\nAnd a line.\n---\n", 0),
+        ("---\nhttp://a.b\n---\n", 0),
+        ("---\n---\n", 0),
+        ("---\ntitle: A\n", 0),
+        ("text\n---\ntitle: A\n---\n", 0),
+        (" ---\ntitle: A\n---\n", 0),
+    ],
+)
+def test_front_matter_is_yaml_keys_at_the_very_start(text: str, end: int) -> None:
+    assert front_matter_end(text) == end
+
+
+def test_a_rule_at_the_start_loses_no_text() -> None:
+    text = "---\n\n# Pumps\n\n" + "Serviced twice. " * 1_000 + "\n\n---\n\n# Boilers\n\nyearly."
+    chunks = MarkdownChunker(800).split(Document("d", text))
+    assert sum(chunk.text.count("Serviced twice.") for chunk in chunks) == 1_000
+    assert {chunk.context.headings for chunk in chunks} == {(), ("Pumps",), ("Boilers",)}
+
+
+@pytest.mark.parametrize("kind", [AutoChunker, MarkdownChunker])
+def test_a_byte_order_mark_hides_no_heading(kind: type[AutoChunker]) -> None:
+    document = Document("d", "\ufeff# Foo\n\nHi")
+    assert [chunk.context.headings for chunk in kind(50).split(document)] == [("Foo",)]
+    assert HeadingSituator().situate(document, TextChunker(50).split(document))[0].context.headings == ("Foo",)
