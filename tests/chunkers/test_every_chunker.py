@@ -174,7 +174,7 @@ READERS: dict[str, Callable[[str], object]] = {
 @pytest.mark.parametrize("piece", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_work_grows_with_the_length_of_a_hostile_text(read: Callable[[str], object], piece: str) -> None:
-    assert grows_linearly(read, piece, 16_000)
+    assert grows_linearly(read, piece, 8_000)
 
 
 CHUNKERS: list[Chunker] = [
