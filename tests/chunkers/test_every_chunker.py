@@ -160,7 +160,7 @@ READERS: dict[str, Callable[[str], object]] = {
         for name, kind in SIZED.items()
         if name not in ("code", "javascript", "cluster")
     },
-    "cluster": lambda text: ClusterSemanticChunker(2_000, embed=by_letters, piece=400).split(Document("d", text)),
+    "cluster": lambda text: ClusterSemanticChunker(2_000, embed=by_letters, piece=1_500).split(Document("d", text)),
     "pruning": low_value,
     "sentences": sentence_spans,
     "markdown headings": markdown_headings,

@@ -42,4 +42,4 @@ def grows_linearly(call: Callable[[str], Any], piece: str, length: int) -> bool:
 
     seconds(length // 8)
     long = seconds(4 * length)
-    return long < 0.2 or long < 9 * max(seconds(length) for _ in range(3))
+    return long < 0.5 or long < 10 * max(seconds(length) for _ in range(3))
