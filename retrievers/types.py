@@ -18,8 +18,9 @@ class Hit:
         score: What it is ranked by after the last step; higher is better.
         scores: Where the score came from: step name -> that step's score ("dense", "bm25", "fused", "maxsim",
             "cross_encoder", ...).
-        relevance: How sure it is that the passage is about the query, in [0, 1] and on one scale for all queries: the
-            probability or grade of a reranker that has one. None where no step says so. It orders nothing.
+        relevance: How sure it is that the passage is about the query, in [0, 1] and on one scale for all queries of a
+            collection: what the search measured (`situate.retrievers.search.relevance`), or the probability or grade of
+            a reranker that has one. None where no step says so. It orders nothing.
     """
 
     chunk: Chunk

@@ -31,6 +31,7 @@ from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.gateway import Gateway, gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
+from situate.retrievers.search.relevance import Background
 from situate.retrievers.storage.connect import MEMORY, Location, connect
 from situate.retrievers.types import QueryText, SearchResult, Step
 from situate.threads import renew_after_fork
@@ -87,19 +88,21 @@ class Index:
         self.config = config if config is not None else PipelineConfig.fast()
         self.progress = progress
         self._given_client = None if callable(client) else client
-        self._open: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
+        self._connect: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
         self._in_memory = client is None and str(path) == MEMORY
         self._chunker = chunker
         self._make_encoders()
         self._opened: Collection | None = None
         self._closed = False
         self._batcher: QueryBatcher | None = None
+        self._background: Background | None = None
+        self._written = 0
         self.renew()
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """A new lock: in a forked child no thread would release the old one."""
-        self._lock = threading.Lock()
+        """New locks: in a forked child no thread would release the old ones."""
+        self._lock, self._measuring = threading.Lock(), threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._given_client is not None or self._in_memory:
@@ -107,7 +110,8 @@ class Index:
                 "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
                 "client, and it pickles as that"
             )
-        return {**self.__dict__, "_opened": None, "_closed": False, "_batcher": None, "_lock": None}
+        unset = dict.fromkeys(("_opened", "_batcher", "_background", "_lock", "_measuring"))
+        return {**self.__dict__, **unset, "_closed": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -131,6 +135,18 @@ class Index:
         """The way to the collection, which is opened first."""
         return self._collection().gateway
 
+    def background(self) -> Background:
+        """What is usual in the collection, by which hits are relevant or not.
+
+        Measured at the first search, and anew when a tenth of the chunks were written since.
+        """
+        gateway = self.gateway
+        with self._measuring:
+            if self._background is None or 10 * self._written > self._background.chunks:
+                self._written = 0
+                self._background = Background.measure(gateway, self.embedder, self.config)
+            return self._background
+
     @property
     def chunker(self) -> Chunker:
         """What cuts documents into chunks."""
@@ -145,7 +161,7 @@ class Index:
             if self._closed:
                 raise StorageError(f"the index on {self.collection!r} is closed: make a new one with the same settings")
             if self._opened is None:
-                client = self._given_client if self._given_client is not None else self._open()
+                client = self._given_client if self._given_client is not None else self._connect()
                 opened = Collection(gateway(client, self.collection))
                 try:
                     sample = _sample(self.embedder.encoder, opened)
@@ -188,6 +204,31 @@ class Index:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def open(self) -> Index:
+        """Open the store and check the collection now, and not at first use.
+
+        Raises:
+            IncompatibleIndexError: The collection was built with another encoder or configuration.
+            StoreLockedError: Another process holds the embedded store.
+            ModelError: The model cannot be used.
+            ServerError: No server answers.
+        """
+        self._collection()
+        return self
+
+    async def aopen(self) -> Index:
+        """`open` without blocking the event loop."""
+        return await asyncio.to_thread(self.open)
+
+    def warm_up(self) -> Index:
+        """`open`, and everything else that a first search waits for: the model, and what relevance goes by."""
+        self.open().background()
+        return self
+
+    async def awarm_up(self) -> Index:
+        """`warm_up` without blocking the event loop."""
+        return await asyncio.to_thread(self.warm_up)
+
     # -- documents in -------------------------------------------------------------------------------------------
 
     def add(self, documents: Iterable[Document]) -> IndexReport:
@@ -225,6 +266,7 @@ class Index:
         """Delete documents with all their chunks; ids that are not there are passed over."""
         if ids := list(document_ids):
             self.client.delete(self.collection, in_documents(ids), wait=True)
+            self._written += len(ids)
 
     async def adelete(self, document_ids: Iterable[str]) -> None:
         """`delete` without blocking the event loop."""
@@ -277,6 +319,7 @@ class Index:
                 token_vectors=self.config.token_vectors is not None,
             )
             collection.write(self._versions(changed, vectors))
+            self._written += sum(len(chunks) for _, chunks, _ in changed)
         replaced = sum(document.id in known for document, _, _ in changed)
         return IndexReport(
             added=len(changed) - replaced,
@@ -399,7 +442,7 @@ class Index:
         self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
-        hits = HybridSearch(self.gateway, self.config).search(vectors, k, filter)
+        hits = HybridSearch(self.gateway, self.config, self.background).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:
             record(step)

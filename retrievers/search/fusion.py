@@ -169,6 +169,12 @@ def rocchio(
     return direction(moved, query)
 
 
+def _joined(known: Hit, again: Hit) -> Hit:
+    """A hit of two rankings: relevant to the query as far as the better of them says."""
+    relevance = max((r for r in (known.relevance, again.relevance) if r is not None), default=None)
+    return Hit(known.chunk, known.score, {**again.scores, **known.scores}, relevance)
+
+
 def _fused(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None, scale: Scale) -> list[Hit]:
     shares = [1.0] * len(rankings) if weights is None else list(weights)
     if len(shares) != len(rankings):
@@ -185,7 +191,7 @@ def _fused(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None, s
                 continue
             scores[name] = hit.score
             known = found.get(name)
-            found[name] = hit if known is None else Hit(known.chunk, known.score, {**hit.scores, **known.scores})
+            found[name] = hit if known is None else _joined(known, hit)
         check_finite(list(scores.values()), "a ranking holds a score that is")
         stages.append(scores)
     # fsum: the sum must not depend on the order in which the rankings are given.

@@ -123,17 +123,14 @@ class ClientGateway:
         return np.asarray(rows, dtype=np.float32)
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
-        from qdrant_client import models
-
         scores: Scores = {}
         for some in in_batches(points, self._maxsim_at_once or max(1, len(points))):
-            part: list[models.ExtendedPointId] = [point_id(point) for point in some]
             found = self.client.query_points(
                 self.collection,
                 query=tokens.tolist(),
                 using=name,
-                query_filter=models.Filter(must=[models.HasIdCondition(has_id=part)]),
-                limit=len(part),
+                query_filter=among(some),
+                limit=len(some),
                 with_payload=False,
             )
             scores |= _scores(found.points)
@@ -168,6 +165,13 @@ class EdgeGateway(ClientGateway):
 
     def stored(self, matrix: Vectors) -> Any:
         return matrix
+
+
+def among(points: Sequence[int]) -> models.Filter:
+    """These points and no others."""
+    from qdrant_client import models
+
+    return models.Filter(must=[models.HasIdCondition(has_id=[point_id(point) for point in points])])
 
 
 def plain(query: Query) -> Any:

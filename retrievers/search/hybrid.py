@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +15,7 @@ from situate.retrievers.index.signals import document_scores
 from situate.retrievers.search.boosts import boost_scores
 from situate.retrievers.search.filters import FilterLike, to_filter
 from situate.retrievers.search.fusion import best, blend, in_order, rocchio
-from situate.retrievers.search.gateway import Gateway, Query, Scores, plain
+from situate.retrievers.search.gateway import Gateway, Query, Scores, among, plain
 from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.storage.ids import point_key
 from situate.retrievers.types import Hit
@@ -23,8 +23,10 @@ from situate.retrievers.types import Hit
 if TYPE_CHECKING:
     from qdrant_client import models
 
-#: Payload, final score, the score of each stage.
-_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float]]
+    from situate.retrievers.search.relevance import Background
+
+#: Payload, final score, the score of each stage, relevance.
+_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float], float | None]
 
 
 class HybridSearch:
@@ -41,11 +43,15 @@ class HybridSearch:
     Args:
         gateway: The collection.
         config: What is stored and how it is used.
+        background: Measures what is usual in the collection, for the hits' relevance; None leaves it out.
     """
 
-    def __init__(self, gateway: Gateway, config: PipelineConfig) -> None:
+    def __init__(
+        self, gateway: Gateway, config: PipelineConfig, background: Callable[[], Background] | None = None
+    ) -> None:
         self.gateway = gateway
         self.config = config
+        self.background = background
 
     def search(self, vectors: QueryVectors, k: int, conditions: FilterLike | None = None) -> list[Hit]:
         """The best ``k`` chunks, best first; ties are broken by document and place.
@@ -78,6 +84,7 @@ class HybridSearch:
     def _fused_here(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
         versions: dict[int, str] = {}
         stages = self._candidates(vectors, k, where, versions)
+        given, first = vectors, dict(stages)
         fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
         if feedback is not None and fused:
@@ -94,21 +101,57 @@ class HybridSearch:
             share = self.config.maxsim_weight
             kept = {point: fused[point] for point in candidates}
             final = blend([kept, stages["maxsim"]], [1 - share, share])
-        return self._best_of(final, stages, k)
+        return self._best_of(final, stages, k, given, first)
 
-    def _best_of(self, final: Scores, stages: dict[str, Scores], k: int) -> list[_Found]:
-        """The best after boosting, with their payloads."""
+    def _best_of(
+        self, final: Scores, stages: dict[str, Scores], k: int, given: QueryVectors, first: Mapping[str, Scores]
+    ) -> list[_Found]:
+        """The best after boosting, with their payloads; ``first`` is what the query's given vectors found."""
         if self.config.boosts:
             stages["boost"] = boost_scores(self.gateway, self.config.boosts, list(final))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
         chosen = best(final, k)
         records = self.gateway.payloads(chosen)
+        relevance = self._relevance(given, chosen, first)
         return [
             # A point that was deleted since it was found has no record.
-            (records[point], final[point], {name: scores[point] for name, scores in stages.items() if point in scores})
+            (
+                records[point],
+                final[point],
+                {name: scores[point] for name, scores in stages.items() if point in scores},
+                relevance.get(point),
+            )
             for point in chosen
             if point in records
         ]
+
+    def _relevance(self, vectors: QueryVectors, points: Sequence[int], found: Mapping[str, Scores]) -> Scores:
+        """How sure it is that each point is about the query.
+
+        Args:
+            vectors: The query's own.
+            points: The points.
+            found: What each of these vectors found; where nothing is given, the points are scored by one more request.
+        """
+        if self.background is None or not points:
+            return {}
+        if not found:
+            queries: dict[str, Query] = {DENSE: vectors.dense}
+            if vectors.lexical is not None:
+                queries[BM25] = vectors.lexical
+            found = self.gateway.nearest(queries, len(points), among(points))
+        background, greatest = self.background(), 0.0
+        if vectors.lexical is not None and self.config.lexical is not None:
+            greatest = background.greatest(vectors.lexical, self.config.lexical.k)
+        # What a list has no room for scores at most as much as the last of it.
+        dense, lexical = found[DENSE], found.get(BM25, {})
+        least = min(dense.values(), default=0.0)
+        return {
+            point: background.relevance(
+                dense.get(point, least), lexical.get(point, 0.0) / greatest if greatest else None
+            )
+            for point in points
+        }
 
     def _candidates(
         self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
@@ -148,10 +191,10 @@ class HybridSearch:
     # -- fused by Qdrant ----------------------------------------------------------------------------------------
 
     def _fused_by_qdrant(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
-        feedback = self.config.feedback
+        given, feedback = vectors, self.config.feedback
         if feedback is not None:
-            first = self._points(self._query(vectors, k), feedback.top, where, payload=False, vectors=True)
-            dense = [point.vector[DENSE] for point in first if isinstance(point.vector, dict)]
+            best_first = self._points(self._query(vectors, k), feedback.top, where, payload=False, vectors=True)
+            dense = [point.vector[DENSE] for point in best_first if isinstance(point.vector, dict)]
             vectors = _moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
         # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean stands beside what "minmax"
@@ -159,12 +202,17 @@ class HybridSearch:
         added = vectors.tokens is not None or (self.config.fusion == "dbsf" and vectors.lexical is not None)
         unit = 0.5 if added else 1.0
         query = self._query(vectors, k, final=True)
-        if not self.config.boosts:
-            scored = [(point.payload or {}, unit * float(point.score)) for point in self._points(query, k, where)]
-            return [(payload, score, {stage: score}) for payload, score in scored]
-        points = self._points(query, max(k, self.config.prefetch), where, payload=False)
+        boosted = bool(self.config.boosts)
+        points = self._points(query, max(k, self.config.prefetch) if boosted else k, where, payload=not boosted)
         scores = {point_key(point.id): unit * float(point.score) for point in points}
-        return self._best_of(scores, {stage: scores}, k)
+        first = {DENSE: scores} if stage == DENSE and feedback is None else {}
+        if boosted:
+            return self._best_of(scores, {stage: scores}, k, given, first)
+        relevance = self._relevance(given, list(scores), first)
+        return [
+            (point.payload or {}, score, {stage: score}, relevance.get(key))
+            for point, (key, score) in zip(points, scores.items(), strict=True)
+        ]
 
     def _query(self, vectors: QueryVectors, k: int, final: bool = False) -> dict[str, Any]:
         """The arguments of one Qdrant query that can return ``k`` hits."""
@@ -250,12 +298,12 @@ def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, A
 def _newest(found: Sequence[_Found]) -> list[Hit]:
     """Hits, each document in one version: the newest that is complete."""
     chosen: dict[str, tuple[bool, int]] = {}
-    for payload, _, _ in found:
+    for payload, *_ in found:
         name = payload["document_id"]
         chosen[name] = max(chosen.get(name, (False, 0)), _standing(payload))
     hits = [
-        Hit(to_chunk(payload), score, stages)
-        for payload, score, stages in found
+        Hit(to_chunk(payload), score, stages, relevance)
+        for payload, score, stages, relevance in found
         if _standing(payload) == chosen[payload["document_id"]]
     ]
     return in_order(hits)
