@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -30,6 +30,7 @@ from situate.retrievers.index.index import Index
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.types import Hit
 
 Mode: TypeAlias = Literal["hybrid", "dense"]
 _Scored: TypeAlias = tuple[LangChainDocument, float]
@@ -230,22 +231,48 @@ class SearchingStore(VectorStore):
         """Maps a score to [0, 1]."""
         config = self.index.config
         if mode == "dense":
-            return lambda cosine: _clamped((1.0 + cosine) / 2.0)
+            return _of_cosine
         if config.fusion == "rrf" and config.token_vectors is None:
             # The best that reciprocal ranks can add up to is being first in both lists.
             return lambda score: _clamped(score * config.rrf_k / 2.0)
         return _clamped
 
-    def _similarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
-        relevance = self._relevance(self._checked(kwargs.get("mode")))
-        return [
-            (document, relevance(score)) for document, score in self.similarity_search_with_score(query, k, **kwargs)
-        ]
+    def _similarity_search_with_relevance_scores(  # type: ignore[override]  # no other arguments are read
+        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None
+    ) -> list[_Scored]:
+        if self._checked(mode) == "dense":
+            return [(document, _of_cosine(cosine)) for document, cosine in self._dense(query, k, filter)]
+        return self._relevant(query, self.index.search(query, k, filter).hits)
 
-    async def _asimilarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> list[_Scored]:
-        relevance = self._relevance(self._checked(kwargs.get("mode")))
-        found = await self.asimilarity_search_with_score(query, k, **kwargs)
-        return [(document, relevance(score)) for document, score in found]
+    async def _asimilarity_search_with_relevance_scores(  # type: ignore[override]  # as above
+        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None
+    ) -> list[_Scored]:
+        if self._checked(mode) == "dense":
+            found = await asyncio.to_thread(self._dense, query, k, filter)
+            return [(document, _of_cosine(cosine)) for document, cosine in found]
+        hits = (await self.index.asearch(query, k, filter)).hits
+        return await asyncio.to_thread(self._relevant, query, hits)
+
+    def _dense(self, query: str, k: int, filter: FilterLike | None) -> list[_Scored]:
+        return self._by_vector(self.index.embedder.embed_queries([query])[0], k, filter)
+
+    def _relevant(self, query: str, hits: Sequence[Hit]) -> list[_Scored]:
+        """The hits by relevance: their own, else their cosine. A fused score is relative to the query's candidates."""
+        cosines: dict[str | None, float] = {}
+        if unsaid := [hit.chunk.id for hit in hits if hit.relevance is None]:
+            from qdrant_client import models
+
+            those = models.Filter(must=[models.FieldCondition(key="chunk_id", match=models.MatchAny(any=unsaid))])
+            cosines = {document.id: cosine for document, cosine in self._dense(query, len(unsaid), those)}
+        relevances = [
+            _of_cosine(cosines.get(hit.chunk.id, -1.0)) if hit.relevance is None else hit.relevance for hit in hits
+        ]
+        scored = [(from_found(hit.chunk, self._content), found) for hit, found in zip(hits, relevances, strict=True)]
+        return sorted(scored, key=lambda pair: -pair[1])
+
+
+def _of_cosine(cosine: float) -> float:
+    return _clamped((1.0 + cosine) / 2.0)
 
 
 def _above(found: list[_Scored], threshold: float | None) -> list[_Scored]:

@@ -45,8 +45,11 @@ class RetrievedNode(NodeWithScore):
 
     Attributes:
         degraded: The optional steps that failed and were skipped, each with the reason; {} where none did.
+        relevance: How sure it is that the node is about the query, in [0, 1], on one scale for all queries (see
+            `situate.retrievers.Hit`); None where no step says so.
     """
 
+    relevance: float | None = None
     degraded: dict[str, str] = Field(default_factory=dict)
 
 
@@ -179,11 +182,14 @@ def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = Metadat
     return Hit(chunk=chunk, score=float(found.score or 0.0))
 
 
-def to_scored_node(hit: Hit, *, key: str, fields: Sequence[str], degraded: Mapping[str, str]) -> NodeWithScore:
-    """A hit as a node with its score; the chunk's context is written as `write_context` does."""
+def to_scored_node(
+    hit: Hit, *, key: str, fields: Sequence[str], degraded: Mapping[str, str], by_relevance: bool = False
+) -> NodeWithScore:
+    """A hit as a node with its score, or its relevance as the score; the context is written as `write_context` does."""
     node = to_node(hit.chunk)
     write_context(node, hit.chunk, key=key, fields=fields)
-    return RetrievedNode(node=node, score=float(hit.score), degraded=dict(degraded))
+    score = hit.relevance if by_relevance and hit.relevance is not None else hit.score
+    return RetrievedNode(node=node, score=float(score), relevance=hit.relevance, degraded=dict(degraded))
 
 
 def configuration(part: object) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
@@ -73,6 +73,9 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         filters: What the documents' metadata have to satisfy.
         context_key: The metadata key that shows what situates a node.
         context_fields: The `Context` fields shown there; () for none.
+        scores: What a node's score is: "ranking", what the nodes are ordered by, which is relative to the query's
+            candidates; "relevance", on one scale for all queries where a step says so, as `SimilarityPostprocessor`
+            needs it. Each node has both (``relevance``).
         callback_manager: LlamaIndex's.
         options: Over an index: the fields of `RetrieverOptions` (``expander``, ``rerankers``, ``threshold``, ...).
 
@@ -91,6 +94,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         filters: MetadataFilters | None = None,
         context_key: str = CONTEXT_KEY,
         context_fields: Sequence[str] = ("headings", "sentence"),
+        scores: Literal["ranking", "relevance"] = "ranking",
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -105,8 +109,11 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             self.retriever = source
         else:
             self.retriever = Retriever(source, **options)
+        if scores not in ("ranking", "relevance"):
+            raise InputError(f'scores={scores!r}: "ranking" or "relevance"')
         self.similarity_top_k = similarity_top_k
         self.filters = filters
+        self.scores = scores
         self._context_key = context_key
         self._context_fields = tuple(context_fields)
 
@@ -158,7 +165,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             options: What the constructor takes, and the fields of `StoreOptions` (``path``, ``collection_name``, ...).
         """
         model = embed_model if embed_model is not None else default_embedding()
-        options = translated(cls, {*_OPTIONS, *_STORE, "context_key", "context_fields"}, options)
+        options = translated(cls, {*_OPTIONS, *_STORE, "context_key", "context_fields", "scores"}, options)
         store = StoreOptions(**{name: options.pop(name) for name in list(options) if name in _STORE})
         given = {"similarity_top_k": similarity_top_k, "filters": filters, **options}
         index = Index(
@@ -294,8 +301,10 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         if found.steps:
             dispatcher.event(SituateStepsEvent(query=found.query, steps=[step.to_dict() for step in found.steps]))
         degraded = {step.name: step.error for step in found.steps if step.error is not None}
-        key, fields = self._context_key, self._context_fields
-        return [to_scored_node(hit, key=key, fields=fields, degraded=degraded) for hit in found]
+        key, fields, by_relevance = self._context_key, self._context_fields, self.scores == "relevance"
+        return [
+            to_scored_node(hit, key=key, fields=fields, degraded=degraded, by_relevance=by_relevance) for hit in found
+        ]
 
 
 #: What the constructor takes by name, and what `from_documents` reads as the store's.

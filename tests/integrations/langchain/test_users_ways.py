@@ -243,3 +243,17 @@ def test_one_folder_has_one_writer(embeddings: SituateEmbeddings, tmp_path: Path
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert StoreLockedError.__name__ in done.stderr
+
+
+async def test_relevance_means_the_same_for_every_query(store: SituateVectorStore) -> None:
+    def best(query: str) -> float:
+        return store.similarity_search_with_relevance_scores(query, k=4)[0][1]
+
+    assert best("What is the capital of France?") < 0.8 * best("How many weeks do parents of a newborn get?")
+    found = await store.asimilarity_search_with_relevance_scores("sixteen weeks", k=4)
+    assert found == store.similarity_search_with_relevance_scores("sixteen weeks", k=4)
+    threshold = found[1][1]
+    retriever = store.as_retriever(
+        search_type="similarity_score_threshold", search_kwargs={"k": 4, "score_threshold": threshold}
+    )
+    assert retriever.invoke("sixteen weeks") == [document for document, score in found if score >= threshold]
