@@ -9,6 +9,7 @@ from typing import Any
 
 from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from situate.batches import in_batches
 from situate.chunkers.situators.report import CHARACTERS_PER_TOKEN, SituatingReport
 from situate.errors import InputError, PromptRefusedError
 from situate.prompting import aask, ask
@@ -104,8 +105,7 @@ def batches(prompts: Mapping[str, Prompt], size: int) -> Iterable[list[str]]:
         groups.setdefault((prompt.system, prompt.prefix), []).append(key)
     for keys in groups.values():
         yield keys[:1]
-        for at in range(1, len(keys), size):
-            yield keys[at : at + size]
+        yield from in_batches(keys[1:], size)
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -31,6 +31,19 @@ def checked_options(cls: C) -> C:
     return checked_parameters(cls, HttpOptions.__annotations__)
 
 
+def http_settings(base_url: str | HttpSettings, options: HttpOptions) -> HttpSettings:
+    """The settings that an address and options make, or those that stand in place of the address.
+
+    Raises:
+        InputError: There are settings and options too, or `HttpSettings` refuses what it was given.
+    """
+    if not isinstance(base_url, HttpSettings):
+        return HttpSettings(base_url, **options)
+    if options:
+        raise InputError(f"{', '.join(options)}: say it in the HttpSettings that is given as base_url")
+    return base_url
+
+
 class HttpEncoder:
     """Base of the span encoders that ask a server. A subclass writes the conversation; this one carries it on.
 
@@ -47,11 +60,9 @@ class HttpEncoder:
     """
 
     def __init__(self, base_url: str | HttpSettings, options: HttpOptions, batch_size: int) -> None:
-        if isinstance(base_url, HttpSettings) and options:
-            raise InputError(f"{', '.join(options)}: say it in the HttpSettings that is given as base_url")
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}: it has to be 1 or more")
-        self.http = base_url if isinstance(base_url, HttpSettings) else HttpSettings(base_url, **options)
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f"batch_size is {batch_size!r}: it has to be a whole number of 1 or more")
+        self.http = http_settings(base_url, options)
         self._batch_size = batch_size
         self._connection = HttpConnection(self.http)
         self._dimension: int | None = None

@@ -89,6 +89,8 @@ class HttpSettings:
     key_over_http: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.base_url, str):
+            raise InputError(f"base_url is {self.base_url!r}: it has to be an http or https address")
         headers = dict(self.headers or {})
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
         object.__setattr__(self, "headers", headers)
@@ -104,14 +106,14 @@ class HttpSettings:
             if not (_in_header(name) and _in_header(text)):
                 raise InputError(f"header {name[:40]!r} holds a character that no header can carry (a line break, say)")
         for name, lowest in (("concurrency", 1), ("retries", 0), ("max_response_bytes", 1)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"{name} is {getattr(self, name)}: it has to be {lowest} or more")
+            value = getattr(self, name)
+            if type(value) is not int or value < lowest:
+                raise InputError(f"{name} is {value!r}: it has to be a whole number of {lowest} or more")
         for name in ("timeout", "backoff", "longest_wait"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and (value > 0 or (value == 0 and name != "timeout"))):
-                raise InputError(
-                    f"{name} is {value}: it has to be a number of seconds, 0 or more (timeout more than 0)"
-                )
+            number = type(value) in (int, float) and math.isfinite(value) and value >= 0
+            if not number or (name == "timeout" and value == 0):
+                raise InputError(f"{name} is {value!r}: it has to be 0 or more seconds, timeout more than 0")
         secret = self.api_key is not None or self.api_key_env is not None or any(map(_KEY_HEADERS.search, headers))
         if secret and url.scheme == "http" and not self.key_over_http and not _is_loopback(url.host):
             raise InputError(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack
-from urllib.parse import urlsplit
+
+import httpx
 
 from situate.batches import in_batches
-from situate.embedders.remote.encoder import Conversation, HttpEncoder, answer_bytes, checked_options, matrix_of
+from situate.embedders.remote.encoder import (
+    Conversation,
+    HttpEncoder,
+    answer_bytes,
+    checked_options,
+    http_settings,
+    matrix_of,
+)
 from situate.embedders.remote.http import Call, HttpOptions, HttpSettings
 from situate.embedders.types import Encoded, SpanText
 from situate.errors import ConventionError
 from situate.vectors import unit
 
 OPENAI_URL = "https://api.openai.com/v1"
+_OPENAI_HOST = httpx.URL(OPENAI_URL).host
 
 
 @checked_options
@@ -52,10 +62,10 @@ class OpenAIEncoder(HttpEncoder):
         encoding: Literal["float", "base64"] = "float",
         **options: Unpack[HttpOptions],
     ) -> None:
-        keyless = options.get("api_key") is None and options.get("api_key_env") is None
-        if keyless and isinstance(base_url, str) and urlsplit(base_url).hostname == urlsplit(OPENAI_URL).hostname:
-            options["api_key_env"] = "OPENAI_API_KEY"
-        super().__init__(base_url, options, batch_size)
+        http = http_settings(base_url, options)
+        if http.api_key is None and http.api_key_env is None and httpx.URL(http.base_url).host == _OPENAI_HOST:
+            http = replace(http, api_key_env="OPENAI_API_KEY")
+        super().__init__(http, {}, batch_size)
         self.model = model
         self._dimensions = dimensions
         self._normalize = normalize

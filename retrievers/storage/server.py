@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from tenacity import (
     stop_after_attempt,
 )
 
+from situate.batches import in_batches
 from situate.errors import InputError, ServerError
 from situate.outside import safe_message
 from situate.retrievers.storage.columns import rows_of_columns
@@ -249,9 +249,8 @@ class FailoverBackend(QdrantBase):
         **kwargs: Any,
     ) -> None:
         """Uploads batch by batch, each acknowledged before the next, so that an error can say how far it came."""
-        rows = iter(points)
         written = 0
-        while batch := list(itertools.islice(rows, batch_size)):
+        for batch in in_batches(points, batch_size):
             options = {"update_filter": update_filter, "update_mode": update_mode}
             try:
                 self.upsert(collection_name, batch, wait=True, **{k: v for k, v in options.items() if v is not None})

@@ -343,6 +343,9 @@ def test_an_unknown_parameter_is_refused_and_the_right_one_named(kind: Any, wron
     "options",
     [
         {"timeout": 0},
+        {"timeout": "5"},
+        {"timeout": None},
+        {"retries": 1.5},
         {"timeout": float("nan")},
         {"timeout": -1},
         {"retries": -1},
@@ -364,6 +367,8 @@ def test_settings_out_of_range_are_refused(options: Any) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="base_url"):
         HttpSettings(url)
+    with pytest.raises(InputError, match="base_url"):
+        OpenAIEncoder("m", url)
 
 
 def test_a_key_with_a_line_break_is_sent_without_it_or_not_at_all(server: Server) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 from qdrant_client.local.json_path_parser import parse_json_path
 
+from situate.batches import in_batches
 from situate.errors import InputError
 from situate.retrievers.storage.columns import rows_of_columns
 from situate.retrievers.storage.edge.store import Store
@@ -66,8 +66,7 @@ class PointsBackend(QdrantBase):
         condition = edge_filter(update_filter)
         mode = None if update_mode is None else _UPDATE_MODES[models.UpdateMode(update_mode)]
         operations = [
-            _U.upsert_points(points[i : i + BATCH], condition=condition, update_mode=mode)
-            for i in range(0, len(points), BATCH)
+            _U.upsert_points(batch, condition=condition, update_mode=mode) for batch in in_batches(points, BATCH)
         ]
         return self.store.collection(collection_name).update(operations, len(points))
 
@@ -87,8 +86,8 @@ class PointsBackend(QdrantBase):
         self, collection_name: str, rows: Iterable[tuple[Any, Any, Any]], batch_size: int, condition: Any, mode: Any
     ) -> None:
         schema = self.store.collection(collection_name).schema
-        while batch := [edge_point(*row, schema) for row in itertools.islice(rows, max(batch_size, BATCH))]:
-            self._upsert(collection_name, batch, condition, mode)
+        for batch in in_batches(rows, max(batch_size, BATCH)):
+            self._upsert(collection_name, [edge_point(*row, schema) for row in batch], condition, mode)
 
     def upload_collection(
         self,
