@@ -26,7 +26,7 @@ from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request,
 from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import Encoded, OnOverflow, Pooling, Role, SpanText
-from situate.errors import InputError, TruncationWarning
+from situate.errors import ConventionError, InputError, TruncationWarning
 from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork
 
@@ -215,7 +215,7 @@ class Encoder:
         """A copy of the model's tokenizer without truncation and padding. Needs no torch.
 
         Raises:
-            InputError: The model has a tokenizer in plain Python only.
+            ConventionError: The model has a tokenizer in plain Python only.
         """
         from tokenizers import Tokenizer
 
@@ -223,7 +223,10 @@ class Encoder:
             if self._public_tokenizer is None:
                 backend = self._tokenizer.backend
                 if backend is None:
-                    raise InputError(f"model {self.model!r} has no fast tokenizer: convert it to a tokenizer.json")
+                    raise ConventionError(
+                        f"model {self.model!r} has no fast tokenizer, only one in plain Python: convert it to a "
+                        "tokenizer.json, or size chunks in characters (a chunker without a tokenizer)"
+                    )
                 self._public_tokenizer = Tokenizer.from_str(backend.to_str())
             return self._public_tokenizer
 

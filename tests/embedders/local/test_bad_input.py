@@ -18,6 +18,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertJapaneseTokenizer
 
+from situate.chunkers import AutoChunker
 from situate.embedders import Embedder
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
@@ -187,8 +188,11 @@ def test_where_offsets_cannot_be_recovered_spans_are_refused_and_whole_texts_go_
     with pytest.raises(ConventionError, match=r"tokenizer\.json, or encode whole texts"):
         encoder.encode([SpanText(text, ((0, 2),))])
     assert encoder.encode([SpanText(text)])[0].vectors.shape == (1, 64)
-    with pytest.raises(InputError, match="no fast tokenizer"):
+    with pytest.raises(ConventionError, match="no fast tokenizer"):
         _ = encoder.tokenizer
+    embedder = Embedder(slow, encoder=encoder, query_instruction="", document_instruction="", pooling="mean")
+    chunker = AutoChunker.for_model(embedder, 20)
+    assert (chunker.tokenizer, chunker.size) == (None, 80), "in characters, four for a token"
 
 
 # Code and pickles -----------------------------------------------------------------------------------------------------
