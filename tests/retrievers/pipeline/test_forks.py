@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from situate.retrievers import connect
+from situate.retrievers import Index, Retriever, connect
 from situate.retrievers.cache import SemanticCache
 from situate.retrievers.cache_codecs import TEXT
 from situate.retrievers.pipeline.concurrency import LoopLimit, LoopThreads, QueryBatcher, StartLimit
+from situate.retrievers.rerank import LateInteractionReranker
 from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
 from situate.retrievers.types import QueryText, SearchResult, Step
+from situate.types import Document
+from tests.rest_server import RestServer
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here"),
@@ -36,7 +39,7 @@ class Encoder:
         return [QueryVectors(np.ones(2, dtype=np.float32)) for _ in several]
 
 
-class Embedder:
+class Vectors:
     """As much of an embedder as a cache looks at."""
 
     dimension = 2
@@ -74,15 +77,14 @@ async def begun(limit: StartLimit) -> int:
     return 7
 
 
-def child(work: Callable[[], object]) -> bool:
-    """Whether ``work`` gives the same in a forked child as here, within ten seconds."""
-    here = work()
+def child(work: Callable[[], object], expected: object) -> bool:
+    """Whether ``work`` gives ``expected`` in a forked child, within a minute."""
     pid = os.fork()
     if pid == 0:
-        signal.alarm(10)
+        signal.alarm(60)
         same = False
         try:
-            same = work() == here
+            same = work() == expected
         finally:
             os._exit(0 if same else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -135,13 +137,13 @@ BATCHER = QueryBatcher(Encoder(), 1)  # type: ignore[arg-type]
     ids=["in_thread", "slot", "start", "threads", "batcher"],
 )
 def test_what_has_run_here_runs_in_a_child(work: Callable[[], object]) -> None:
-    assert child(work)
+    assert child(work, work())
 
 
 @pytest.mark.parametrize("held", ["limit", "start", "cache"])
 def test_a_lock_that_a_thread_holds_is_free_in_a_child(held: str) -> None:
     with connect(":memory:") as client:
-        cache = SemanticCache(client, Embedder(), TEXT)
+        cache = SemanticCache(client, Vectors(), TEXT)
         owner, work = {
             "limit": (LIMIT, lambda: asyncio.run(limited(LIMIT))),
             "start": (START, lambda: asyncio.run(begun(START))),
@@ -158,3 +160,45 @@ def test_a_lock_that_a_thread_holds_is_free_in_a_child(held: str) -> None:
                 signal.alarm(10)
                 os._exit(0 if work() else 1)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def retrieved(retriever: Retriever) -> list[str]:
+    return [hit.chunk.document_id for hit in retriever.retrieve("what do cats do?")]
+
+
+def aretrieved(retriever: Retriever) -> list[str]:
+    async def found() -> list[list[str]]:
+        results = await asyncio.gather(*(retriever.aretrieve("what do cats do?") for _ in range(3)))
+        return [[hit.chunk.document_id for hit in result] for result in results]
+
+    return asyncio.run(found())[0]
+
+
+def embedded(retriever: Retriever) -> list[str]:
+    retriever.index.embedder.embed_documents(["A longer text of several words. " * 20] * 40)
+    return retrieved(retriever)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Retriever]:
+    """A retriever over a server's collection, which reranks with a model of this process."""
+    from situate.embedders import Embedder
+
+    with connect(":memory:") as client:
+        server = RestServer(client)  # type: ignore[arg-type]
+        index = Index(Embedder(), path=server.url)
+        index.add([Document("cats", "Cats sleep all day."), Document("dogs", "Dogs bark.")])
+        yield Retriever(index, rerankers=[LateInteractionReranker(index.embedder)])
+        index.close()
+        server.stop()
+
+
+WAYS = [retrieved, aretrieved, embedded]
+
+
+@pytest.mark.parametrize("here", WAYS)
+@pytest.mark.parametrize("there", WAYS)
+def test_a_retriever_that_was_used_here_works_in_a_child(
+    here: Callable[[Retriever], object], there: Callable[[Retriever], object], served: Retriever
+) -> None:
+    assert child(partial(there, served), here(served))
