@@ -167,6 +167,26 @@ class Retriever:
         """`warm_up` without blocking the event loop."""
         return await asyncio.to_thread(self.warm_up)
 
+    def close(self) -> None:
+        """Close the store that the index opened itself. A client that was handed in stays open."""
+        self.index.close()
+
+    async def aclose(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.aopen()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
     def retrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
     ) -> SearchResult:

@@ -16,7 +16,15 @@ import pytest
 
 from situate.chunkers import Document, Prompt
 from situate.embedders import Embedder
-from situate.errors import GenerationError, InputError, ModelError, ServerError, StepError, StoreLockedError
+from situate.errors import (
+    GenerationError,
+    InputError,
+    ModelError,
+    ServerError,
+    StepError,
+    StorageError,
+    StoreLockedError,
+)
 from situate.retrievers import Hit, Index, PipelineConfig, QueryText, Retriever
 from situate.retrievers.expand.hyde import Hyde, HydeSettings, hyde_vector
 from situate.retrievers.pipeline.steps import StepPolicy
@@ -439,3 +447,19 @@ async def test_a_threshold_goes_by_relevance_where_it_is_known(index: Index) -> 
 
     found = await both(Retriever(index, rerankers=[Sure()], threshold=0.75), "cats")
     assert [name for name, _ in found] == ["bridges", "cats"]  # 1.0, 0.9 and 0.8, and bread's relevance below
+
+
+@modes
+async def test_a_retriever_is_open_in_its_block_and_closed_behind_it(
+    mode: str, embedder: Embedder, tmp_path: Path
+) -> None:
+    with Index(embedder, path=tmp_path / "store") as first:
+        first.add(DOCUMENTS)
+    if mode == "sync":
+        with Retriever(Index(embedder, path=tmp_path / "store")) as retriever:
+            assert retriever.retrieve("when do cats sleep")[0].chunk.document_id == "cats"
+    else:
+        async with Retriever(Index(embedder, path=tmp_path / "store")) as retriever:
+            assert (await retriever.aretrieve("when do cats sleep"))[0].chunk.document_id == "cats"
+    with pytest.raises(StorageError, match="closed"):
+        retriever.retrieve("when do cats sleep")
