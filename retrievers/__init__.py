@@ -1,4 +1,4 @@
-"""Vectors and Qdrant, and the way of a query."""
+"""Vectors in Qdrant, and the query pipeline."""
 
 from __future__ import annotations
 

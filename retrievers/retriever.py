@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,8 +131,10 @@ class Retriever:
         return cls(index, expander=expander, rerankers=rerankers, **vars(settings))
 
     def with_expander(self, expander: QueryExpander | None) -> Self:
-        """The same retriever with another expander: one of a conversation, say."""
-        return self.from_settings(self.index, self.settings, expander=expander, rerankers=self.rerankers)
+        """The same retriever with another expander (of one conversation, say); causes that were logged stay logged."""
+        again = copy.copy(self)
+        again.expander = expander
+        return again
 
     def open(self) -> Self:
         """Open the store and check its collection and the embedding model now, and not at the first query.

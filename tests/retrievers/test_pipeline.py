@@ -463,3 +463,14 @@ async def test_a_retriever_is_open_in_its_block_and_closed_behind_it(
             assert (await retriever.aretrieve("when do cats sleep"))[0].chunk.document_id == "cats"
     with pytest.raises(StorageError, match="closed"):
         retriever.retrieve("when do cats sleep")
+
+
+async def test_another_expander_and_one_warning(index: Index, caplog: pytest.LogCaptureFixture) -> None:
+    retriever = Retriever(index, k=2, policy=FAST_FAIL)
+    plain = await both(retriever, "cats")
+    down = [Hyde(Generator(error=GenerationError("down"))) for _ in range(3)]
+    with caplog.at_level(logging.WARNING):
+        for expander in down:
+            assert await both(retriever.with_expander(expander), "cats") == plain
+    assert sum("was skipped" in record.message for record in caplog.records) == 1
+    assert retriever.expander is None
