@@ -186,7 +186,8 @@ def served() -> Iterator[Retriever]:
 
     with connect(":memory:") as client:
         server = RestServer(client)  # type: ignore[arg-type]
-        index = Index(Embedder(), path=server.url)
+        # The compiled pass: this test is about retrieval's threads and locks, not about other libraries' allocators.
+        index = Index(Embedder(dtype="float32"), path=server.url)
         index.add([Document("cats", "Cats sleep all day."), Document("dogs", "Dogs bark.")])
         yield Retriever(index, rerankers=[LateInteractionReranker(index.embedder)])
         index.close()
