@@ -43,7 +43,7 @@ class HttpOptions(TypedDict, total=False):
 
     api_key: str | Secret | None
     api_key_env: str | None
-    headers: Mapping[str, str] | None
+    headers: Mapping[str, str | Secret] | None
     timeout: float
     retries: int
     backoff: float
@@ -62,7 +62,8 @@ class HttpSettings:
         base_url: The server's address. Its user name and password, if any, are shown in no message.
         api_key: Sent as a bearer token. Shown in no ``repr`` and no message.
         api_key_env: Name of the environment variable that holds the key; read when a request is made, never stored.
-        headers: Sent with every request.
+        headers: Sent with every request. Values of those that hold a key (``Authorization``, ``X-Api-Key``) become a
+            `Secret`, as ``api_key`` does.
         timeout: Seconds for one try of a request, from connecting to the last byte of the answer.
         retries: Further tries after a passing trouble (429, 5xx, a broken or slow connection).
         backoff: Seconds before the first further try, then doubling, with jitter; a Retry-After is obeyed.
@@ -79,7 +80,7 @@ class HttpSettings:
     base_url: str
     api_key: str | Secret | None = None
     api_key_env: str | None = None
-    headers: Mapping[str, str] | None = field(default=None, hash=False)
+    headers: Mapping[str, str | Secret] | None = field(default=None, hash=False)
     timeout: float = 60.0
     retries: int = 4
     backoff: float = 0.5
@@ -91,7 +92,10 @@ class HttpSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.base_url, str):
             raise InputError(f"base_url is {self.base_url!r}: it has to be an http or https address")
-        headers = dict(self.headers or {})
+        headers = {
+            name: Secret(text) if isinstance(text, str) and _KEY_HEADERS.search(name) else text
+            for name, text in (self.headers or {}).items()
+        }
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
         object.__setattr__(self, "headers", headers)
         if isinstance(self.api_key, str):
@@ -103,7 +107,7 @@ class HttpSettings:
         if url.scheme not in ("http", "https") or not url.host:
             raise InputError(f"base_url {self.shown_url!r} is no http or https address")
         for name, text in headers.items():
-            if not (_in_header(name) and _in_header(text)):
+            if not (_in_header(name) and _in_header(_revealed(text))):
                 raise InputError(f"header {name[:40]!r} holds a character that no header can carry (a line break, say)")
         for name, lowest in (("concurrency", 1), ("retries", 0), ("max_response_bytes", 1)):
             value = getattr(self, name)
@@ -114,7 +118,11 @@ class HttpSettings:
             number = type(value) in (int, float) and math.isfinite(value) and value >= 0
             if not number or (name == "timeout" and value == 0):
                 raise InputError(f"{name} is {value!r}: it has to be 0 or more seconds, timeout more than 0")
-        secret = self.api_key is not None or self.api_key_env is not None or any(map(_KEY_HEADERS.search, headers))
+        secret = (
+            self.api_key is not None
+            or self.api_key_env is not None
+            or any(isinstance(text, Secret) for text in headers.values())
+        )
         if secret and url.scheme == "http" and not self.key_over_http and not _is_loopback(url.host):
             raise InputError(
                 f"a key would go to {self.shown_url!r} in the clear: give the https:// address, or key_over_http=True "
@@ -125,8 +133,6 @@ class HttpSettings:
         shown = [repr(self.shown_url)]
         for one in fields(self)[1:]:
             value = getattr(self, one.name)
-            if one.name == "headers":
-                value = {name: "[key]" if _KEY_HEADERS.search(name) else text for name, text in value.items()}
             if value not in (one.default, {}):
                 shown.append(f"{one.name}={value!r}")
         return f"HttpSettings({', '.join(shown)})"
@@ -159,14 +165,14 @@ class HttpSettings:
         return {
             "Accept-Encoding": "gzip",
             "Content-Type": "application/json",
-            **(self.headers or {}),
+            **{name: _revealed(text) for name, text in (self.headers or {}).items()},
             **({} if key is None else {"Authorization": f"Bearer {key}"}),
         }
 
     def without_keys(self, text: str, limit: int = 300) -> str:
         """A server's text, bounded, without the keys that it was sent and whatever else looks like one."""
-        sent = [self.key(), *(value for name, value in (self.headers or {}).items() if _KEY_HEADERS.search(name))]
-        for key in sent:
+        headers = (self.headers or {}).values()
+        for key in (self.key(), *(text.reveal() for text in headers if isinstance(text, Secret))):
             text = text.replace(key, "[key]") if key else text
         return safe_text(text, limit)
 
@@ -379,6 +385,10 @@ def _retry_after(response: httpx.Response) -> float | None:
         return max(0.0, float(response.headers["Retry-After"]))
     except (KeyError, ValueError):
         return None
+
+
+def _revealed(text: str | Secret) -> str:
+    return text.reveal() if isinstance(text, Secret) else text
 
 
 def _in_header(text: str) -> bool:

@@ -311,9 +311,11 @@ def test_copies_are_the_configuration_and_show_no_key(place: int) -> None:
         assert settings.request_headers()["X-Token"] == "tok-abc"
         for shown in (repr(twin), str(twin), f"{twin}", repr(settings), str(vars(twin))):
             assert KEY not in shown
+            assert "tok-abc" not in shown
             assert "hunter2" not in repr(settings)
             assert "tok-abc" not in repr(settings)
     assert KEY.encode() not in pickle.dumps(made)
+    assert b"tok-abc" not in pickle.dumps(made)
 
 
 def test_settings_are_one_value(server: Server) -> None:
