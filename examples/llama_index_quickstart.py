@@ -33,5 +33,5 @@ def find(question: str, folder: Path = HANDBOOK) -> list[NodeWithScore]:
 
 if __name__ == "__main__":
     for found in find(sys.argv[1] if len(sys.argv) > 1 else "Who approves my expense claim?"):
-        print(f"{found.score:.3f}  {found.node.ref_doc_id}  {found.node.metadata['context']}")
+        print(f"{found.score:.3f}  {found.node.ref_doc_id}  {found.node.metadata['document_context']}")
         print(f"       {' '.join(found.node.get_content().split())[:120]}")
