@@ -11,7 +11,7 @@ from situate.errors import InputError
 from situate.retrievers.search.boosts import Boost
 
 Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
-TokenStorage: TypeAlias = Literal["float32", "float16", "uint8"]
+TokenStorage: TypeAlias = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class PipelineConfig:
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
+            ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
             more; either of these is asked for without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0.
@@ -134,6 +135,11 @@ class PipelineConfig:
         if self.prefetch < 1 or self.maxsim_depth < 1 or self.rrf_k < 1:
             raise InputError(
                 f"prefetch={self.prefetch}, maxsim_depth={self.maxsim_depth} and rrf_k={self.rrf_k} must be at least 1"
+            )
+        if self.token_vectors not in (None, "float32", "float16"):
+            raise InputError(
+                f"token_vectors={self.token_vectors!r}: Qdrant's uint8 cuts the numbers of unit vectors to 0, so every "
+                'score would be 0; take "float16", or "float32"'
             )
         if self.fusion not in ("minmax", "dbsf", "rrf"):
             raise InputError(f"fusion={self.fusion!r} is not one of 'minmax', 'dbsf', 'rrf'")

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from situate.chunkers.situators.generating import FAILED
 from situate.chunkers.situators.summarising import SUMMARY_FAILED
 from situate.errors import InputError, SpanError
+from situate.retrievers.index.payload import stored_metadata, stored_text
 from situate.types import Chunk, Document, stable_id
 
 #: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
@@ -36,6 +37,7 @@ class IndexReport:
         unchanged: Documents that were already there, word for word.
         skipped: Ids of documents without any text.
         chunks: Chunks written.
+        refused: Why documents were not stored, one text each.
     """
 
     added: int = 0
@@ -43,6 +45,7 @@ class IndexReport:
     unchanged: int = 0
     skipped: tuple[str, ...] = ()
     chunks: int = 0
+    refused: tuple[str, ...] = ()
 
     def __add__(self, other: IndexReport) -> IndexReport:
         return IndexReport(
@@ -51,6 +54,7 @@ class IndexReport:
             self.unchanged + other.unchanged,
             self.skipped + other.skipped,
             self.chunks + other.chunks,
+            self.refused + other.refused,
         )
 
 
@@ -67,7 +71,7 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         if not document.id:
             raise InputError("a document has an empty id: replacing and deleting go by the id, so give it one")
         content = _content(document, chunks)
-        if contents.setdefault(document.id, content) != content:
+        if content is not None and contents.setdefault(document.id, content) != content:
             raise InputError(
                 f"two different documents of one call have the id {document.id!r}, and only one of them could be "
                 "stored: give each its own id, or add the one that counts"
@@ -81,8 +85,12 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _content(document: Document, chunks: Sequence[Chunk] | None) -> bytes:
-    """16 bytes that differ where documents, or the chunks that are given with them, do."""
+def _content(document: Document, chunks: Sequence[Chunk] | None) -> bytes | None:
+    """16 bytes that differ where documents, or the chunks given with them, do; None for one that cannot be stored."""
+    try:
+        check_storable(document)
+    except InputError:
+        return None
     ids = () if chunks is None else (repr(chunk.id) for chunk in chunks)
     return hashlib.sha256("".join((document.content_hash, *ids)).encode()).digest()[:16]
 
@@ -103,6 +111,17 @@ def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
         seen.add(chunk.id)
     ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
+
+
+def check_storable(document: Document) -> None:
+    """Raise where a store could not hold a document.
+
+    Raises:
+        InputError: Its id holds a lone surrogate, or its metadata cannot be stored.
+    """
+    if stored_text(document.id) != document.id:
+        raise InputError(f"the document id {document.id!r} holds a lone surrogate, which no store can hold")
+    stored_metadata(document.id, document.metadata)
 
 
 def version_hash(document: Document, made_by: Iterable[object]) -> str:
@@ -135,7 +154,17 @@ def _fingerprint(part: object) -> str:
 
 
 def with_warning(report: IndexReport) -> IndexReport:
-    """The report, after a warning about the documents that were left out."""
+    """The report, after a warning about the documents that were left out.
+
+    Raises:
+        InputError: Documents were refused; all others are stored.
+    """
+    if report.refused:
+        raise InputError(
+            "; ".join(report.refused[:5])
+            + (f"; {len(report.refused) - 5} more" if len(report.refused) > 5 else "")
+            + ". The other documents of the call are stored"
+        )
     if report.skipped:
         warnings.warn(
             f"{len(report.skipped)} documents without text were not indexed: {', '.join(report.skipped[:5])}"

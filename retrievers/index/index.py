@@ -16,6 +16,7 @@ from situate.retrievers.index.collection import Collection, Version, in_document
 from situate.retrievers.index.documents import (
     IndexReport,
     Item,
+    check_storable,
     checked,
     document_batches,
     situated_hash,
@@ -241,7 +242,8 @@ class Index:
         document stays until it is deleted.
 
         Raises:
-            InputError: A document has no id, two different ones have the same, or metadata that JSON cannot express.
+            InputError: A document has no id, or two different ones have the same. Or the metadata of some cannot be
+                stored: all others are.
             NonFiniteVectorError: The model made NaN or infinity; nothing of that batch is written.
         """
         return self._add(_uncut(documents))
@@ -301,7 +303,13 @@ class Index:
         known = collection.complete_versions(list(distinct))
         skipped: list[str] = []
         changed: list[tuple[Document, list[Chunk], str]] = []
+        refused: list[str] = []
         for document, given in distinct.values():
+            try:
+                check_storable(document)
+            except InputError as error:
+                refused.append(str(error))
+                continue
             document_hash = version_hash(document, (self.chunker, *self.situators) if given is None else given)
             if document_hash in known.get(document.id, ()):
                 continue
@@ -324,9 +332,10 @@ class Index:
         return IndexReport(
             added=len(changed) - replaced,
             replaced=replaced,
-            unchanged=len(distinct) - len(changed) - len(skipped),
+            unchanged=len(distinct) - len(changed) - len(skipped) - len(refused),
             skipped=tuple(skipped),
             chunks=sum(len(chunks) for _, chunks, _ in changed),
+            refused=tuple(refused),
         )
 
     def _cut(self, document: Document) -> list[Chunk]:

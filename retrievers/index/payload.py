@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
+from datetime import date, time
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
+
+import numpy as np
 
 from situate.errors import InputError
 from situate.types import Chunk, Context, stable_id
@@ -22,6 +30,9 @@ STATE = "state"
 WRITING = "writing"
 #: Payload keys that the index itself filters on.
 INDEXED_KEYS = ("document_id", "chunk_id", "document_hash", STATE)
+#: Objects and lists that may stand in each other in a document's metadata: deeper ones could not be read back.
+MAX_METADATA_DEPTH = 100
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def point_id(chunk_id: str, document_hash: str) -> str:
@@ -39,30 +50,90 @@ def to_payload(chunk: Chunk, document_hash: str, chunks: int, version: int) -> d
         version: Nanoseconds since the epoch; the newer of two versions wins.
 
     Raises:
-        InputError: The metadata holds a value that JSON cannot express.
+        InputError: As for `stored_metadata`.
     """
-    try:
-        # One pass through JSON also turns tuples into lists, so that every backend returns the same metadata.
-        metadata = json.loads(json.dumps(dict(chunk.metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"metadata of document {chunk.document_id!r} cannot be stored ({error}): "
-            "use JSON values (strings, finite numbers, booleans, None, lists, dictionaries with string keys)"
-        ) from error
     return {
         "document_id": chunk.document_id,
         "chunk_id": chunk.id,
         "index": chunk.index,
         "start": chunk.start,
         "end": chunk.end,
-        "text": chunk.text,
-        "context": chunk.context.to_dict(),
-        "metadata": metadata,
+        "text": stored_text(chunk.text),
+        "context": _stored(chunk.context.to_dict(), "context", 1),
+        "metadata": stored_metadata(chunk.document_id, chunk.metadata),
         "document_hash": document_hash,
         "chunks": chunks,
         "version": version,
         STATE: WRITING,
     }
+
+
+def stored_text(text: str) -> str:
+    """The text with U+FFFD in place of lone surrogates, which no store can hold: as long as before."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def stored_metadata(document_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A document's metadata as JSON values, alike for every store.
+
+    Dates and times become ISO 8601 text, UUIDs and paths text, numpy's scalars and arrays numbers and lists, members of
+    an `Enum` their values, tuples lists; a lone surrogate becomes U+FFFD.
+
+    Raises:
+        InputError: A value is none of these nor of JSON's, is not finite, has more than 64 bits, or lies deeper than
+            `MAX_METADATA_DEPTH`; the message names the document and the key.
+    """
+    try:
+        stored: dict[str, Any] = _stored(metadata, "metadata", 1)
+    except InputError as error:
+        raise InputError(f"metadata of document {document_id!r} cannot be stored: {error}") from None
+    return stored
+
+
+def _stored(value: Any, place: str, depth: int) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return stored_text(str.__str__(value))
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise InputError(f"{place} is {value}, and integers have at most 64 bits: give it as text")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InputError(f"{place} is {value}, which JSON cannot express: leave it out, or give None")
+        return float(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, UUID | PurePath):
+        return stored_text(str(value))
+    if not isinstance(value, Mapping | list | tuple):
+        raise InputError(
+            f"{place} is a {type(value).__name__}: use JSON values (strings, finite numbers, booleans, None, lists, "
+            "dictionaries with string keys), dates, UUIDs, paths or numpy's numbers"
+        )
+    if depth > MAX_METADATA_DEPTH:
+        raise InputError(
+            f"{place[:60]}... lies deeper than {MAX_METADATA_DEPTH} objects and lists: flatten it, or store it as one "
+            "JSON text"
+        )
+    if isinstance(value, Mapping):
+        if len({str if isinstance(key, str) else type(key) for key in value}) > 1:
+            raise InputError(f"{place} has keys of several types: make all of them text")
+        return {_key(key, place): _stored(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+    return [_stored(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
+
+
+def _key(key: Any, place: str) -> str:
+    if isinstance(key, str):
+        return stored_text(str.__str__(key))
+    if key is None or isinstance(key, bool | int | float):
+        return json.dumps(key)
+    raise InputError(f"{place} has the key {key!r}: a key is text")
 
 
 def to_chunk(payload: Mapping[str, Any]) -> Chunk:

@@ -7,6 +7,10 @@ import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime, time
+from enum import Enum
+from pathlib import PurePosixPath
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -62,10 +66,81 @@ async def test_an_odd_document_is_indexed_and_found(index: Index, name: str) -> 
     index.delete([name])
 
 
-def test_what_no_store_can_hold_is_refused_and_nothing_written(index: Index) -> None:
-    with pytest.raises(InputError, match=r"'text' is not JSON .*lone surrogate"):
-        index.add([Document("surrogate", "zeppelin \ud800 mast")])
-    assert "surrogate" not in index.document_ids()
+def test_a_lone_surrogate_costs_neither_its_document_nor_the_others(index: Index) -> None:
+    """Stored as U+FFFD, which is as long, so that spans stay true."""
+    documents = [
+        Document("surrogate", "# Mast \ud83d\n\nA zeppelin \ud800 at its mast.", {"by\udfff": "A\ud800"}),
+        Document("ferry", "The ferry leaves at nine."),
+    ]
+    assert index.add(documents).added == 2
+    assert index.add(documents).unchanged == 2
+    for chunk in index.get_chunks(["surrogate"]):
+        assert chunk.text == documents[0].text[chunk.start : chunk.end].replace("\ud800", "\ufffd").replace(
+            "\ud83d", "\ufffd"
+        )
+        assert chunk.metadata == {"by\ufffd": "A\ufffd"}
+    assert index.search("a zeppelin at its mast")[0].chunk.document_id == "surrogate"
+    index.delete(["surrogate", "ferry"])
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+STORABLE = {
+    "datetime": (datetime(2024, 5, 1, 12, tzinfo=UTC), "2024-05-01T12:00:00+00:00"),
+    "date": (date(2024, 5, 1), "2024-05-01"),
+    "time": (time(9, 30), "09:30:00"),
+    "uuid": (UUID(int=7), str(UUID(int=7))),
+    "path": (PurePosixPath("a/b.txt"), "a/b.txt"),
+    "numpy integer": (np.int32(3), 3),
+    "numpy float": (np.float32(0.5), 0.5),
+    "numpy truth": (np.True_, True),
+    "numpy array": (np.arange(3), [0, 1, 2]),
+    "enum": (Colour.RED, "red"),
+    "nested": ({"at": [date(2024, 5, 1)], "by": {1: (None, True)}}, {"at": ["2024-05-01"], "by": {"1": [None, True]}}),
+    "greatest": (2**63 - 1, 2**63 - 1),
+}
+DEEP: list[object] = []
+for _ in range(5000):
+    DEEP = [DEEP]
+UNSTORABLE = {
+    "too long": (2**70, rf"metadata\['k'\] is {2**70}, and integers have at most 64 bits"),
+    "not finite": (float("nan"), r"metadata\['k'\] is nan"),
+    "bytes": (b"abc", r"metadata\['k'\] is a bytes"),
+    "an object": ([object()], r"metadata\['k'\]\[0\] is a object"),
+    "keys of several types": ({1: 2, "a": 3}, "keys of several types"),
+    "too deep": (DEEP, "deeper than 100 objects and lists"),
+}
+
+
+@pytest.mark.parametrize("name", STORABLE)
+def test_what_metadata_usually_holds_is_stored_as_json(index: Index, name: str) -> None:
+    value, stored = STORABLE[name]
+    document = Document("typed", "A mast and a crane.", {"k": value})
+    index.add([document])
+    (chunk,) = index.get_chunks(["typed"])
+    assert chunk.metadata == {"k": stored}
+    assert type(chunk.metadata["k"]) is type(stored)
+    assert index.add([document]).unchanged == 1
+    index.delete(["typed"])
+
+
+@pytest.mark.parametrize("name", UNSTORABLE)
+def test_what_cannot_be_stored_is_named_and_costs_no_other_document(index: Index, name: str) -> None:
+    value, message = UNSTORABLE[name]
+    bad = Document("bad", "A mast.", {"k": value})
+    with pytest.raises(InputError, match=message) as raised:
+        index.add([Document("one", "A crane."), bad, Document("two", "A ferry.")])
+    assert "document 'bad'" in str(raised.value)
+    assert {"one", "two"} < set(index.document_ids())
+    assert "bad" not in index.document_ids()
+    index.delete(["one", "two"])
+
+
+def test_token_vectors_that_would_score_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="uint8"):
+        PipelineConfig(token_vectors="uint8")  # type: ignore[arg-type]
 
 
 def test_one_endless_line_loses_nothing() -> None:
