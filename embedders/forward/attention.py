@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -54,7 +55,8 @@ def packed_attention(
     """
     if window is not None and packing.longest <= window:
         window = None
-    if query.device.type == "cuda" and bias is None and query.dtype in (torch.float16, torch.bfloat16):
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if query.device.type == "cuda" and bias is None and half and _kernel_takes(query):
         kernel = _varlen_kernel()
         if kernel is not None:
             return kernel(query, key, value, packing, scale, causal, window).flatten(1)
@@ -257,6 +259,12 @@ def _window_mask(length: int, causal: bool, window: int | None, device: torch.de
 _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float, bool, int | None], torch.Tensor]
 
 
+def _kernel_takes(query: torch.Tensor) -> bool:
+    """Whether FlashAttention-2 computes this: on Ampere and later, heads of a multiple of 8 and at most 256 numbers."""
+    size = query.shape[-1]
+    return size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
 @lru_cache(maxsize=1)
 def _varlen_kernel() -> _Kernel | None:
     """A CUDA kernel for sequences of unequal length: flash-attn's where it is installed, else torch's own."""
@@ -273,17 +281,9 @@ def _varlen_kernel() -> _Kernel | None:
             window: int | None,
         ) -> torch.Tensor:
             side = -1 if window is None else window - 1
+            sizes = packing.bounds, packing.bounds, packing.longest, packing.longest
             out: torch.Tensor = flash_attn_varlen_func(
-                q,
-                k,
-                v,
-                packing.bounds,
-                packing.bounds,
-                packing.longest,
-                packing.longest,
-                softmax_scale=scale,
-                causal=causal,
-                window_size=(side, 0 if causal else side),
+                q, k, v, *sizes, softmax_scale=scale, causal=causal, window_size=(side, 0 if causal else side)
             )
             return out
 
@@ -292,6 +292,12 @@ def _varlen_kernel() -> _Kernel | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
+    attend: Any = varlen_attn
+    parameters = inspect.signature(varlen_attn).parameters
+    if not {"scale", "window_size"} <= parameters.keys():
+        return None
+    # The kernel itself shares key heads among query heads; before torch 2.12 there is no parameter to say so.
+    grouped = "enable_gqa" in parameters
 
     def varlen(
         q: torch.Tensor,
@@ -303,19 +309,11 @@ def _varlen_kernel() -> _Kernel | None:
         window: int | None,
     ) -> torch.Tensor:
         side = -1 if window is None else window - 1
-        out = varlen_attn(
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
-            packing.bounds,
-            packing.bounds,
-            packing.longest,
-            packing.longest,
-            scale=scale,
-            window_size=(side, 0 if causal else side),
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        assert isinstance(out, torch.Tensor)
+        # Only the numbers of a head have to lie side by side, so thirds of one product are taken as they are.
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+        more = {"enable_gqa": q.shape[1] != k.shape[1]} if grouped else {}
+        sizes = packing.bounds, packing.bounds, packing.longest, packing.longest
+        out: torch.Tensor = attend(q, k, v, *sizes, scale=scale, window_size=(side, 0 if causal else side), **more)
         return out
 
     return varlen

@@ -52,6 +52,7 @@ class ForwardChoice:
         shared: Whether a pass over one sequence is shared among the cores by the way itself, not operator by operator.
         after: Called behind every batch, by the thread that ran it.
         warning: What the caller should know; None where all is as it should be.
+        vocabulary: How many token ids the model knows; None where that is not known.
     """
 
     forward: Forward
@@ -61,6 +62,7 @@ class ForwardChoice:
     shared: bool = False
     after: Callable[[], None] | None = None
     warning: str | None = None
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def choose_forward(
 
     model = load(base_dtype(device, dtype))
     size = int(model.config.get_text_config().hidden_size)
-    reentrant = is_reentrant(model, options)
+    reentrant, vocabulary = is_reentrant(model, options), _vocabulary(model)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
     ids, packing = probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with computing():
@@ -137,10 +139,11 @@ def choose_forward(
             raise ConventionError(f"extension='self' needs a model that runs packed; this one does not: {fault}")
         if way is None:
             warning = f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
-            return ForwardChoice(PaddedForward(load(dtype)), size, False, reentrant, warning=warning)
+            padded = PaddedForward(load(dtype))
+            return ForwardChoice(padded, size, False, reentrant, warning=warning, vocabulary=vocabulary)
     shared = isinstance(way.forward, NativeForward)
-    padded = None if way.packed else f"it runs padded, which is slower: packed, {fault}"
-    return ForwardChoice(way.forward, size, way.packed, reentrant, shared, way.after, padded)
+    slower = None if way.packed else f"it runs padded, which is slower: packed, {fault}"
+    return ForwardChoice(way.forward, size, way.packed, reentrant, shared, way.after, slower, vocabulary)
 
 
 def choose_pair_forward(
@@ -180,7 +183,8 @@ def choose_pair_forward(
     if way is None:
         raise ConventionError(f"the model computes something else at every call (is it in training mode?): {fault}")
     size = int(model.config.get_text_config().hidden_size)
-    return ForwardChoice(way.forward, size, way.packed, reentrant, after=way.after)
+    vocabulary = _vocabulary(model)
+    return ForwardChoice(way.forward, size, way.packed, reentrant, after=way.after, vocabulary=vocabulary)
 
 
 def _first_right(ways: Iterable[_Way], error: Callable[[Forward], float], limit: float) -> tuple[_Way | None, str]:
@@ -267,6 +271,11 @@ def probe(
     ids = torch.randint(low, config.vocab_size, (sum(lengths),), generator=generator)
     second = [length // 2 for length in lengths] if pairs and types else None
     return ids.to(device), Packing.of(lengths, device, second)
+
+
+def _vocabulary(model: Any) -> int | None:
+    embeddings = model.get_input_embeddings()
+    return getattr(embeddings, "num_embeddings", None)
 
 
 def _reference(model: Any, ids: torch.Tensor, packing: Packing, limit: float) -> tuple[torch.Tensor, float]:

@@ -39,6 +39,7 @@ class Engine:
         self._forward = choice.forward
         self._shared = choice.shared
         self._after = choice.after
+        self._vocabulary = choice.vocabulary
         self._cores = CorePool() if device.type == "cpu" and choice.reentrant else None
         self._unwritten: list[Callable[[], None]] = []
 
@@ -98,6 +99,7 @@ class Engine:
         sequences = [job.request.sequences[i] for job, i in rows]
         packing = Packing.of([len(ids) for ids in sequences], self.device)
         ids = on_device(sequences[0] if len(rows) == 1 else np.concatenate(sequences), self.device)
+        self._check_ids(sequences)
         with torch.inference_mode():
             hidden = self._forward(ids, packing)
             if self._after is not None:
@@ -108,6 +110,17 @@ class Engine:
                     places[id(job)] = job, np.full(len(job.lengths), -1, dtype=np.int64)
                 places[id(job)][1][i] = start
             self._reduce(hidden, list(places.values()))
+
+    def _check_ids(self, sequences: Sequence[NDArray[np.int64]]) -> None:
+        """Refuse an unknown id before it reaches a GPU, where it would end the context of the whole process.
+
+        Raises:
+            IndexError: There is no such id.
+        """
+        if self.device.type != "cpu" and self._vocabulary is not None:
+            ids = np.concatenate(sequences)
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= self._vocabulary:
+                raise IndexError(f"a token's id is not among the model's {self._vocabulary}")
 
     def _reduce(self, hidden: torch.Tensor, places: list[tuple[Job, NDArray[np.int64]]]) -> None:
         """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""

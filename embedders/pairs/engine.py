@@ -101,6 +101,7 @@ class PairEngine(Engine):
         second = [int(job.request.segments[i, 1]) for job, i in rows]
         packing = Packing.of([len(ids) for ids in sequences], self.device, second)
         ids = on_device(np.concatenate(sequences), self.device)
+        self._check_ids(sequences)
         with torch.inference_mode():
             features = self._forward(ids, packing).float()
             if self.head is not None and not self._representation:
