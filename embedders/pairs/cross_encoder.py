@@ -21,6 +21,7 @@ from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Vectors
 from situate.errors import ConventionError, InputError
 from situate.parameters import checked_parameters
+from situate.threads import renew_after_fork
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
@@ -149,8 +150,13 @@ class CrossEncoderModel:
         self._forget()
 
     def _forget(self) -> None:
-        self._lock = threading.RLock()
+        self.renew()
+        renew_after_fork(self)
         self._loaded_: _Loaded | None = None
+
+    def renew(self) -> None:
+        """A new lock: of one that another thread held, a fork is a copy that stays held."""
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_loaded_")}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -20,6 +19,7 @@ from situate.embedders.pairs.cross_encoder import PairScores
 from situate.embedders.pairs.tokens import Pair
 from situate.errors import InputError
 from situate.parameters import checked_parameters
+from situate.threads import OwnedLock
 from situate.vectors import check_finite
 
 #: A longer text is never read to its end by a model of 512 tokens.
@@ -90,7 +90,7 @@ class _TrueOrFalse:
         self._forget()
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = OwnedLock("reranking")
         self._loaded: tuple[Any, Any, list[int]] | None = None
 
     def __repr__(self) -> str:
@@ -258,5 +258,6 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
     except (torch.OutOfMemoryError, MemoryError):
         if len(sequences) == 1:
             raise
-        half = len(sequences) // 2
-        return np.concatenate([_probabilities(model, part, answers) for part in (sequences[:half], sequences[half:])])
+    # Behind the handler, whose traceback keeps the failed pass's tensors.
+    half = len(sequences) // 2
+    return np.concatenate([_probabilities(model, part, answers) for part in (sequences[:half], sequences[half:])])
