@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
-from situate.chunkers.sentences import last_sentence, sentence_spans
+from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.spans import base_context, chunks_from_spans
 from situate.errors import InputError
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 #: Key in a chunk's metadata: the ``[start, end]`` of the sentences around it, in the document's text.
 WINDOW = "sentence_window"
+
+#: Characters, at most, of the sentence before a chunk that the chunk keeps as context.
+_PREVIOUS = 1_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class SentenceWindowChunker(SizedChunker):
         made: list[Chunk] = []
         for chunk, (_, n) in zip(chunks, parts, strict=True):
             around = sentences[max(0, n - self.window) : n + self.window + 1]
-            before = last_sentence(text, *sentences[n - 1]) if n else None
+            before = _shortened(text, *sentences[n - 1]) if n else None
             made.append(
                 replace(
                     chunk,
@@ -67,3 +70,9 @@ class SentenceWindowChunker(SizedChunker):
                 )
             )
         return made
+
+
+def _shortened(text: str, start: int, end: int) -> str:
+    """The sentence on one line, at most its last `_PREVIOUS` characters."""
+    words = " ".join(text[max(start, end - 2 * _PREVIOUS) : end].split())
+    return words if len(words) <= _PREVIOUS else words[-_PREVIOUS:].split(" ", 1)[-1]

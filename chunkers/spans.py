@@ -1,4 +1,4 @@
-"""Spans of pieces that somebody else cut, and chunks from spans."""
+"""Spans of the pieces of other splitters, and chunks from spans."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker, encodable
 from situate.chunkers.spans import chunks_from_spans, recover_spans, trimmed
+from situate.errors import InputError
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Document
@@ -41,7 +42,8 @@ class TextChunker(SizedChunker):
 class FixedTokenChunker(SizedChunker):
     """Windows of ``size`` tokens (characters without a tokenizer) that share ``overlap`` of them.
 
-    Cuts through sentences and words. It exists to compare with, and for text without any structure; `TextChunker`
+    Cuts through sentences and words, never through a character; a window whose words have more tokens alone than in the
+    text is shorter. It exists to compare with, and for text without any structure; `TextChunker`
     finds more at the same size.
 
     Attributes:
@@ -100,6 +102,9 @@ class SplitterChunker:
     Attributes:
         split_text: Text -> its pieces in order, overlapping or not.
 
+    Raises:
+        InputError: ``split_text`` is no function.
+
     >>> from situate.chunkers import Document
     >>> chunker = SplitterChunker(lambda text: text.split(", "))
     >>> [(chunk.text, chunk.start) for chunk in chunker.split(Document("d", "an egg, an egg, ham"))]
@@ -107,6 +112,13 @@ class SplitterChunker:
     """
 
     split_text: Callable[[str], Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if not callable(self.split_text):
+            raise InputError(
+                f"a {type(self.split_text).__name__} is no function that cuts a text into strings: pass a method "
+                "such as splitter.split_text; a chunker of situate needs no SplitterChunker around it"
+            )
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space.

@@ -370,3 +370,15 @@ def test_any_splitter_can_cut() -> None:
     assert [(chunk.start, chunk.end) for chunk in chunks] == [(0, 2), (4, 5), (7, 9)]
     with pytest.raises(SpanError, match="piece 1"):
         SplitterChunker(lambda text: ["aX", "something else"]).split(document)
+
+
+def test_a_splitter_that_is_no_function_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a TextChunker is no function .* splitter\.split_text"):
+        SplitterChunker(TextChunker())  # type: ignore[arg-type]
+
+
+def test_the_sentence_before_is_bounded() -> None:
+    text = "word " * 1_000 + "end. Then. Last."
+    chunks = SentenceWindowChunker(200).split(Document("d", text))
+    assert max(len(chunk.context.previous or "") for chunk in chunks) <= 1_000
+    assert (chunks[-2].context.previous or "").endswith("word end.")
