@@ -296,13 +296,45 @@ class Collection:
                 shard.flush()
             copy_shard(self.folder, target)
 
-    def replace(self, folder: Path) -> None:
-        """Takes the shard in ``folder`` over in place of its own, whose files are left where they are."""
+    def change_copy(
+        self,
+        operations: Sequence[edge.UpdateOperation],
+        config: models.CreateCollection,
+        adopt: Callable[[Path], None],
+    ) -> None:
+        """Applies operations to a copy, which then takes the shard's place. Reads go on meanwhile.
+
+        Args:
+            operations: The operations.
+            config: The configuration that follows from them.
+            adopt: Makes the store's manifest name the new folder and the configuration.
+
+        Raises:
+            InputError: The engine refuses an operation.
+            StorageError: The disk has no room for the copy. After an error the collection is as it was.
+        """
+        target = folders.unfinished(self.folder.parent)
         with self.lock:
             self.stop_optimizing()
-            shard = self._load(folder, None)
-            self.folder, self._shard = folder, shard
-            self.dirty = True
+            self.copy_to(target)
+            try:
+                changed = self._load(target, None)
+                with engine_errors(f"collection {self.name!r}"):
+                    for operation in operations:
+                        changed.update(operation)
+                    changed.flush()
+                    changed.close()
+                target = folders.finish(target)
+                changed = self._load(target, None)
+                adopt(target)
+            except BaseException:
+                # After any error half a copy must not stay on disk.
+                folders.delete(target)
+                raise
+            old, self.folder, self._shard = self.folder, target, changed
+            self.dirty = False
+            self._take_over(config)
+        folders.delete(old)
 
     # -- optimising
 

@@ -166,7 +166,7 @@ class Store:
         if found is None:
             found = self._collections.get(self._manifest.aliases.get(name, ""))
         if found is None:
-            raise CollectionNotFoundError(f"Collection {name} not found in the store {self.folder}")
+            raise CollectionNotFoundError(f"Not found: Collection {name} not found in the store {self.folder}")
         return found
 
     def collections(self) -> list[Collection]:
@@ -239,26 +239,28 @@ class Store:
     ) -> models.UpdateResult:
         """Applies operations that add or remove vectors, and the configuration that follows from them.
 
-        What was written before is flushed first: the engine replays its log with the vectors of the last flush, and
-        drops points that do not fit them.
+        The engine changes file after file, and cannot open what a crash in between leaves; nor can it replay a log of
+        points with other vectors. So a copy is changed, which takes the collection's place under its new configuration.
+        A store that does not outlive its process is changed as it is.
         """
         with self._changing, collection.lock:
             self.check_writable()
-            collection.flush()
-            result = collection.update(operations, 0)
-            collection.flush()
-            self.reconfigure(collection, config)
-            return result
+            if self.temporary:
+                collection.update(operations, 0)
+                self.reconfigure(collection, config)
+            else:
+                collection.change_copy(operations, config, lambda folder: self._move(collection.name, folder, config))
+            return models.UpdateResult(operation_id=0, status=models.UpdateStatus.COMPLETED)
 
     def optimize(self, collection: Collection) -> bool:
         """Optimises a collection beside its running shard; False where nothing was to do."""
 
         return collection.optimize(lambda folder: self._move(collection.name, folder), self._changing)
 
-    def _move(self, name: str, folder: Path) -> None:
-        """Makes the manifest name another folder for a collection, and its label with it."""
+    def _move(self, name: str, folder: Path, config: models.CreateCollection | None = None) -> None:
+        """Makes the manifest name another folder for a collection, with its configuration, and labels it."""
         entry = self._manifest.collections[name]
-        moved = replace(entry, folder=folder.name)
+        moved = replace(entry, folder=folder.name, config=entry.config if config is None else _dumped(config))
         folders.label(folder, name, entry.created_at)
         self._save(collections={**self._manifest.collections, name: moved})
         folders.unlabel(folder.parent / entry.folder)

@@ -146,7 +146,7 @@ class PointsBackend(QdrantBase):
     ) -> types.UpdateResult:
         values = json_payload(payload, PAYLOAD)
         if key is not None:
-            check_depth(values, PAYLOAD, above=len(parse_json_path(key)))
+            check_depth(values, PAYLOAD, above=_levels(key))
         return self._select(
             collection_name,
             points,
@@ -279,7 +279,8 @@ class PointsBackend(QdrantBase):
             raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
         collection = self.store.collection(collection_name)
         response = collection.ask(
-            lambda s: s.facet(edge.FacetRequest(key, limit=limit, exact=exact, filter=edge_filter(facet_filter)))
+            # Exactly in any case: estimates leave out values of lists where several have the same count.
+            lambda s: s.facet(edge.FacetRequest(key, limit=limit, exact=True, filter=edge_filter(facet_filter)))
         )
         return models.FacetResponse(hits=[models.FacetValueHit(value=h.value, count=h.count) for h in response.hits])
 
@@ -308,6 +309,20 @@ def apply_operation(backend: QdrantBase, name: str, operation: Any) -> types.Upd
     if isinstance(operation, models.DeleteVectorsOperation):
         return backend.delete_vectors(name, operation.delete_vectors.vector, _either(operation.delete_vectors))
     raise InputError(f"Unknown update operation: {type(operation).__name__}")
+
+
+def _levels(key: str) -> int:
+    """How many objects and lists a path leads through.
+
+    Raises:
+        InputError: It is no path.
+    """
+    try:
+        return len(parse_json_path(key))
+    except ValueError as error:
+        raise InputError(
+            f"the key {key!r} is no path into a payload ({error}): names joined by dots, like a.b[0].c"
+        ) from error
 
 
 def _id(value: Any) -> int | str:

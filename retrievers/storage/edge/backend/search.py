@@ -64,7 +64,8 @@ class SearchBackend(QdrantBase):
                     query_filter=query_filter,
                     params=search_params,
                     limit=limit,
-                    offset=offset,
+                    # Of random points a server leaves none out.
+                    offset=None if isinstance(query, models.SampleQuery) else offset,
                     with_payload=with_payload,
                     with_vectors=with_vectors,
                     score_threshold=score_threshold,
@@ -125,7 +126,7 @@ class SearchBackend(QdrantBase):
                     query_filter=request.filter,
                     params=request.params,
                     limit=limit,
-                    offset=request.offset,
+                    offset=None if isinstance(request.query, models.SampleQuery) else request.offset,
                     # a request that does not say gets no payload, as from a server
                     with_payload=bool(request.with_payload) if request.with_payload is None else request.with_payload,
                     with_vectors=request.with_vector or False,

@@ -45,6 +45,7 @@ def make(path: Path, count: int = 50, name: str = "c") -> None:
 WRITER = """
 import itertools, os, random, sys, threading
 from qdrant_client import models
+from situate.errors import StorageError
 from situate.retrievers.storage.edge import EdgeClient
 
 client = EdgeClient(sys.argv[1], auto_optimize=False)
@@ -70,8 +71,11 @@ say("open")
 
 def optimize():
     while True:
-        if client.optimize("c"):
-            say("optimized")
+        try:
+            if client.optimize("c"):
+                say("optimized")
+        except StorageError:
+            pass  # given up for another size of the vector
 
 threading.Thread(target=optimize, daemon=True).start()
 for version in itertools.count(int(sys.argv[3])):

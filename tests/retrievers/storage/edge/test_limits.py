@@ -133,6 +133,7 @@ def test_one_deep_point_costs_no_other(tmp_path: Path) -> None:
 def test_a_collection_without_vectors(client: QdrantClient, name: str) -> None:
     client.create_collection(name)
     client.upsert(name, [models.PointStruct(id=i, vector={}, payload={"i": i}) for i in range(100)])
+    client.upsert(name, [models.PointStruct(id=0, vector=[], payload={"i": 0})])
     assert client.count(name).count == 100
     assert client.get_collection(name).config.params.vectors in ({}, None)
     assert client.get_collection(name).config.params.sparse_vectors in ({}, None)

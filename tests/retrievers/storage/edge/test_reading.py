@@ -122,6 +122,35 @@ def test_a_formula_without_a_value(edge: EdgeClient) -> None:
     assert len(edge.query_points("c", given, prefetch=stage).points) == 10
 
 
+def test_facets_of_lists(edge: EdgeClient) -> None:
+    """Of values with the same count, the first in order, however many there are."""
+    rng = np.random.default_rng(0)
+    words = [f"{rng.integers(1 << 60):015x}" for _ in range(3000)]
+    edge.create_collection("c", PARAMS)
+    edge.create_payload_index("c", "words", models.PayloadSchemaType.KEYWORD)
+    edge.upsert(
+        "c",
+        [models.PointStruct(id=i, vector=[1.0] * 4, payload={"words": words[3 * i : 3 * i + 3]}) for i in range(1000)],
+    )
+    for limit in (10, 37):
+        assert [h.value for h in edge.facet("c", "words", limit=limit).hits] == sorted(words)[:limit]
+
+
+def test_random_points_leave_none_out(edge: EdgeClient) -> None:
+    filled(edge, "c")
+    sample = models.SampleQuery(sample=models.Sample.RANDOM)
+    assert len(edge.query_points("c", sample, limit=100, offset=5).points) == 12
+    request = models.QueryRequest(query=sample, limit=100, offset=5)
+    assert len(edge.query_batch_points("c", [request])[0].points) == 12
+
+
+def test_a_key_that_is_no_path(edge: EdgeClient) -> None:
+    filled(edge, "c")
+    for key in ("", "a..b", "a[", "a[-1]"):
+        with pytest.raises(InputError, match="path"):
+            edge.set_payload("c", {"x": 1}, [1], key=key)
+
+
 def test_the_matrix_of_one_point(client: QdrantClient, name: str) -> None:
     filled(client, name)
     one = models.Filter(must=[models.HasIdCondition(has_id=[1])])
