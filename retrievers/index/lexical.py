@@ -105,7 +105,7 @@ class LexicalEncoder:
         text = text.encode("utf-8", errors="replace").decode("utf-8")
         if self.scheme.split_identifiers and (words := identifier_words(text)):
             text = f"{text}\n{words}"
-        return text if self.scheme.terms == 1 else normalised(text)
+        return text if text.isascii() or self.scheme.terms == 1 else normalised(text)
 
 
 def _from_edge(vector: qdrant_edge.SparseVector) -> SparseVector:

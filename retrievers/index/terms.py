@@ -52,8 +52,6 @@ def normalised(text: str) -> str:
     >>> normalised("今日は good")
     ' 今日 日は  good'
     """
-    if text.isascii():
-        return text
     text = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
     return _RUN.sub(_pairs, text.translate(_INVISIBLE).translate(_marks()))
 
