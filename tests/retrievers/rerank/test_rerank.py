@@ -446,7 +446,7 @@ async def test_stages_cut_between_them(mode, hits):
     assert [passage for _, passage in cheap.pairs] == ["a", "b", "c"]
     assert [passage for _, passage in costly.pairs] == ["c", "b"]
     assert texts(found) == ["c", "b"]
-    assert set(found[0].scores) == {"search", "cheap", "dear"}
+    assert set(found[0].scores) == {"search", "cheap", "costly"}
 
 
 def test_stages_that_make_no_sense():
