@@ -81,10 +81,10 @@ threading.Thread(target=optimize, daemon=True).start()
 for version in itertools.count(int(sys.argv[3])):
     document = rng.randrange(20)
     dice = rng.random()
-    if dice < 0.01:
+    if dice < 0.0005:
         resize()
         say("resized")
-    elif dice < 0.02:
+    elif dice < 0.005:
         child = os.fork()
         if child == 0:
             os._exit(0)
