@@ -49,7 +49,7 @@ def connect(target: Location = MEMORY, **options: Any) -> QdrantClient:
         client.close()
         raise ServerError(f"{error}. To do without a server, open a folder") from error
     except BaseException:
-        # Whatever it was (a refused key, say), nobody will be there to close the connection.
+        # After any error (a refused key, say) no caller has a client that could close the connection.
         client.close()
         raise
     return client

@@ -70,7 +70,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
         path: The store's folder, made where it is missing; ":memory:" for a temporary store of this client's own,
             removed when the last client of it is closed.
         auto_optimize: Build HNSW graphs and remove deleted points in the background, once enough has changed and
-            nobody has written for a second. Without it, only `optimize` does.
+            nothing was written for a second. Without it, only `optimize` does.
         sync_writes: Flush every write to disk before it is acknowledged, so that it survives a power failure, too.
             Without it an acknowledged write survives the death of the process, and a power failure after five seconds.
         read_only: Open a snapshot file, or the newest full snapshot in a store's folder, beside the store's writer. It
@@ -130,7 +130,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
     ) -> dict[str, dict[int, float]]:
         """The points nearest to each of several vectors, in one request: by the vector's name, id -> score, best first.
 
-        Building a hundred hits takes as long as finding them, and who fuses rankings needs no more of them than this.
+        Building a hundred hits takes as long as finding them, and fusing rankings needs no more of them than this.
         Ids are numbers, `situate.retrievers.storage.ids.point_key`'s; `payloads` takes them.
 
         Args:
@@ -192,8 +192,8 @@ class EdgeClient(ShallowQueries, QdrantClient):
         return self._client.optimize(collection_name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # As its configuration: a copy of the same path in this process shares the store. A temporary store is nobody
-        # else's, so its copy is a new, empty one.
+        # As its configuration: a copy of the same path in this process shares the store. A temporary store
+        # belongs to its client alone, so its copy is a new, empty one.
         return _client_of, (self._init_options["path"], self._options)
 
     def __enter__(self) -> EdgeClient:

@@ -421,7 +421,7 @@ class Collection:
                 changed = self._change_places(target, log, adopt, changing)
             return changed
         except BaseException:
-            # Whatever went wrong, the changes are still due to be optimised.
+            # After any error the changes are still due to be optimised.
             self.changes += seen
             raise
         finally:

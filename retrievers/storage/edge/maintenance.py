@@ -100,7 +100,7 @@ class Maintenance:
                     else:
                         pauses.append(FLUSH_AFTER - age)
             except SituateError as error:
-                # Nobody is there to catch it. Data is safe without either; the next write tries again.
+                # No caller could catch it. Data is safe without either; the next write tries again.
                 logger.warning("maintenance of collection %r: %s", collection.name, error)
                 self._rest(collection)
         return max(min(pauses), 0.01) if pauses else None

@@ -1,4 +1,4 @@
-"""Optimisation beside the running store: building HNSW graphs and removing deleted points without stopping anybody.
+"""Optimisation beside the running store: building HNSW graphs and removing deleted points while calls go on.
 
 The engine's own `optimize()` keeps the whole interpreter to itself, for seconds or minutes: no thread and no event
 loop moves meanwhile. So it is run on a copy of the shard in a process of its own; writes that come in go to the old

@@ -345,7 +345,7 @@ class Store:
                 self._close()
 
     def close(self) -> None:
-        """Closes the store, whoever still uses it."""
+        """Closes the store for all of its users."""
         with _registry_lock:
             self._close()
 
@@ -382,7 +382,7 @@ class Store:
 
 
 def open_store(path: str | os.PathLike[str] = MEMORY, options: StoreOptions | None = None) -> Store:
-    """The store at ``path``, shared with whoever has it open in this process. `Store.release` gives it back.
+    """The store at ``path``, shared with the clients that have it open in this process. `Store.release` gives it back.
 
     Args:
         path: A folder, made where it is missing; ":memory:" for a temporary one of one's own, in RAM where the system

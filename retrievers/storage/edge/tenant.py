@@ -296,7 +296,7 @@ class TenantBackend(QdrantBase):
         return self._inner.delete_payload(collection_name, list(keys), self._selector(points), **kwargs)
 
     def clear_payload(self, collection_name: str, points_selector: Any, **kwargs: Any) -> types.UpdateResult:
-        # All but the tenant key, without which the points would be nobody's.
+        # All but the tenant key, without which the points would belong to no tenant.
         return self.overwrite_payload(collection_name, {}, points_selector, **kwargs)
 
     def batch_update_points(
@@ -316,7 +316,7 @@ class TenantBackend(QdrantBase):
         return self._inner.collection_exists(collection_name)
 
     def get_collection(self, collection_name: str, **kwargs: Any) -> types.CollectionInfo:
-        """The collection's configuration, with this tenant's number of points in place of everybody's."""
+        """The collection's configuration, with this tenant's number of points in place of all tenants'."""
         info = self._inner.get_collection(collection_name)
         own = self.count(collection_name).count
         schema = {name: index.model_copy(update={"points": own}) for name, index in info.payload_schema.items()}

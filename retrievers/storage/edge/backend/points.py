@@ -155,7 +155,7 @@ class PointsBackend(QdrantBase):
             # Setting a key to null removes it, by merging into the stored payload. Where none is stored (after
             # clear_payload, or an optimisation, which drops the empty ones) the engine forgets to merge and keeps the
             # null, until the same call comes a second time. So every point is given an empty payload first, which
-            # nobody can see. By filter even for ids: the call itself has to say which of them do not exist.
+            # no answer shows. By filter even for ids: the call itself has to say which of them do not exist.
             first=(lambda filter_: _U.set_payload_by_filter(filter_, {}))
             if key is None and None in values.values()
             else None,

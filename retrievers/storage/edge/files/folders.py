@@ -38,7 +38,7 @@ def unfinished(parent: Path) -> Path:
 
 
 def finish(folder: Path) -> Path:
-    """Gives a folder from `unfinished` its name for good."""
+    """Gives a folder from `unfinished` its final name."""
     return folder.rename(folder.with_suffix(""))
 
 

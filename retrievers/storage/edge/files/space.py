@@ -1,7 +1,7 @@
 """Room on the disk: checked before the engine is asked to write.
 
 The engine writes through memory maps, and a map that the disk has no room for ends the whole process with a signal
-(SIGBUS) that nobody can catch. So a store stops growing while there is still room.
+(SIGBUS) that cannot be caught. So a store stops growing while there is still room.
 """
 
 from __future__ import annotations
