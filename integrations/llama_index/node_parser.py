@@ -241,8 +241,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         model = self.embed_model
         managers = (self.callback_manager, model.callback_manager, Settings._callback_manager)
         manager = next((each for each in managers if each is not None and each.handlers), self.callback_manager)
-        dispatcher.event(EmbeddingStartEvent(model_dict=model.to_payload()))
-        with manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: model.to_payload()}) as event:
+        described = {**model.to_payload(), "late_chunking": True}
+        dispatcher.event(EmbeddingStartEvent(model_dict=described))
+        with manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: described}) as event:
             yield vectors
             texts = [chunk.text for cut in cuts for chunk in cut.chunks]
             embeddings = [vector for each in vectors for vector in each.dense.tolist()]

@@ -38,16 +38,19 @@ def documents(**changed: str) -> list[Document]:
 
 
 class Embedded(BaseEventHandler):
-    """Every text that an embedding model was given."""
+    """Every text that an embedding model was given by itself, and not within its document."""
 
     _texts: list[str] = PrivateAttr(default_factory=list)
+    _late: bool = PrivateAttr(default=False)
 
     @classmethod
     def class_name(cls) -> str:
         return "Embedded"
 
     def handle(self, event: Any, **kwargs: Any) -> None:
-        if event.class_name() == "EmbeddingEndEvent":
+        if event.class_name() == "EmbeddingStartEvent":
+            self._late = event.model_dict.get("late_chunking", False)
+        elif event.class_name() == "EmbeddingEndEvent" and not self._late:
             self._texts += event.chunks
 
     @property

@@ -74,8 +74,15 @@ class Collector(BaseEventHandler):
         return [event for event in self._events if event.class_name() == name]
 
     def embedded(self) -> list[str]:
-        """Every text that an embedding model was given."""
-        return [chunk for event in self.of("EmbeddingEndEvent") for chunk in event.chunks]
+        """Every text that an embedding model was given by itself, and not within its document."""
+        texts: list[str] = []
+        late = False
+        for event in self._events:
+            if event.class_name() == "EmbeddingStartEvent":
+                late = event.model_dict.get("late_chunking", False)
+            elif event.class_name() == "EmbeddingEndEvent" and not late:
+                texts += event.chunks
+        return texts
 
 
 @pytest.fixture

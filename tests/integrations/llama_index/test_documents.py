@@ -285,7 +285,7 @@ async def test_late_chunking_is_counted(embed_model: SituateEmbedding, events: A
     nodes = await parser.acall([document]) if asynchronous else parser([document])
     assert counter.total_embedding_token_count == sum(len(node.get_content().split()) for node in nodes)
     assert len(events.of("EmbeddingStartEvent")) == len(events.of("EmbeddingEndEvent")) == 1
-    assert events.embedded() == [node.get_content() for node in nodes]
+    assert events.of("EmbeddingEndEvent")[0].chunks == [node.get_content() for node in nodes]
 
 
 def scripted_context(scripted: Any, answer: Any, **fields: Any) -> SituatedContext:
