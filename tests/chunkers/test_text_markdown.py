@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from situate.chunkers import AutoChunker, Context, Document, HeadingSituator, MarkdownChunker, TextChunker
-from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, blocks
+from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, blocks, untruncated
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.errors import InputError
 from situate.types import Chunk, Chunker
@@ -315,3 +315,24 @@ def test_a_byte_order_mark_hides_no_heading(kind: type[AutoChunker]) -> None:
     document = Document("d", "\ufeff# Foo\n\nHi")
     assert [chunk.context.headings for chunk in kind(50).split(document)] == [("Foo",)]
     assert HeadingSituator().situate(document, TextChunker(50).split(document))[0].context.headings == ("Foo",)
+
+
+@pytest.mark.parametrize("piece", ["_a", "var a=b,c=d;function e(f,g){return f+g*h[i]}", "word ", "字"])
+def test_a_text_without_sentences_is_not_tokenized_again_for_every_chunk(piece: str, tokenizer: Tokenizer) -> None:
+    text = (piece * 20_000)[:20_000]
+    tokenized: list[int] = []
+    plain = untruncated(tokenizer)
+
+    class Counted:
+        def encode(self, text: str, *, add_special_tokens: bool) -> Encoding:
+            tokenized.append(len(text))
+            return plain.encode(text, add_special_tokens=add_special_tokens)
+
+    class Counting(TextChunker):
+        _tokenizer = Counted()  # type: ignore[assignment]
+
+    chunks = Counting(64, 16, tokenizer).split(Document("d", text))
+    assert chunks == TextChunker(64, 16, tokenizer).split(Document("d", text))
+    # A search for each chunk's end among texts of at most 16 characters per token.
+    assert tokenized
+    assert sum(tokenized) < 4 * 64 * MAX_CHARACTERS_PER_TOKEN * len(chunks)
