@@ -16,7 +16,7 @@ def lazy_exports(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` for ``package``.
 
-    An import of the package costs nothing: a heavy library (torch, qdrant_client) is paid for by the first use of a
+    An import of the package costs nothing: a heavy library (torch, qdrant_client) is imported by the first use of a
     class that needs it.
 
     Args:

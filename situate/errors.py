@@ -1,31 +1,31 @@
 """The errors that situate raises.
 
     SituateError
-    ├── InputError            (also ValueError)    what was handed in cannot be used
+    ├── InputError            (also ValueError)    an argument or an input cannot be used
     │   ├── UnknownArgumentError  (also TypeError) there is no such parameter
     │   ├── SpanError                              a span is reversed, outside its text, or not what it says
     │   ├── OverflowLimitError                     a text is longer than the model reads (on_overflow="raise")
     │   └── NonFiniteVectorError                   a vector holds NaN or infinity
     ├── ModelError                                 a model cannot be used
     │   ├── ModelNotFoundError                     no such folder, package or hub id
-    │   ├── UnsafeModelError                       it needs code or pickle that was not asked for
-    │   └── ConventionError                        the model cannot do what was asked (late chunking, say)
-    ├── ReentryError          (also RuntimeError)  a thread asked for what it is doing (in a signal handler)
+    │   ├── UnsafeModelError                       it needs code or pickle that the caller did not allow
+    │   └── ConventionError                        the model does not support the operation (late chunking, say)
+    ├── ReentryError          (also RuntimeError)  a thread re-enters its own operation (in a signal handler)
     ├── StorageError                               the store cannot do its work
     │   ├── StoreLockedError                       another process holds the embedded store
     │   ├── StoreCorruptError                      files are damaged
     │   ├── IncompatibleIndexError                 the collection was built with another encoder
     │   └── ServerError                            a server refused, timed out or went away
-    │       └── ServerVectorError (also NonFiniteVectorError)   it answered NaN or infinity
+    │       └── ServerVectorError (also NonFiniteVectorError)   its answer holds NaN or infinity
     ├── GenerationError                            a language model failed, or answered nothing usable
     ├── StepError                                  an optional step failed and on_error="raise"
     └── MissingExtraError     (also ImportError)   an optional dependency is not installed
 
-    SituateWarning            (also UserWarning)   something was done less well than asked for
+    SituateWarning            (also UserWarning)   a result is worse than requested
     ├── TruncationWarning                          texts were cut because the model reads no longer ones
-    └── FallbackWarning                            a slower or plainer way was taken
+    └── FallbackWarning                            a slower or simpler method was used
 
-Every message names the value, the limit and the way out. No message holds a key.
+Every message names the value, the limit and the way out. No message holds an API key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SituateError(Exception):
 
 
 class InputError(SituateError, ValueError):
-    """What was handed in cannot be used."""
+    """An argument or an input cannot be used."""
 
 
 class UnknownArgumentError(InputError, TypeError):
@@ -68,11 +68,11 @@ class UnsafeModelError(ModelError):
 
 
 class ConventionError(ModelError):
-    """The model cannot do what was asked of it."""
+    """The model does not support the operation."""
 
 
 class ReentryError(SituateError, RuntimeError):
-    """A thread asked for what it is doing already: a signal handler that embeds while it interrupts an embedding."""
+    """A thread re-enters its own operation: a signal handler that embeds while it interrupts an embedding."""
 
 
 class StorageError(SituateError):
@@ -96,7 +96,7 @@ class ServerError(StorageError):
 
 
 class ServerVectorError(ServerError, NonFiniteVectorError):
-    """A server answered a vector with NaN or infinity."""
+    """A server's answer holds a vector with NaN or infinity."""
 
 
 class GenerationError(SituateError):
@@ -129,4 +129,4 @@ class TruncationWarning(SituateWarning):
 
 
 class FallbackWarning(SituateWarning):
-    """A slower or plainer way was taken, because the one asked for is not possible here."""
+    """A slower or simpler method was used, because the requested one is not possible here."""

@@ -1,4 +1,4 @@
-"""What comes from outside: JSON that another program wrote, and errors whose text may hold a key."""
+"""Untrusted input: JSON that another program wrote, and errors whose text may hold an API key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from situate.errors import InputError, SituateError
 
-#: Bytes (or characters) of JSON that are read, and how deep its lists and objects may lie in each other. Recursive code
+#: Bytes (or characters) of JSON that are read, and how deeply its lists and objects may nest. Recursive code
 #: (`json.dumps`, `copy.deepcopy`, `repr`) walks a value of this depth within Python's default recursion limit.
 MAX_JSON_BYTES = 256 * 2**20
 MAX_JSON_DEPTH = 100
@@ -90,7 +90,7 @@ def load_json(
         what: What holds it, for messages: "line 3 of notes.jsonl".
         error: The class of the error.
         max_bytes: Bytes, or characters of a str, that are read at most.
-        max_depth: How deep lists and objects may lie in each other.
+        max_depth: How deeply lists and objects may nest.
 
     Raises:
         SituateError: Of the class ``error``: ``data`` is too long, nested too deep or no JSON. No `RecursionError` and

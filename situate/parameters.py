@@ -1,4 +1,4 @@
-"""Keyword arguments that a class does not know: refused by the name of the one that was meant."""
+"""Errors for unknown keyword arguments that name the parameter that was probably meant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from situate.errors import UnknownArgumentError
 
 C = TypeVar("C", bound=type)
 
-#: How other libraries call what a class here calls by one of the names behind it.
+#: Other libraries' names of parameters, and the names that they have here.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "api_base": ("base_url", "url"),
     "api_key": ("key",),
@@ -93,7 +93,7 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
 
 
 def right_name(name: str, known: Collection[str]) -> str | None:
-    """The known parameter that ``name`` means: what other libraries call so, or what is spelled nearly so."""
+    """The known parameter that ``name`` means: another library's name for it, or a near spelling."""
     for meant in _ELSEWHERE.get(name, ()):
         if meant in known:
             return meant
@@ -102,12 +102,12 @@ def right_name(name: str, known: Collection[str]) -> str | None:
 
 
 def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str]) -> UnknownArgumentError:
-    """The error for keyword arguments that ``owner`` does not take; it names those that were meant, or all."""
-    told = []
+    """The error for keyword arguments that ``owner`` does not take; the message names the likely ones, or all."""
+    named = []
     for name in sorted(names):
         meant = right_name(name, known)
-        told.append(f"{name}=" if meant is None else f"{name}= (here it is {meant}=)")
-    return UnknownArgumentError(f"{owner} does not know {', '.join(told)}; it takes {', '.join(known)}")
+        named.append(f"{name}=" if meant is None else f"{name}= (here it is {meant}=)")
+    return UnknownArgumentError(f"{owner} does not know {', '.join(named)}; it takes {', '.join(known)}")
 
 
 def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:

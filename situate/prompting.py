@@ -170,14 +170,14 @@ def lines(answer: str, at_most: int, limit: int) -> list[str]:
     for text in usable([answer], ANSWER_LIMIT).texts:
         for line in text.splitlines():
             line = _BULLET.sub("", line).strip().strip("\"'`\u201c\u201d").strip()
-            # a line that ends in a colon announces the list and is none of it
+            # a line that ends in a colon announces the list and is not an item of it
             if any(c.isalnum() for c in line) and not line.endswith(":") and not usable([line], limit).refused:
                 found.setdefault(line.casefold(), clamp(line, limit))
     return list(found.values())[:at_most]
 
 
 def checked_generator(generator: TextGenerator) -> TextGenerator:
-    """``generator``, where it is one.
+    """``generator``, checked to be a `TextGenerator`.
 
     Raises:
         InputError: It is something else: a model's name, a framework's model.
@@ -191,7 +191,7 @@ def checked_generator(generator: TextGenerator) -> TextGenerator:
 
 
 def ask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]:
-    """One answer per prompt, all asked for in one call.
+    """One answer per prompt, all requested in one call.
 
     Raises:
         GenerationError: The model failed, or did not answer one text per prompt.
@@ -205,7 +205,7 @@ async def aask(generator: TextGenerator, prompts: Sequence[Prompt]) -> list[str]
 
 
 def generation_error(message: str, cause: Exception) -> GenerationError:
-    """What a `TextGenerator` raises for what its client raised: the clients of HTTP services tell the status."""
+    """The error that a `TextGenerator` raises for its client's error, with the HTTP status if any."""
     answer = getattr(cause, "response", None)
     status = getattr(cause, "status_code", None) or getattr(answer, "status_code", None)
     if status not in _REFUSES:

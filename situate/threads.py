@@ -25,7 +25,7 @@ _Tasks: TypeAlias = "queue.SimpleQueue[Callable[[], object] | None]"
 
 
 class Forked(Protocol):
-    """What holds locks or threads."""
+    """An object that holds locks or threads."""
 
     def renew(self) -> None:
         """Make new locks and forget threads, in the only thread of a forked child."""
@@ -50,9 +50,9 @@ if hasattr(os, "register_at_fork"):
 
 
 class OwnedLock:
-    """A lock that refuses the thread which holds it already, instead of letting it wait for itself.
+    """A lock that raises where the thread that holds it acquires it again, instead of deadlocking.
 
-    That is what a signal handler asks for when it interrupts the holder. A forked child gets it released.
+    A signal handler that interrupts the holder would do so. In a forked child the lock is released.
 
     Args:
         task: What is done under it, for the message.
@@ -64,7 +64,7 @@ class OwnedLock:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Release it, whoever held it."""
+        """Release it, whichever thread held it."""
         self._lock = threading.RLock()
 
     @property
@@ -73,10 +73,10 @@ class OwnedLock:
         return bool(self._lock._is_owned())  # type: ignore[attr-defined]
 
     def check(self) -> None:
-        """Refuse the thread that holds it.
+        """Raise in the thread that holds it.
 
         Raises:
-            ReentryError: The calling thread is inside already.
+            ReentryError: The calling thread holds it already.
         """
         if self.mine:
             raise ReentryError(
@@ -94,7 +94,7 @@ class OwnedLock:
         return self._lock.acquire(blocking)
 
     def release(self) -> None:
-        """Release it if the calling thread holds it: harmless behind an interrupted `acquire`."""
+        """Release it if the calling thread holds it: harmless after an interrupted `acquire`."""
         if self.mine:
             self._lock.release()
 
@@ -103,7 +103,7 @@ class OwnedLock:
         try:
             self._lock.acquire()
         except BaseException:
-            self.release()  # an interrupt between taking it and saying so
+            self.release()  # an interrupt between taking it and returning
             raise
         return self
 
@@ -123,14 +123,14 @@ class _Task:
             return
         try:
             result = self._call()
-        except BaseException as error:  # noqa: BLE001  it belongs to the caller, whatever it is
+        except BaseException as error:  # noqa: BLE001  every error belongs to the caller
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
 
 
 class ThreadPool(Executor):
-    """Daemon threads that run tasks in the order in which they come.
+    """Daemon threads that run tasks in the order of submission.
 
     They begin with the first task, and end with this object. Unlike the standard library's pool it takes tasks when
     the main thread has returned, and in a forked child. Where no thread can be started any more (the interpreter is
@@ -151,13 +151,13 @@ class ThreadPool(Executor):
         _POOLS.add(self)
 
     def renew(self) -> None:
-        """Forget all threads and what waits for them."""
+        """Forget all threads and the tasks that wait for them."""
         self._tasks: _Tasks = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         weakref.finalize(self, _end, self._tasks, self._threads).atexit = False
 
     def submit(self, function: Callable[_P, _T], /, *arguments: _P.args, **named: _P.kwargs) -> Future[_T]:
-        """Run ``function`` in one of the threads; its result, some time later."""
+        """Run ``function`` in one of the threads; its result as a future."""
         future: Future[_T] = Future()
         task = _Task(future, lambda: function(*arguments, **named))
         if self.started(self.size):
@@ -167,11 +167,11 @@ class ThreadPool(Executor):
         return future
 
     def free(self, wanted: int) -> int:
-        """How many threads can be given a task by `share`: ``wanted``, or none while a task of before has not begun."""
+        """How many threads can be given a task by `share`: ``wanted``, or 0 while an earlier task has not begun."""
         return wanted if wanted and self.idle() and self.started(wanted) else 0
 
     def share(self, task: Callable[[], object], times: int) -> None:
-        """Have so many threads run ``task``, which must not raise."""
+        """Have ``times`` threads run ``task``, which must not raise."""
         for _ in range(times):
             self._tasks.put(task)
 
@@ -180,7 +180,7 @@ class ThreadPool(Executor):
         return self._tasks.empty()
 
     def started(self, count: int) -> bool:
-        """Whether so many threads run and have begun, after starting those that are missing."""
+        """Start threads up to ``count``; whether all of them run."""
         try:
             while len(self._threads) < count:
                 ready = threading.Event()
@@ -197,7 +197,7 @@ class ThreadPool(Executor):
         return True
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End the threads, after what waits has run; the next task starts new ones."""
+        """End the threads after the waiting tasks have run; the next task starts new ones."""
         tasks, threads = self._tasks, self._threads
         self._tasks, self._threads = queue.SimpleQueue(), []
         weakref.finalize(self, _end, self._tasks, self._threads).atexit = False
@@ -221,7 +221,7 @@ def _serve(tasks: _Tasks, begin: Callable[[], object] | None, ready: threading.E
     ready.set()
     while (task := tasks.get()) is not None:
         task()
-        del task  # the next one may be long in coming, and this one holds what it computed with
+        del task  # it holds its arguments, and the wait for the next one may be long
 
 
 def _end(tasks: _Tasks, threads: list[threading.Thread]) -> None:

@@ -1,4 +1,4 @@
-"""Documents, chunks and what situates them: the values that every other room speaks in."""
+"""Documents, chunks and what situates them: the values that all rooms share."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ class Prompt:
     """One request to a language model.
 
     Attributes:
-        text: What is asked.
-        prefix: What comes before it and is shared by many prompts (a document, say), so that a provider's prompt
+        text: The request itself.
+        prefix: The text before it that many prompts share (a document, say), so that a provider's prompt
             cache can hold it.
         system: The system message, if any.
     """
@@ -200,7 +200,7 @@ class Prompt:
 
 @runtime_checkable
 class TextGenerator(Protocol):
-    """The one thing that HyDE, the LLM situator and the LLM rerankers know of a language model."""
+    """A language model, as HyDE, the LLM situator and the LLM rerankers see it."""
 
     def generate(self, prompts: Sequence[Prompt]) -> list[str]:
         """One answer per prompt, in order.
