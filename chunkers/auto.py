@@ -1,4 +1,4 @@
-"""The chunker that a document's kind calls for."""
+"""The chunker that fits a document's kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
 # A line that can only be meant as a heading: at the top or after a blank line, and followed by a blank line.
 _HEADING = re.compile(r"(?:\A\ufeff?|\n[ \t]*\r?\n)#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
 
-#: Characters of an English token.
+#: Characters per token of English text.
 _CHARACTERS = 4
 
 
@@ -34,7 +34,7 @@ class HasTokenizer(Protocol):
         """Its tokenizer.
 
         Raises:
-            ModelError: It cannot be handed over.
+            ModelError: The model has none that can be used here.
         """
         ...
 
@@ -44,7 +44,7 @@ class AutoChunker(SizedChunker):
     """`MarkdownChunker` for Markdown, `TextChunker` for any other text.
 
     Metadata ``format`` ("markdown" or "text") decides; else the suffix of metadata ``path`` or of the document's id;
-    and where that is none that is known, whether a line of the text can only be meant as a Markdown heading.
+    and where that is unknown, whether a line of the text can only be meant as a Markdown heading.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a

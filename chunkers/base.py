@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_CHARACTERS_PER_TOKEN = 16
 
 #: The splitters take quadratic time within one sentence or paragraph, so that a file of one long line would take hours.
-#: Longer texts are handed over in blocks of at least this many characters, cut where the text pauses.
+#: Longer texts are split in blocks of at least this many characters, cut where the text pauses.
 _BLOCK = 32_768
 _PAUSES = ("\n\n", "\r\n\r\n", "\n", "\r", ". ", " ")
 
@@ -84,9 +84,9 @@ class SizedChunker:
         overlap: The most that two neighbouring chunks share, in the same unit.
         tokenizer: The embedding model's tokenizer (``embedder.tokenizer``). None counts characters, and 200 of those
             are few: pass a larger ``size`` with it.
-        balance: Cut a text that needs a few chunks into about equal ones, instead of full ones and a short rest: a
-            rest of a sentence or two is found for the wrong reasons and has little to be found by (Cranfield abstracts
-            in chunks of 200 tokens: nDCG@10 .388 balanced, .367 with rests, all-MiniLM-L6-v2).
+        balance: Cut a text that needs a few chunks into about equal ones, instead of full ones and a short rest: a rest
+            of a sentence or two ranks for the wrong reasons and has few words to match (Cranfield abstracts in chunks
+            of 200 tokens: nDCG@10 .388 balanced, .367 with rests, all-MiniLM-L6-v2).
 
     Raises:
         InputError: ``size`` is not positive, or ``overlap`` is negative or not smaller than ``size``.

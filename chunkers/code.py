@@ -33,8 +33,8 @@ _GRAMMARS = {
     "csharp": ("tree_sitter_c_sharp", "language"),
 }
 
-#: What a grammar's tags query calls a definition that others stand in; constants and macros situate nothing. Rust says
-#: "implementation" of the block that holds a type's methods.
+#: Kinds of a grammar's tags query for definitions that contain others; constants and macros situate nothing. Rust's
+#: query names the block that holds a type's methods "implementation".
 _KINDS = ("class", "function", "method", "interface", "module", "type", "enum", "struct", "object", "implementation")
 #: Levels of a syntax tree in which definitions are looked for: the time grows with the depth of each node.
 _DEPTH = 1_000
@@ -69,7 +69,7 @@ class CodeChunker(SizedChunker):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.language.replace("_", "").isidentifier():
-            raise InputError(f"language={self.language!r} is no name of a language, such as 'python'")
+            raise InputError(f"language={self.language!r} is not the name of a language, such as 'python'")
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
@@ -78,7 +78,7 @@ class CodeChunker(SizedChunker):
             return []
         tree = parsed(text, self._grammar)
         if not is_code(tree):
-            # What the splitter would do with the grammar's guesses takes quadratic time, and means nothing.
+            # Splitting at the nodes that the grammar guessed takes quadratic time and yields no meaningful spans.
             return chunks_from_spans(document, self._text_spans(text, 0, len(text)))
         spans = self._spans("code", text, 0, len(text))
         known = definitions(text, tree, self._tags) if self._tags is not None else []
@@ -114,7 +114,7 @@ class CodeChunker(SizedChunker):
     def _joined(
         self, text: str, spans: Sequence[tuple[int, int]], known: Sequence[Definition]
     ) -> list[tuple[int, int]]:
-        """The spans with small ones joined to a neighbour where both fit; the same definition's goes first."""
+        """The spans with small ones joined to a neighbour where both fit; one of the same definition first."""
         spans = list(spans)
         # Between each two neighbours: how many definitions hold both.
         depths = [len(path) for path in paths(known, [(start, end) for (start, _), (_, end) in pairwise(spans)])]
@@ -219,7 +219,7 @@ def is_code(tree: tree_sitter.Tree) -> bool:
 
 
 def definitions(text: str, tree: tree_sitter.Tree, tags: str) -> list[Definition]:
-    """The named definitions in a text, outer ones first; what does not parse has those that were made out.
+    """The named definitions in a text, outer ones first; of a text that does not parse, those that were recognised.
 
     Args:
         text: Source code.

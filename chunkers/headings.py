@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Characters of a table's column names that a chunk keeps.
 _COLUMNS = 500
 
-# What markdown-it takes for the end of a line, so that its line numbers lead back to the text as it was given.
+# What markdown-it treats as the end of a line, so that its line numbers lead back to the text as it was given.
 _LINE_END = re.compile(r"\r\n?|\n")
 _FENCE_OPEN = re.compile(r"---[ \t]*\Z")
 _FENCE_CLOSE = re.compile(r"(?:---|\.\.\.)[ \t]*\Z")

@@ -12,7 +12,7 @@ from situate.types import Chunk, Chunker, Document
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _STOP = re.compile(r"([.!?。！？\n])")
-# Brackets and parentheses may hold one level of their own; a second try inside of one would take quadratic time.
+# Brackets and parentheses may nest one level; matching again from inside of one would take quadratic time.
 _LINK = re.compile(
     r"\[(?:[^\[\]]++|\[[^\[\]]*+\])*+\]\((?:[^()]++|\([^()]*+\))*+\)|https?://\S+|www\.\S+",
 )
@@ -56,11 +56,11 @@ def low_value(text: str) -> float:
 class PruningChunker:
     """Any chunker, without the chunks whose `low_value` is at least ``threshold``. Nothing does this by default.
 
-    A document keeps its best chunk whatever its score, so that none disappears from an index unsaid.
+    A document keeps its best chunk whatever its score, so that no document disappears from an index silently.
 
     Attributes:
         chunker: Cuts the documents.
-        threshold: Above 0, at most 1; 0.8 leaves out what is nearly certainly nothing.
+        threshold: Above 0, at most 1; 0.8 leaves out only chunks that almost certainly hold nothing.
 
     Raises:
         InputError: ``threshold`` is not above 0 and at most 1.

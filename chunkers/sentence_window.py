@@ -1,4 +1,4 @@
-"""One sentence to a chunk, with its neighbours at hand."""
+"""One sentence to a chunk, with the span of its neighbours."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PREVIOUS = 1_000
 
 @dataclass(frozen=True)
 class SentenceWindowChunker(SizedChunker):
-    """A chunk per sentence; what is read in its place is the window of sentences around it.
+    """A chunk per sentence; a language model reads the window of sentences around it instead.
 
-    The window's span stands in the chunk's metadata under ``sentence_window``: ``document.text[start:end]`` is what to
-    hand to a language model. To let the window into the vector as well, embed with late chunking or situated windows.
+    The window's span stands in the chunk's metadata under ``sentence_window``: pass ``document.text[start:end]`` to the
+    language model. To embed the window with the sentence, embed with late chunking or situated windows.
 
     Attributes:
         size: The most that a chunk holds; a longer sentence is cut as text.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # A sentence ends with its mark and closing quotes before white space, at a full-width mark, or at a blank line.
-# A run of marks is looked at once, from its first one.
+# A run of marks is matched once, from its first one.
 _END = re.compile(
     r"(?<![.!?\u2026])[.!?\u2026]++[\"'\u2019\u201d)\]»]*+(?=\s)|[。！？]+[」』”]*|(?:\r\n?|\n)[ \t]*(?=\r|\n)"
 )
@@ -23,7 +23,7 @@ def sentence_spans(text: str, start: int = 0, end: int | None = None) -> list[tu
     """The sentences of ``text[start:end]`` as spans without the white space between them.
 
     A rule of punctuation: full stops after common abbreviations, initials and inside numbers do not end a sentence,
-    blank lines do. Where a model would do better, hand the spans of one to `chunks_from_spans`.
+    blank lines do. Where a model does better, pass its spans to `chunks_from_spans`.
 
     >>> [text[s:e] for text in ["Ask Dr. Lee. Then, e.g. by 9.30, call!"] for s, e in sentence_spans(text)]
     ['Ask Dr. Lee.', 'Then, e.g. by 9.30, call!']

@@ -1,4 +1,4 @@
-"""Plain text, cut at its pauses, every so many tokens, or where a function says."""
+"""Plain text, cut at its pauses, every so many tokens, or by a function."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class FixedTokenChunker(SizedChunker):
     """Windows of ``size`` tokens (characters without a tokenizer) that share ``overlap`` of them.
 
     Cuts through sentences and words, never through a character; a window whose words have more tokens alone than in the
-    text is shorter. It exists to compare with, and for text without any structure; `TextChunker`
+    text is shorter. It exists for comparison, and for text without any structure; `TextChunker`
     finds more at the same size.
 
     Attributes:
@@ -72,7 +72,7 @@ class FixedTokenChunker(SizedChunker):
         count = len(offsets)
 
         def place(token: int) -> int:
-            # Characters of no token (accents that a normaliser drops, white space) go with the token before them.
+            # Characters of no token (accents that a normaliser drops, white space) belong to the token before them.
             return 0 if token == 0 else offsets[token][0] if token < count else len(text)
 
         def whole(token: int, least: int) -> int:

@@ -26,13 +26,13 @@ class DecodingWarning(SituateWarning):
 def decoded(data: bytes, name: str = "the text", declared: str | None = None) -> str:
     """Bytes as text.
 
-    The encoding is, in this order: that of the byte order mark; ``declared``; UTF-8; and what charset-normalizer
-    makes of the bytes. In a text that is UTF-8 for the most part, a byte that is not becomes U+FFFD. That, and an
-    encoding that is a guess (Windows-1252 where nothing speaks for another), are said in a `DecodingWarning`.
+    The encoding is, in this order: that of the byte order mark; ``declared``; UTF-8; and the best guess of
+    charset-normalizer. In a text that is UTF-8 for the most part, a byte that is not becomes U+FFFD. That, and an
+    encoding that is a guess (Windows-1252 where nothing supports another), are reported in a `DecodingWarning`.
 
     Args:
         data: The bytes.
-        name: What they are of, for the warning.
+        name: The file's name, for the warning.
         declared: The encoding that the file names itself.
     """
     for mark, encoding in _MARKS:
@@ -59,13 +59,13 @@ def decoded(data: bytes, name: str = "the text", declared: str | None = None) ->
 
 
 def _usable(declared: str | None) -> str | None:
-    """The encoding to read what is declared as such in; None where the declaration cannot be true."""
+    """The codec for a declared encoding; None where the declaration cannot be true."""
     try:
         name = codecs.lookup(declared or "").name
     except LookupError:
         return None
     # Browsers read Latin-1 and ASCII as Windows-1252, which holds them. A declaration that could be read as ASCII is
-    # not in UTF-16, and the encodings of domain names and Python's own literals are none of a file.
+    # not in UTF-16, and no file is in the encodings of domain names or of Python's own literals.
     name = {"iso8859-1": "cp1252", "ascii": "cp1252"}.get(name, name)
     return (
         name
@@ -75,7 +75,7 @@ def _usable(declared: str | None) -> str | None:
 
 
 def _detected(data: bytes) -> tuple[str, bool]:
-    """The likeliest encoding, and whether the language of the text speaks for it."""
+    """The likeliest encoding, and whether the language of the text supports it."""
     from charset_normalizer import from_bytes
 
     sample = b"\n".join(line for line in data.split(b"\n") if not line.isascii())[:_SAMPLE]

@@ -42,11 +42,11 @@ def read_documents(
     A document's id is its path below ``path``, with forward slashes. In JSON Lines, ``{"id", "title", "text", ...}``,
     a line is a document with its own id, and every further key is metadata. Text is in the encoding of its byte order
     mark or of a page's declaration, else UTF-8, else in the encoding that charset-normalizer finds; bytes that were
-    replaced and an encoding that is a guess are said in a `DecodingWarning`.
+    replaced and an encoding that is a guess are reported in a `DecodingWarning`.
 
     Args:
         path: A folder or a file.
-        on_error: "skip" goes on after a file or line that cannot be read, and says so in one `SkippedFilesWarning`
+        on_error: "skip" goes on after a file or line that cannot be read, and reports it in one `SkippedFilesWarning`
             at the end; "raise" stops there.
         max_bytes: Bytes of a file, or of a line of JSON Lines, at most; larger ones are skipped. None for no limit.
         follow_symlinks: Whether symbolic links that lead out of the folder are followed; else they are skipped.
@@ -65,7 +65,7 @@ def read_documents(
         raise InputError(f'on_error={on_error!r}: "skip" or "raise"')
     if max_bytes is not None and max_bytes < 1:
         raise InputError(f"max_bytes={max_bytes} must be 1 or more, or None for no limit")
-    # The checks above are made when the function is called, not when the first document is asked for.
+    # The checks above are made when the function is called, not when the first document is read.
     return _read(root, _Skipped(on_error), max_bytes, follow_symlinks)
 
 
@@ -98,7 +98,7 @@ def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks:
             yield from _json_lines(file, name, skipped, max_bytes)
             continue
         if suffix not in _KINDS:
-            # Files of another kind are no failure: they are counted, and stop nothing.
+            # Files of another kind are not a failure: they are counted, and reading goes on.
             skipped.reasons.append(f"{name} (no kind that is read)")
             continue
         try:
@@ -132,7 +132,7 @@ def _files(root: Path, skipped: _Skipped, follow_symlinks: bool) -> list[Path]:
         here = Path(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
         if follow_symlinks:
-            # A link to a folder above would lead round and round.
+            # A link to a folder above would be an endless loop.
             real = {name: (here / name).resolve() for name in folders}
             folders[:] = [name for name in folders if real[name] not in seen]
             seen.update(real[name] for name in folders)

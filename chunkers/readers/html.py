@@ -51,7 +51,7 @@ _BLOCKS = frozenset(
 )
 #: Elements on a line of their own.
 _LINES = frozenset(["li", "option", "optgroup", "tr", "td", "th"])
-#: What makes a table one that lays out a page: in a table of data, cells hold words.
+#: Elements that mark a layout table: in a table of data, cells hold words.
 _LAYOUT = frozenset([*HEADINGS, "ul", "ol", "dl", "pre", "table", "blockquote", "section", "article", "hr"])
 #: The encoding that a page declares, in its first bytes.
 _DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z][\w.:-]*)", re.IGNORECASE)
@@ -167,7 +167,7 @@ class _Writer:
         return at + 1
 
     def _end_line(self, breaks: int) -> None:
-        """Ends the line that is open, and asks for at least ``breaks`` line ends more."""
+        """Ends the open line; at least ``breaks`` line ends follow before the next."""
         words = " ".join("".join(self._line).split())
         self._line.clear()
         if words:

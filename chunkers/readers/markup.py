@@ -193,7 +193,7 @@ def _ended_by(name: str, tag: str) -> bool:
 def _read(source: str) -> Iterator[Text | Tag]:
     """Texts (empty ones included) and tags as they are written."""
     at = begin = 0
-    # Marks that do not occur any more: looking for them again and again would take quadratic time.
+    # Marks that do not occur any more: searching for each again would take quadratic time.
     missing: set[str] = set()
     while (at := source.find("<", at)) != -1:
         if _TAG_START.match(source, at):

@@ -27,14 +27,14 @@ class AnswerCache:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._file = SqliteFile(self.path, _SCHEMA, "cache of answers", "move it away, and what it held is asked again")
+        self._file = SqliteFile(self.path, _SCHEMA, "cache of answers", "move it away; its answers are requested anew")
 
     def __repr__(self) -> str:
         return f"AnswerCache({str(self.path)!r})"
 
     @staticmethod
     def key(model: str, prompt: Prompt) -> str:
-        """SHA-256 (hex) of the model's name and the whole prompt; injective, as every part stands with its length."""
+        """SHA-256 (hex) of the model's name and the whole prompt; injective: each part with its length."""
         digest = hashlib.sha256()
         for part in (model, prompt.system, prompt.prefix, prompt.text):
             data = part.encode(errors="surrogatepass")

@@ -47,7 +47,7 @@ class SituatingWarning(UserWarning):
     """Some chunks have no answer of the language model."""
 
 
-#: What the shared body asks of its driver: send these prompts, wait at least this long before.
+#: A request of the shared body to its driver: prompts to send, and the seconds to wait before.
 _Request: TypeAlias = tuple[Sequence[Prompt], float]
 _Reply: TypeAlias = "list[str] | Exception"
 
@@ -58,13 +58,13 @@ class GeneratingSituator(ABC):
 
     The document leads every prompt about its chunks (``Prompt.prefix``). The first prompt of a document is sent alone,
     so that the others find it in the provider's prompt cache. Of a document longer than ``window`` overlapping parts
-    lead, each chunk with the part in whose middle it lies best, or a summary of the whole. Answers are kept in
+    lead, each chunk with the part in which it lies most centrally, or a summary of the whole. Answers are kept in
     ``cache`` as they arrive, so that an interrupted run continues where it stopped; failures are not kept.
 
     Attributes:
         generator: The language model.
-        model: Its name, by which the cache tells the answers of models apart. Where the generator has a
-            ``fingerprint() -> dict`` of JSON values (temperature and the like), the cache goes by that as well.
+        model: Its name, which separates the answers of models in the cache. Where the generator has a
+            ``fingerprint() -> dict`` of JSON values (temperature and the like), the cache's key holds that as well.
         instruction: The question about the chunk.
         window: Characters of the document in a prompt.
         long_documents: The lead of prompts about a longer document: "window", the part around the chunk, or "summary",
@@ -230,7 +230,7 @@ class GeneratingSituator(ABC):
             return dict(zip(prompts, reply, strict=True))
         if len(prompts) == 1:
             return dict.fromkeys(prompts, reply)
-        # One prompt that the model cannot answer must not take the answers of its neighbours along.
+        # One prompt that the model cannot answer must not cost the answers of its neighbours.
         replies: dict[str, str | Exception] = {}
         for key, prompt in prompts.items():
             alone = yield self._request([prompt])

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class HeadingSituator:
     """Title, headings, path, date and speaker, and the sentence before the chunk.
 
-    Useful after a splitter that knows none of them; what a chunk's context already says is kept. Which of the fields
-    lead the text that is embedded, and which the text of BM25, is decided by `ChunkScheme.context` and
+    Useful after a splitter that knows none of them; fields that a chunk's context already has are kept. Which of the
+    fields lead the text that is embedded, and which the text of BM25, is decided by `ChunkScheme.context` and
     `LexicalScheme.context`: the two sides gain from different ones.
 
     Attributes:

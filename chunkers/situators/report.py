@@ -1,10 +1,11 @@
-"""What situating by a language model took."""
+"""What situating by a language model cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Characters per token, for the estimate. English prose has 4 to 5; a tokenizer would cost more than it says.
+#: Characters per token, for the estimate. English prose has 4 to 5; a tokenizer would cost more than its precision is
+#: worth.
 CHARACTERS_PER_TOKEN = 4
 
 
@@ -17,8 +18,8 @@ class SituatingReport:
         cached: Answers taken from the cache.
         failed: Chunks that were left without an answer.
         prompt_tokens: Tokens sent, estimated at four characters each.
-        shared_tokens: Those of them that lead a prompt as they led the one before: what a provider's prompt cache
-            may charge less for.
+        shared_tokens: Those of them in a prefix that the previous prompt had too, for which a provider's prompt cache
+            may charge less.
         answer_tokens: Tokens received, estimated likewise.
     """
 

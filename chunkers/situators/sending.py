@@ -96,9 +96,9 @@ class PromptSender:
 
 
 def batches(prompts: Mapping[str, Prompt], size: int) -> Iterable[list[str]]:
-    """Keys of prompts that lead alike, together: the first of them alone, the others by ``size``.
+    """Keys of prompts with the same prefix, together: the first of them alone, the others by ``size``.
 
-    The first prompt fills the provider's prompt cache, in which the others then find their lead.
+    The first prompt fills the provider's prompt cache, in which the others then find their prefix.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for key, prompt in prompts.items():
@@ -109,5 +109,5 @@ def batches(prompts: Mapping[str, Prompt], size: int) -> Iterable[list[str]]:
 
 
 def _may_pass(error: BaseException) -> bool:
-    # Input that cannot be used does not become usable.
+    # A further attempt does not make an unusable input usable.
     return isinstance(error, Exception) and not isinstance(error, InputError | PromptRefusedError)

@@ -45,7 +45,7 @@ def summary_of(document: Document, window: int, system: str) -> Generator[Sequen
 
 
 def summary_prompt(document: Document, chunk: Chunk, summary: str, instruction: str, system: str) -> Prompt:
-    """Asks about a chunk; the document's summary leads."""
+    """The prompt about a chunk, with the document's summary in its prefix."""
     lead = quoted(summary, "summary", SUMMARY_LIMIT, "surroundings", "passage")
     near = document.text[max(0, chunk.start - _NEAR) : chunk.end + _NEAR]
     surroundings = quoted(near, "surroundings", len(near), "summary", "passage")
