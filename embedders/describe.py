@@ -12,7 +12,7 @@ from situate.errors import ConventionError, ModelError, ModelNotFoundError
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
-    from situate.embedders.models.profile import ModelProfile
+    from situate.embedders.profile import ModelProfile
 
 _TEXT = "⟨text⟩"
 _CHUNK = "⟨chunk⟩"

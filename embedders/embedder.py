@@ -16,9 +16,9 @@ from situate.embedders.build import build_encoder
 from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
-from situate.embedders.models.profile import ModelProfile
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
+from situate.embedders.profile import ModelProfile
 from situate.embedders.schemes import Plan, check_scheme, finish, plan
 from situate.embedders.types import (
     ChunkScheme,

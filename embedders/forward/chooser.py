@@ -13,11 +13,11 @@ import torch
 
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
+from situate.embedders.forward.cores import computing
 from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.native import NativeForward
 from situate.embedders.forward.packing import Packing
-from situate.embedders.local.cores import computing
 from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant

@@ -88,7 +88,7 @@ class LibraryModel:
         }
 
     def _done(self, work: Callable[[Any], Any]) -> Any:
-        from situate.embedders.local.cores import release_openmp_threads
+        from situate.embedders.forward.cores import release_openmp_threads
 
         try:
             return work(self._loaded())

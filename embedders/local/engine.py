@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from situate.embedders.forward import native
 from situate.embedders.forward.chooser import ForwardChoice
+from situate.embedders.forward.cores import CorePool, release_openmp_threads
 from situate.embedders.forward.packing import Packing, on_device
-from situate.embedders.local.cores import CorePool, release_openmp_threads
 from situate.embedders.local.scheduler import Job
 from situate.embedders.text.requests import Reduction
 from situate.embedders.types import Vectors

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from situate.embedders.forward.chooser import ForwardChoice, OfEachSequence, base_dtype, choose_pair_forward, probe
+from situate.embedders.forward.cores import computing
 from situate.embedders.forward.modules import PaddedForward
 from situate.embedders.forward.packing import Packing, on_device
-from situate.embedders.local.cores import computing
 from situate.embedders.local.engine import Engine
 from situate.embedders.local.scheduler import Job
 from situate.embedders.models.files import loading

@@ -237,7 +237,7 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
     """float32 ``[sequences]``; on out of memory in halves."""
     import torch
 
-    from situate.embedders.local.cores import computing
+    from situate.embedders.forward.cores import computing
 
     try:
         longest = max(map(len, sequences))

@@ -64,7 +64,7 @@ class Heads:
 def _layer(head: DenseHead, options: LoadOptions) -> _Layer:
     import torch
 
-    from situate.embedders.local.cores import computing
+    from situate.embedders.forward.cores import computing
 
     activation = getattr(torch.nn, head.activation, None)
     if not (isinstance(activation, type) and issubclass(activation, torch.nn.Module)):

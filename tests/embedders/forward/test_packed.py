@@ -14,11 +14,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from situate.embedders.forward import cores as _cores
 from situate.embedders.forward.attention import packed_attention, packed_self_attention
 from situate.embedders.forward.chooser import load_model
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
-from situate.embedders.local import cores as _cores
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from situate.errors import FallbackWarning

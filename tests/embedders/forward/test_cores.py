@@ -14,9 +14,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from situate.embedders.forward import cores as _cores
 from situate.embedders.forward.chooser import is_reentrant
-from situate.embedders.local import cores as _cores
-from situate.embedders.local.cores import CorePool
+from situate.embedders.forward.cores import CorePool
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import SpanText

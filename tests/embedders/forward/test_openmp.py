@@ -14,7 +14,7 @@ from itertools import count
 import pytest
 import torch
 
-from situate.embedders.local.cores import computing, release_openmp_threads
+from situate.embedders.forward.cores import computing, release_openmp_threads
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 
@@ -73,7 +73,7 @@ def product() -> None:
 
 
 def test_torch_leaves_a_team_to_every_thread() -> None:
-    assert left_behind(product) >= SOME, "nothing is to be done any more: embedders/local/cores.py can go"
+    assert left_behind(product) >= SOME, "nothing is to be done any more: embedders/forward/cores.py can go"
 
 
 def test_nobody_who_computed_here_has_one() -> None:
@@ -105,7 +105,7 @@ def test_it_is_there_again_for_the_next_product() -> None:
 def test_the_main_thread_keeps_its_team_while_it_is_alone() -> None:
     program = """
 import os, threading, torch
-from situate.embedders.local.cores import _PASSES_ALONE, computing
+from situate.embedders.forward.cores import _PASSES_ALONE, computing
 torch.set_num_threads(2)
 with computing():
     weight = torch.ones(2048, 2048)
