@@ -139,7 +139,7 @@ def _report(row: Row) -> IndexReport:
         error.add_note("What was written before stays; the same call again goes on from there.")
         raise error
     fields = json.loads(row["report"])
-    return IndexReport(**{**fields, "skipped": tuple(fields["skipped"])})
+    return IndexReport(**{**fields, "skipped": tuple(fields["skipped"]), "refused": tuple(fields["refused"])})
 
 
 class _Adding:
