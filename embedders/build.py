@@ -1,4 +1,4 @@
-"""Which encoder an embedder's model is run by: the one place that makes them."""
+"""The encoder that runs an embedder's model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from situate.errors import ConventionError, InputError, UnsafeModelError
 
 
 def build_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedModel | None) -> SpanEncoder:
-    """The encoder that was given, else one that runs the model as its conventions say. Loads no weights.
+    """The given encoder, else one that runs the model by its conventions. Loads no weights.
 
     Args:
         settings: The embedder's.
@@ -30,7 +30,7 @@ def build_encoder(settings: EmbedderSettings, family: Family, resolved: Resolved
 
 
 def _check_runnable(settings: EmbedderSettings, family: Family, resolved: ResolvedModel) -> None:
-    """Refuse a model whose vectors would come out wrong without a warning."""
+    """Refuse a model whose vectors would be wrong without a warning."""
     model = settings.model
     if family.corpus:
         raise ConventionError(
@@ -80,8 +80,8 @@ def _library_encoder(settings: EmbedderSettings, family: Family) -> SpanEncoder:
 
     if settings.changes:
         raise ConventionError(
-            f"model {settings.model!r} is run by sentence-transformers, which {', '.join(settings.changes)} cannot be "
-            "asked of here: leave them out"
+            f"model {settings.model!r} is run by sentence-transformers, to which "
+            f"{', '.join(settings.changes)} cannot be passed: leave them out"
         )
     if not isinstance(settings.device, str):
         raise InputError(

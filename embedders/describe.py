@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _TEXT = "⟨text⟩"
 _CHUNK = "⟨chunk⟩"
-#: What a record's fields are called, in the order of the lines.
+#: The labels of a record's fields, in the order of the lines.
 _FIELDS = (
     ("query", "query instruction"),
     ("document", "document instruction"),
@@ -26,12 +26,12 @@ _FIELDS = (
     ("max_tokens", "length"),
     ("library", "modules"),
 )
-#: Read as a text where tokens are shown.
+#: The text whose tokens are shown.
 EXAMPLE = "an example"
 
 
 def described(embedder: Embedder, profile: ModelProfile) -> str:
-    """Some lines: the model and its files, then what is read for a query, a document and a chunk."""
+    """Lines on the model and its files, then on the text it reads for a query, a document and a chunk."""
     refusal = ""
     resolved: ResolvedModel | None = None
     encoder: SpanEncoder | None = None
@@ -52,7 +52,7 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
     lines = [
         f"model       {embedder.model if resolved is None else resolved.id} ({files})",
         f"family      {family.name}" + (f" ({family.source})" if family.source else ""),
-        f"said by     {_said(family)}",
+        f"sources     {_sources(family)}",
         f"vectors     {'' if encoder is None else f'{embedder.dimension} numbers, '}{_vectors(family)}",
         f"reads       {_lengths(embedder, family, encoder)}",
         f"query       {_shown(family.query_text(_TEXT))}",
@@ -77,10 +77,10 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
     return "\n".join(lines)
 
 
-def _said(family: Family) -> str:
-    """Which source says what, in the order in which they rule."""
+def _sources(family: Family) -> str:
+    """The conventions of each source, the one that rules first."""
     named = [f"{source}: {', '.join(called for name, called in _FIELDS if name in f)}" for source, f in family.sources]
-    rest = "nobody" if family.name == "unknown" else "the record"
+    rest = "none" if family.name == "unknown" else "the record"
     return "; ".join([*reversed(named), f"{rest}: the rest" if named else rest])
 
 
@@ -120,7 +120,7 @@ def _tokens(encoder: SpanEncoder | None, written: SpanText) -> list[str]:
 
 
 def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
-    """What of the model is not run as its folder says."""
+    """Where the run differs from the model's folder."""
     from situate.embedders.local.encoder import Encoder
 
     if not isinstance(encoder, Encoder):
@@ -137,12 +137,12 @@ def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
 
 
 def _runs(encoder: SpanEncoder | None, family: Family, resolved: ResolvedModel | None) -> list[str]:
-    """What else than a plain pass over the tokens happens."""
+    """Where the run is more than a plain pass over the tokens."""
     from situate.embedders.library.encoder import LibraryEncoder
 
     lines = []
     if isinstance(encoder, LibraryEncoder):
-        why = family.library or "this encoder was asked for"
+        why = family.library or "this encoder was given"
         options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
         lines.append(f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else ""))
     own = {} if resolved is None else resolved.config.get("auto_map") or {}
@@ -162,7 +162,7 @@ def _pooled(family: Family) -> str:
         "mean": "the mean of all tokens",
         "cls": "the first token",
         "last": "the last token",
-        "weighted_mean": "the mean of all tokens, later ones weighing more",
+        "weighted_mean": "the mean of all tokens, with larger weights for later ones",
         "max": "the maximum of all tokens",
         "mean_sqrt_len": "the sum of all tokens over the root of their number",
     }[family.pooling]

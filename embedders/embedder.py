@@ -51,27 +51,27 @@ class Embedder:
 
     A query and a document are never embedded by the same call, because their instructions differ. The instructions,
     the pooling and the lengths come from the model's own sentence-transformers files, else from the registry of
-    families, and whatever is given here rules over both. `describe` prints what the model will read.
+    families, and arguments given here override both. `describe` prints what the model will read.
 
     Cheap to construct; copies and pickles as its `settings`, the one frozen value that holds all arguments
-    (`from_settings` makes an embedder of it). The model is looked up by the first property that needs its
-    files and loaded by the first text. Embedders of one process with the same model and settings share one loaded
-    `Encoder`. May be used by many threads and event loops at once.
+    (`from_settings` makes an embedder of it). The first property that needs the model's files looks them up, and the
+    first text loads the weights. Embedders of one process with the same model and settings share one loaded `Encoder`.
+    May be used by many threads and event loops at once.
 
     An empty or white-space text is embedded like any other: it gets the vector of the model's special tokens (and
     the instruction), or a zero vector where the model has none. Nothing fails, and nothing is skipped.
 
     Args:
         model: A model folder or hub id. With ``encoder``, the name whose conventions hold for what it serves.
-        query_instruction: What stands before a query; "" for nothing, None for what the model says.
+        query_instruction: What stands before a query; "" for nothing, None for the model's own.
         document_instruction: What stands before a document, likewise. ``{title}`` in it is replaced by the title.
         task: The task that the query instruction names, for models that take one (E5-instruct, Qwen3, ...); or the
             name of one of the prompts in the model's folder; or the task adapter of a model whose own code has some
             (Jina v3 to v5), for queries and documents both.
         scheme: How chunks become vectors.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
-        pooling: How token vectors become one; None for what the model says.
-        family: A record in place of the registry's. Its instructions rule over the prompts in the model's
+        pooling: How token vectors become one; None for the model's own.
+        family: A record in place of the registry's. Its instructions override the prompts in the model's
             folder; pooling and lengths that the folder names still hold (``pooling`` and ``max_tokens`` override them).
         layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so).
         device: "auto", or a torch device; or several, with a process for each (see `Encoder`).
@@ -81,8 +81,8 @@ class Embedder:
             another; None: the model itself. `using` gives the same embedder with another one.
         query_adapter: The adapter for queries, where a pair was trained for both sides.
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
-        max_tokens: Tokens that a text is cut to, special tokens included; None for what the model says.
-        on_overflow: What a longer text gets: cut with a warning, an error, or read in windows.
+        max_tokens: Tokens that a text is cut to, special tokens included; None for the model's own.
+        on_overflow: How a longer text is treated: cut with a warning, refused with an error, or read in windows.
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
@@ -170,7 +170,7 @@ class Embedder:
         return f"Embedder({self.model!r}, scheme={self.scheme!r}{engine})"
 
     def using(self, adapter: str | None, query_adapter: str | None = None) -> Embedder:
-        """The same embedder with another of its adapters. Cheap: both share the model and whatever is loaded of it.
+        """The same embedder with another of its adapters. Cheap: both share the model and its loaded parts.
 
         Args:
             adapter: The adapter's name; None for the model itself.
@@ -183,7 +183,7 @@ class Embedder:
 
     @property
     def settings(self) -> EmbedderSettings:
-        """All that this embedder was made with."""
+        """All arguments of this embedder."""
         return self._settings
 
     @property
@@ -251,7 +251,7 @@ class Embedder:
         """Tokens that a text is cut to (or a window holds), special tokens included.
 
         Raises:
-            ConventionError: Neither the encoder nor the model's family says.
+            ConventionError: Neither the encoder nor the model's family has a number.
         """
         return self._profile.max_tokens(self.encoder)
 
@@ -260,7 +260,7 @@ class Embedder:
         """Tokens that the model was trained to read at once: the window of late chunking.
 
         Raises:
-            ConventionError: Neither the encoder nor the model's family says.
+            ConventionError: Neither the encoder nor the model's family has a number.
         """
         return self._profile.trained_tokens(self.encoder)
 
@@ -278,7 +278,7 @@ class Embedder:
     def fingerprint(self) -> dict[str, Any]:
         """What decides a stored vector, as JSON values: two embedders with the same fingerprint can share an index.
 
-        The query's instruction is not part of it, since one index may be asked in many ways (see
+        The query's instruction is not part of it, since queries with different instructions may search one index (see
         `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of about 0.9999.
         """
         scheme = dataclasses.asdict(self.scheme)
@@ -299,10 +299,10 @@ class Embedder:
         }
 
     def describe(self) -> str:
-        """What the model is sent for a query and for a document, and where that is known from. For people.
+        """The text that the model reads for a query and for a document, and the source of each convention. For people.
 
-        Needs no weights. Where the model cannot be run here (its files are missing, or its own code is not to run),
-        it still shows what would be sent, and why it is not.
+        Needs no weights. Where the model cannot be run here (its files are missing, or its own code is not allowed), it
+        still shows the texts, and why the model cannot run.
 
         Raises:
             ModelNotFoundError: The files are missing, and the registry does not know the model.
@@ -349,8 +349,8 @@ class Embedder:
     ) -> list[ChunkVectors]:
         """The vectors of many documents' chunks, encoded together so that the encoder's batches are full.
 
-        Hand over all chunks of a document: late chunking reads the document once for all of them, and neighbours are
-        mixed only with what is there. Chunks may come in any order and overlap.
+        Pass all chunks of a document: late chunking reads the document once for all of them, and neighbours are
+        mixed only with chunks of the call. Chunks may come in any order and overlap.
 
         Args:
             items: Documents and their chunks.
@@ -359,7 +359,7 @@ class Embedder:
                 and instructions have none, context has where ``pool_context`` says so.
 
         Raises:
-            SpanError: A chunk is not the span of its document that it says it is; the first such one is named.
+            SpanError: A chunk is not the span of its document that it claims to be; the message names the first one.
             InputError: The scheme contradicts itself.
             ConventionError: The model is not suited to the scheme.
             NonFiniteVectorError: The model computed NaN or infinity.
@@ -419,7 +419,7 @@ class Embedder:
         return [write(text) for text in checked_texts(texts)]
 
     def _spanned(self, texts: Sequence[str], role: Role) -> list[SpanText]:
-        """One span per text, around its own words; texts that have none are left out."""
+        """One span per text, around its own words; texts without words are left out."""
         inputs = []
         for written, text in zip(self._written(texts, role), texts, strict=True):
             if text.strip():
@@ -479,7 +479,7 @@ class Embedder:
 
     def _shortened(self, vectors: Vectors, normalize: bool) -> Vectors:
         if self.family.layer_norm and vectors.size:
-            # Layer norm without weights; its division is undone by the norm that follows.
+            # Layer norm without weights; the norm that follows cancels its division.
             vectors = vectors - vectors.mean(axis=-1, keepdims=True)
         vectors = vectors[:, : self._settings.dimensions]
         return unit(vectors) if normalize else np.ascontiguousarray(vectors)
@@ -501,7 +501,7 @@ class Embedder:
 
 
 def _role_options(settings: EmbedderSettings, encoder: SpanEncoder) -> dict[Role, dict[str, Any]]:
-    """What an encoder is given besides the texts: `Encoder` runs queries before documents, others take no role."""
+    """Keyword arguments for the encoder: `Encoder` runs queries before documents, others take no role."""
     if "role" not in signature(encoder.encode).parameters:
         return {"query": {}, "document": {}}
     adapters = {role: settings.adapter_for(role) for role in get_args(Role)}

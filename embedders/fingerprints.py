@@ -1,4 +1,4 @@
-"""What differs between two fingerprints, in words that an error can show."""
+"""The differences between two fingerprints, as text for an error."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ with both values: ``max_tokens=256 (now 128), scheme.late=False (now True)``.
 
     Args:
-        before: The fingerprint that something was made with; settings inside of settings are named by dots.
-        now: Today's.
+        before: The stored fingerprint; nested settings are named by dots.
+        now: The current one.
     """
     return ", ".join(_changes(before, now, "")) or "other settings"
 

@@ -1,4 +1,4 @@
-"""What an embedder knows of its model before anything is loaded: files, conventions, lengths, fingerprint."""
+"""The facts of an embedder's model before anything is loaded: files, conventions, lengths, fingerprint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ModelProfile:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """A new lock, which a signal handler may take again: what is looked up twice comes out the same."""
+        """A new lock, which a signal handler may take again: a second look-up gives the same."""
         self.lock = threading.RLock()
 
     @property
@@ -102,14 +102,14 @@ class ModelProfile:
             return self._length(getattr(encoder, "trained_tokens", None))
         read = (self.settings.max_tokens, getattr(encoder, "max_tokens", None), self.family.max_tokens)
         trained = self._length(self.family.trained_tokens, getattr(encoder, "trained_tokens", None), *read)
-        # No more than is read: a folder whose tokenizer sets no limit says nothing of the training.
+        # At most the tokens that are read: a tokenizer without a limit does not tell the trained length.
         most = next((length for length in read if length is not None), trained)
         return min(trained, most, getattr(encoder, "position_limit", trained))
 
     def fingerprint(self, encoder: SpanEncoder) -> dict[str, Any]:
-        """What of the model decides a document's vector, as JSON values."""
+        """The part of the fingerprint that the model decides, as JSON values."""
         settings, family, resolved = self.settings, self.family, self.resolved
-        # Only where they say something, so that indexes made before these were known stay readable.
+        # Only where they are set, so that indexes made before these fields existed stay readable.
         more: dict[str, Any] = self._changed()
         if family.similarity != "cosine":
             more["similarity"] = family.similarity
@@ -140,7 +140,7 @@ class ModelProfile:
         return None if queries == documents else self._digest(queries)
 
     def _changed(self) -> dict[str, Any]:
-        """What of the model is not run as its folder says."""
+        """The settings that change how the model runs."""
         settings = self.settings
         changed: dict[str, Any] = {}
         if settings.layers is not None:

@@ -19,8 +19,8 @@ class Int8Quantizer:
     are clipped, which is why `fit` leaves out the rarest ones: a single outlier would coarsen all others.
 
     Attributes:
-        low: float32 ``[dimension]``: what -128 stands for.
-        high: float32 ``[dimension]``: what 127 stands for.
+        low: float32 ``[dimension]``: the value of -128.
+        high: float32 ``[dimension]``: the value of 127.
     """
 
     low: Vectors
@@ -58,7 +58,7 @@ class Int8Quantizer:
         return codes
 
     def decode(self, codes: NDArray[np.int8]) -> Vectors:
-        """float32 ``[vectors, dimension]``: the middles of what the codes stand for."""
+        """float32 ``[vectors, dimension]``: the middles of the codes' ranges."""
         values: Vectors = ((codes.astype(np.float32) + 128) * ((self.high - self.low) / 255) + self.low).astype(
             np.float32
         )
@@ -68,8 +68,8 @@ class Int8Quantizer:
 def binarize(vectors: Vectors, threshold: Vectors | None = None) -> NDArray[np.uint8]:
     """One bit per number: whether it is above the threshold (0, or a calibration sample's medians).
 
-    A thirty-second of the space, compared by Hamming distance; search for more than is wanted and score those again
-    with whole vectors. Models with 1,024 dimensions and more bear it well.
+    A thirty-second of the space, compared by Hamming distance; search for more candidates than needed and score those
+    again with whole vectors. Models with 1,024 dimensions and more bear it well.
 
     Args:
         vectors: float32 ``[vectors, dimension]``.

@@ -1,4 +1,4 @@
-"""What a `ChunkScheme` asks of the encoder, and what its vectors become: writing texts, choosing spans, mixing."""
+"""A `ChunkScheme`'s texts and spans for the encoder, and the mix of the resulting vectors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ DOCUMENT_FIELDS = ("title", "path", "date")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of the encoder in one call: texts whose token vectors are wanted or not.
+    """The texts of one call of the encoder, with and without token vectors.
 
     Attributes:
-        plain: Texts of which only the vectors are wanted.
-        tokens: Texts of which the token vectors are wanted too.
+        plain: Texts without token vectors.
+        tokens: Texts with token vectors.
     """
 
     plain: tuple[SpanText, ...]
@@ -60,7 +60,7 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
     """Refuse a scheme that contradicts itself or that the model is not suited to.
 
     Raises:
-        InputError: A number is outside its range, or ``late`` and ``situated`` are both asked for.
+        InputError: A number is outside its range, or ``late`` and ``situated`` are both set.
         ConventionError: The model's tokens do not stand for the text around them.
     """
     if not 0.0 <= scheme.residual <= 1.0:
@@ -71,7 +71,7 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
             "have to be 0 or more"
         )
     if scheme.window is not None and scheme.window < 1:
-        raise InputError(f"window is {scheme.window}: it is a number of tokens, or None for what the model is fit for")
+        raise InputError(f"window is {scheme.window}: it is a number of tokens, or None for the model's own length")
     if scheme.late and scheme.situated:
         raise InputError("late and situated exclude each other: a late pass already reads all around each chunk")
     unknown = [name for name in scheme.context if name not in Context.__dataclass_fields__]
@@ -89,7 +89,7 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
 
 
 def check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
-    """Raise for the first chunk that is not the span of the document that it says it is.
+    """Raise for the first chunk that is not the span of the document that it claims to be.
 
     Raises:
         SpanError: It belongs to another document, is empty, reversed or outside, or its text differs.
@@ -106,7 +106,7 @@ def check_chunks(document: Document, chunks: Sequence[Chunk]) -> None:
             )
         if document.text[chunk.start : chunk.end] != chunk.text:
             raise SpanError(
-                f"{where} of document {document.id!r} does not hold its text: there stands "
+                f"{where} of document {document.id!r} does not hold its text: the document has "
                 f"{_short(document.text[chunk.start : chunk.end])}, the chunk says {_short(chunk.text)}. Cut the "
                 "chunks out of this very text (situate.chunkers.recover_spans finds the spans of foreign pieces)"
             )
@@ -121,7 +121,7 @@ def plan(
     trained_tokens: int | None,
     token_vectors: bool,
 ) -> Plan:
-    """What has to be encoded for ``chunks``.
+    """The plan of the texts to encode for ``chunks``.
 
     Args:
         document: The document that they were cut from.
@@ -139,7 +139,7 @@ def plan(
     if not chosen:
         return Plan(document, chosen, scheme, token_vectors=token_vectors)
     situating = scheme.late or scheme.situated > 0
-    # With weight 1 on the chunk alone the late pass decides nothing, but its token vectors may still be wanted.
+    # With weight 1 on the chunk alone the late pass does not change vectors, but its token vectors may be needed.
     wants_late = situating and (scheme.residual < 1 or token_vectors) and not _unsuited(scheme, family)
     wants_alone = not situating or scheme.residual > 0
     late: tuple[SpanText, ...] = ()
@@ -159,7 +159,7 @@ def plan(
 
 
 def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dimension: int) -> ChunkVectors:
-    """The chunks' vectors out of what the encoder made of ``plan.request()``.
+    """The chunks' vectors from the encoder's results for ``plan.request()``.
 
     Args:
         plan: The plan.
@@ -197,13 +197,13 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
 def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float) -> Vectors:
     """Each chunk's vector plus ``share`` of the previous and the next chunk's, renormalised.
 
-    Neighbours are chunks that follow each other in the document. Where the chunks' indices say that one between them
-    was not handed over, they are no neighbours: handing over a part never mixes what is far apart.
+    Neighbours are chunks that follow each other in the document. Where the chunks' indices show that one between them
+    is missing, they are not neighbours: a part of a document's chunks never mixes distant ones.
 
     Args:
         vectors: float32 ``[chunks, dimension]``.
         chunks: Their chunks, in any order.
-        share: What is added of each neighbour.
+        share: Weight of each neighbour.
     """
     order = np.array(sorted(range(len(chunks)), key=lambda i: (chunks[i].start, chunks[i].end, chunks[i].index)))
     steps = np.diff([chunks[i].index for i in order])
@@ -226,7 +226,7 @@ def _alone_text(chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:
     lead = _lead(chunk.context.render(scheme.context))
     title = chunk.context.title
     written = family.document_text(lead + chunk.text, title)
-    # Where one token stands for everything read, the context's part in it cannot be left out.
+    # Where one token stands for everything read, the context cannot be left out of it.
     if not lead or scheme.pool_context or family.pooling in ("cls", "last"):
         return written
     start = written.prefix + len(lead)
@@ -255,9 +255,9 @@ def _late_text(
 
 
 def _document_context(document: Document, chunks: Sequence[Chunk]) -> Context:
-    """What situates the document as a whole: its metadata, else what all its chunks agree on.
+    """The context of the document as a whole: its metadata, else the fields that all its chunks share.
 
-    Metadata come first, so that the vectors of some of a document's chunks do not depend on which ones were asked for.
+    Metadata come first, so that the vectors of some of a document's chunks do not depend on which chunks the call has.
     """
     values: dict[str, str] = {}
     for name in DOCUMENT_FIELDS:
@@ -272,7 +272,7 @@ def _document_context(document: Document, chunks: Sequence[Chunk]) -> Context:
 def _situated_text(document: Document, chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:
     text = document.text
     start, end = max(0, chunk.start - scheme.situated), min(len(text), chunk.end + scheme.situated)
-    # Half a word at the edge would be read as other words than the document's.
+    # The model would read half a word at the edge as another word.
     while 0 < start < chunk.start and not text[start - 1].isspace():
         start += 1
     while chunk.end < end < len(text) and not text[end].isspace():

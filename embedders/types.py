@@ -1,4 +1,4 @@
-"""What goes into an encoder and what comes out: a text with spans, a vector per span."""
+"""An encoder's input and output: a text with spans, a vector per span."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class SpanText:
             vector for the whole text, special tokens pooled as the model was trained.
         prefix: The first ``prefix`` characters (an instruction, a title) lead every window that the text is read in;
             they are pooled only where a span covers them, or by the model's own convention.
-        window: Tokens read at once, special tokens and prefix included; None: what the model reads. A text with
+        window: Tokens read at once, special tokens and prefix included; None: the model's own length. A text with
             spans that is longer is read in overlapping windows and each token is taken from the window where it
             stands most centrally, so no span ever loses tokens. A text without spans that is longer is treated as
             the encoder's ``on_overflow`` says.
         overlap: Tokens that two neighbouring windows share.
         suffix: The last ``suffix`` characters (a closing bracket, a cue) close every window that the text is read in,
             and stay where a text is cut.
-        apart: Prefix and suffix are tokenised by themselves, so that none of their characters melts into a token of
+        apart: Prefix and suffix are tokenised by themselves, so that none of their characters merges into a token of
             the text (SGPT's brackets were trained as tokens of their own; "end.]" would become "end" and ".]").
     """
 
@@ -49,12 +49,12 @@ class SpanText:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What became of one `SpanText`.
+    """The vectors of one `SpanText`.
 
     Attributes:
         vectors: float32 ``[spans, dimension]``, L2-normalised where the encoder normalises; one row where
             ``spans`` was None.
-        tokens: Where asked for: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
+        tokens: Where requested: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
         lost_tokens: Tokens that the model did not read because the text was too long. 0 in windows.
     """
 
@@ -70,7 +70,7 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
         InputError: ``texts`` is one string, or holds something that is none.
     """
     if isinstance(texts, str):
-        raise InputError(f"texts is one string ({texts[:40]!r}): hand over a list of strings")
+        raise InputError(f"texts is one string ({texts[:40]!r}): give a list of strings")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
@@ -79,7 +79,7 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
 
 @runtime_checkable
 class SpanEncoder(Protocol):
-    """Text + spans -> vectors, whatever runs underneath (this process, a server)."""
+    """Text + spans -> vectors, in this process or on a server."""
 
     @property
     def dimension(self) -> int:
@@ -102,7 +102,7 @@ class SpanEncoder(Protocol):
 
 
 def pools_spans(encoder: SpanEncoder) -> bool:
-    """Whether an engine can pool a part of what it reads; one that cannot says so with ``pools_spans = False``."""
+    """Whether an engine can pool a part of what it reads; one that cannot has ``pools_spans = False``."""
     return bool(getattr(encoder, "pools_spans", True))
 
 
@@ -113,7 +113,7 @@ class ChunkScheme:
 
     Attributes:
         late: Late chunking (Guenther et al. 2024): pool the chunk's tokens out of a pass over the document.
-        window: Tokens that the model reads at once in late chunking; None: what it was trained for.
+        window: Tokens that the model reads at once in late chunking; None: the number that it was trained on.
         overlap: Tokens that two windows share.
         residual: Weight of the chunk embedded alone in a mix with the late or situated vector, both normalised
             (SitEmb's factor): 0 is purely late, 1 purely alone.
@@ -121,8 +121,8 @@ class ChunkScheme:
             Not together with ``late``.
         neighbours: After that, add this share of the previous and the next chunk's vector, renormalise.
         context: `Context` fields written in front of what the model reads.
-        pool_context: Whether the context's tokens are pooled with the chunk's. They are, whatever it says, where one
-            token stands for everything read (CLS and last-token pooling) or the engine returns one vector a text.
+        pool_context: Whether the context's tokens are pooled with the chunk's. They always are where one token stands
+            for everything read (CLS and last-token pooling) or the engine returns one vector a text.
     """
 
     late: bool = False
@@ -141,7 +141,7 @@ class ChunkVectors:
 
     Attributes:
         dense: float32 ``[chunks, dimension]``, L2-normalised.
-        tokens: Where asked for: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
+        tokens: Where requested: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
             where the scheme is late.
     """
 

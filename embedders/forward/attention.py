@@ -21,9 +21,9 @@ NAME = "situate_packed"
 BASE_2 = math.log(2)
 #: Scores held at once on CPU: 8 MB in bfloat16.
 _CPU_SCORES = 1 << 22
-#: Up to this length one sequence alone on CPU is not worth what prepares longer and more of them.
+#: A single sequence on CPU up to this length takes the short path: preparing for longer or more ones costs more.
 SHORT = 32
-#: Sums of exponentials between these cannot have lost anything that matters to overflow or underflow.
+#: Sums of exponentials between these have lost nothing that matters to overflow or underflow.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-32, 1e35
 
 
@@ -46,8 +46,8 @@ def packed_attention(
         value: As ``key``.
         packing: Where the sequences lie.
         scale: Factor of the scores.
-        causal: A token sees none behind it.
-        window: A token sees another only if they are less than this apart.
+        causal: A token attends to no later token.
+        window: A token attends to another only if they are less than this apart.
         bias: ``[heads, longest, longest]`` or larger, added to the scores; it depends on the distance alone.
 
     Returns:
@@ -84,7 +84,7 @@ def packed_self_attention(
 ) -> torch.Tensor:
     """`packed_attention` of queries, keys and values that one product made.
 
-    A query's pass is one short sequence, where every operator counts, and taking the three apart is most of them.
+    A query's pass is one short sequence, where every operator counts, and splitting the product is most of them.
 
     Args:
         joined: ``[tokens, 3, heads, head size]``.
@@ -134,11 +134,10 @@ def transformers_attention(
 ) -> tuple[torch.Tensor, None]:
     """`packed_attention` as transformers' attention interface calls it, on ``[1, heads, tokens, head size]``.
 
-    Further keyword arguments are taken and left alone, as the interface asks: models hand over what concerns other
-    implementations.
+    Further keyword arguments are ignored, as the interface requires: models pass arguments for other implementations.
 
     Raises:
-        NotImplementedError: The model asks for something that packing does not do here, or hands no packing down.
+        NotImplementedError: The model needs an option that packing does not support here, or passes no packing.
     """
     if packing is None or softcap is not None or s_aux is not None or query.shape[0] != 1:
         raise NotImplementedError("this model's attention cannot be packed")
@@ -162,7 +161,7 @@ def transformers_attention(
 
 
 def register() -> None:
-    """Make `transformers_attention` known to transformers under `NAME`; again is harmless."""
+    """Register `transformers_attention` with transformers under `NAME`; repeated calls are harmless."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, transformers_attention)
@@ -204,9 +203,9 @@ def _matmul_attention(
 
     The CPU kernel of scaled_dot_product_attention multiplies small tiles, which is slower. A softmax is its
     exponentials over their sum; subtracting the maximum first only guards against overflow, and means going through
-    all scores twice more. So it is left out, and a block whose sums came near the format's limits is computed again
-    with it. Powers of 2 are cheaper than those of e. Fresh memory is dear, so all blocks of all layers write their
-    scores to the same place.
+    all scores twice more. So it is left out, and a block whose sums come near the format's limits is computed again
+    with it. Powers of 2 are cheaper than those of e. Fresh memory costs page faults, so all blocks of all layers write
+    their scores to the same buffer.
     """
     count, heads, length, size = q.shape
     if scale != BASE_2:
@@ -249,7 +248,7 @@ def _exponential_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sc
 
 
 def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
-    """bool ``[length, length]``: who sees whom."""
+    """bool ``[length, length]``: which token attends to which."""
     at = torch.arange(length, device=device)
     distance = at[:, None] - at[None, :]
     mask = distance.abs() < window if window is not None else torch.ones_like(distance, dtype=torch.bool)

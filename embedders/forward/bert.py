@@ -1,13 +1,13 @@
 """The pass of BERT-style encoders, run by torch on their weights.
 
-One plain loop saves the interpreter's way through transformers' modules (most of the time of a single query), joins the
-three input projections, and fuses the activation.
+One plain loop avoids the calls through transformers' modules (most of the time of a single query), joins the three
+input projections, and fuses the activation.
 
-A query's pass is a hundred operators of some ten to a hundred microseconds, and Python's way from one to the next takes
-a sixth of the whole query. So TorchScript calls the same operators out of compiled code for one short sequence, bit for
-bit, and lets Python's other threads work meanwhile. torch advises against TorchScript for new code; what it advises
-instead wants a C++ compiler on the user's machine (torch.compile) or goes back to Python (torch.export). The compiled
-pass is compared with the one in Python; where there is none, all is the same but slower.
+A query's pass is a hundred operators of some ten to a hundred microseconds, and Python's overhead between them is a
+sixth of the whole query. So TorchScript calls the same operators out of compiled code for one short sequence, bit for
+bit, and lets Python's other threads work meanwhile. torch advises against TorchScript for new code; its replacements
+need a C++ compiler on the user's machine (torch.compile) or run in Python (torch.export). The compiled pass is compared
+with the one in Python; without it results are the same, but slower.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from situate.embedders.forward.bert_weights import LayerModules, PostNormModules
 from situate.embedders.forward.linears import Activation, Projection, projection
 from situate.embedders.forward.packing import Packing
 
-#: One sequence of up to so many tokens takes the compiled pass: in longer ones the interpreter's part is small.
+#: One sequence of up to so many tokens takes the compiled pass: in longer ones the interpreter's share is small.
 _COMPILED = 128
-#: What a compiled pass is tried on.
+#: The input that a compiled pass is compared on.
 _PROBE = torch.arange(7)
 
 
@@ -104,7 +104,7 @@ class Layer(torch.nn.Module):
 
     def finish(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """``[tokens, hidden]`` out of the layer's input, which is overwritten, and what its attention saw."""
-        # In place: nothing else reads x, and a query's pass is short enough for a new tensor to show.
+        # In place: nothing else reads x, and in a query's short pass the cost of a new tensor is measurable.
         x = self.output_norm(x.add_(self.output(seen)))
         out: torch.Tensor = self.down_norm(x.add_(self.down(self.up(x.to(self.dtype)))))
         return out
@@ -213,7 +213,7 @@ class BertForward:
         return self._in_python(ids, packing, bias)
 
     def compile(self) -> BertForward:
-        """Let sequences that come alone take a compiled pass, where that works; returns itself."""
+        """Use a compiled pass for single sequences, where that works; returns itself."""
         stack = self._stack
         if stack.words.device.type != "cpu":
             return self
@@ -222,7 +222,7 @@ class BertForward:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 script: Any = torch.jit.script(stack)
-            # Twice, for it is the second pass in which TorchScript makes its plan: no query shall wait for that.
+            # Twice: TorchScript makes its plan in the second pass, and no query shall wait for that.
             found = [script(_PROBE, bias) for _ in range(2)]
         except Exception:  # noqa: BLE001  a private corner of torch, and no source to be read in a frozen application
             return self
@@ -247,8 +247,8 @@ class BertForward:
 class BertFirstTokens(BertForward):
     """The vectors of each sequence's first token, which is what BERT-style cross-encoders score.
 
-    The last layer is computed for that token alone; the difference between a second and a first text is added by
-    reading its positions from a second table.
+    The last layer is computed for that token alone; the difference between a second and a first text is added through a
+    second table of positions.
     """
 
     def __init__(self, base: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:

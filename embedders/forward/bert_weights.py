@@ -1,4 +1,4 @@
-"""Where BERT and its kin keep their weights.
+"""Where BERT-style encoders keep their weights.
 
 BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT and MPNet are one and the same post-norm encoder: they differ in names, in
 where positions begin, and in MPNet's relative positions.
@@ -146,7 +146,7 @@ class PostNormModules:
 
     @classmethod
     def of(cls, model: Any) -> PostNormModules:
-        """Those of a model that `fits`."""
+        """The weights of a model that `fits`."""
         config = model.config
         layout = _LAYOUTS[config.model_type]
         embeddings = model.embeddings
@@ -154,7 +154,7 @@ class PostNormModules:
         types = getattr(embeddings, "token_type_embeddings", None)
         if types is not None:
             positions = positions + types.weight.detach().float()[0]
-        # Positions begin behind the padding id in RoBERTa's kin; cutting the table once spares the addition.
+        # Positions begin after the padding id in RoBERTa-style encoders; cutting the table once saves the addition.
         padding = getattr(embeddings, "padding_idx", None)
         return cls(
             words=embeddings.word_embeddings.weight.detach(),

@@ -1,4 +1,4 @@
-"""The ways to run a model over a batch of sequences, and the choice of the fastest one that computes the same."""
+"""The ways to run a model over a batch of sequences, and the choice of the fastest one with the same results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.errors import ConventionError, ModelError, UnsafeModelError
 
-#: What each format is allowed: see `tolerance`.
+#: The error that each format is allowed: see `tolerance`.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-#: Made-up sequences: short, long, two alike. Of pairs more, so that their scores have a spread.
+#: Lengths of made-up sequences: short, long, two equal ones. More for pairs, so that their scores have a spread.
 _LENGTHS = (5, 33, 33, 12)
 _PAIR_LENGTHS = (6, 33, 33, 12, 20, 50, 9, 41, 17, 28, 5, 26)
 #: A copy of the weights in float32, for a reference beside half precision, takes at most so many bytes.
@@ -42,16 +42,16 @@ class Forward(Protocol):
 
 @dataclass(frozen=True)
 class ForwardChoice:
-    """The way that was chosen.
+    """The chosen way to run a model.
 
     Attributes:
         forward: Computes a pass.
         hidden_size: Length of its vectors.
         packed: Whether it computes no padding.
         reentrant: Whether several threads may be inside at once.
-        shared: Whether a pass over one sequence is shared among the cores by the way itself, not operator by operator.
-        after: Called behind every batch, by the thread that ran it.
-        warning: What the caller should know; None where all is as it should be.
+        shared: Whether the way itself spreads a pass over one sequence over the cores, not operator by operator.
+        after: Called after every batch, by the thread that ran it.
+        warning: A warning for the caller; None where there is none.
         vocabulary: How many token ids the model knows; None where that is not known.
     """
 
@@ -99,10 +99,10 @@ def choose_forward(
     variant: Variant = AS_IT_IS,
     exact: bool = True,
 ) -> ForwardChoice:
-    """Load a model and choose how it runs: the first way that computes what the padded pass computes.
+    """Load a model and choose how it runs: the first way with the results of the padded pass.
 
-    A model that ignores transformers' attention interface would mix the sequences of a packed batch. No list says
-    reliably which do, so each is tried, on made-up sequences of several lengths, against the padded pass.
+    A model that ignores transformers' attention interface would mix the sequences of a packed batch. No list of such
+    models is reliable, so each model is compared with the padded pass on made-up sequences of several lengths.
 
     Args:
         folder: The model's folder.
@@ -114,7 +114,7 @@ def choose_forward(
         exact: Do not store float32 weights in float16.
 
     Raises:
-        ModelError: The model cannot be loaded, or not be changed as ``variant`` says.
+        ModelError: The model cannot be loaded, or cannot be changed by ``variant``.
     """
 
     def load(at: torch.dtype) -> Any:
@@ -158,7 +158,7 @@ def choose_pair_forward(
     reentrant: bool,
     exact: bool,
 ) -> ForwardChoice:
-    """The first way to the vectors that a cross-encoder scores whose scores are those of the padded pass.
+    """The first way to run a cross-encoder's body whose scores are those of the padded pass.
 
     Args:
         model: The body of a cross-encoder, in the `base_dtype` of its device.
@@ -258,7 +258,7 @@ def probe(
         device: Where.
         max_tokens: Longest sequence that it reads.
         pairs: Whether they are pairs.
-        types: Whether the texts of a pair are told apart by token types.
+        types: Whether token types distinguish the texts of a pair.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None) or 0
@@ -279,7 +279,8 @@ def _vocabulary(model: Any) -> int | None:
 
 
 def _reference(model: Any, ids: torch.Tensor, packing: Packing, limit: float) -> tuple[torch.Tensor, float]:
-    """The padded pass in float32 and the limit; of a model too large for that in its own format, and twice the limit.
+    """The padded pass in float32 and the limit; for a model too large for that, the pass in its own format and twice
+    the limit.
 
     Two passes of a deep model in bfloat16 may differ by nearly the limit although both are right.
     """
@@ -299,15 +300,15 @@ def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
 def _score_error(got: torch.Tensor, wanted: torch.Tensor) -> float:
     """Root mean square error of scores ``[sequences]``, relative to their spread.
 
-    Relative to the scores themselves an error would look small wherever all pairs score alike, as those of a model
-    with a large bias do; what a ranking needs is their differences.
+    Relative to the scores themselves an error would look small where all scores are close together, as with a large
+    bias; a ranking depends on their differences.
     """
     error = (got - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp(min=torch.finfo(wanted.dtype).tiny)
     return error.item() if torch.isfinite(error) else math.inf
 
 
 def is_reentrant(model: Any, options: LoadOptions = SAFE) -> bool:
-    """Whether several threads may be inside: not in foreign code, nor where the rotary embedding remembers lengths."""
+    """Whether several threads may be inside: not in foreign code, nor in a rotary embedding that remembers lengths."""
     config = model.config.get_text_config()
     ropes = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or "")
     return not options.trust_remote_code and "dynamic" not in ropes and "longrope" not in ropes
@@ -325,11 +326,11 @@ def load_model(
     Raises:
         ModelError: Its files are damaged, some of its weights are missing or of another shape than config.json says,
             or it cannot be changed as ``variant`` says.
-        UnsafeModelError: The model needs its own code or pickled weights, and neither was asked for.
+        UnsafeModelError: The model needs its own code or pickled weights, and the options do not allow it.
     """
     import transformers
 
-    # The weights are here; code that was asked for may lie in another repository (Jina's and GTE's does).
+    # The weights are here; allowed code may lie in another repository (Jina's and GTE's does).
     trusted = options.trust_remote_code
     with loading("the configuration", folder):
         config = transformers.AutoConfig.from_pretrained(

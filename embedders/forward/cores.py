@@ -1,20 +1,20 @@
-"""The CPU's cores: which threads compute, with how many cores each, and what they leave behind.
+"""The CPU's cores: which threads compute, with how many cores each, and the OpenMP threads that they release.
 
 **Shares.** An operator that is spread over the cores makes them wait for one another at its end, hundreds of times in a
 pass, and the products of a small model are too short for that. So a pass over many sequences is dealt out instead:
 every core takes a share of the sequences through the whole model, and they meet once.
 
 **Busy machines.** A pass that cannot be dealt out is spread over the cores, operator by operator. Where other processes
-want the cores, too, that goes badly wrong: of the threads that wait for one another one has no core, while the others
-burn theirs waiting, and a query takes many times as long (benchmarks/crowded.py). The operating system counts how often
-it took the core away from a thread, which tells such a pass from a slow one; for a while then, one core computes alone.
+use the cores too, one of the threads that wait for one another has no core, the others spin on theirs, and a query
+takes many times as long (benchmarks/crowded.py). The operating system counts how often it preempts a thread, which
+distinguishes such a pass from a slow one; for a while then, one core computes alone.
 
 **OpenMP's threads.** OpenMP gives every thread that computes a team of threads of its own, and keeps it until that
 thread computes again or ends. GNU's OpenMP, which torch uses on Linux, counts them all: as soon as they are more than
 the cores, whether they work or not, no team waits awake for its next operator, and having to be woken some hundred
-times makes a query half as slow again. So a thread that has computed lets go of its team. Having one made again for the
-next pass costs a query about a fourteenth of its time, which a program that asks from its main thread alone is spared.
-A fork copies the team's records without its threads, and the child's first operator would wait for them for ever.
+times makes a query half as slow again. So a thread releases its team after it has computed. Making a team for the next
+pass costs a query about a fourteenth of its time; a program that computes in its main thread alone does not pay it. A
+fork copies the team's records without its threads, and the child's first operator would wait for them for ever.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from situate.threads import ThreadPool
 
 Cores: TypeAlias = Literal["adaptive", "all"]
 
-#: Shares of fewer tokens are not worth the handing over, which costs as much as some ten tokens.
+#: A share of fewer tokens is not worth handing to another thread, which costs as much as some ten tokens.
 _SMALLEST_SHARE = 128
-#: A core that is taken from a thread so often in a pass, and so often a second, is wanted by others. Now and then it is
-#: taken on a quiet machine, too, and one core alone would be the slower way.
+#: A thread that is preempted so often in a pass, and so often a second, shares its core with others. On a quiet machine
+#: it happens now and then too, and there one core alone would be slower.
 _TAKEN, _TAKEN_A_SECOND = 6, 50
-#: Seconds until a pass is spread over all cores again: at first, and after that went wrong again and again.
+#: Seconds until a pass is spread over all cores again: at first, and after repeated preemption.
 _CROWDED_FOR, _CROWDED_AT_MOST = 0.25, 16.0
 #: `omp_pause_soft` of the OpenMP standard (5.0, section 3.2.46).
 _PAUSE_SOFT = 1
@@ -57,7 +57,7 @@ def cores_setting() -> Cores:
     may differ in their last bit. With "all" they never do, where the pass itself does not depend on its batch.
 
     Raises:
-        InputError: It is something else.
+        InputError: The value is neither of them.
     """
     found = os.environ.get("SITUATE_CORES", "adaptive")
     if found == "all":
@@ -72,7 +72,7 @@ class CorePool:
 
     Args:
         size: How many; as many as torch would spread an operator over, if not given.
-        cores: What a pass that cannot be dealt out gets on a busy machine; None: `cores_setting`.
+        cores: How a pass that cannot be dealt out runs on a busy machine; None: `cores_setting`.
     """
 
     def __init__(self, size: int | None = None, cores: Cores | None = None) -> None:

@@ -1,12 +1,12 @@
 """Linear layers with weights laid out ahead, for oneDNN or for FBGEMM.
 
 oneDNN's are the faster ones with AVX512; without it, in float32, in short passes only. There FBGEMM's are ahead in
-passes of any length: float32 products whose weights are stored in float16, half the memory to read. They are for
-whoever did not ask for exact results; the rounding of the weights (2^-11) is an eighth of bfloat16's.
+passes of any length: float32 products whose weights are stored in float16, half the memory to read. They are used
+unless exact results are requested; the rounding of the weights (2^-11) is an eighth of bfloat16's.
 
-The operators are torch's own but private (torch.compile and quantization use them). So everything here is behind
-`prepacking_works` and `half_weights_work`, which compare them with the public operator once, and the layers fall back
-to that.
+The operators are torch's own but private (torch.compile and quantization use them). So everything here depends on
+`prepacking_works` and `half_weights_work`, which compare them with the public operator once; the layers fall back to
+that operator.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ _FUSED: dict[Activation, tuple[str, list[float], str]] = {
 _TYPICAL_TOKENS = 2048
 #: A pass of so few tokens is faster on prepacked weights, whatever the processor.
 _SHORT_TOKENS = 48
-#: Weights of at most so many bytes are kept in both layouts, where the long passes want the plain one: MiniLM's and
-#: their like, 40 MB more in all. A larger model would cost more memory than a query's milliseconds are worth.
+#: Weights of at most so many bytes are kept in both layouts where long passes are faster on the plain one: small models
+#: such as MiniLM, 40 MB more in all. For a larger model the memory would outweigh a query's milliseconds.
 _KEPT_TWICE = 4 * 2**20
 
 
 class Casts(threading.local):
     """Casts a tensor to one format, once for several layers that read the same tensor one after the other.
 
-    Each thread remembers its own: several may be inside the model.
+    Each thread remembers its own: several may run the model at once.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:

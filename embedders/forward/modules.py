@@ -1,4 +1,4 @@
-"""A transformers model, called padded as everybody calls it, or packed."""
+"""A transformers model, called padded in the usual way, or packed."""
 
 from __future__ import annotations
 

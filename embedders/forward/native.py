@@ -1,8 +1,8 @@
-"""BERT and its kin in compiled code of our own (`_native.c`), where that was built and the processor has AVX2.
+"""BERT-style encoders in compiled code (`_native.c`), where it was built and the processor has AVX2.
 
-What torch multiplies is followed by passes of their own over bias and activation, and on several cores each of a
-hundred operators begins and ends with the cores waiting for one another. Here workers share one pass from its first
-product to its last. Every number is added up in one order, whatever else is in the batch and however many workers there
+torch follows each product with separate passes over bias and activation, and on several cores each of a hundred
+operators begins and ends with the cores waiting for one another. Here workers share one pass from its first product to
+its last. Every number is added up in one order, whatever else is in the batch and however many workers there
 are: a text has the same vector, bit for bit, alone and among others.
 """
 
@@ -119,7 +119,7 @@ class NativeForward:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether it can be run here: the library is there, the shapes are whole panels, float16 holds the weights."""
+        """Whether the model can run here: the library is built, shapes are whole panels, float16 holds the weights."""
         if library() is None or not PostNormModules.fits(model):
             return False
         parts = PostNormModules.of(model)
@@ -169,7 +169,7 @@ class NativeForward:
         return out
 
     def _run(self, scratch: _Scratch, workers: int) -> bool:
-        """One pass: this thread takes part, and so do helpers, as far as they come. Whether an id was unknown."""
+        """One pass by this thread and by the helpers that are free. Whether an id was unknown."""
         run, model, job = library().run, ctypes.addressof(self._model), ctypes.addressof(scratch.job)
 
         def take_part() -> bool:
@@ -177,7 +177,7 @@ class NativeForward:
             if last:
                 scratch.held = ()
                 if scratch.tokens <= _KEPT_TOKENS:
-                    self._free.append(scratch)  # from here on it is another pass's
+                    self._free.append(scratch)  # another pass may use it from here on
             return bool(unknown)
 
         helpers = self._helpers.free(workers - 1)
@@ -212,7 +212,7 @@ class NativeForward:
 
 
 class _Scratch:
-    """A job, and the memory that its workers write to: used again and again, because fresh memory costs page faults.
+    """A job, and the memory that its workers write to: reused, because fresh memory costs page faults.
 
     Attributes:
         tokens: Room for so many.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-#: Those of a query, which is one short sequence after another.
+#: Positions of short sequences such as queries, made once.
 _POSITIONS = torch.arange(512)
 
 

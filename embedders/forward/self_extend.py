@@ -30,7 +30,7 @@ _SCORES = 1 << 24
 
 @dataclass(frozen=True)
 class Grouping:
-    """What attention needs to know of a model's rotations and of how far they shall reach.
+    """A model's rotations and how far they are extended, for its attention.
 
     Attributes:
         frequencies: float32 ``[rotated dimensions / 2]``: radians per position.
@@ -42,7 +42,7 @@ class Grouping:
 
     @classmethod
     def of(cls, model: Any, reach: Reach) -> Grouping:
-        """Read off a transformers model's rotary embedding, and check that it rotates as is thought here.
+        """Read from a transformers model's rotary embedding, after checking how it rotates.
 
         Raises:
             ConventionError: It has none, or rotates otherwise.
@@ -153,10 +153,10 @@ def transformers_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`self_extended_attention` as transformers' attention interface calls it; further arguments are left alone.
+    """`self_extended_attention` as transformers' attention interface calls it; further arguments are ignored.
 
     Raises:
-        NotImplementedError: The model asks for something that is not done here.
+        NotImplementedError: The model needs an option that is not supported here.
     """
     unusual = (position_bias, softcap, s_aux)
     if packing is None or grouping is None or any(x is not None for x in unusual) or query.shape[0] != 1:
@@ -202,7 +202,7 @@ def _recording_attention(
 
 
 def _check_rotations(model: Any, grouping: Grouping) -> None:
-    """Move a text by seven positions, and see whether the model's queries turn as `Grouping.moved` turns them."""
+    """Move a text by seven positions, and check that the model's queries rotate as `Grouping.moved` rotates them."""
     device = grouping.frequencies.device
     ids = torch.arange(4, device=device)[None] + model.config.get_text_config().vocab_size // 2
     before = model.config._attn_implementation
@@ -230,7 +230,7 @@ def _check_rotations(model: Any, grouping: Grouping) -> None:
 
 
 def register() -> None:
-    """Make the attention functions of this module known to transformers; again is harmless."""
+    """Register the attention functions of this module with transformers; repeated calls are harmless."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, transformers_attention)

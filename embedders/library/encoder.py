@@ -27,7 +27,7 @@ _SEED = 42
 
 
 def corpus_sample(texts: Sequence[str], size: int) -> tuple[str, ...]:
-    """``size`` of the texts, the same ones whenever it is asked; some of them again where there are fewer.
+    """``size`` of the texts, always the same ones; some repeat where there are fewer.
 
     Exactly ``size`` texts are the sample themselves, in their order, so that a sample of a sample is that sample.
 
@@ -56,8 +56,8 @@ class LibraryEncoder:
 
     Contextual Document Embeddings (Morris and Rush 2024) read a sample of the corpus first, and each text beside that
     sample's vectors. Queries and documents have to see the same sample, so it decides the index: the collection keeps
-    it and hands it to an encoder that comes without one. `fingerprint` holds its digest, and an index refuses an
-    encoder with another one.
+    it and gives it to an encoder without one. `fingerprint` holds its digest, and an index refuses an encoder with
+    another one.
 
         >>> encoder = LibraryEncoder("jxm/cde-small-v2", corpus=passages, trust_remote_code=True)  # doctest: +SKIP
         >>> Embedder("jxm/cde-small-v2", encoder=encoder)  # doctest: +SKIP
@@ -68,12 +68,12 @@ class LibraryEncoder:
     Args:
         model: A model folder or a hub id.
         query_options: Arguments of the model's own code for queries (``{"task": "retrieval.query"}``);
-            None: what its family says.
+            None: the family's own.
         document_options: Likewise for documents.
         corpus: Passages of the corpus, for the models that read a sample of it; as many as the model wants are drawn.
             Needed for a new index only.
         normalize: Whether vectors get L2 norm 1.
-        max_tokens: Tokens that a text is cut to; None for what the model says.
+        max_tokens: Tokens that a text is cut to; None for the model's own.
         device: "auto", or a torch device.
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
         batch_size: Texts that are run together.
@@ -159,7 +159,7 @@ class LibraryEncoder:
         backend = TextTokenizer.load(folder, self._library.load_options).backend
         if backend is None:
             raise ConventionError(
-                f"model {self._library.model!r} has a tokenizer in plain Python only, which cannot be handed over: "
+                f"model {self._library.model!r} has a tokenizer in plain Python only, which chunkers cannot use: "
                 "size chunks in characters (a chunker without a tokenizer)"
             )
         return backend
@@ -168,7 +168,7 @@ class LibraryEncoder:
     def sample(self) -> tuple[str, ...] | None:
         """The passages of the corpus that the model reads first; None for models that read none.
 
-        Handed over as ``corpus`` it comes out the same.
+        Passed as ``corpus``, it gives the same sample.
 
         Raises:
             ConventionError: The model reads a sample, and there is none yet.
@@ -184,7 +184,7 @@ class LibraryEncoder:
         return corpus_sample(self._corpus, size)
 
     def provide(self, sample: Sequence[str]) -> None:
-        """Hand over the sample that a collection kept. An encoder that has one, or reads none, keeps what it has."""
+        """Set the sample that a collection kept. An encoder that has one, or reads none, stays as it is."""
         if self._wants_corpus and self._corpus is None:
             self._corpus = tuple(sample)
 
@@ -224,7 +224,7 @@ class LibraryEncoder:
     def _check(self, inputs: Sequence[SpanText], token_vectors: bool) -> None:
         if token_vectors or any(item.spans is not None for item in inputs):
             raise ConventionError(
-                f"model {self._library.model!r} is run whole by sentence-transformers, which hands back one vector per "
+                f"model {self._library.model!r} is run whole by sentence-transformers, which returns one vector per "
                 "text: no late chunking, no situated windows, no token vectors. ChunkScheme(neighbours=0.35) and "
                 "ChunkScheme(context=('headings',)) work with it"
             )
@@ -235,7 +235,7 @@ class LibraryEncoder:
             )
 
     def _run(self, model: Any, inputs: Sequence[SpanText], role: Role) -> Vectors:
-        """In the model's thread: each text behind its prompt, which the library leaves out of the mean if asked to."""
+        """In the model's thread: each text after its prompt, which the library can leave out of the mean."""
         found: list[Vectors] = [np.zeros(0, dtype=np.float32)] * len(inputs)
         by_prompt: dict[str, list[int]] = {}
         for number, item in enumerate(inputs):

@@ -110,7 +110,7 @@ class LibraryModel:
                     str(resolved.path),
                     device=str(device),
                     trust_remote_code=self.load_options.trust_remote_code,
-                    # Code that was asked for may lie in another repository than the weights.
+                    # Allowed code may lie in another repository than the weights.
                     local_files_only=not self.load_options.trust_remote_code,
                     model_kwargs={
                         "dtype": dtype,
@@ -121,7 +121,7 @@ class LibraryModel:
 
 
 class RoleEmbedder(Generic[V]):
-    """Base of the embedders that give one value per text, by the text's role. A subclass says what the value is.
+    """Base of the embedders that give one value per text, by the text's role. A subclass defines the value.
 
     Args:
         model: A model folder or a hub id.
@@ -133,7 +133,7 @@ class RoleEmbedder(Generic[V]):
 
     #: The class of sentence-transformers.
     kind: ClassVar[Kind]
-    #: What its ``encode_query`` and ``encode_document`` are called with besides the texts.
+    #: Further arguments of its ``encode_query`` and ``encode_document``.
     arguments: Mapping[str, Any]
 
     def __init__(
@@ -181,12 +181,12 @@ class RoleEmbedder(Generic[V]):
         return limit
 
     def _value(self, row: Any, subject: str) -> V:
-        """What one text becomes; ``subject`` begins the message of a `NonFiniteVectorError`."""
+        """The value of one text; ``subject`` begins the message of a `NonFiniteVectorError`."""
         raise NotImplementedError
 
 
 def warn_of_loss(model: Any, texts: Sequence[str], prompt: str, limit: int | None) -> None:
-    """Say how many tokens of how many texts the library is about to cut off."""
+    """Warn of the texts and tokens that the library is about to cut off."""
     if limit is None or not texts:
         return
     # A token has a character at least, so most texts need not be counted.

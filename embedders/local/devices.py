@@ -43,8 +43,8 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The number format of the weights; "auto" is the fastest that the hardware computes in.
 
     That is bfloat16 on CPUs with AVX512-BF16 or AMX and on CUDA from Ampere on, float16 on older CUDA cards and on
-    MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). Whether float32 was asked for
-    or is what "auto" came to makes a difference on some CPUs: see `projection`.
+    MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). On some CPUs an explicit float32
+    and one that "auto" chose differ: see `projection`.
 
     Raises:
         InputError: The name is not one of the four.
@@ -64,7 +64,7 @@ def chosen_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def is_exact(dtype: str, device: torch.device) -> bool:
-    """Whether the weights are kept in the very format of `chosen_dtype`, so that "auto" and its name come to the same.
+    """Whether the weights are kept in the very format of `chosen_dtype`, so that "auto" and its name give the same.
 
     Not so on CPUs where "auto" means float32 products on weights in float16.
     """

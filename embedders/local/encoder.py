@@ -33,7 +33,7 @@ from situate.threads import renew_after_fork
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-#: Texts that are tokenized and run together; what bounds the memory of a call with very many.
+#: Texts that are tokenized and run together; it bounds the memory of a call with very many texts.
 _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
 #: Slices of a call that wait or run while the next is tokenized.
@@ -48,13 +48,13 @@ class Encoder:
     """Reads texts with a transformers model and pools character spans of them into vectors.
 
     Cheap to construct: weights are loaded by the first `encode`. May be used by many threads and event loops at once;
-    one thread owns the model and runs what they ask for in full batches. Pickles as its configuration. Encoders of one
-    process that would load the same weights share them, whatever they do before and after the model.
+    one thread owns the model and runs their texts in full batches. Pickles as its configuration. Encoders of one
+    process that would load the same weights share them, however they tokenize and pool.
 
     A token belongs to a span if it shares a character with it; a span without any token (white space, say) gets the
     nearest one. Special tokens belong to no span, and are pooled for a text without spans as the model was trained.
     Of a span, "cls" pooling takes the first token, "last" the last, and "weighted_mean" (SGPT, Muennighoff 2022)
-    counts from its first. A text of which there is nothing to read at all gets a zero vector.
+    counts from its first. A text without anything to read gets a zero vector.
 
     Args:
         model: A model folder or a hub id.
@@ -72,8 +72,8 @@ class Encoder:
             ``adapters``.
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
             name or an `Extension`.
-        on_overflow: What a text without spans gets that is longer than ``max_tokens``: cut with a warning, an error,
-            or read in windows.
+        on_overflow: How a text without spans that is longer than ``max_tokens`` is treated: cut with a warning, refused
+            with an error, or read in windows.
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
         add_special_tokens: Whether the tokenizer's special tokens are put around each pass.
         end_token: Whether the end token closes each pass also where the tokenizer's own files leave it out.
@@ -82,7 +82,7 @@ class Encoder:
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
-        batch_tokens: Most tokens of one pass over the model; None: what suits the device.
+        batch_tokens: Most tokens of one pass over the model; None: a number that suits the device.
 
     Raises:
         InputError: An argument is not one of its choices.
@@ -148,7 +148,7 @@ class Encoder:
         self._processes_: DeviceProcesses | None = None
 
     def renew(self) -> None:
-        """A new lock: of one that another thread held, a fork is a copy that stays held."""
+        """A new lock: the forked copy of one that another thread held would stay held."""
         self._lock = threading.RLock()
         self._callers = 0
 
@@ -166,7 +166,7 @@ class Encoder:
 
     @property
     def folder(self) -> ModelFolder:
-        """What the model's folder says about it. Loads no weights."""
+        """The facts of the model's folder. Loads no weights."""
         with self._lock:
             if self._folder_ is None:
                 self._folder_ = ModelFolder.read(resolve_model(self.model, self.load_options).path)
@@ -187,7 +187,7 @@ class Encoder:
         """Tokens read at once, special tokens included.
 
         Raises:
-            InputError: More were asked for than the model has positions for, or an extension reaches no further.
+            InputError: ``max_tokens`` is more than the model has positions for, or an extension reaches no further.
         """
         if self._reach is not None:
             return self._reach.target
@@ -257,14 +257,14 @@ class Encoder:
 
         Args:
             inputs: Texts and their spans.
-            token_vectors: Also hand back the token vectors of each span; of a text without spans those of all its
+            token_vectors: Also return the token vectors of each span; of a text without spans those of all its
                 tokens, special ones included.
             role: "query" goes before "document" where several callers wait.
             progress: Show a progress bar.
             adapter: The adapter to encode with; None: the model itself.
 
         Raises:
-            InputError: There is no such adapter, or something was asked of the model that it has not.
+            InputError: There is no such adapter, or the model has fewer dimensions or positions than requested.
             SpanError: A span is empty, reversed or outside its text.
             OverflowLimitError: A text is too long and ``on_overflow="raise"``, or a window is longer than the model
                 has positions for.
@@ -328,7 +328,7 @@ class Encoder:
         role: Role = "document",
         adapter: str | None = None,
     ) -> list[Encoded]:
-        """`encode` without blocking the event loop; cancelling it takes back what has not run yet."""
+        """`encode` without blocking the event loop; cancelling it withdraws the texts that have not run yet."""
         processes = self._processes
         if processes is not None:
             check_name(adapter, self.adapters)
@@ -342,7 +342,7 @@ class Encoder:
         self._callers += 1
         try:
             for start, part in _slices(inputs):
-                # A query is tokenized faster than a thread is woken; two hundred at once would hold up the loop.
+                # A query is tokenized faster than a thread is woken; two hundred at once would block the loop.
                 small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
                 plans = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
                 request = pooling_request(plans, self.pooling, token_vectors)
@@ -357,7 +357,7 @@ class Encoder:
         return results
 
     def close(self) -> None:
-        """Let go of the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
+        """Release the model; when no other encoder shares it, its thread ends. The next `encode` loads it again."""
         with self._lock:
             self._ready_ = {}
             processes, self._processes_ = self._processes_, None
@@ -480,7 +480,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Ready:
-    """What runs one adapter. It holds the model, which goes with its last encoder."""
+    """The scheduler of one adapter. It holds the model, which lives as long as its last encoder."""
 
     model: LoadedModel
     scheduler: Scheduler

@@ -28,7 +28,7 @@ class Engine:
     Args:
         choice: How the model runs.
         device: Where.
-        batch_tokens: Most tokens of one pass over the model; None: what suits the device.
+        batch_tokens: Most tokens of one pass over the model; None: a number that suits the device.
     """
 
     def __init__(self, choice: ForwardChoice, device: torch.device, batch_tokens: int | None = None) -> None:
@@ -72,11 +72,11 @@ class Engine:
             self._cores.run_alone(partial(self._halving, rows))
 
     def _halving(self, rows: list[tuple[Job, int]]) -> None:
-        """One pass, or as many as memory asks for."""
+        """One pass, or as many as memory requires."""
         if self._fits(rows):
             return
-        # Behind the handler of `_fits`, whose traceback keeps the failed pass's tensors. Half a batch may fit; and what
-        # did not fit once will not fit the next time either.
+        # After the handler of `_fits`, whose traceback keeps the failed pass's tensors. Half a batch may fit; and a
+        # batch that did not fit once will not fit the next time either.
         self.batch_tokens = max(256, self.batch_tokens // 2)
         self.settle()
         if self.device.type == "cuda":
@@ -174,7 +174,7 @@ def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction
     device = hidden.device
     compiled = native.library() if device.type == "cpu" and hidden.dtype == torch.float32 else None
     if reduction != "max" and compiled is not None and hidden.is_contiguous():
-        # Each sum is added up in the order of its rows, whatever else is asked for.
+        # Each sum is added up in the order of its rows, whatever else is in the batch.
         out = torch.empty((len(segments), hidden.shape[1]))
         rows = np.ascontiguousarray(segments)
         weighted = reduction == "weighted"

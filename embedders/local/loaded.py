@@ -1,11 +1,11 @@
-"""What is loaded, once per process.
+"""The loaded models of the process, each once.
 
 An application makes many small objects around one model: a LlamaIndex embedding, a LangChain one, an index, copies of
-each that were pickled to a worker. If each loaded its own weights, memory would be paid several times, and they would
-fight for one device instead of filling each other's batches. So embedders of the same settings share an `Encoder`, and
-encoders that differ only in what happens before and after the model (pooling, norm, dimensions, what becomes of long
-texts) share its `LoadedModel`. The references are weak: with the last embedder goes the encoder, with the last encoder
-the model.
+each that were pickled to a worker. If each loaded its own weights, each would take memory, and they would compete for
+one device instead of sharing batches. So embedders of the same settings share an `Encoder`, and encoders that differ
+only in what happens before and after the model (pooling, norm, dimensions, the treatment of long texts) share its
+`LoadedModel`. The references are weak: the encoder lives as long as its last embedder, the model as long as its last
+encoder.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def shared_encoder(weights: Hashable, **settings: Any) -> Encoder:
 
 @dataclass(frozen=True)
 class ModelKey:
-    """All that decides what is in memory.
+    """The key of a loaded model: all that decides its weights in memory.
 
     Attributes:
         folder: The model's folder.
@@ -80,7 +80,7 @@ class ModelKey:
         exact: Whether the weights are kept in that very format.
         variant: How it differs from what the folder holds, adapters aside.
         options: How its files are read.
-        batch_tokens: Most tokens of one pass; None: what suits the device.
+        batch_tokens: Most tokens of one pass; None: a number that suits the device.
     """
 
     folder: ModelFolder
@@ -94,7 +94,7 @@ class ModelKey:
 
 
 class LoadedModel:
-    """A model, and copies of it with adapters; each is loaded by the first who asks for it.
+    """A model, and copies of it with adapters; each is loaded at its first use.
 
     Only one of them runs at a time, since they have one device; texts for different adapters never share a pass.
     """
@@ -108,7 +108,7 @@ class LoadedModel:
         self._heads: Heads | None = None
 
     def renew(self) -> None:
-        """A new lock. A signal handler that interrupts the loading loads for itself."""
+        """A new lock. A signal handler that interrupts the loading loads a copy of its own."""
         self._lock = threading.RLock()
 
     @classmethod
@@ -117,11 +117,11 @@ class LoadedModel:
         return shared((cls, key), lambda: cls(key))
 
     def ready(self, adapter: Adapter | None) -> bool:
-        """Whether asking for this scheduler costs nothing."""
+        """Whether this adapter's scheduler is loaded."""
         return adapter in self._schedulers
 
     def scheduler(self, adapter: Adapter | None = None) -> Scheduler:
-        """What runs the model with this adapter.
+        """The scheduler that runs the model with this adapter.
 
         Raises:
             ModelError: The model or the adapter cannot be loaded.
@@ -134,7 +134,7 @@ class LoadedModel:
 
     @property
     def heads(self) -> Heads | None:
-        """The linear layers behind the pooling; None where the model has none."""
+        """The linear layers after the pooling; None where the model has none."""
         from situate.embedders.text.heads import Heads
 
         if not self._key.folder.heads:
@@ -164,6 +164,6 @@ class LoadedModel:
         if choice.warning is not None:
             warnings.warn(f"model {key.folder.path.name!r}: {choice.warning}", FallbackWarning, stacklevel=2)
         scheduler = Scheduler(Engine(choice, device, key.batch_tokens), inside=self._inside)
-        # The thread must not outlive its model.
+        # The thread ends with its model.
         weakref.finalize(self, scheduler.close, drain=False).atexit = False
         return scheduler

@@ -1,7 +1,7 @@
 """Several devices: a process for each, with a copy of the encoder, and texts dealt out among them.
 
-Processes and not threads, because what feeds a device (tokens, batches, pooled results) is Python. They are spawned,
-never forked: CUDA does not survive a fork, and neither do the locks of other threads. The pool is the standard
+Processes and not threads, because the work around a device (tokens, batches, pooled results) is Python. They are
+spawned, never forked: CUDA does not survive a fork, and neither do the locks of other threads. The pool is the standard
 library's, which notices a process that dies and leaves none behind.
 """
 
@@ -26,7 +26,7 @@ from situate.threads import renew_after_fork
 
 #: Texts that a process is given at once: few enough that the last ones of a call end at about the same time.
 _SHARE_TEXTS, _SHARE_CHARACTERS = 512, 500_000
-#: Shares of one call that may wait or run, per device. Callers with one text get in between.
+#: Shares of one call that may wait or run, per device. Callers with one text run in between.
 _AHEAD = 2
 
 _Result = tuple[list[Encoded], list[tuple[type[Warning], str]]]
@@ -57,7 +57,7 @@ class DeviceProcesses:
         Args:
             inputs: Texts and their spans.
             options: Further arguments of the encoders' ``encode``.
-            seen: Told how many more are done.
+            seen: Called with the number of newly finished texts.
 
         Raises:
             ModelError: A process died.
@@ -83,7 +83,7 @@ class DeviceProcesses:
                 future.cancel()
 
     async def amap(self, inputs: Sequence[SpanText], options: dict[str, Any]) -> list[Encoded]:
-        """`map` without blocking the event loop; cancelling it takes back what has not run yet."""
+        """`map` without blocking the event loop; cancelling it withdraws the texts that have not run yet."""
         results: list[Encoded] = []
         waiting: deque[Future[_Result]] = deque()
         shares = _shares(inputs)
@@ -103,7 +103,7 @@ class DeviceProcesses:
                 future.cancel()
 
     def close(self) -> None:
-        """End the processes when they have done what they began; the next call starts them again."""
+        """End the processes after their running texts; the next call starts them again."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -117,7 +117,7 @@ class DeviceProcesses:
 
     def _started(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        # Each process takes one; a pickle apiece, so that none of them has to know of the others.
+        # Each process takes one; one pickle each, so that no process needs the others' encoders.
         places = context.SimpleQueue()
         for encoder in self._encoders:
             places.put(encoder)
@@ -140,7 +140,7 @@ _ENCODER: Any = None
 
 
 def _begin(places: Any, count: int) -> None:
-    """In a new process: take an encoder. It is loaded by the first text, so that what goes wrong reaches a caller."""
+    """In a new process: take an encoder. The first text loads it, so that an error reaches a caller."""
     global _ENCODER
     _ENCODER = pickle.loads(places.get())  # noqa: S301  this process's own parent put it there
     if _ENCODER.device == "cpu":

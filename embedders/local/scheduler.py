@@ -1,9 +1,9 @@
 """One owner of the device, many callers.
 
-Both frameworks ask for ten texts at a time, servers for one. A caller that asks while the model is busy waits in one of
-two queues, queries before documents, and what waits together runs together in full batches. A big job gives the model
-back after every batch, so a query never waits for more than the batch that is running. A caller that finds the model
-idle runs a small job in its own thread: waking another one costs as much as a tenth of a query.
+Both frameworks send ten texts at a time, servers one. While the model is busy, requests wait in one of two queues,
+queries before documents, and waiting requests run together in full batches. A big job gives the model back after every
+batch, so a query never waits for more than the batch that is running. A caller that finds the model idle runs a small
+job in its own thread: waking another one costs as much as a tenth of a query.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ _WAITING_BATCHES = 64
 
 
 class Job:
-    """A request that waits or runs, and what is there of its result."""
+    """A request that waits or runs, and the part of its result that is computed."""
 
     def __init__(self, request: PoolingRequest, hidden_size: int) -> None:
         self.request = request
         self.future: Future[PoolingResult] = Future()
         self.lengths = np.array([len(ids) for ids in request.sequences], dtype=np.int64)
-        # Longest first: neighbours of equal length run fastest, and what does not fit the memory shows at once.
+        # Longest first: neighbours of equal length run fastest, and a batch that does not fit into memory fails at
+        # once.
         self.order = np.argsort(-self.lengths, kind="stable") if len(self.lengths) > 1 else np.arange(len(self.lengths))
         self.tokens = int(self.lengths.sum())
         self.begun = 0
@@ -60,7 +61,7 @@ class Job:
 
 
 class Engine(Protocol):
-    """What the scheduler knows of an engine."""
+    """An engine, as the scheduler sees it."""
 
     hidden_size: int
     batch_tokens: int
@@ -78,8 +79,8 @@ class Scheduler:
     """Shares one engine among many callers.
 
     Args:
-        engine: What runs. Only one thread at a time is ever inside.
-        inside: Held by the thread that is inside; shared where several engines share a device.
+        engine: The engine. Only one thread at a time calls it.
+        inside: Held by the thread that runs the engine; shared where several engines share a device.
     """
 
     def __init__(self, engine: Engine, *, inside: OwnedLock | None = None) -> None:
@@ -99,10 +100,10 @@ class Scheduler:
         self._stopping = False
 
     def run_now(self, request: PoolingRequest) -> PoolingResult | None:
-        """Run a small request in the calling thread; None if the model is busy, or if the request is not small.
+        """Run a small request in the calling thread; None if the model is busy or the request is not small.
 
         Raises:
-            ReentryError: The calling thread is inside the model already.
+            ReentryError: The calling thread runs the model already.
         """
         self._inside.check()
         if self._waiting_tokens or self._closed:
@@ -129,11 +130,11 @@ class Scheduler:
             block: Off: return None instead of blocking.
 
         Returns:
-            Its result, some time later; cancelling takes back what has not run. None if the queues are full and
-            ``block`` is off.
+            Its result as a future; cancelling it withdraws the sequences that have not run. None if the queues are full
+            and ``block`` is off.
 
         Raises:
-            ReentryError: The calling thread is inside the model already.
+            ReentryError: The calling thread runs the model already.
             RuntimeError: The scheduler was closed.
         """
         self._inside.check()
@@ -158,12 +159,12 @@ class Scheduler:
         return job.future
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no further request, and end the thread when what waits has run or, without ``drain``, is cancelled."""
+        """Refuse requests, and end the thread after the waiting ones have run or, without ``drain``, are cancelled."""
         self._closed = True
         self._stop(drain)
 
     def pause(self) -> None:
-        """End the thread, without what waits; the next request starts it again."""
+        """End the thread without running the waiting requests; the next request starts it again."""
         self._stop(drain=False)
 
     def _stop(self, drain: bool) -> None:
@@ -179,7 +180,7 @@ class Scheduler:
             thread.join()
 
     def _check_not_queueing(self) -> None:
-        """Refuse a thread whose own interrupted `submit` holds the lock of the queues."""
+        """Raise in a thread whose own interrupted `submit` holds the lock of the queues."""
         if self._changed._is_owned():  # type: ignore[attr-defined]
             raise ReentryError(
                 "an embedding was asked for by a signal handler that interrupted the same thread as it asked for one, "
@@ -187,7 +188,7 @@ class Scheduler:
             )
 
     def _started(self) -> bool:
-        """Whether a thread serves the queues, after starting it. The lock is held."""
+        """Start a thread for the queues where none runs; whether one does. The lock is held."""
         if self._thread is not None and not self._stopping:
             return True
         self._stopping = False
@@ -200,7 +201,7 @@ class Scheduler:
         return True
 
     def _serve_here(self, job: Job) -> None:
-        """Run what waits in the calling thread, until ``job`` is done."""
+        """Run the waiting requests in the calling thread, until ``job`` is done."""
         while not job.future.done():
             self._next_pass()
 
@@ -225,7 +226,7 @@ class Scheduler:
                 self._run(parts)
 
     def _wait_for_more(self) -> None:
-        """Wait a moment for callers that are about to ask, for as long as they keep coming. The lock is held."""
+        """Wait a moment for further requests, for as long as they keep arriving. The lock is held."""
         for _ in range(round(_BATCHING_WINDOW_IN_ALL / _BATCHING_WINDOW)):
             if self._waiting_tokens >= self.engine.batch_tokens or self._stopping:
                 return
@@ -283,14 +284,14 @@ class Scheduler:
             self._changed.notify_all()
 
     def _failures(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> list[tuple[Job, Exception]]:
-        """Run a pass; if it fails, run each job's part alone, so that only the callers whose texts fail hear of it."""
+        """Run a pass; if it fails, run each job's part alone, so that only callers whose texts fail get the error."""
         try:
             self.engine.forward(parts)
             return []
         except Exception as error:  # noqa: BLE001  whatever the model says belongs to the callers, not to this thread
             if len(parts) == 1:
                 return [(parts[0][0], error)]
-        # Behind the handler: the error's traceback would keep the failed pass's memory while the parts run.
+        # After the handler: the error's traceback would keep the failed pass's memory while the parts run.
         return [failure for part in parts for failure in self._failures([part])]
 
 

@@ -1,4 +1,4 @@
-"""Adapters (LoRA and its kin): small changes of a model's weights, trained for a domain, read with ``peft``.
+"""Adapters (LoRA and similar): small changes of a model's weights, trained for a domain, read with ``peft``.
 
 An adapter that is used is merged into a copy of the model's weights, once. So it runs as fast as the plain model, on
 prepacked weights, through the same self-check, at the price of a copy in memory for each adapter in use.
@@ -33,7 +33,7 @@ class Adapter:
     """An adapter's files on this machine.
 
     Attributes:
-        name: What the user calls it.
+        name: The user's name for it.
         source: The folder or hub id that was given.
         folder: The folder that holds ``adapter_config.json``.
         digest: Changes with the weights.
@@ -58,7 +58,7 @@ class Adapter:
         if not folder.is_dir():
             folder = _from_hub(name, source, options.allow_pickle)
         if not (folder / _CONFIG).is_file():
-            raise ModelNotFoundError(f"adapter {name!r}: {source!r} holds no {_CONFIG}: give what peft saved")
+            raise ModelNotFoundError(f"adapter {name!r}: {source!r} holds no {_CONFIG}: give a folder that peft saved")
         if not (folder / _WEIGHTS).is_file():
             if not (folder / _PICKLE).is_file():
                 raise ModelNotFoundError(f"adapter {name!r}: {source!r} holds no {_WEIGHTS}")
@@ -93,7 +93,7 @@ class Adapter:
         config.inference_mode = True
         try:
             with warnings.catch_warnings():
-                # peft 0.21 asks transformers 5.23 by a name that it is about to drop.
+                # peft 0.21 uses a name of transformers 5.23 that is deprecated.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
                 adapted = PeftModel(model, config)
                 loaded: Any = set_peft_model_state_dict(adapted, weights)
@@ -143,7 +143,7 @@ def _from_hub(name: str, source: str, allow_pickle: bool) -> Path:
 
     patterns = [_CONFIG, _WEIGHTS, *([_PICKLE] if allow_pickle else [])]
     try:
-        # What is on this machine is found without a network call.
+        # Files on this machine are found without a network call.
         if all(isinstance(try_to_load_from_cache(source, file), str) for file in (_CONFIG, _WEIGHTS)):
             return Path(snapshot_download(source, allow_patterns=patterns, local_files_only=True))
         return Path(snapshot_download(source, allow_patterns=patterns))

@@ -53,7 +53,7 @@ _OWN_MODULES = re.compile(r"Transformer (Pooling )?(Dense )*(Normalize )?")
 
 @dataclass(frozen=True)
 class StoredConventions:
-    """What sentence-transformers' files in a model's folder say; None where they say nothing.
+    """The conventions in sentence-transformers' files of a model's folder; None where they have none.
 
     Attributes:
         modules: Class names of the modules, in order; () where there is no ``modules.json``.
@@ -63,7 +63,7 @@ class StoredConventions:
         default_prompt: The prompt that is used where no role is named.
         similarity: How two vectors are compared.
         max_tokens: Tokens that a text is cut to.
-        library: Why pooling a pass over the tokens is not what these modules do; "" where it is.
+        library: Why these modules are more than pooling a pass over the tokens; "" where they are not.
     """
 
     modules: tuple[str, ...] = ()
@@ -123,8 +123,8 @@ class StoredConventions:
     def prompt(self, names: tuple[str, ...]) -> str | None:
         """The stored prompt of a role, by the first of ``names`` that is there; None where nothing is stored.
 
-        sentence-transformers writes ``{"query": "", "document": ""}`` for models without these two, so prompts
-        that are all empty say nothing, and an empty one gives way to one that says something.
+        sentence-transformers writes ``{"query": "", "document": ""}`` for models without these two, so empty prompts
+        alone mean nothing, and a prompt with text precedes an empty one.
         """
         if not any(self.prompts.values()):
             return None
@@ -138,7 +138,7 @@ class StoredConventions:
 
 @dataclass(frozen=True)
 class Conventions:
-    """What one source says of a model's conventions; None where it is silent.
+    """One source's conventions of a model; None where it has none.
 
     Attributes are `Family`'s fields of the same names.
     """
@@ -157,16 +157,16 @@ class Conventions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The fields that the source says, with their values."""
+        """The fields that the source sets, with their values."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def over(self, record: Family) -> Family:
-        """``record`` with what this source says in place of its own."""
+        """``record`` with this source's fields in place of its own."""
         return replace(record, **self.given)
 
 
 def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> Family:
-    """What holds for one model, as a record of its own: the user's settings over the folder's files over the registry.
+    """The merged conventions of one model: the user's settings over the folder's files over the registry.
 
     Args:
         settings: The user's.
@@ -184,7 +184,7 @@ def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> F
     assumed = () if known else _assumed(settings, resolved, stored)
     if assumed:
         warnings.warn(
-            f"model {settings.model!r} is in no family that situate knows, and its folder does not say everything; "
+            f"model {settings.model!r} is in no family that situate knows, and its folder lacks conventions; "
             f"assumed: {'; '.join(assumed)}. Give query_instruction=, document_instruction= or pooling= if its card "
             "says otherwise (Embedder.describe() prints what is sent)",
             FallbackWarning,
@@ -208,7 +208,7 @@ def _from_registry(settings: EmbedderSettings, resolved: ResolvedModel | None) -
 
 
 def _from_folder(settings: EmbedderSettings, record: Family, stored: StoredConventions) -> Conventions:
-    """What the folder's files say; its prompts and its norm give way to a record of the user's own."""
+    """The folder's conventions; a record of the user's own overrides its prompts and its norm."""
     own = settings.family is not None
     query, document = (None, None) if own else (stored.prompt(names) for names in (QUERY_PROMPTS, DOCUMENT_PROMPTS))
     if settings.task is not None and "{task}" in record.query:
@@ -227,7 +227,7 @@ def _from_folder(settings: EmbedderSettings, record: Family, stored: StoredConve
 
 
 def _from_user(settings: EmbedderSettings, record: Family, stored: StoredConventions) -> Conventions:
-    """What the settings say; ``record`` is what holds without them, which the task is written into.
+    """The settings' conventions; the task is written into those of ``record``, which hold without them.
 
     Raises:
         ConventionError: There is no place for the task.
@@ -237,7 +237,7 @@ def _from_user(settings: EmbedderSettings, record: Family, stored: StoredConvent
     if task is None:
         return user
     if any(name == "task" for name, _ in record.document_options):
-        # The adapter of that task, for both roles: what is compared has to come from one adapter or a matched pair.
+        # The adapter of that task, for both roles: compared vectors have to come from one adapter or a matched pair.
         prompt = stored.prompts.get(task, "")
         options = tuple((name, task if name == "task" else value) for name, value in record.document_options)
         return replace(user, query=prompt, document=prompt, query_options=options, document_options=options)
@@ -254,7 +254,7 @@ def _from_user(settings: EmbedderSettings, record: Family, stored: StoredConvent
 
 
 def _assumed(settings: EmbedderSettings, resolved: ResolvedModel | None, stored: StoredConventions) -> tuple[str, ...]:
-    """What is a guess for a model without a record."""
+    """The guesses for a model without a record."""
     assumed = []
     if resolved is not None and stored.pooling is None and settings.pooling is None and not stored.library:
         assumed.append("mean pooling (the folder has no 1_Pooling/config.json)")

@@ -16,7 +16,7 @@ Method = Literal["linear", "ntk", "yarn", "self"]
 class Extension:
     """How a model with rotary positions (RoPE) reads longer texts than it was trained for.
 
-    Which texts gain is a matter of measuring: LongEmbed (Zhu et al. 2024, https://arxiv.org/abs/2404.12096) found
+    Measure which texts gain: LongEmbed (Zhu et al. 2024, https://arxiv.org/abs/2404.12096) found
     "ntk" and "self" best for retrieval with models that were trained on 512 and on 4,096 tokens.
 
     Attributes:
@@ -68,10 +68,10 @@ class Reach:
 
     @classmethod
     def of(cls, extension: Extension, position_limit: int, target: int | None) -> Reach:
-        """The reach from what a model has positions for to ``target`` tokens.
+        """The extension of a model with ``position_limit`` positions to ``target`` tokens.
 
         Raises:
-            InputError: No target was given, or it is nothing new to the model.
+            InputError: No target was given, or the model reads that many already.
         """
         trained = extension.trained or position_limit
         if target is None:
@@ -127,7 +127,7 @@ class Reach:
         if self.method == "ntk":
             head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
             rotated = int(head * rope.get("partial_rotary_factor", 1.0))
-            # transformers' "dynamic" grows with the longest text of a pass: a vector would depend on its company.
+            # transformers' "dynamic" grows with the longest text of a pass: a vector would depend on its batch.
             rope["rope_theta"] = rope["rope_theta"] * self.factor ** (rotated / (rotated - 2))
         elif self.method == "linear":
             rope.update(rope_type="linear", factor=self.factor)

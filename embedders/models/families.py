@@ -1,8 +1,8 @@
 """Model families: how each writes queries and documents, pools and normalises, and what it was trained for.
 
-A wrong instruction or pooling costs more points than most techniques win, and nothing fails when it happens. So what
-is known of a model comes from three places, later ones ruling over earlier ones: the family's record in the registry
-(`families.toml`), the sentence-transformers files in the model's own folder, and what the user says.
+A wrong instruction or pooling costs more points than most techniques win, and nothing fails when it happens. So a
+model's conventions come from three places, later ones overriding earlier ones: the family's record in the registry
+(`families.toml`), the sentence-transformers files in the model's own folder, and the user's settings.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Family:
     """The conventions of a family of models.
 
     Attributes:
-        name: What the family is called.
+        name: The family's name.
         source: The model card or paper that these conventions were read from.
         models: Patterns (`fnmatch`, lower case) of the hub ids that belong to it.
         query: What stands before a query; ``{task}`` in it is replaced by the task.
         document: What stands before a document; ``{title}`` in it is replaced by the document's title.
-        task: The task where the user names none.
-        no_title: What stands for ``{title}`` where a document has none.
+        task: The default task.
+        no_title: The text for ``{title}`` where a document has no title.
         query_suffix: What stands after a query.
         document_suffix: What stands after a document.
         apart: Whether prefix and suffix are tokenised by themselves (`SpanText.apart`).
@@ -48,7 +48,7 @@ class Family:
         pool_instruction: Whether the instruction's tokens are pooled with the text's.
         normalize: Whether vectors are L2-normalised.
         similarity: How two vectors are compared.
-        max_tokens: Tokens that a text is cut to, special tokens included; None: what the model's folder says.
+        max_tokens: Tokens that a text is cut to, special tokens included; None: the number in the model's folder.
         trained_tokens: Length it was trained on, which late chunking's windows should not exceed; None: ``max_tokens``.
         dimensions: Lengths that its vectors may be cut to (Matryoshka); () where cutting was not trained.
         cut_anywhere: Whether every length between the smallest and the largest of ``dimensions`` was trained.
@@ -60,13 +60,13 @@ class Family:
         remote_code: Whether its repository's own Python files are needed for right vectors.
         library: Why pooling a pass over its tokens does not give its vectors, so that sentence-transformers has to run
             all its modules (`LibraryEncoder`: whole texts only); "" where it does.
-        query_options: What its code is told for a query besides the text (a task adapter), as names and values.
+        query_options: Arguments of its code for a query besides the text (a task adapter), as names and values.
         document_options: Likewise for a document.
         corpus: Whether it reads a sample of the corpus before anything else (`LibraryEncoder`'s ``corpus``).
-        note: What else a user should know.
-        unconfirmed: What of the record stands in no text that could be read, and so may be wrong; "" where all does.
-        assumed: What was not known of the model and is a guess.
-        sources: Where what is known of it besides the registry comes from: "the folder" or "you", and names of fields.
+        note: A note for users.
+        unconfirmed: The part of the record that no readable source confirms, and that may be wrong; "" for none.
+        assumed: The conventions that are guesses.
+        sources: The sources besides the registry, "the folder" or "you", with the names of their fields.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Family:
     def query_text(self, text: str, task: str | None = None) -> SpanText:
         """The text that the model reads for a query.
 
-        A family whose texts are more than prefix + text + suffix overrides this and its siblings.
+        A family whose texts are more than prefix + text + suffix overrides this and the methods below.
         """
         return self._written(self.query_instruction(task), text, self.query_suffix)
 
@@ -191,7 +191,7 @@ class Family:
 
     @property
     def situates(self) -> bool:
-        """Whether it was trained on a way of its own to read a chunk in its neighbourhood (`situated_text`)."""
+        """Whether it was trained on its own form of a chunk in its neighbourhood (`situated_text`)."""
         return False
 
 

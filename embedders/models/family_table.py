@@ -29,7 +29,7 @@ def with_table(page: str) -> str:
 
 
 def doubts() -> str:
-    """Markdown: a line per family of whose record a part could not be confirmed."""
+    """Markdown: a line per family whose record is partly unconfirmed."""
     return "".join(f"- **{family.name}**: {family.unconfirmed}.\n" for family in families() if family.unconfirmed)
 
 

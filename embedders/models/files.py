@@ -1,4 +1,4 @@
-"""Reading the files of a model's folder, which come from outside: a damaged one is a `ModelError` that names it."""
+"""Reading the files of a model's folder, which are untrusted: a damaged one is a `ModelError` that names it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def count(config: Mapping[str, Any], name: str, path: Path, least: int = 1) -> i
 
 @contextmanager
 def loading(what: str, folder: Path) -> Iterator[None]:
-    """Turn what other libraries raise on a model's damaged files into a `ModelError` that names the folder.
+    """Turn other libraries' errors on a model's damaged files into a `ModelError` that names the folder.
 
     Their progress bars and notes are left out (`quietly`).
 
@@ -81,7 +81,7 @@ def loading(what: str, folder: Path) -> Iterator[None]:
     except (SituateError, ImportError, MemoryError):
         raise
     except Exception as error:
-        # Damaged weights and configurations raise whatever the first line that trips over them does.
+        # Damaged weights and configurations raise errors of any class.
         if type(error).__name__ == "OutOfMemoryError":
             raise
         raise ModelError(f"{what} in {str(folder)!r} cannot be loaded: {safe_message(error)}") from error

@@ -1,4 +1,4 @@
-"""What a model's folder says about the model, read without loading it."""
+"""The facts of a model's folder, read without loading the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFSET_POSITIONS = frozenset(
 )
 _UNLIMITED = 1 << 30
 _HIDDEN = ("hidden_size", "d_model", "dim", "n_embd")
-#: What every architecture counts from 1, under the names that they give it.
+#: Sizes of 1 or more that every architecture has, under its names for them.
 _COUNTS = (
     *_HIDDEN,
     *(
@@ -35,7 +35,7 @@ _COUNTS = (
 
 @dataclass(frozen=True)
 class DenseHead:
-    """A linear layer that sentence-transformers puts behind the pooling (``2_Dense``)."""
+    """A linear layer that sentence-transformers puts after the pooling (``2_Dense``)."""
 
     folder: Path
     in_features: int
@@ -53,7 +53,7 @@ class ModelFolder:
         hidden_size: Length of a token vector.
         position_limit: Most tokens that the model has positions for, special tokens included.
         trained_tokens: Tokens it was trained to read: where sentence-transformers truncates.
-        heads: Linear layers behind the pooling.
+        heads: Linear layers after the pooling.
     """
 
     path: Path
@@ -77,8 +77,7 @@ class ModelFolder:
         config = read_object(file)
         if not config:
             raise ModelNotFoundError(
-                f"{str(path)!r} holds no config.json: hand over the folder of a transformers or "
-                "sentence-transformers model"
+                f"{str(path)!r} holds no config.json: give the folder of a transformers or sentence-transformers model"
             )
         text_config = {**config, **(config.get("text_config") or {})}
         counts = {name: number for name in _COUNTS if (number := count(text_config, name, file)) is not None}
@@ -111,7 +110,7 @@ class ModelFolder:
 
 
 def stored_max_tokens(folder: Path) -> int | None:
-    """Where sentence-transformers truncates a text, by its file in ``folder``; None where it says nothing.
+    """Where sentence-transformers truncates a text, by its file in ``folder``; None where it has no limit.
 
     Raises:
         ModelError: The file is damaged, or holds no number of tokens.

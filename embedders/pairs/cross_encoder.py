@@ -44,7 +44,7 @@ class PairScores:
         scores: float32 ``[pairs]``; always finite.
         windows: int64 ``[pairs]``: in how many windows each passage was read.
         tokens: Tokens that the model read.
-        lost_tokens: Tokens that it did not, because a query or a passage was too long.
+        lost_tokens: Tokens that it did not read, because a query or a passage was too long.
     """
 
     scores: Vectors
@@ -90,15 +90,15 @@ class CrossEncoderModel:
         output: "model": what ``CrossEncoder.predict`` returns (the model's own activation); "logit": the raw
             number; "probability": its sigmoid, in [0, 1].
         aggregation: How the windows of a long passage become one score.
-        max_tokens: Tokens of a window, query and special tokens included; None for what the model says.
+        max_tokens: Tokens of a window, query and special tokens included; None for the model's own.
         overlap: Tokens that neighbouring windows share.
-        max_windows: At most so many windows of a passage; the rest of it is not read, and counted.
+        max_windows: At most so many windows of a passage; the rest of it is not read and is counted.
         instruction: The task, for decoders that take one; for others what stands before the query. None: the default
             prompt of the model's folder, which sentence-transformers uses too, or nothing.
-        template: How a decoder is asked; None for the one of its family.
+        template: A decoder's prompt; None for the one of its family.
         device: "auto", or a torch device.
         dtype: Format to compute in. "auto" is the fastest that the hardware computes in; "float32" is exact.
-        batch_tokens: Most tokens of one pass; None: what suits the device.
+        batch_tokens: Most tokens of one pass; None: a number that suits the device.
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
@@ -155,7 +155,7 @@ class CrossEncoderModel:
         self._loaded_: _Loaded | None = None
 
     def renew(self) -> None:
-        """A new lock: of one that another thread held, a fork is a copy that stays held."""
+        """A new lock: the forked copy of one that another thread held would stay held."""
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class CrossEncoderModel:
         return self._scores(loaded, written, result, len(pairs))
 
     async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
-        """`score` without blocking the event loop; cancelling it takes back the batches that have not run."""
+        """`score` without blocking the event loop; cancelling it withdraws the batches that have not run."""
         if not pairs:
             return _NOTHING
 
@@ -204,14 +204,14 @@ class CrossEncoderModel:
         try:
             loaded, written, future = await asyncio.shield(preparation)
         except asyncio.CancelledError:
-            # the thread cannot be stopped, but what it is about to queue can be taken back
+            # the thread cannot be stopped, but the requests that it is about to queue can be withdrawn
             preparation.add_done_callback(_taken_back)
             raise
         result = await asyncio.wrap_future(future)
         return self._scores(loaded, written, result, len(pairs))
 
     def close(self) -> None:
-        """Let go of the model; the next `score` loads it again."""
+        """Release the model; the next `score` loads it again."""
         with self._lock:
             loaded, self._loaded_ = self._loaded_, None
         if loaded is not None:
@@ -277,7 +277,7 @@ class CrossEncoderModel:
             template = TEMPLATES.get(folder.model_type)
             if template is None:
                 raise ConventionError(
-                    f"model {self.model!r} is a decoder of the type {folder.model_type!r}, and how it is asked about "
+                    f"model {self.model!r} is a decoder of the type {folder.model_type!r}, whose prompt for "
                     "a pair is not known: pass template=DecoderTemplate(...), from its model card"
                 )
         writer = PairWriter(
@@ -303,7 +303,7 @@ class CrossEncoderModel:
             exact=is_exact(self._dtype, device),
         )
         scheduler = Scheduler(engine)
-        # The thread must not outlive its model.
+        # The thread ends with its model.
         weakref.finalize(self, scheduler.close, drain=False).atexit = False
         # of two classes predict returns both logits; the log odds' sigmoid is the second's probability
         sigmoid = isinstance(encoder.activation_fn, torch.nn.Sigmoid)

@@ -26,7 +26,7 @@ from situate.vectors import check_finite
 
 
 class PairEngine(Engine):
-    """A cross-encoder on one device; batches, halving on out-of-memory and results are `Engine`'s.
+    """A cross-encoder on one device; `Engine` makes batches, halves them on out-of-memory and writes results.
 
     A pair is a sequence with one segment, which is its second text; its result is one logit, or the hidden state
     that the logit is made of.
@@ -36,10 +36,10 @@ class PairEngine(Engine):
         device: Where it runs.
         dtype: Format to compute in; the head is float32 always.
         answers: Of a decoder, the token ids of yes and no.
-        max_tokens: Longest sequence that will come.
-        batch_tokens: Most tokens of one pass; None: what suits the device.
-        representation: Hand back hidden states instead of logits.
-        reentrant: Whether several threads may be inside the model at once.
+        max_tokens: Longest sequence that it is given.
+        batch_tokens: Most tokens of one pass; None: a number that suits the device.
+        representation: Return hidden states instead of logits.
+        reentrant: Whether several threads may run the model at once.
         exact: Do not store float32 weights in float16, which is faster on some CPUs.
 
     Raises:
@@ -76,7 +76,7 @@ class PairEngine(Engine):
                 )
             elif representation:
                 raise ConventionError(
-                    "the model's head could not be told apart from its encoder, which the aggregation 'parade' needs; "
+                    "the model's head could not be separated from its encoder, which the aggregation 'parade' needs; "
                     "choose 'max', 'first' or 'sum'"
                 )
             else:
@@ -84,7 +84,7 @@ class PairEngine(Engine):
                 choice = ForwardChoice(
                     lambda ids, packing: _scores(model, ids, packing, answers)[:, None], 1, False, reentrant
                 )
-        # On CPU a batch's activations should stay in the cache; a GPU wants to be full.
+        # On CPU a batch's activations should stay in the cache; a GPU needs large batches.
         super().__init__(choice, device, batch_tokens or (4096 if device.type == "cpu" else 32768))
         self._representation = representation
         self.hidden_size = choice.hidden_size if representation else 1
@@ -125,7 +125,7 @@ def _scores(model: Any, ids: torch.Tensor, packing: Packing, answers: Answers | 
 
 
 def pair_request(sequences: Sequence[NDArray[np.int64]], second: NDArray[np.int64]) -> PoolingRequest:
-    """What a `Scheduler` is handed for these pairs; their second texts begin at ``second``."""
+    """The `Scheduler` request for these pairs; their second texts begin at ``second``."""
     ends = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
     at = np.arange(len(sequences), dtype=np.int64)
     segments = np.column_stack([at, second, ends, np.zeros_like(at)])
@@ -138,7 +138,7 @@ def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, o
     """sentence-transformers' `CrossEncoder` of a local folder.
 
     Raises:
-        ModelError: It cannot be loaded, or the weights of what scores are not in the folder.
+        ModelError: It cannot be loaded, or the weights of its head are not in the folder.
     """
     from sentence_transformers import CrossEncoder
 
@@ -158,7 +158,7 @@ def load_cross_encoder(folder: Path, device: torch.device, dtype: torch.dtype, o
 
 
 def _check_head(folder: Path, model: Any) -> None:
-    """Refuse a model whose head transformers made of random numbers, as it does of an embedding model's folder."""
+    """Refuse a model whose head transformers filled with random numbers, as it does for an embedding model's folder."""
     from safetensors import safe_open
 
     kept: set[str] = set()

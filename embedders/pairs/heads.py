@@ -1,4 +1,4 @@
-"""What makes a cross-encoder's score out of a hidden state: its head, found among those that transformers writes."""
+"""The head that computes a cross-encoder's score from a hidden state, found among those that transformers has."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 
 from situate.errors import ConventionError
 
-#: Token ids of a decoder's yes and no; of a model without a no the score is the logit of yes.
+#: Token ids of a decoder's yes and no; without a no the score is the logit of yes.
 Answers: TypeAlias = tuple[int, int | None]
 #: float32 ``[sequences, hidden]`` -> float32 ``[sequences]``.
 Head: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 def find_head(model: Any, hidden: torch.Tensor, wanted: torch.Tensor, answers: Answers | None) -> Head | None:
-    """What makes ``wanted`` out of ``hidden``, in float32; None if it is none of the known heads.
+    """The head that computes ``wanted`` from ``hidden``, in float32; None if it is none of the known heads.
 
     Args:
         model: The cross-encoder.

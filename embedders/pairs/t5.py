@@ -22,7 +22,7 @@ from situate.parameters import checked_parameters
 from situate.threads import OwnedLock
 from situate.vectors import check_finite
 
-#: A longer text is never read to its end by a model of 512 tokens.
+#: A model of 512 tokens never reads a longer text to its end.
 _LONGEST = 20_000
 
 #: A query, a passage and another one.
@@ -43,10 +43,10 @@ class DuelScorer(Protocol):
 
 
 class _TrueOrFalse:
-    """A T5 that is asked about one passage or several and answers true or false.
+    """A T5 that reads a query with one or two passages and answers true or false.
 
     The score is the softmax of "true" against "false" as the first word of the answer, in [0, 1]. Passages beyond the
-    model's length are cut, and what is lost is counted. Out of memory halves a batch.
+    model's length are cut, and the lost tokens are counted. Out of memory halves a batch.
 
     Args:
         model: A model folder or hub id; None for castorini's.
@@ -226,7 +226,7 @@ class DuoT5Model(_TrueOrFalse):
 
 
 def _shared(lengths: Sequence[int], room: int) -> list[int]:
-    """How much of each passage is read: what a short one leaves of its share is the others'."""
+    """The tokens read of each passage: the others use the rest of a short passage's share."""
     shares = [0] * len(lengths)
     for done, i in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
         shares[i] = min(lengths[i], (room - sum(shares)) // (len(lengths) - done))
@@ -258,6 +258,6 @@ def _probabilities(model: Any, sequences: Sequence[Sequence[int]], answers: list
     except (torch.OutOfMemoryError, MemoryError):
         if len(sequences) == 1:
             raise
-    # Behind the handler, whose traceback keeps the failed pass's tensors.
+    # After the handler, whose traceback keeps the failed pass's tensors.
     half = len(sequences) // 2
     return np.concatenate([_probabilities(model, part, answers) for part in (sequences[:half], sequences[half:])])

@@ -16,21 +16,21 @@ from situate.errors import ConventionError, InputError
 Pair: TypeAlias = tuple[str, str]
 Aggregation: TypeAlias = Literal["max", "first", "sum", "parade"]
 
-#: No vocabulary has words longer than this many characters a token on average: what is beyond is never read.
+#: No vocabulary has words longer than this many characters a token on average: text beyond is never read.
 _CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True)
 class DecoderTemplate:
-    """How a decoder that answers yes or no is asked about a pair.
+    """The prompt of a decoder that answers yes or no about a pair.
 
     Attributes:
-        prefix: What stands before everything.
+        prefix: The text before everything else.
         body: The question, with ``{query}`` and ``{passage}`` in it, and ``{instruction}`` where it takes one.
-        suffix: What stands behind; the next token is the answer.
+        suffix: The text after it; the next token is the answer.
         yes: The token of a relevant passage.
         no: The token of an irrelevant one; None: the score is the logit of ``yes`` alone.
-        instruction: The task, where the caller names none.
+        instruction: The default task.
     """
 
     prefix: str
@@ -86,8 +86,8 @@ class PairWriter:
         tokenizer: The model's tokenizer.
         max_tokens: Tokens of a window, everything included.
         overlap: Tokens of the passage that neighbouring windows share.
-        max_windows: At most so many windows of a passage; what is behind them is not read.
-        template: How a decoder is asked; None for a model that takes pairs.
+        max_windows: At most so many windows of a passage; the rest is not read.
+        template: A decoder's prompt; None for a model that takes pairs.
         instruction: The decoder's task; None for the template's own. Without a template it stands before the query.
     """
 
@@ -119,7 +119,7 @@ class PairWriter:
         else:
             self._before, self._behind = self._ids(template.prefix), self._ids(template.suffix)
             self._between = self._ids(self._body("", ""))
-            # words may merge differently at the borders of what is put in
+            # words may merge differently where texts are put in
             fixed = len(self._before) + len(self._between) + len(self._behind) + 4
         self._room = max_tokens - fixed
         if self._room < 4:
@@ -179,7 +179,7 @@ class PairWriter:
         cut = limit * _CHARACTERS_PER_TOKEN
         offsets = self._template is not None
         tokens = self._tokenizer.tokenize([text[:cut] for text in different], offsets=offsets)
-        # what lies behind the cut is counted as four characters a token: nobody wants it tokenized to be told
+        # the text after the cut counts as a token per four characters: tokenizing it only to count would cost too much
         lost = sum(max(0, len(text) - cut) // 4 for text in different)
         return dict(zip(different, tokens, strict=True)), lost
 

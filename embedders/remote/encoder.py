@@ -1,4 +1,4 @@
-"""HttpEncoder: the base of the span encoders that ask a server, and what makes its answers vectors."""
+"""HttpEncoder: the base of the span encoders that call a server, and the checks of its answers."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ def checked_options(cls: C) -> C:
 
 
 def http_settings(base_url: str | HttpSettings, options: HttpOptions) -> HttpSettings:
-    """The settings that an address and options make, or those that stand in place of the address.
+    """The settings of an address and options, or those given in place of the address.
 
     Raises:
-        InputError: There are settings and options too, or `HttpSettings` refuses what it was given.
+        InputError: There are settings and options too, or `HttpSettings` refuses its values.
     """
     if not isinstance(base_url, HttpSettings):
         return HttpSettings(base_url, **options)
     if options:
-        raise InputError(f"{', '.join(options)}: say it in the HttpSettings that is given as base_url")
+        raise InputError(f"{', '.join(options)}: set it in the HttpSettings that is given as base_url")
     return base_url
 
 
 class HttpEncoder:
-    """Base of the span encoders that ask a server. A subclass writes the conversation; this one carries it on.
+    """Base of the span encoders that call a server. A subclass writes the conversation; this class runs it.
 
     Cheap to construct: no request is made before the first text. Copies and pickles as its configuration. May be used
     by many threads and event loops at once, and after a fork.
 
     Args:
-        base_url: Where the server listens, or an `HttpSettings` that says the rest too.
-        options: The fields of `HttpSettings` behind its address.
+        base_url: Where the server listens, or an `HttpSettings` with the other settings too.
+        options: The fields of `HttpSettings` after its address.
         batch_size: Texts per request.
 
     Raises:
-        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses what it was given.
+        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses its values.
     """
 
     def __init__(self, base_url: str | HttpSettings, options: HttpOptions, batch_size: int) -> None:
@@ -77,10 +77,10 @@ class HttpEncoder:
 
     @property
     def dimension(self) -> int:
-        """Length of a vector. Asks the server for one vector before the first answer.
+        """Length of a vector. Before the first answer, one vector is requested from the server.
 
         Raises:
-            ServerError: The server cannot be asked.
+            ServerError: The server cannot be reached.
         """
         if self._dimension is None:
             self.encode([SpanText("dimension")])
@@ -104,7 +104,7 @@ class HttpEncoder:
     async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """`encode` without blocking the event loop; cancelling it cancels the requests."""
         conversation = self._conversation(inputs, token_vectors)
-        # Tokenizing and making arrays take their time: on a thread, not on the loop.
+        # Tokenizing and making arrays would block the loop: they run in a thread.
         calls, result = await asyncio.to_thread(_advanced, conversation, None)
         while calls is not None:
             calls, result = await asyncio.to_thread(_advanced, conversation, await self._connection.aask(calls))
@@ -122,10 +122,10 @@ class HttpEncoder:
         raise NotImplementedError
 
     def _checked(self, matrix: Vectors, path: str, *, tokens: bool = False) -> Vectors:
-        """The vectors of texts, or of one text's tokens, if they are finite, not zero and as long as those before.
+        """The vectors of texts, or of one text's tokens, checked to be finite, not zero and as long as those before.
 
         Raises:
-            ServerError: They cannot.
+            ServerError: They are not.
         """
         where = f"{self.http.shown_url}/{path}"
         if not np.isfinite(matrix).all():
@@ -141,7 +141,7 @@ class HttpEncoder:
 
     @contextmanager
     def _understood(self, path: str) -> Iterator[None]:
-        """Whatever fails inside because an answer is not of its interface's form becomes a `ServerError`."""
+        """Errors inside, from an answer that is not in its interface's form, become a `ServerError`."""
         try:
             yield
         except SituateError:
@@ -170,7 +170,7 @@ def answer_bytes(vectors: int) -> int:
 
 
 def numbers(row: Any, encoding: Literal["float", "base64"] = "float") -> Vectors:
-    """float32 ``[dimension]`` from a list of numbers, or from base64 of little-endian float32 where it was asked for.
+    """float32 ``[dimension]`` from a list of numbers, or from base64 of little-endian float32 where it was requested.
 
     Raises:
         ValueError: It is neither; a text or a truth value is no number.
@@ -195,7 +195,7 @@ def matrix_of(rows: Any, encoding: Literal["float", "base64"] = "float") -> Vect
 
 
 def positive(value: Any) -> int:
-    """A count that a server tells of itself.
+    """A count from a server's own description.
 
     Raises:
         ValueError: It is no whole number of 1 or more.

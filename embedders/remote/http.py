@@ -30,7 +30,7 @@ from situate.errors import InputError, ServerError
 from situate.outside import Secret, load_json, safe_text
 from situate.parameters import checked_parameters
 
-#: Passing troubles: the request was right, another try may succeed.
+#: Statuses of temporary failures: another try of the same request may succeed.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 #: Bytes that are read of an answer that is an error.
 _ERROR_BYTES = 64 * 2**10
@@ -39,7 +39,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class HttpOptions(TypedDict, total=False):
-    """The fields of `HttpSettings` behind the address, as keyword arguments."""
+    """The fields of `HttpSettings` after the address, as keyword arguments."""
 
     api_key: str | Secret | None
     api_key_env: str | None
@@ -56,7 +56,7 @@ class HttpOptions(TypedDict, total=False):
 @checked_parameters
 @dataclass(frozen=True)
 class HttpSettings:
-    """Where a server listens, and how it is asked.
+    """Where a server listens, and how requests are made.
 
     Attributes:
         base_url: The server's address. Its user name and password, if any, are shown in no message.
@@ -65,7 +65,7 @@ class HttpSettings:
         headers: Sent with every request. Values of those that hold a key (``Authorization``, ``X-Api-Key``) become a
             `Secret`, as ``api_key`` does.
         timeout: Seconds for one try of a request, from connecting to the last byte of the answer.
-        retries: Further tries after a passing trouble (429, 5xx, a broken or slow connection).
+        retries: Further tries after a temporary failure (429, 5xx, a broken or slow connection).
         backoff: Seconds before the first further try, then doubling, with jitter; a Retry-After is obeyed.
         longest_wait: Most seconds between two tries.
         concurrency: Requests of one call that are under way at once.
@@ -161,7 +161,7 @@ class HttpSettings:
     def request_headers(self) -> dict[str, str]:
         """What is sent with a request."""
         key = self.key()
-        # Other encodings are not asked for: what they unpack to cannot be bounded while it is unpacked.
+        # Other encodings are not requested: their output cannot be bounded while it is unpacked.
         return {
             "Accept-Encoding": "gzip",
             "Content-Type": "application/json",
@@ -183,9 +183,9 @@ class Call:
 
     Attributes:
         path: Path below the server's base URL.
-        body: What is sent as JSON; None asks with GET.
+        body: The JSON to send; None makes a GET request.
         tolerated: Statuses that are answered with a `Refusal` instead of an error.
-        max_bytes: Bytes that a right answer has at most; None where `HttpSettings.max_response_bytes` says it.
+        max_bytes: Bytes that a right answer has at most; None for `HttpSettings.max_response_bytes`.
     """
 
     path: str
@@ -208,7 +208,7 @@ class Refusal:
 
 
 class _Failure(Exception):
-    """One try that failed; ``wait`` is what the server asked for, in seconds."""
+    """One try that failed; ``wait`` is the server's Retry-After, in seconds."""
 
     def __init__(self, message: str, *, passing: bool, wait: float | None = None) -> None:
         super().__init__(message)
@@ -220,12 +220,12 @@ class HttpConnection:
     """Makes the requests of one encoder. Opens connections on first use; may serve many threads and event loops.
 
     Args:
-        settings: Where the server listens, and how it is asked.
+        settings: Where the server listens, and how requests are made.
     """
 
     def __init__(self, settings: HttpSettings) -> None:
         self.settings = settings
-        # A client belongs to the loop that it first ran on, and is touched on that loop alone.
+        # A client belongs to the loop that it first ran on, and is used on that loop alone.
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
@@ -370,13 +370,13 @@ def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
     """Decompresses a body part by part, each time up to a number of bytes.
 
     Raises:
-        httpx.DecodingError: An encoding that was not asked for.
+        httpx.DecodingError: An encoding that was not requested.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return lambda raw, most: raw[:most]
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise httpx.DecodingError(f"Content-Encoding {encoding[:20]!r} was not asked for")
+        raise httpx.DecodingError(f"Content-Encoding {encoding[:20]!r} was not requested")
     return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # gzip's or zlib's header
 
 

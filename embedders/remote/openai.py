@@ -31,21 +31,21 @@ class OpenAIEncoder(HttpEncoder):
     """Vectors from any server with OpenAI's ``/v1/embeddings`` (OpenAI, vLLM, infinity, Ollama, LM Studio, ...).
 
     Such a server returns one vector per text: spans and token vectors (late chunking, unpooled context) are a
-    `ConventionError`. A text that is longer than the model reads is the server's to refuse. An empty text, which
+    `ConventionError`. A text that is longer than the model reads may be refused by the server. An empty text, which
     OpenAI refuses, is sent as one blank.
 
     Args:
         model: The model's name on the server.
-        base_url: The address up to and including ``/v1``, or an `HttpSettings` that says the rest too. Without a key
-            and the name of its variable, ``OPENAI_API_KEY`` is sent to OpenAI's own address and to no other.
-        dimensions: Asked of the server (OpenAI's text-embedding-3 and vLLM cut Matryoshka vectors themselves).
+        base_url: The address up to and including ``/v1``, or an `HttpSettings` with the other settings too. Without a
+            key and the name of its variable, ``OPENAI_API_KEY`` is sent to OpenAI's own address and to no other.
+        dimensions: Requested from the server (OpenAI's text-embedding-3 and vLLM cut Matryoshka vectors themselves).
         normalize: Normalise the server's vectors. OpenAI's have norm 1 already.
         batch_size: Texts per request.
         encoding: "base64" moves a quarter of the bytes of "float"; not every server knows it.
-        options: How the server is asked, by the names of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
+        options: Further fields of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
 
     Raises:
-        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses what it was given.
+        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses its values.
     """
 
     #: One vector a text.

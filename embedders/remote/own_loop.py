@@ -1,4 +1,4 @@
-"""The event loop that runs the requests of synchronous calls, so that both ways share one body."""
+"""The event loop that runs the requests of synchronous calls, so that both kinds of call share one body."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OwnLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """As asyncio's, but by default in threads that take tasks when the main thread has ended too."""
+        """As asyncio's, but its default threads also take tasks after the main thread has ended."""
         return super().run_in_executor(executor or self._lookups, func, *args)
 
     def close_client(self, client: httpx.AsyncClient) -> None:
@@ -44,7 +44,7 @@ class _Loops:
 
     def __init__(self) -> None:
         self.current: OwnLoop | None = None
-        # Collecting the loop of a parent process would close what parent and child share.
+        # Collecting the loop of a parent process would close file descriptors that parent and child share.
         self._parents: list[OwnLoop | None] = []
         self._lock = OwnedLock("a request")
         renew_after_fork(self)

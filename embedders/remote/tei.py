@@ -37,18 +37,18 @@ class TEIEncoder(HttpEncoder):
     chunking, situated windows and late interaction work as they do locally. ``/tokenize`` says which characters each
     token stands for. Documents longer than the server reads are read in overlapping windows, cut between words.
 
-    The server's default prompt, if it was started with one, comes on top of what is sent: start it without.
+    The server puts its default prompt, if it has one, before the text that is sent: start it without.
 
     Args:
-        base_url: The server's address, or an `HttpSettings` that says the rest too.
-        pooling: How the token vectors of a span become one; what the model was trained with.
+        base_url: The server's address, or an `HttpSettings` with the other settings too.
+        pooling: How the token vectors of a span become one; the pooling that the model was trained with.
         normalize: Whether vectors get L2 norm 1.
-        on_overflow: What a text without spans gets that is longer than the server reads.
+        on_overflow: How a text without spans that is longer than the server reads is treated.
         batch_size: Texts per request; the server's ``max_client_batch_size`` bounds it (32 by default).
-        options: How the server is asked, by the names of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
+        options: Further fields of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
 
     Raises:
-        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses what it was given.
+        InputError: ``batch_size`` is less than 1, or `HttpSettings` refuses its values.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class TEIEncoder(HttpEncoder):
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that the server reads at once, special tokens included. Asks it once.
+        """Tokens that the server reads at once, special tokens included. Requested once.
 
         Raises:
-            ServerError: The server cannot be asked.
+            ServerError: The server cannot be reached.
         """
         if self._max_tokens is None:
             self._max_tokens = self._limit(self._connection.ask([Call("info", None)])[0])
@@ -90,7 +90,7 @@ class TEIEncoder(HttpEncoder):
         batches = list(in_batches(inputs, self._batch_size))
         calls = [self._embed([item.text for item in batch], truncate=False) for batch in batches]
         answers = yield calls
-        # A batch with a text that is too long is refused as a whole: count its tokens, then have it cut.
+        # The server refuses a batch with a text that is too long as a whole: count its tokens, then cut it.
         late = [i for i, answer in enumerate(answers) if isinstance(answer, Refusal)]
         lost: dict[int, list[int]] = {}
         if late:
@@ -203,7 +203,7 @@ class _TokenOffsets:
 
     @classmethod
     def of(cls, text: str, tokens: Sequence[Mapping[str, Any]]) -> _TokenOffsets:
-        """From what ``/tokenize`` answers for a text.
+        """The tokens in ``/tokenize``'s answer for a text.
 
         Raises:
             KeyError, TypeError, ValueError, IndexError: It is not of that form.
@@ -239,7 +239,7 @@ class _SpanReading:
     """One text as the server will read it.
 
     Attributes:
-        texts: What is sent: the text, or its windows.
+        texts: The texts to send: the text, or its windows.
     """
 
     item: SpanText
@@ -285,8 +285,8 @@ class _SpanReading:
                 int(body[window.own_start, 0]) if window.own_start else 0,
                 int(body[window.own_end, 0]) if window.own_end < len(body) else length,
             )
-            # The server tokenizes each window anew, and half a word is other tokens: begin and end with whole words,
-            # as far as no token is lost that is taken from this window.
+            # The server tokenizes each window anew, and half a word has other tokens: begin and end with whole words,
+            # as long as no token of this window is lost.
             whole = next((p for p in range(first, own[0] + 1) if p == 0 or item.text[p - 1].isspace()), first)
             first = whole if window.start else first
             last = next((p for p in range(last, own[1] - 1, -1) if p == length or item.text[p].isspace()), last)

@@ -43,20 +43,20 @@ class VLLMEncoder(HttpEncoder):
 
     Args:
         model: The model's name on the server, and, unless ``tokenizer`` is given, the folder or hub id of its files.
-        base_url: The server's address, without ``/v1``, or an `HttpSettings` that says the rest too.
+        base_url: The server's address, without ``/v1``, or an `HttpSettings` with the other settings too.
         tokenizer: A folder or hub id with the model's tokenizer.
-        pooling: How the token vectors of a span become one; what the model was trained with.
+        pooling: How the token vectors of a span become one; the pooling that the model was trained with.
         normalize: Whether vectors get L2 norm 1.
-        on_overflow: What a text without spans gets that is longer than ``max_tokens``.
-        max_tokens: Tokens read at once, special tokens included; None: what the server was started with.
+        on_overflow: How a text without spans that is longer than ``max_tokens`` is treated.
+        max_tokens: Tokens read at once, special tokens included; None: the server's own limit.
         add_special_tokens: Whether the tokenizer's special tokens are put around each text.
         end_token: Whether the end token closes each text also where the tokenizer's own files leave it out.
         batch_size: Sequences per request.
-        options: How the server is asked, by the names of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
+        options: Further fields of `HttpSettings`: ``api_key``, ``timeout``, ``retries``, ...
 
     Raises:
         InputError: ``base_url`` ends in ``/v1``, ``batch_size`` or ``max_tokens`` is less than 1, or `HttpSettings`
-            refuses what it was given.
+            refuses its values.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class VLLMEncoder(HttpEncoder):
 
     @property
     def max_tokens(self) -> int:
-        """Tokens that are read at once, special tokens included. Asks the server once.
+        """Tokens that are read at once, special tokens included. Requested from the server once.
 
         Raises:
-            ServerError: The server cannot be asked.
+            ServerError: The server cannot be reached.
         """
         if self._limit is None:
             self._limit = self._limit_in(self._connection.ask([Call("v1/models", None)])[0])
@@ -120,7 +120,7 @@ class VLLMEncoder(HttpEncoder):
         backend = self._text_tokenizer().backend
         if backend is None:
             raise ConventionError(
-                f"{self._tokenizer_source!r} has a tokenizer in plain Python only, which cannot be handed over: size "
+                f"{self._tokenizer_source!r} has a tokenizer in plain Python only, which chunkers cannot use: size "
                 "chunks in characters (a chunker without a tokenizer), or convert it to a tokenizer.json"
             )
         return Tokenizer.from_str(backend.to_str())
@@ -233,7 +233,7 @@ class VLLMEncoder(HttpEncoder):
 
 
 def _reduced(request: PoolingRequest, hidden: Sequence[Vectors], dimension: int) -> PoolingResult:
-    """What an engine makes of token vectors, in numpy."""
+    """An engine's sums and maxima of token vectors, in numpy."""
     rows: list[Vectors] = []
     for sequence, first, last, weight in request.segments.tolist():
         tokens = hidden[sequence][first:last]

@@ -1,4 +1,4 @@
-"""The linear layers that some sentence-transformers models put behind the pooling."""
+"""The linear layers that some sentence-transformers models put after the pooling."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Heads:
         Raises:
             UnsafeModelError: The weights are pickled, which ``options`` do not allow.
             ConventionError: An activation is not known.
-            ModelError: The weights are damaged, or of another shape than the folder says.
+            ModelError: The weights are damaged, or of another shape than in the folder's configuration.
         """
         for head in heads:
             if head.in_features != size:

@@ -1,10 +1,10 @@
 """Where a very long text may be cut before it is tokenized, with the same tokens as without the cut.
 
 The tokenizers library keeps about 300 bytes for each byte that it reads, so 10 MB in one call are 3 GB. A byte-level
-BPE merges inside pre-tokens only. So a cut changes nothing where one pre-token ends anyhow and the next is found
-without looking back, which is so behind a run of letters for the patterns below: every alternative with letters in it
+BPE merges inside pre-tokens only. So a cut changes nothing where one pre-token ends anyway and the next is found
+without looking back, which holds after a run of letters for the patterns below: every alternative with letters in it
 ends with them, none looks back, and only white space looks ahead. `cuts` takes such places only, and there are none in
-a run of letters (or of Chinese or Japanese without punctuation): such a text is tokenized whole, whatever it costs.
+a run of letters (or of Chinese or Japanese without punctuation): such a text is tokenized whole, whatever the memory.
 """
 
 from __future__ import annotations

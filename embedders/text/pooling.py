@@ -1,4 +1,4 @@
-"""Behind the model: an engine's sums and maxima of token ranges -> the vectors of spans."""
+"""After the model: an engine's sums and maxima of token ranges -> the vectors of spans."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpanOutput:
-    """What an encoder makes of pooled token vectors.
+    """How an encoder finishes pooled token vectors.
 
     Attributes:
         model: Its name, for messages.
         dtype: The format that it computes in, likewise.
         pooling: How token vectors become one.
-        heads: Linear layers behind the pooling; None for none.
+        heads: Linear layers after the pooling; None for none.
         dimension: Numbers of a vector that are kept; None: all.
         normalize: Whether vectors get L2 norm 1.
     """

@@ -1,4 +1,4 @@
-"""Before the model: texts -> how each is read (its passes, and the tokens of each span) -> what an engine is asked."""
+"""Before the model: texts -> how each is read (its passes, and the tokens of each span) -> a request to an engine."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class ReadRules:
-    """What an encoder decides for all its texts.
+    """An encoder's settings for all its texts.
 
     Attributes:
         pooling: How token vectors become one.
-        on_overflow: What a text without spans gets that is longer than ``max_tokens``.
+        on_overflow: How a text without spans that is longer than ``max_tokens`` is treated.
         max_tokens: Tokens read at once, special tokens included.
         position_limit: Most that the model can read at once.
         pool_prefix: Whether the prefix and the special tokens before it are pooled in a text without spans.
@@ -58,7 +58,7 @@ def read_plans(
     Args:
         inputs: Texts and their spans.
         tokenizer: The model's.
-        rules: What the encoder decides for all of them.
+        rules: The encoder's settings for all of them.
         first: The place of the first text in the caller's list, for messages.
 
     Raises:
@@ -76,7 +76,7 @@ def read_plans(
 
 
 def pooling_request(plans: Sequence[ReadPlan], pooling: Pooling, token_vectors: bool) -> PoolingRequest:
-    """What an engine is asked for these texts; a sequence that occurs several times is run once."""
+    """The request to an engine for these texts; a sequence that occurs several times is run once."""
     sequences: list[Ids] = []
     places: dict[bytes, int] = {}
     segments: list[tuple[int, int, int, int]] = []
@@ -175,7 +175,7 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
 
 
 def _needed(plan: ReadPlan) -> ReadPlan:
-    """Without the windows that no span takes a token from: a few spans of a book need not have all of it read."""
+    """The plan without the windows that no span takes a token from: a few spans of a book need a few passes."""
     used = sorted({each.sequence for ranges in plan.spans for each in ranges})
     if len(used) < len(plan.sequences):
         place = {sequence: number for number, sequence in enumerate(used)}

@@ -1,4 +1,4 @@
-"""What is asked of an engine about texts, and what it answers: token ranges of sequences, and their sums."""
+"""Requests to an engine and its results: token ranges of sequences, and their sums."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class PoolingRequest:
     Attributes:
         sequences: Token ids of each pass over the model.
         segments: int64 ``[segments, 4]``: sequence, first token, one past the last token, weight of the first.
-        reduction: What becomes of a segment's token vectors: their sum, their sum weighted by position, their maximum.
-        kept: int64 ``[kept, 3]``: sequence, first token, one past the last token, of token vectors to hand back.
+        reduction: How a segment's token vectors are reduced: their sum, their sum weighted by position, their maximum.
+        kept: int64 ``[kept, 3]``: sequence, first token, one past the last token, of token vectors to return.
     """
 
     sequences: Sequence[Ids]

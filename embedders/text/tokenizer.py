@@ -23,7 +23,7 @@ Offsets = NDArray[np.int64]
 
 #: Characters that are tokenized in one call where the text may be cut; 0.3 GB of the library's memory at most.
 _PIECE = 1_000_000
-#: Characters up to which a text that comes alone is tokenized in the caller's thread.
+#: Characters up to which a single text is tokenized in the caller's thread.
 _QUERY = 1_000
 #: Tokens whose offsets are fetched as Python objects (100 bytes each) at a time.
 _FETCHED = 1 << 16
@@ -65,7 +65,7 @@ class TextTokenizer:
     """A model's own tokenizer with truncation and padding off, and the special tokens that it puts around a text.
 
     Args:
-        backend: The tokenizer; it is changed (truncation and padding go), so hand over a copy.
+        backend: The tokenizer; it is changed (truncation and padding are switched off), so pass a copy.
         slow: A tokenizer in plain Python, for models that have no other.
         add_special_tokens: Whether special tokens are put around a text.
     """
@@ -154,8 +154,8 @@ class TextTokenizer:
     @staticmethod
     def _encodings(backend: Tokenizer, texts: list[str], offsets: bool) -> list[Encoding]:
         if len(texts) == 1 and len(texts[0]) <= _QUERY:
-            # A batch goes to the tokenizer's threads, and a query would wait for one to wake up. A long text does: by
-            # itself it would hold the interpreter all the while.
+            # A batch goes to the tokenizer's threads, and a query would wait for one to wake up. A long text goes there
+            # too: otherwise it would hold the interpreter meanwhile.
             return [backend.encode(texts[0], add_special_tokens=False)]
         # The fast form keeps no offsets, which are half of the work.
         batch = backend.encode_batch if offsets else backend.encode_batch_fast
@@ -185,7 +185,7 @@ class TextTokenizer:
         return self.backend is not None and may_be_cut(self.backend)
 
     def words(self, ids: Ids) -> list[str]:
-        """What the vocabulary calls each token."""
+        """Each token's text in the vocabulary."""
         if self.backend is None:
             return [str(token) for token in self._slow.convert_ids_to_tokens(ids.tolist())]
         return [self.backend.id_to_token(number) or "" for number in ids.tolist()]
@@ -217,10 +217,10 @@ class TextTokenizer:
 
 
 def recovered_offsets(text: str, surfaces: Sequence[str]) -> Offsets | None:
-    """Where each token's surface stands in the text, for tokenizers that do not say; None if they do not line up.
+    """Where each token's surface stands in the text, for tokenizers without offsets; None if they do not align.
 
     Surfaces are looked for in order, case ignored. One that is not found (an unknown token) takes the characters
-    between its neighbours; two such in a row cannot be told apart.
+    between its neighbours; two such in a row are ambiguous.
     """
     lowered = text.lower()
     if len(lowered) != len(text):
@@ -230,7 +230,7 @@ def recovered_offsets(text: str, surfaces: Sequence[str]) -> Offsets | None:
     for i, surface in enumerate(surfaces):
         wanted = surface.strip().lower()
         at = lowered.find(wanted, cursor) if wanted else -1
-        # What lies between must be white space or belong to one unknown token.
+        # The text between must be white space or belong to one unknown token.
         if at < 0 or (unknown < 0 and lowered[cursor:at].strip()):
             if unknown >= 0:
                 return None
@@ -249,7 +249,7 @@ def recovered_offsets(text: str, surfaces: Sequence[str]) -> Offsets | None:
 
 
 def _offsets(encoding: Encoding) -> Offsets:
-    """int64 ``[tokens, 2]``; in parts, because the library hands a list of tuples over, ten times as large."""
+    """int64 ``[tokens, 2]``; in parts, because the library returns a list of tuples, ten times as large."""
     tokens = len(encoding)
     if tokens <= _FETCHED:
         return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
@@ -284,8 +284,8 @@ def _trimmed(text: str, offsets: Offsets) -> Offsets:
 _IS_BLANK = np.array([chr(c).isspace() for c in range(0x3002)])
 
 
-#: transformers before 5 let ``add_eos_token`` rule over the template in tokenizer.json for these, which is how the
-#: decoders of E5-mistral's kind were trained and published; transformers 5 reads the template alone.
+#: In transformers before 5 ``add_eos_token`` overrides the template in tokenizer.json for these, which is how decoders
+#: like E5-mistral were trained and published; transformers 5 reads the template alone.
 _END_TOKEN_CLASSES = frozenset({"LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast"})
 
 
@@ -301,8 +301,8 @@ def _token_text(token: Any) -> str | None:
 def _with_bos_eos(tokenizer: Tokenizer, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer with the begin and end tokens that ``tokenizer_config.json`` asks for.
 
-    transformers lets those two settings rule over tokenizer.json for the decoders' tokenizers that have no template
-    of their own.
+    In transformers those two settings override tokenizer.json for the decoders' tokenizers that have no template of
+    their own.
     """
     if tokenizer.post_processor is None or isinstance(tokenizer.post_processor, processors.ByteLevel):
         names = {}

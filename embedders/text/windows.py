@@ -19,7 +19,7 @@ class Window:
 
 
 def windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
-    """The fewest windows of at most ``capacity`` tokens that cover ``tokens``, neighbours sharing ``overlap``.
+    """The fewest windows of at most ``capacity`` tokens that cover ``tokens``, in which neighbours share ``overlap``.
 
     The windows are of even length (no short last one whose tokens would see little), and each token is taken from
     the window where it stands most centrally: the border between two neighbours is the middle of what they share.
@@ -27,7 +27,7 @@ def windows(tokens: int, capacity: int, overlap: int) -> list[Window]:
     Args:
         tokens: Tokens to cover; 0 gives one empty window.
         capacity: Tokens that fit into a window.
-        overlap: Tokens that neighbours share; at most half of the capacity is shared, whatever is asked for.
+        overlap: Tokens that neighbours share; at most half of the capacity is shared, whatever ``overlap`` is.
 
     Raises:
         InputError: ``capacity`` is not positive or ``overlap`` is negative.

@@ -373,7 +373,7 @@ def test_no_texts_are_no_vectors(embedder):
 
 
 def test_what_is_not_a_list_of_texts_is_refused(embedder):
-    with pytest.raises(InputError, match="hand over a list"):
+    with pytest.raises(InputError, match="give a list"):
         embedder.embed_queries("one text")
     with pytest.raises(InputError, match="text 1 of 2 is a NoneType"):
         embedder.embed_documents(["fine", None])

@@ -142,7 +142,7 @@ def test_both_pickle_as_configuration_and_load_late(kind, colbert, splade):
     copy = pickle.loads(pickle.dumps(embedder))
     assert copy.fingerprint == embedder.fingerprint
     assert len(getattr(copy, call)(TEXTS)) == len(TEXTS)
-    with pytest.raises(InputError, match="hand over a list"):
+    with pytest.raises(InputError, match="give a list"):
         getattr(embedder, call)("text")
     missing = kind("nobody/no-such-model")
     with pytest.raises(ModelNotFoundError):

@@ -464,7 +464,7 @@ def test_what_cannot_run_here_is_described_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     missing = Embedder("nvidia/NV-Embed-v2", document_instruction="D: ").describe()
     assert "model       nvidia/NV-Embed-v2 (its files are not here)" in missing
-    assert "said by     you: document instruction; the record: the rest" in missing
+    assert "sources     you: document instruction; the record: the rest" in missing
     assert "document    'D: ⟨text⟩</s>'" in missing
     assert "pooled      by the model's own modules" in missing
     assert "late        not suited" in missing
@@ -483,7 +483,7 @@ def test_describe_says_whose_word_it_is_and_what_is_doubtful(tmp_path):
         config_sentence_transformers={"prompts": {"query": "Q: "}},
     )
     shown = Embedder(path, document_instruction="D: ", max_tokens=100).describe()
-    assert "said by     you: document instruction; the folder: query instruction, pooling, norm; the record" in shown
+    assert "sources     you: document instruction; the folder: query instruction, pooling, norm; the record" in shown
     assert "unconfirmed to which lengths its vectors may be cut" in shown
     assert "dimensions  may be cut to 64\n" in shown  # not to more than it has
     assert "reads       up to 100 tokens, trained on 100" in shown

@@ -326,7 +326,7 @@ def test_settings_are_one_value(server: Server) -> None:
     encoder = OpenAIEncoder("m", settings)
     encoder.encode(TEXT)
     assert server.requests[-1][1]["Authorization"] == f"Bearer {KEY}"
-    with pytest.raises(InputError, match="timeout: say it in the HttpSettings"):
+    with pytest.raises(InputError, match="timeout: set it in the HttpSettings"):
         OpenAIEncoder("m", settings, timeout=3)
     encoder.close()
 
