@@ -2,8 +2,7 @@
 
 A fixed similarity threshold is wrong for most entries: "capital of France" and "capital of Spain" are close, while two
 wordings of a long question may be far apart. So each entry learns its own, as in VectorQ and vCache (Schroeder et al.
-2025): now and then the answer is computed although an entry is near, and the comparison tells the entry how far it
-reaches.
+2025): now and then the answer is computed although an entry is near, and the comparison teaches the entry its range.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A longer query is no question that is asked twice.
+#: Longer queries are not cached: they hardly repeat.
 _LONGEST_QUERY = 10_000
-#: Comparisons that an entry remembers, of each kind.
+#: Comparisons of each kind that an entry keeps.
 _REMEMBERED = 200
 
 
@@ -69,7 +68,7 @@ class Fetched(Generic[T]):
     Attributes:
         value: The answer.
         hit: Whether it came out of the cache.
-        similarity: Cosine to the nearest entry's question; None where none was looked for or found.
+        similarity: Cosine to the nearest entry's question; None where no entry was searched for or found.
         steps: The cache's own steps, degraded ones with their error.
     """
 
@@ -81,7 +80,7 @@ class Fetched(Generic[T]):
 
 @dataclass(frozen=True)
 class _Near:
-    """What the cache knows of a question: its vector, and the nearest entry where one is near enough."""
+    """A question's vector, and the nearest entry where one is near enough."""
 
     value: Any = None
     usable: bool = False
@@ -93,13 +92,13 @@ class _Near:
 
 @dataclass(eq=False)
 class _Computation:
-    """An answer that is being computed, and the documents forgotten meanwhile (None: all of them)."""
+    """An answer that is being computed, and the documents invalidated meanwhile (None: all of them)."""
 
     tenant: str
     forgotten: list[frozenset[str] | None] = field(default_factory=list)
 
     def outdated(self, documents: Sequence[str]) -> bool:
-        """Whether an answer that rests on ``documents`` was computed from what has been forgotten."""
+        """Whether an answer that rests on ``documents`` was computed from invalidated ones."""
         return any(ids is None or not ids.isdisjoint(documents) for ids in self.forgotten)
 
 
@@ -110,19 +109,18 @@ class SemanticCache(Generic[T]):
     The chance that a hit is wrong is at most ``max_error``: let an entry have been right in ``c`` comparisons at this
     similarity or less and wrong in ``w`` at this similarity or more. The expected chance that it is wrong now is
     ``(w + 1) / (c + w + 2)`` (Laplace's rule, from a uniform prior), and it is used with the probability
-    ``max_error`` divided by that; else the answer is computed, and compared. The words of an entry itself
-    are always a hit.
+    ``max_error`` divided by that; else the answer is computed, and compared. An entry's own question is always a hit.
 
-    If the cache itself fails, the answer is computed, and the failure is marked on ``steps``. An answer during whose
-    computation its documents were invalidated (through this object) is returned and not remembered. An entry that the
-    codec cannot read, of another version for instance, is computed anew and replaced.
+    If the cache itself fails, the answer is computed, and the failure is marked on ``steps``. If an answer's documents
+    are invalidated (through this object) while it is computed, it is returned and not stored. An entry that the codec
+    cannot read, of another version for instance, is computed anew and replaced.
 
     Cheap to construct. A copy shares the client; the cache pickles where ``client`` is a function.
 
     Args:
         client: Any Qdrant client, or a function that opens one, which is called at first use.
         embedder: Embeds questions as queries.
-        codec: What an answer looks like when it is stored, and which two are the same: `TEXT`, `RESULTS` or one's own.
+        codec: The stored form of an answer, and the test of two for equality: `TEXT`, `RESULTS` or one's own.
         collection: The collection's name; made when first used.
         max_error: Bound on the share of hits that give a wrong answer, in (0, 1).
         ttl: Seconds that an entry is used for; None for ever.
@@ -132,7 +130,7 @@ class SemanticCache(Generic[T]):
         clock: Seconds since the epoch.
 
     Raises:
-        InputError: An argument makes no sense.
+        InputError: An argument is outside its range.
     """
 
     def __init__(
@@ -171,7 +169,7 @@ class SemanticCache(Generic[T]):
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Forget the computations of before, which a forked child does not have, and the lock that they may hold."""
+        """Forget running computations, which a forked child does not have, and the lock that they may hold."""
         self._computing: set[_Computation] = set()
         self._lock = threading.RLock()
 
@@ -210,8 +208,8 @@ class SemanticCache(Generic[T]):
     def fetch(
         self, query: str, compute: Callable[[], T], *, tenant: str = "", document_ids: Sequence[str] = ()
     ) -> Fetched[T]:
-        """The answer to ``query``: the cache's, or what ``compute`` returns, which is then remembered
-        (unless the nearest entry says the same already).
+        """The answer to ``query``: the cache's, or what ``compute`` returns, which is then stored
+        (unless the nearest entry has the same answer).
 
         Args:
             query: The question.
@@ -270,11 +268,11 @@ class SemanticCache(Generic[T]):
             self._delete(document_ids=list(document_ids), tenant=tenant)
 
     def clear(self, *, tenant: str | None = None) -> None:
-        """Forget everything, or everything of one tenant; for new documents, which no old answer knows of."""
+        """Forget everything, or everything of one tenant; for new documents, which no old answer covers."""
         self._delete(tenant=tenant)
 
     def purge(self) -> None:
-        """Delete what has expired. It is not used any more in any case; this gives its space back."""
+        """Delete expired entries. They are not used any more in any case; this frees their space."""
         self._delete(expired=True)
 
     def count(self) -> int:
@@ -322,7 +320,7 @@ class SemanticCache(Generic[T]):
         return self._read(str(point.id), payload, _Near(similarity=float(point.score), vector=tuple(vector))), payload
 
     def _read(self, entry: str, payload: Mapping[str, Any], near: _Near) -> _Near:
-        """``near`` with the entry's answer; without an entry where it cannot be read, which is then replaced."""
+        """``near`` with the entry's answer; without an entry where the answer cannot be read, and is then replaced."""
         try:
             [float(score) for kind in ("right", "wrong") for score in payload[kind]]
             return replace(near, value=self.codec.decode(payload["value"]), entry=entry)
@@ -342,7 +340,7 @@ class SemanticCache(Generic[T]):
 
     @contextmanager
     def _computation(self, tenant: str) -> Iterator[_Computation]:
-        """An answer that is computed in the block, which `invalidate` and `clear` are to reach."""
+        """An answer that is computed in the block, visible to `invalidate` and `clear`."""
         computation = _Computation(tenant)
         with self._lock:
             self._computing.add(computation)
@@ -353,7 +351,7 @@ class SemanticCache(Generic[T]):
                 self._computing.discard(computation)
 
     def _learn(self, query: str, value: T, near: _Near, computation: _Computation, document_ids: Sequence[str]) -> None:
-        """Tell the nearest entry whether it would have been right, and remember the answer."""
+        """Record with the nearest entry whether it would have been right, and store the answer."""
         from qdrant_client import models
 
         encoded = self.codec.encode(value)
@@ -369,7 +367,7 @@ class SemanticCache(Generic[T]):
                     seen = [*(record.payload or {})[kind], near.similarity][-_REMEMBERED:]
                     self.client.set_payload(self.collection, {kind: seen}, points=[near.entry], wait=True)
             note(right=right)
-            if right:  # a second entry of the same answer would have to learn its reach all over again
+            if right:  # a second entry of the same answer would have to learn its range anew
                 return
         vector = list(near.vector) or self._vector(query)
         payload = {
@@ -411,7 +409,7 @@ class SemanticCache(Generic[T]):
             self.client.delete(self.collection, models.FilterSelector(filter=models.Filter(must=must)), wait=True)
 
     def _ready(self) -> str:
-        """Make the collection if it is not there; what identifies the embedder.
+        """Make the collection if it is missing; the embedder's fingerprint.
 
         Raises:
             IncompatibleIndexError: The collection holds vectors of another length.
@@ -444,8 +442,8 @@ class SemanticCache(Generic[T]):
 def expected_error(right: Sequence[float], wrong: Sequence[float], similarity: float) -> float:
     """The expected chance that an entry's answer is wrong for a question at this similarity.
 
-    The nearer a question, the more likely the answer is right; so what was right farther away counts for it, and
-    what was wrong nearer counts against it: ``(w + 1) / (c + w + 2)``.
+    The nearer a question, the more likely the answer is right; so right comparisons farther away count for it, and
+    wrong ones nearer count against it: ``(w + 1) / (c + w + 2)``.
 
     Args:
         right: Similarities at which the answer was right.

@@ -1,4 +1,4 @@
-"""How answers are kept in a semantic cache, and which two are the same."""
+"""The stored form of answers in a semantic cache, and their equality."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Codec(Generic[T]):
     Attributes:
         encode: The answer as a JSON value.
         decode: The inverse.
-        same: Whether two answers say the same; the cache's promise is about this.
+        same: Whether two answers are equal in meaning; the cache's bound is about this.
         document_ids: The documents that an answer rests on.
     """
 
@@ -86,8 +86,8 @@ def _documents(result: SearchResult) -> Sequence[str]:
     return sorted({hit.chunk.document_id for hit in result.hits})
 
 
-#: Completions of a prompt; the same where they differ in white space and case only. A language model that samples
-#: never says the same twice: give it a codec whose ``same`` compares meanings.
+#: Completions of a prompt; the same where they differ in white space and case only. The answers of a language model
+#: that samples always differ: give it a codec whose ``same`` compares meanings.
 TEXT: Codec[str] = Codec(_text, _text, _same_text)
 
 #: Results of a search; the same where their first three hits are. The steps are not kept.

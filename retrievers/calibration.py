@@ -1,4 +1,4 @@
-"""When to say nothing: a score threshold from a few labelled queries, and how sure one can be of it."""
+"""When to return nothing: a score threshold from a few labelled queries, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ Goal: TypeAlias = Literal["f1", "precision", "recall"]
 
 @dataclass(frozen=True)
 class Labelled:
-    """A scored hit (or the best hit of a query) of which it is known whether it answers.
+    """A scored hit (or the best hit of a query), labelled by whether it answers.
 
     Attributes:
         score: The final score, of the same pipeline that the threshold is for.
         relevant: Whether it answers.
-        query: Whose hit it is. The bootstrap draws whole queries, because the hits of one are not independent.
+        query: The query that it is a hit of. The bootstrap draws whole queries, because the hits of one are not
+            independent.
     """
 
     score: float
@@ -32,7 +33,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it does on the labelled data.
+    """A threshold and its effect on the labelled data.
 
     Attributes:
         threshold: Keep hits that score this or more.
@@ -66,8 +67,8 @@ def calibrate(
 ) -> Calibration:
     """The threshold that serves ``goal`` best on labelled hits, with bootstrap confidence intervals (Efron 1979).
 
-    Candidates are the midpoints between neighbouring scores, so that the threshold does not sit on a score that was
-    seen. Ties go to the lower threshold, which keeps more.
+    Candidates are the midpoints between neighbouring scores, so that the threshold does not equal a score of the data.
+    Ties go to the lower threshold, which keeps more.
 
     Args:
         labelled: Scored hits; both kinds are needed.

@@ -28,7 +28,7 @@ class LexicalScheme:
         language: Stop words and stemmer, by English name; "none", or a language for which Qdrant has none, for neither.
         split_identifiers: Also index the words inside camelCase and snake_case identifiers.
         terms: How text becomes terms: 2 normalises it (`situate.retrievers.index.terms`), 1 leaves all to Qdrant's
-            tokenizer, as collections of before have it. An index takes 1 by itself for such a collection.
+            tokenizer, as in collections of earlier versions. An index takes 1 by itself for such a collection.
 
     Raises:
         InputError: ``terms`` is neither 1 nor 2.
@@ -45,12 +45,12 @@ class LexicalScheme:
 
     def __post_init__(self) -> None:
         if self.terms not in (1, 2):
-            raise InputError(f"terms={self.terms} is no way to make terms: 2, or 1 for collections of before")
+            raise InputError(f"terms={self.terms}: 2, or 1 for collections of earlier versions")
 
     def stored(self) -> dict[str, Any]:
         """What decides the terms of stored vectors, as JSON values."""
         stored = asdict(self) | {"context": list(self.context)}
-        # Collections from before there were two ways name none.
+        # Collections of versions with one kind of terms name none.
         return {name: value for name, value in stored.items() if name != "terms" or value != 1}
 
 
@@ -59,7 +59,7 @@ class Feedback:
     """Pseudo-relevance feedback on the dense vector (Rocchio 1971), from the fused ranking.
 
     Attributes:
-        top: How many of the best hits are taken to be relevant.
+        top: How many of the best hits are assumed to be relevant.
         beta: Weight of their mean vector against the query's.
     """
 
@@ -71,7 +71,7 @@ class Feedback:
 class DocumentSignals:
     """A document's own scores, blended into those of its chunks (DAPR, Wang et al. 2024).
 
-    A chunk that says little by itself rises with a document that is about the query. The documents of the candidates
+    A chunk with few words of its own rises with a document that is about the query. The documents of the candidates
     are scored, which takes one further request; one vector of each kind is stored per document.
 
     Attributes:
@@ -99,7 +99,7 @@ class PipelineConfig:
         prefetch: Candidates taken from each of dense and BM25.
         feedback: Pseudo-relevance feedback, or None.
         document: Document-level scores, or None. Needs "minmax".
-        questions: How far a chunk's similarity is lifted towards that of the nearest of the questions that it answers
+        questions: How far a chunk's similarity is raised towards that of the nearest of the questions that it answers
             (``context.questions``), where that is nearer: 1 takes the question's in its place. Stored as one
             multivector per chunk; 0 for not storing them. Needs "minmax".
         token_vectors: Also store one vector per token, in this datatype, for the MaxSim stage (Khattab and Zaharia
@@ -113,7 +113,7 @@ class PipelineConfig:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
-            more; either of these is asked for without "minmax", or ``document.lexical`` without ``lexical``; or
+            more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0.
     """
 
@@ -157,7 +157,7 @@ class PipelineConfig:
                 "chunk's own scores have the rest"
             )
         if (self.questions or any(shares)) and self.fusion != "minmax":
-            raise InputError(f"fusion={self.fusion!r} knows no shares: document and questions need fusion='minmax'")
+            raise InputError(f"fusion={self.fusion!r} has no shares: document and questions need fusion='minmax'")
         if document is not None and document.lexical and self.lexical is None:
             raise InputError(
                 f"document.lexical={document.lexical} needs lexical=LexicalScheme(...), by which texts become terms: "
@@ -168,12 +168,12 @@ class PipelineConfig:
 
     @classmethod
     def plain(cls) -> PipelineConfig:
-        """Each chunk embedded alone, dense search only: what one has without situate."""
+        """Each chunk embedded alone, dense search only: the baseline without situate."""
         return cls(dense=ChunkScheme(), lexical=None)
 
     @classmethod
     def hybrid(cls) -> PipelineConfig:
-        """Chunks alone, dense + BM25, RRF: today's usual hybrid search."""
+        """Chunks alone, dense + BM25, RRF: the usual hybrid search."""
         return cls(dense=ChunkScheme(), lexical=LexicalScheme(context=(), neighbours=0.0), fusion="rrf")
 
     @classmethod
@@ -197,7 +197,7 @@ class PipelineConfig:
             "lexical": self.lexical.stored() if self.lexical else None,
             "token_vectors": self.token_vectors,
         }
-        # Named only where they are there: an index that was built before they existed is not another one.
+        # Named only where they are set: an index that was built before they existed keeps its fingerprint.
         if self.document is not None and (self.document.dense or self.document.lexical):
             stored["document"] = {
                 "dense": self.document.dense > 0,

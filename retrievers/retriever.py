@@ -29,7 +29,7 @@ TextFusion: TypeAlias = Literal["rrf", "minmax", "dbsf"]
 
 _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "minmax": minmax, "dbsf": dbsf}
 
-#: Each computes for 0.05 ms before it waits for anything.
+#: Calls that begin in one iteration of the event loop: each computes for 0.05 ms before it first waits.
 _START_LIMIT = StartLimit(16)
 
 
@@ -40,13 +40,13 @@ class RetrieverSettings:
 
     Attributes:
         k: How many hits to return, at most.
-        candidates: How many hits are searched for where there is something to rerank.
+        candidates: How many hits are searched for where there is a reranker.
         fuse_texts: None: the texts that an expander wrote become one weighted mean vector and one search. "rrf",
             "minmax" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
             the rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
-        threshold: Hits of less relevance are left out, so that a result may be empty: an honest "nothing relevant".
-            A hit whose `Hit.relevance` is None goes by its final score. Where a reranker failed, its scores are
-            missing and nothing is left out. See `situate.retrievers.calibration` for how to choose it.
+        threshold: Hits of less relevance are left out, so that a result may be empty where nothing is relevant. A hit
+            whose `Hit.relevance` is None goes by its final score. Where a reranker failed, its scores are missing and
+            nothing is left out. See `situate.retrievers.calibration` for how to choose it.
         on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
         policy: Timeouts, retries and ``on_error`` of the optional steps, in place of ``on_error`` alone.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
@@ -84,10 +84,10 @@ class Retriever:
         expander: Writes further texts to search with (`Hyde`, `MultiQuery`, ...).
         rerankers: Order the hits anew, one after the other, cheap ones first.
         k: As in `RetrieverSettings`, like all that follow.
-        candidates: How many hits are searched for where there is something to rerank.
+        candidates: How many hits are searched for where there is a reranker.
         fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
         threshold: Leave out hits of less relevance after the last step.
-        on_error: What the failure of an optional step does: "degrade" or "raise".
+        on_error: How an optional step fails: "degrade" or "raise".
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name or kind.
 
@@ -137,9 +137,9 @@ class Retriever:
         return again
 
     def open(self) -> Self:
-        """Open the store and check its collection and the embedding model now, and not at the first query.
+        """Open the store and check its collection and the embedding model now instead of at the first query.
 
-        A service calls this when it starts, so that it fails then.
+        A service that calls this at its start fails then.
 
         Raises:
             ModelError: The embedding model cannot be used.
@@ -155,7 +155,7 @@ class Retriever:
         return await asyncio.to_thread(self.open)
 
     def warm_up(self) -> Self:
-        """`open`, and load the models by a short query. Language models are not asked.
+        """`open`, and load the models by a short query. Language models are not called.
 
         Raises:
             ModelError: A model cannot be used; further errors are those of `open`.
@@ -171,7 +171,7 @@ class Retriever:
         return await asyncio.to_thread(self.warm_up)
 
     def close(self) -> None:
-        """Close the store that the index opened itself. A client that was handed in stays open."""
+        """Close the store that the index opened itself. A client given by the caller stays open."""
         self.index.close()
 
     async def aclose(self) -> None:
@@ -196,8 +196,8 @@ class Retriever:
         """The passages for a query, best first.
 
         Args:
-            query: What is looked for. A query without any text finds nothing.
-            k: How many hits, at most, where not the retriever's own number.
+            query: The text to search for. A query without any text finds nothing.
+            k: How many hits, at most; None for the retriever's own number.
             filter: As in `Index.search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made. Nothing is expanded then.
 
@@ -248,7 +248,7 @@ class Retriever:
         return self._result(query, hits, k, found, trace, expanded)
 
     def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
-        """What is searched for together. Texts without a vector go with the first that has one."""
+        """The texts of each search. Texts without a vector join the first that has one."""
         embedded = [text for text in texts if text.role != "lexical" and text.weight > 0]
         if self.settings.fuse_texts is None or dense is not None or len(embedded) < 2:
             return [list(texts)]

@@ -1,4 +1,4 @@
-"""What a search returns, and the seams of the query pipeline."""
+"""The results of a search, and the seams of the query pipeline."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Hit:
 
     Attributes:
         chunk: The chunk.
-        score: What it is ranked by after the last step; higher is better.
-        scores: Where the score came from: step name -> that step's score ("dense", "bm25", "fused", "maxsim",
+        score: Its score after the last step, by which it is ranked; higher is better.
+        scores: The parts of the score: step name -> that step's score ("dense", "bm25", "fused", "maxsim",
             "cross_encoder", ...).
-        relevance: How sure it is that the passage is about the query, in [0, 1] and on one scale for all queries of a
-            collection: what the search measured (`situate.retrievers.search.relevance`), or the probability or grade of
-            a reranker that has one. None where no step says so. It orders nothing.
+        relevance: The passage's relevance to the query, in [0, 1] and on one scale for all queries of a collection:
+            measured by the search (`situate.retrievers.search.relevance`), or the probability or grade of a reranker
+            that has one. None where no step gives one. It does not order hits.
     """
 
     chunk: Chunk
@@ -35,12 +35,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of a query did.
+    """The record of one step of a query.
 
     Attributes:
         name: The step ("hyde", "embed", "search", "rerank:cross_encoder", ...).
         seconds: Wall time.
-        details: Counts, tokens, drafts: whatever explains the step.
+        details: Counts, tokens, drafts: values that explain the step.
         error: Why it was skipped, where it degraded.
     """
 
@@ -56,12 +56,12 @@ class Step:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits of a query, best first, and how they came about. Iterates over its hits.
+    """The hits of a query, best first, and the steps that produced them. Iterates over its hits.
 
     Attributes:
         query: The query.
-        hits: What was found, best first.
-        steps: What each step did, in order; one that degraded is among them and says why.
+        hits: The hits, best first.
+        steps: The record of each step, in order; one that degraded is among them with its error.
     """
 
     query: str
@@ -105,7 +105,7 @@ class QueryExpander(Protocol):
 
     @property
     def name(self) -> str:
-        """What the step is called."""
+        """The step's name."""
         ...
 
     def expand(self, query: str) -> list[QueryText]:
@@ -123,11 +123,11 @@ class Reranker(Protocol):
 
     @property
     def name(self) -> str:
-        """What the step is called."""
+        """The step's name."""
         ...
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """New hits, best first; ties keep their order. The hits handed in are not changed."""
+        """New hits, best first; ties keep their order. The given hits are not changed."""
         ...
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:

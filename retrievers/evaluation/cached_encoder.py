@@ -16,7 +16,7 @@ from situate.retrievers.evaluation.encoding_store import EncodingStore, rounded
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
-#: Texts encoded before they are written to the store: what a run that is stopped can lose.
+#: Texts encoded before they are written to the store: a stopped run loses at most so many.
 _BATCH = 1024
 
 
@@ -24,13 +24,13 @@ _BATCH = 1024
 class CachedEncoder:
     """A `SpanEncoder` that encodes each text once, however many configurations ask for it.
 
-    Without a store, all that was encoded stays in memory while the object lives: it is meant for a comparison, not for
+    Without a store, all encoded texts stay in memory while the object lives: it is meant for a comparison, not for
     a service. With one, it is kept on disk, and the next comparison reads it from there.
 
     Args:
-        encoder: What encodes.
+        encoder: The encoder.
         store: Where encoded texts are kept across runs; a path opens an `EncodingStore` there. None: in memory.
-        fingerprint: What tells this encoder's vectors from another's, as JSON values. A store needs it.
+        fingerprint: What distinguishes this encoder's vectors from another's, as JSON values. A store needs it.
 
     Raises:
         InputError: There is a store and no fingerprint.
@@ -51,7 +51,7 @@ class CachedEncoder:
 
     @classmethod
     def of(cls, embedder: Embedder, store: EncodingStore | str | Path | None = None) -> CachedEncoder:
-        """The embedder's own encoder with a cache in front, told apart by model, weights, number format and version."""
+        """The embedder's own encoder with a cache in front; its key holds model, weights, number format and version."""
         from importlib.metadata import version
 
         versions = {name: version(name) for name in ("situate", "transformers")}

@@ -28,7 +28,7 @@ _SCHEMA = (
 
 @checked_parameters
 class EncodingStore:
-    """A SQLite file of encoded texts, bounded: what was read least recently goes first.
+    """A SQLite file of encoded texts, bounded: those read least recently are deleted first.
 
     Vectors are kept as they are, float32; token vectors as float16, in which an index stores them too. Safe for
     threads and for several processes.
@@ -40,7 +40,7 @@ class EncodingStore:
     Raises:
         InputError: ``max_bytes`` is less than 1.
         StorageError: On use, where the file cannot be opened or written.
-        StoreCorruptError: On use, where the file is damaged, or something else.
+        StoreCorruptError: On use, where the file is damaged or no such store.
     """
 
     def __init__(self, path: str | Path, max_bytes: int = 4 * 2**30) -> None:
@@ -48,9 +48,7 @@ class EncodingStore:
             raise InputError(f"max_bytes={max_bytes}: the store needs room for at least 1 byte")
         self.path = Path(path)
         self.max_bytes = max_bytes
-        self._file = SqliteFile(
-            self.path, _SCHEMA, "store of encoded texts", "delete it, and what it held is encoded again"
-        )
+        self._file = SqliteFile(self.path, _SCHEMA, "store of encoded texts", "delete it; its texts are encoded again")
 
     def __repr__(self) -> str:
         return f"EncodingStore({str(self.path)!r}, max_bytes={self.max_bytes})"
@@ -62,7 +60,7 @@ class EncodingStore:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def get(self, keys: Sequence[str]) -> dict[str, Encoded]:
-        """What is there, by key."""
+        """The stored texts, by key."""
         with self._file.open() as connection:
             found = dict(self._file.rows(connection, "SELECT key, data FROM encoded", keys))
             now = time.time_ns()
@@ -96,7 +94,7 @@ def _size(connection: sqlite3.Connection) -> int:
 
 
 def rounded(encoded: Encoded) -> Encoded:
-    """As it will come back from a store, so that a first run and a second one see the same numbers."""
+    """As read from a store, so that a first run and a second one have the same numbers."""
     if encoded.tokens is None:
         return encoded
     tokens = tuple(matrix.astype(np.float16).astype(np.float32) for matrix in encoded.tokens)

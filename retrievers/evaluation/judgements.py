@@ -15,7 +15,7 @@ from situate.types import Document
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is relevant to a query.
+    """A document or its spans that are relevant to a query.
 
     Attributes:
         query_id: The query.
@@ -35,10 +35,10 @@ class EvaluationSet:
     """Documents, queries and judgements.
 
     Attributes:
-        name: What the set is called in tables.
-        documents: What is searched.
+        name: The set's name in tables.
+        documents: The documents to search.
         queries: Query id -> text.
-        judgements: What is relevant; only queries to which something is are measured.
+        judgements: The relevant documents or spans; only queries that have some are measured.
     """
 
     name: str

@@ -29,7 +29,7 @@ def evaluate(
 
     Args:
         data: Documents are not indexed here; ``search`` is expected to know them.
-        search: Query text -> hits, best first. For measures over documents a document stands where its best chunk does.
+        search: Query text -> hits, best first. For measures over documents a document has the rank of its best chunk.
         measures: ir-measures' names over documents ("nDCG@10", "R@100", "RR@10"), and over the characters of judged
             excerpts (Smith and Troynikov 2024) "char_recall@5", "char_precision@5", "char_iou@5": the union of the
             first 5 chunks against the union of the excerpts. "char_recall@800tokens" takes as many whole chunks as
@@ -78,7 +78,7 @@ def _over_documents(
         for j in judgements
     ]
     ranked = [
-        # Ranks, not scores: ties must count as the caller saw them.
+        # Ranks, not scores: ties must count in the caller's order.
         ir_measures.ScoredDoc(query_id, document_id, 1.0 / place)
         for query_id, hits in runs.items()
         for place, document_id in enumerate(dict.fromkeys(hit.chunk.document_id for hit in hits), start=1)
@@ -95,7 +95,7 @@ def _span_score(
     name: str, judgements: Sequence[Judgement], hits: Sequence[Hit], count_tokens: Callable[[str], int] | None
 ) -> float:
     match = _SPAN_MEASURE.match(name)
-    if match is None:  # the caller only hands over names that match
+    if match is None:  # the caller only passes names that match
         raise InputError(f"unknown measure {name!r}")
     limit = int(match["k"])
     if match["unit"]:

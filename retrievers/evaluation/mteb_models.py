@@ -59,7 +59,7 @@ class MtebEncoder:
 
 @checked_parameters
 class MtebSearch:
-    """An `Index` and `Retriever` as MTEB's ``SearchProtocol``: what is measured is the whole pipeline.
+    """An `Index` and `Retriever` as MTEB's ``SearchProtocol``: the whole pipeline is measured.
 
     A document scores as its best chunk.
 
@@ -86,7 +86,7 @@ class MtebSearch:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """MTEB's ``ModelMeta``; the model's name ends in "-situate", since it is not the model alone that scores.
+        """MTEB's ``ModelMeta``; the model's name ends in "-situate", since not the model alone scores.
 
         Raises:
             MissingExtraError: mteb is not installed.
@@ -114,7 +114,7 @@ class MtebSearch:
         found: dict[str, dict[str, float]] = {}
         for row in queries:
             scores: dict[str, float] = {}
-            # Several chunks of one document count once, so more chunks than documents are asked for.
+            # Several chunks of one document count once, so the search returns more chunks than documents.
             for hit in retriever.retrieve(row["text"], k=2 * top_k, filter=_only(top_ranked, row["id"])):
                 scores.setdefault(hit.chunk.document_id, hit.score)
             found[row["id"]] = dict(list(scores.items())[:top_k])

@@ -46,12 +46,12 @@ class TextEmbedder(Protocol):
 @checked_parameters
 @dataclass(frozen=True)
 class HydeSettings:
-    """How hypothetical documents are asked for and used: everything but the language model.
+    """How hypothetical documents are generated and used: everything but the language model.
 
     Attributes:
         template: The prompt, with ``{query}`` and, where ``language`` is given, ``{language}`` in it: one of this
             module's or one's own.
-        drafts: How many to ask for; 8 in the paper.
+        drafts: How many to generate; 8 in the paper.
         query_weight: Weight of the query's own vector in the mean, where a draft has 1. The paper's is 1; 0 leaves
             the query out.
         lexical_weight: Weight of the drafts' terms, all drafts together, in the BM25 query, where the query's own
@@ -61,7 +61,7 @@ class HydeSettings:
         name: The step's name.
 
     Raises:
-        InputError: The template has no ``{query}``, or a number makes no sense.
+        InputError: The template has no ``{query}``, or a number is outside its range.
     """
 
     template: str = WEB_SEARCH
@@ -74,7 +74,7 @@ class HydeSettings:
 
     def __post_init__(self) -> None:
         if "{query}" not in self.template:
-            raise InputError(f"the HyDE template {self.template[:80]!r} has no {{query}}: nothing would be asked")
+            raise InputError(f"the HyDE template {self.template[:80]!r} has no {{query}}: put it in")
         if "{language}" in self.template and not self.language:
             raise InputError("the HyDE template names a {language}: pass language=, the name of one")
         if not 1 <= self.drafts <= 64:
@@ -90,15 +90,15 @@ class HydeSettings:
 class Hyde:
     """Writes hypothetical documents that would answer the query.
 
-    All drafts are asked for in one batched call. They have the role "document", so they are embedded with the
-    document instruction: what is compared is document with document, which is the idea of the paper. An answer that
+    All drafts are generated in one batched call. They have the role "document", so they are embedded with the
+    document instruction: a document is compared with documents, which is the idea of the paper. An answer that
     is empty or a refusal is left out and counted; one that is garbage or in another language is kept, and can move
     the mean vector by its share only.
 
     Args:
         generator: The language model. It should sample (temperature 0.7 in the paper), or all drafts are alike.
         template: As in `HydeSettings`, like all that follow.
-        drafts: How many to ask for.
+        drafts: How many to generate.
         query_weight: Weight of the query's own vector, where a draft has 1.
         lexical_weight: Weight of the drafts' terms in the BM25 query.
         language: The language to write in.
@@ -109,7 +109,7 @@ class Hyde:
         settings: These settings as one value.
 
     Raises:
-        InputError: The template has no ``{query}``, or a number makes no sense.
+        InputError: The template has no ``{query}``, or a number is outside its range.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Hyde:
         return cls(generator, **vars(settings))
 
     def expand(self, query: str) -> list[QueryText]:
-        """The query and its drafts. An empty query is returned alone, and no model is asked.
+        """The query and its drafts. An empty query is returned alone, without a call of the model.
 
         Raises:
             GenerationError: The model failed, or no draft was usable.
@@ -148,7 +148,7 @@ class Hyde:
         return self._texts(query, await aask(self.generator, prompts) if prompts else [])
 
     def prompts(self, query: str) -> list[Prompt]:
-        """What the model is asked: the query clamped and on one line, so that it cannot add lines to the prompt."""
+        """The prompt: the query clamped and on one line, so that it cannot add lines to the prompt."""
         line = one_line(query, QUERY_LIMIT)
         if not line:
             return []

@@ -38,13 +38,13 @@ _CONVERSATION = (
 
 
 class _Rewriter:
-    """Asks one prompt and reads lines out of the answer."""
+    """Sends one prompt and reads the lines of the answer."""
 
     name: str
     generator: TextGenerator
 
     def expand(self, query: str) -> list[QueryText]:
-        """The texts to search with. An empty query is returned alone, and no model is asked.
+        """The texts to search with. An empty query is returned alone, without a call of the model.
 
         Raises:
             GenerationError: The model failed, or its answer holds no query.
@@ -80,7 +80,7 @@ class MultiQuery(_Rewriter):
 
     Args:
         generator: The language model.
-        queries: How many wordings to ask for.
+        queries: How many wordings to generate.
         weight: Weight of each, where the query itself has 1.
         name: The step's name.
 
@@ -153,7 +153,7 @@ class Turn:
 class ConversationalQuery(_Rewriter):
     """Queries that stand alone, out of a conversation's last message, in one call.
 
-    The rewritten queries take the place of the message, which may say as little as "and the second one?".
+    The rewritten queries take the place of the message, which may be as short as "and the second one?".
 
     Attributes:
         generator: The language model.

@@ -21,7 +21,7 @@ _PAGE = 256
 
 
 def find_chunks(index: Index, chunk_ids: Sequence[str]) -> list[Chunk]:
-    """The stored chunks with these ids, in the order of the ids; ids that are not there are passed over."""
+    """The stored chunks with these ids, in the order of the ids; unknown ids are skipped."""
     if not chunk_ids:
         return []
     found = {
@@ -34,13 +34,13 @@ def find_chunks(index: Index, chunk_ids: Sequence[str]) -> list[Chunk]:
 
 
 def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
-    """Delete single chunks; ids that are not there are passed over.
+    """Delete single chunks; unknown ids are skipped.
 
-    The document's other chunks stay as they were embedded, with the whole document in view. Indexing the document
-    again brings the deleted chunks back: it no longer counts as unchanged.
+    The document's other chunks keep their vectors, which were made with the whole document in view. Indexing the
+    document again brings the deleted chunks back: it no longer counts as unchanged.
 
     Returns:
-        How many were there.
+        How many were deleted.
     """
     if not chunk_ids:
         return 0
@@ -51,7 +51,7 @@ def delete_chunks(index: Index, chunk_ids: Sequence[str]) -> int:
         return 0
     documents = sorted({(record.payload or {})["document_id"] for record in doomed})
     for document_id in documents:
-        # First of all, so that a crash in between can at worst cause a document to be indexed once more.
+        # First, so that a crash in between at worst causes a document to be indexed once more.
         index.client.set_payload(
             index.collection,
             {"document_hash": stable_id("incomplete", document_id)},

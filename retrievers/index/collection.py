@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     from situate.retrievers.search.gateway import Gateway
 
-#: Where a collection's metadata holds what it was built with.
+#: The key of a collection's metadata that holds its fingerprint.
 _METADATA_KEY = "situate"
-#: Not among what is compared: the fingerprint has its digest.
+#: Not compared: the fingerprint has its digest.
 _SAMPLE_KEY = "situate_sample"
 #: Points in one upsert, and in one page of a scroll.
 BATCH_POINTS = 256
-#: On a server another writer may be at work: only what has been in writing for this long counts as abandoned.
+#: On a server another writer may be at work: only versions in writing for this long count as abandoned.
 ABANDONED_SECONDS = 3600.0
-#: What a server answers where a collection is to be made that is there.
+#: The server's status where a collection to be made exists already.
 _CONFLICT = 409
 
 
@@ -89,14 +89,14 @@ class Collection:
     """One Qdrant collection holding chunks.
 
     Args:
-        gateway: The way to it.
+        gateway: The gateway to it.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.client = gateway.client
         self.name = gateway.collection
-        # An embedded store belongs to this process alone: whatever is half written at opening was abandoned.
+        # An embedded store belongs to this process alone: versions that are half written at opening were abandoned.
         self._abandoned_after = 0.0 if gateway.embedded else ABANDONED_SECONDS
 
     def open(
@@ -127,7 +127,7 @@ class Collection:
             try:
                 self._create(dimension, config, built_with, sample)
             except UnexpectedResponse as error:
-                # Somebody else made it in the meantime, or this client did and the answer was lost on its way.
+                # Another writer made it in the meantime, or this client did and the answer was lost.
                 if error.status_code != _CONFLICT:
                     raise
             else:
@@ -151,7 +151,7 @@ class Collection:
         return config
 
     def sample(self) -> tuple[str, ...] | None:
-        """What a collection that is there keeps for its encoder to read before anything else."""
+        """The sample that an existing collection keeps for its encoder to read before anything else."""
         kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None
         return None if kept is None else tuple(kept)
 
@@ -163,7 +163,7 @@ class Collection:
     ) -> None:
         from qdrant_client import models
 
-        # A model trained for the dot product says something by its vectors' lengths, which cosine would throw away.
+        # A model trained for the dot product uses its vectors' lengths, which cosine would discard.
         dot = built_with["encoder"].get("similarity") == "dot"
         distance = models.Distance.DOT if dot else models.Distance.COSINE
         vectors = {DENSE: models.VectorParams(size=dimension, distance=distance)}
@@ -199,9 +199,9 @@ class Collection:
     def write(self, versions: Sequence[Version]) -> None:
         """Write new versions, then delete the old ones, then mark the new ones as complete.
 
-        Whatever moment a crash hits, at least one version of each document can be found, and the mark tells which
-        are half done. Only older versions are deleted, so of two writers of one document the newer one wins; the one
-        that is done last looks whether the other's version is there as well.
+        After a crash at any moment at least one version of each document can be found, and the mark shows the
+        incomplete ones. Only older versions are deleted, so of two writers of one document the newer one wins; the one
+        that finishes last checks for the other's version.
         """
         now = _next_version()
         batch: list[models.PointStruct] = []
@@ -218,7 +218,7 @@ class Collection:
         self._keep_newest(document_ids)
 
     def _keep_newest(self, document_ids: Sequence[str]) -> None:
-        """Delete what an older writer wrote after a newer one had deleted the older versions."""
+        """Delete points that an older writer wrote after a newer one had deleted the older versions."""
         from qdrant_client import models
 
         newest: dict[str, int] = {}
@@ -244,7 +244,7 @@ class Collection:
         self.client.delete_payload(self.name, [STATE], models.Filter(must=[documents, this]), wait=True)
 
     def _repair(self) -> None:
-        """Finish the versions whose points are all there, and undo the others: they were never acknowledged."""
+        """Finish the versions whose points are all stored, and undo the others: they were never acknowledged."""
         from qdrant_client import models
 
         in_writing = models.FieldCondition(key=STATE, match=models.MatchValue(value=WRITING))
@@ -253,7 +253,7 @@ class Collection:
             models.Filter(must=[in_writing]), ["document_id", "document_hash", "version", "chunks"]
         ):
             key = payload["document_id"], payload["document_hash"]
-            # Two writers of the same words share their points' ids, so the points may carry either's number.
+            # Two writers of the same text share their points' ids, so the points may carry either's number.
             left[key] = max(left.get(key, (0, 0)), (payload["version"], payload["chunks"]))
         newest = (time.time() - self._abandoned_after) * 1e6
         for (document_id, document_hash), (version, chunks) in sorted(left.items(), key=lambda item: item[1]):
@@ -313,8 +313,8 @@ def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.
             vectors[TOKENS] = gateway.stored(version.tokens[place])
         if version.signals is not None:
             vectors |= version.signals.of_chunk(place, gateway)
-        # Made here, of the right types: to have pydantic look at each of a chunk's 60,000 numbers would take longer
-        # than to store them.
+        # Made here, of the right types: pydantic's validation of a chunk's 60,000 numbers would take longer than
+        # storing them.
         yield models.PointStruct.model_construct(
             id=point_id(chunk.id, version.document_hash),
             vector=vectors,

@@ -1,4 +1,4 @@
-"""Documents on their way into an index: batches, chunks that were handed in, what identifies a version."""
+"""Documents before they are indexed: batches, chunks given by the caller, the hash of a version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class IndexReport:
     Attributes:
         added: Documents that were new.
         replaced: Documents whose earlier version was replaced.
-        unchanged: Documents that were already there, word for word.
+        unchanged: Documents that were already stored, word for word.
         skipped: Ids of documents without any text.
         chunks: Chunks written.
         refused: Why documents were not stored, one text each.
@@ -69,7 +69,7 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     characters = 0
     for document, chunks in items:
         if not document.id:
-            raise InputError("a document has an empty id: replacing and deleting go by the id, so give it one")
+            raise InputError("a document has an empty id: replacing and deleting need the id, so give it one")
         content = _content(document, chunks)
         if content is not None and contents.setdefault(document.id, content) != content:
             raise InputError(
@@ -96,7 +96,7 @@ def _content(document: Document, chunks: Sequence[Chunk] | None) -> bytes | None
 
 
 def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Chunks that were handed in, numbered in the order of the text."""
+    """The caller's chunks, numbered in the order of the text."""
     seen: set[str] = set()
     for number, chunk in enumerate(chunks):
         where = f"chunk {number} of {len(chunks)} ({chunk.id}, span {chunk.start}-{chunk.end})"
@@ -104,10 +104,10 @@ def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
         if chunk.document_id != document.id or not inside or document.text[chunk.start : chunk.end] != chunk.text:
             raise SpanError(
                 f"{where} of document {chunk.document_id!r} does not hold that span of document {document.id!r}: cut "
-                "the chunks from the text that you hand in with them"
+                "the chunks from the text that you pass with them"
             )
         if chunk.id in seen:
-            raise SpanError(f"{where} of document {document.id!r} is there twice: hand every chunk over once")
+            raise SpanError(f"{where} of document {document.id!r} is there twice: pass every chunk once")
         seen.add(chunk.id)
     ordered = sorted((chunk for chunk in chunks if chunk.text.strip()), key=lambda chunk: (chunk.start, chunk.end))
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
@@ -125,17 +125,17 @@ def check_storable(document: Document) -> None:
 
 
 def version_hash(document: Document, made_by: Iterable[object]) -> str:
-    """Identifies a version of a document: its content, and what cuts it.
+    """The hash of a version of a document: its content, and the chunker and situators.
 
     Args:
         document: The document.
-        made_by: The chunker and the situators; or the chunks, where they were handed in.
+        made_by: The chunker and the situators; or the chunks, where the caller gives them.
     """
     return stable_id("document", document.id, document.content_hash, *map(_fingerprint, made_by))
 
 
 def situated_hash(document_hash: str, chunks: Sequence[Chunk]) -> str:
-    """The version's hash, or another one where chunks lack what a language model was to write.
+    """The version's hash, or another one where chunks lack the answers of a language model.
 
     Such a document does not count as unchanged when it is added again, so its chunks are situated once more; if the
     same ones fail again, this hash is the stored one and nothing is embedded.
@@ -145,7 +145,7 @@ def situated_hash(document_hash: str, chunks: Sequence[Chunk]) -> str:
 
 
 def _fingerprint(part: object) -> str:
-    """What a chunker or situator does, or what a chunk is, as text that is the same in every process."""
+    """A chunker's or situator's settings, or a chunk, as text that is the same in every process."""
     if isinstance(part, Chunk):
         return repr((part.id, part.context, sorted(part.metadata.items())))
     if callable(fingerprint := getattr(part, "fingerprint", None)):

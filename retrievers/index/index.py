@@ -1,4 +1,4 @@
-"""An index of chunks: documents in, searches out, nothing lost in between."""
+"""An index of chunks: documents are added, and searched."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class Index:
     """Documents, chunked, situated, embedded and stored in a Qdrant collection.
 
     Cheap to construct: the store is opened and the model loaded at first use. Safe for threads. A replaced document
-    is never missing in between: its new points are written, then its old ones deleted, and what a crash left half
-    done is finished or undone when the index is opened next.
+    is never missing in between: its new points are written, then its old ones deleted, and a write that a crash
+    interrupted is finished or undone when the index is opened next.
 
     Args:
         embedder: Makes the vectors.
         client: Any Qdrant client; or a function that opens one, which is called at first use and in the process that
-            uses the index (the way to hand on an API key without writing it down); None opens ``path``.
+            uses the index (which keeps an API key out of the pickled configuration); None opens ``path``.
         path: A folder (an embedded store), ":memory:", a server's URL or the URLs of a cluster's nodes.
         collection: The collection's name.
         chunker: Cuts documents; None: Markdown by structure, other text recursively, 200 tokens of the model (800
-            characters where a served model's tokenizer is not to be had).
+            characters where a served model's tokenizer is not available).
         situators: Write context into the chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         progress: Show a progress bar while adding.
@@ -133,13 +133,13 @@ class Index:
 
     @property
     def gateway(self) -> Gateway:
-        """The way to the collection, which is opened first."""
+        """The gateway to the collection, which is opened first."""
         return self._collection().gateway
 
     def background(self) -> Background:
-        """What is usual in the collection, by which hits are relevant or not.
+        """The collection's usual similarities, against which relevance is measured.
 
-        Measured at the first search, and anew when a tenth of the chunks were written since.
+        Measured at the first search, and again after a tenth of the chunks were written.
         """
         gateway = self.gateway
         with self._measuring:
@@ -150,7 +150,7 @@ class Index:
 
     @property
     def chunker(self) -> Chunker:
-        """What cuts documents into chunks."""
+        """The chunker that cuts documents."""
         if self._chunker is None:
             from situate.chunkers import AutoChunker
 
@@ -168,7 +168,7 @@ class Index:
                     sample = _sample(self.embedder.encoder, opened)
                     config = opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
                 except BaseException:
-                    # Whatever went wrong, a store that this index opened must not stay locked.
+                    # After any error a store that this index opened must not stay locked.
                     if self._given_client is None:
                         client.close()
                     raise
@@ -189,7 +189,7 @@ class Index:
             return self._batcher
 
     def close(self) -> None:
-        """Close the store that the index opened itself. A client that was handed in stays open."""
+        """Close the store that the index opened itself. A client given by the caller stays open."""
         with self._lock:
             if self._batcher is not None:
                 self._batcher.close()
@@ -206,7 +206,7 @@ class Index:
         self.close()
 
     def open(self) -> Index:
-        """Open the store and check the collection now, and not at first use.
+        """Open the store and check the collection now instead of at first use.
 
         Raises:
             IncompatibleIndexError: The collection was built with another encoder or configuration.
@@ -222,7 +222,7 @@ class Index:
         return await asyncio.to_thread(self.open)
 
     def warm_up(self) -> Index:
-        """`open`, and everything else that a first search waits for: the model, and what relevance goes by."""
+        """`open`, and the rest that a first search waits for: the model and the collection's usual similarities."""
         self.open().background()
         return self
 
@@ -265,7 +265,7 @@ class Index:
         return await self._aadd(items)
 
     def delete(self, document_ids: Iterable[str]) -> None:
-        """Delete documents with all their chunks; ids that are not there are passed over."""
+        """Delete documents with all their chunks; unknown ids are skipped."""
         if ids := list(document_ids):
             self.client.delete(self.collection, in_documents(ids), wait=True)
             self._written += len(ids)
@@ -294,7 +294,7 @@ class Index:
         with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
             for batch in document_batches(items):
                 yield batch
-                # Here the batch has been written: a bar over the items would run ahead by a whole batch.
+                # After the batch is written: a bar over the items would run ahead by a whole batch.
                 bar.update(len(batch))
 
     def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
@@ -362,7 +362,7 @@ class Index:
             for (document, chunks, document_hash), made, further in zip(changed, vectors, signals, strict=True)
         ]
 
-    # -- what is there ------------------------------------------------------------------------------------------
+    # -- stored documents and chunks ----------------------------------------------------------------------------
 
     def document_ids(self) -> list[str]:
         """Ids of all documents, sorted."""
@@ -387,7 +387,7 @@ class Index:
         """The best ``k`` chunks for a query.
 
         Args:
-            query: What is looked for. A query without any text finds nothing.
+            query: The text to search for. A query without any text finds nothing.
             k: How many hits, at most.
             filter: ``{"key": value}`` over the documents' metadata, or a `qdrant_client.models.Filter`.
 
@@ -411,8 +411,8 @@ class Index:
         """`search` with several texts (HyDE, multi-query), each in its role; see `QueryEncoder`.
 
         Args:
-            query: What was asked.
-            texts: What to search with.
+            query: The question.
+            texts: The texts to search with.
             k: As in `search`.
             filter: As in `search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
@@ -420,7 +420,7 @@ class Index:
         _check(k)
         if not query.strip():
             return SearchResult(query, ())
-        self._collection()  # may refuse the encoder, or have something for it to read first
+        self._collection()  # may refuse the encoder, or set its sample of the corpus
         started = time.perf_counter()
         vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense))
         return self._found(query, k, filter, vectors, Step("embed", time.perf_counter() - started))
@@ -443,7 +443,7 @@ class Index:
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
-        """`search` with vectors that the caller made; ``query`` is only carried along."""
+        """`search` with vectors that the caller made; ``query`` is only returned with the hits."""
         _check(k)
         return self._found(query, k, filter, vectors)
 
@@ -459,7 +459,7 @@ class Index:
 
 
 def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | None:
-    """What the encoder reads before anything else: what it was given, else what the collection keeps for it."""
+    """The encoder's sample of the corpus: its own, else the collection's."""
     from situate.embedders import LibraryEncoder
 
     if not isinstance(encoder, LibraryEncoder):
@@ -470,7 +470,7 @@ def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | Non
 
 
 def _uncut(documents: Iterable[Document]) -> Iterable[Item]:
-    """Documents without chunks; a list where there is one, so that the progress bar knows how many."""
+    """Documents without chunks; a list stays a list, so that the progress bar knows the number."""
     items = ((document, None) for document in documents)
     return list(items) if isinstance(documents, Sequence) else items
 

@@ -18,7 +18,7 @@ from situate.types import Chunk
 if TYPE_CHECKING:
     import qdrant_edge
 
-# Where the words inside one identifier meet: fooBar, HTTPServer, snake_case, kebab-case, dotted.path.
+# The borders of the words inside one identifier: fooBar, HTTPServer, snake_case, kebab-case, dotted.path.
 _JOINT = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_.\-/]+")
 _IDENTIFIER = re.compile(r"\b\w*(?:[a-z0-9][A-Z]|[A-Z]{2}[a-z]|_)\w*\b")
 
@@ -51,7 +51,7 @@ def identifier_words(text: str) -> str:
 
 
 class LexicalEncoder:
-    """BM25 vectors by a `LexicalScheme`. The inverse document frequency is Qdrant's to add (modifier "idf")."""
+    """BM25 vectors by a `LexicalScheme`. Qdrant multiplies by the inverse document frequency (modifier "idf")."""
 
     def __init__(self, scheme: LexicalScheme) -> None:
         self.scheme = scheme
@@ -64,7 +64,7 @@ class LexicalEncoder:
         try:
             return qdrant_edge.Bm25(config(language=self.scheme.language))
         except ValueError:
-            # "none", or a language without stop words and stemmer: its words are taken as they are.
+            # "none", or a language without stop words and stemmer: its words are indexed as they are.
             plain = config(stopwords=qdrant_edge.StopwordsSet(), stemmer=qdrant_edge.DisabledStemmer())
             return qdrant_edge.Bm25(plain)
 
@@ -96,12 +96,12 @@ class LexicalEncoder:
         ]
 
     def text_of(self, chunk: Chunk) -> str:
-        """What is indexed for a chunk: its context, then its text."""
+        """The text that is indexed for a chunk: its context, then its own."""
         context = chunk.context.render(self.scheme.context)
         return f"{context}\n{chunk.text}" if context else chunk.text
 
     def _prepared(self, text: str) -> str:
-        # The Rust side takes UTF-8 only, and a lone surrogate has none.
+        # The Rust library takes UTF-8 only, and a lone surrogate has none.
         text = text.encode("utf-8", errors="replace").decode("utf-8")
         if self.scheme.split_identifiers and (words := identifier_words(text)):
             text = f"{text}\n{words}"

@@ -30,7 +30,7 @@ STATE = "state"
 WRITING = "writing"
 #: Payload keys that the index itself filters on.
 INDEXED_KEYS = ("document_id", "chunk_id", "document_hash", STATE)
-#: Objects and lists that may stand in each other in a document's metadata: deeper ones could not be read back.
+#: Levels of nested objects and lists in a document's metadata: deeper ones could not be read back.
 MAX_METADATA_DEPTH = 100
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -25,11 +25,11 @@ class QuestionFilter:
     """Keeps the generated questions that their chunk answers (Doc2Query--, Gospodinov et al. 2023).
 
     Language models invent questions that the passage does not answer, and small ones ask the same of every passage
-    ("What is it about?"), which leads to all of them alike. Stands behind what writes the questions:
+    ("What is it about?"), which matches all of them equally. It follows the situator that writes the questions:
     ``situators=[QuestionSituator(...), QuestionFilter(embedder, at_least=0.5)]``.
 
     Args:
-        scorer: What tells how well a passage answers a question: an `Embedder`, by the cosine of the question as a
+        scorer: Scores how well a passage answers a question: an `Embedder`, by the cosine of the question as a
             query and the passage as a document; or a `PairScorer` such as `CrossEncoderModel`, by its own scores.
         at_least: The lowest score that is kept, on the scorer's scale.
         on_error: "degrade": where the scorer fails, a document keeps all of its questions, with a warning and a mark
@@ -50,9 +50,9 @@ class QuestionFilter:
         self.on_error: OnError = on_error
 
     def fingerprint(self) -> dict[str, Any]:
-        """What decides which questions are kept, as JSON values."""
+        """The settings that decide which questions are kept, as JSON values."""
         scorer = self.scorer
-        # A scorer may be the user's own, and need not say what it does.
+        # A scorer may be the user's own, without a fingerprint.
         decides = getattr(scorer, "fingerprint", None) or getattr(scorer, "model", None)
         return {
             "situator": type(self).__name__,

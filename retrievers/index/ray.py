@@ -1,10 +1,10 @@
-"""Bulk indexing through Ray Data: a corpus that one machine would take too long for.
+"""Bulk indexing through Ray Data, for a corpus that would take one machine too long.
 
     index = Index(Embedder("BAAI/bge-m3"), path="http://qdrant:6333", situators=[HeadingSituator()])
     report = add_dataset(index, ray.data.read_parquet("s3://corpus/"))
 
-Nothing here cuts, embeds or writes: every actor holds an `Index` of the same configuration and calls `Index.add`, so
-what a cluster writes is what one process would write, and the same call again goes on where it was interrupted.
+Nothing here cuts, embeds or writes: every actor holds an `Index` of the same configuration and calls `Index.add`, so a
+cluster writes what one process would write, and the same call again continues an interrupted one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def row_to_document(row: Row) -> Document:
         if not isinstance(row.get(column), str):
             raise InputError(
                 f"the row with the columns {sorted(row)} has {row.get(column)!r} as {column!r}: a document needs text "
-                "there. Rename columns with Dataset.rename_columns, or hand in to_document="
+                "there. Rename columns with Dataset.rename_columns, or pass to_document="
             )
     metadata = {name: value for name, value in row.items() if name not in ("id", "text") and value is not None}
     return Document(row["id"], row["text"], metadata)
@@ -58,12 +58,12 @@ def add_dataset(
     process: there, the calling process does all of it, and Ray only reads.
 
     Interrupted, whether by an error, by Ctrl-C or by a lost machine, it is resumed by calling it again: documents that
-    are there already, word for word and cut the same way, cost a look-up. An actor that dies is started anew by Ray
+    are stored already, word for word and cut the same way, cost a look-up. An actor that dies is started anew by Ray
     and its batch done again; documents that it had written before are then counted as unchanged.
 
     Args:
-        index: Where to: an index whose ``path`` is a server's URL, or whose ``client`` is a function that opens one (to
-            read an API key where it runs, say). It is pickled as its configuration and opened in every actor.
+        index: The target: an index whose ``path`` is a server's URL, or whose ``client`` is a function that opens one
+            (to read an API key where it runs, say). It is pickled as its configuration and opened in every actor.
         dataset: One row a document. Of several rows with the same id one stays, the last written.
         to_document: What a row is; see `row_to_document`.
         actors: How many at most; by default one for each ``num_gpus`` of the cluster's GPUs, or for each ``num_cpus``
@@ -73,7 +73,7 @@ def add_dataset(
         num_cpus: CPUs of an actor, and threads of its model where it runs on them.
 
     Returns:
-        What was done in all.
+        The total report.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -95,7 +95,7 @@ def add_dataset(
                 "actors out, or run a Qdrant server and give the index its URL"
             )
         return _add_here(index, dataset, to_document)
-    index.__getstate__()  # says what keeps it from being sent to actors
+    index.__getstate__()  # raises where it cannot be sent to actors
     if not ray.is_initialized():
         ray.init()
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -113,7 +113,7 @@ def add_dataset(
         fn_constructor_args=(index, to_document),
         batch_size=BATCH_DOCUMENTS,
         batch_format="pyarrow",
-        # From one upwards, so that reading is not kept waiting for CPUs that idle actors hold.
+        # From one upwards, so that reading does not wait for CPUs that idle actors hold.
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -128,7 +128,7 @@ def _add_here(index: Index, dataset: Dataset, to_document: Callable[[Row], Docum
 
 def _add(index: Index, documents: Iterable[Document]) -> IndexReport:
     with warnings.catch_warnings():
-        # Said once, at the end, of all batches.
+        # One warning at the end, for all batches.
         warnings.simplefilter("ignore", EmptyDocumentWarning)
         return index.add(documents)
 
@@ -136,7 +136,7 @@ def _add(index: Index, documents: Iterable[Document]) -> IndexReport:
 def _report(row: Row) -> IndexReport:
     if row["error"]:
         error = pickle.loads(row["error"])  # noqa: S301 - an actor of ours wrote it, by the way that Ray itself takes
-        error.add_note("What was written before stays; the same call again goes on from there.")
+        error.add_note("What was written before stays; the same call again continues from there.")
         raise error
     fields = json.loads(row["report"])
     return IndexReport(**{**fields, "skipped": tuple(fields["skipped"]), "refused": tuple(fields["refused"])})
@@ -154,6 +154,6 @@ class _Adding:
         try:
             report = _add(self._index, map(self._to_document, batch.to_pylist()))
         except SituateError as error:
-            # Of what is raised in an actor Ray keeps the text only: callers are to be able to catch it by its class.
+            # Ray keeps only the text of an actor's error: callers need its class to catch it.
             return {"report": [""], "error": [pickle.dumps(error)]}
         return {"report": [json.dumps(asdict(report))], "error": [b""]}

@@ -1,4 +1,4 @@
-"""What is stored and searched beside a chunk's own vectors: its document's, and those of questions that it answers."""
+"""Vectors beside a chunk's own: its document's, and those of the questions that it answers."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Signals:
 
 
 class SignalEncoder:
-    """Makes the `Signals` that a configuration asks for.
+    """Makes the `Signals` of a configuration.
 
     Args:
-        embedder: Embeds questions, as queries: that is what they are compared with.
-        config: What is asked for.
+        embedder: Embeds questions as queries, which they are compared with.
+        config: The configuration.
     """
 
     def __init__(self, embedder: Embedder, config: PipelineConfig) -> None:
@@ -111,7 +111,7 @@ def vector_params(config: PipelineConfig, dimension: int, distance: models.Dista
 
     params: dict[str, models.VectorParams] = {}
     if config.document is not None and config.document.dense:
-        # Only ever scores the documents of candidates: a graph over them would serve nobody.
+        # It only scores the documents of candidates: a graph over them would not be used.
         params[DOCUMENT] = models.VectorParams(
             size=dimension, distance=distance, hnsw_config=models.HnswConfigDiff(m=0)
         )

@@ -1,7 +1,7 @@
 """Text as BM25's tokenizer reads it: one normalisation for both sides, so that equal words are equal terms.
 
 Qdrant's tokenizer splits at everything that is no letter or digit and lowers the case. So a combining mark would end a
-word, a ligature or a full-width letter would be another letter, and a sentence of a script that is written without
+word, a ligature or a full-width letter would be a different letter, and a sentence of a script that is written without
 spaces would be one word.
 """
 
@@ -23,7 +23,8 @@ _UNSPACED = (
 _MARK, _MARKS = 0x17000, 6113
 _LETTER = f"[{_UNSPACED}][{chr(_MARK)}-{chr(_MARK + _MARKS)}]*"
 _RUN, _LETTERS = re.compile(f"(?:{_LETTER})+"), re.compile(_LETTER)
-#: What changes no word: soft hyphen, grapheme joiner, tatweel, zero-width and direction marks, variation selectors.
+#: Characters that change no word: soft hyphen, grapheme joiner, tatweel, zero-width and direction marks, variation
+#: selectors.
 _INVISIBLE = dict.fromkeys(
     [
         0xAD,

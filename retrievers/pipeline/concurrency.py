@@ -1,16 +1,16 @@
 """Many asynchronous queries at once: limits, threads that leave the event loop its time, and batches of queries.
 
-Two hundred queries that rerank at once are no faster than four: they share the same cores, compute for each other in
-vain what one of them could have kept, and hold their memory all at once. `LoopLimit` admits a few at a time in order of
-arrival, and `StepPolicy.timeout` counts from admission.
+Two hundred queries that rerank at once are no faster than four: they share the same cores, repeat work that a cache
+could have spared, and hold their memory all at once. `LoopLimit` admits a few at a time in order of arrival, and
+`StepPolicy.timeout` counts from admission.
 
 What a query costs in Python (tokenizing, pooling, BM25 terms, Qdrant's answers) is small for one query and a second for
 two hundred that arrive together. In the event loop's own thread it would block the loop, and a pool of threads would
-fight with the loop over the interpreter. `QueryBatcher` therefore makes vectors in one thread, for the waiting queries
-in one batch, and behind it one thread searches the embedded engine (which holds the interpreter while it searches) or
-several ask a server. Queries are answered in order of arrival.
+compete with the loop for the interpreter. `QueryBatcher` therefore makes vectors in one thread, for the waiting queries
+in one batch, and after it one thread searches the embedded engine (which holds the interpreter while it searches), or
+several threads query a server. Queries are answered in order of arrival.
 
-A forked child begins with none of its parent's threads, limits and waiting queries.
+A forked child has none of its parent's threads, limits and waiting queries.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds that a thread waits, at most, for the event loop to take its result before the thread begins anything else.
-#: Without it a loop that wakes up waits for the interpreter, five milliseconds (Python's switch interval) each time
-#: that it touches a socket.
+#: Seconds that a thread waits, at most, for the event loop to take its result before its next task.
+#: Without it a loop that wakes up waits for the interpreter, five milliseconds (Python's switch interval) at each use
+#: of a socket.
 _TAKE_WAIT = 0.05
 
-#: Seconds for which a thread lets go of the interpreter between two pieces of work: as short as a sleep can be.
+#: Seconds for which a thread releases the interpreter between two pieces of work: as short as a sleep can be.
 _RELEASE = 0.0001
 
 #: Queries that wait for the answers of one server at once.
@@ -61,7 +61,7 @@ def in_this_process(model: object) -> bool:
 
     encoders = e.Encoder | e.LibraryEncoder | e.MultiVectorEmbedder
     here = encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model
-    # An embedder has an encoder, and so has a cache in front of one.
+    # An embedder has an encoder, and so does a cache in front of one.
     while not isinstance(model, here) and (beneath := getattr(model, "encoder", None)) is not None:
         model = beneath
     return isinstance(model, here)
@@ -70,7 +70,7 @@ def in_this_process(model: object) -> bool:
 def release_gil() -> None:
     """Release the interpreter for a moment; for work that holds it for milliseconds, time and again.
 
-    Does nothing outside of `LoopThreads`: no event loop waits behind a synchronous call.
+    Does nothing outside of `LoopThreads`: no event loop waits for a synchronous call.
     """
     if getattr(_thread, "serves_a_loop", False):
         time.sleep(_RELEASE)
@@ -109,14 +109,14 @@ class Handoff(Generic[T]):
         try:
             return await asyncio.wrap_future(self._future)
         finally:
-            # behind whatever else is ready to run now
+            # after all callbacks that are ready now
             asyncio.get_running_loop().call_soon(self._taken.set)
 
 
 class LoopThreads:
     """Threads for work in Python that would block the event loop.
 
-    A thread with a result waits until the event loop has taken it: otherwise the two fight over the interpreter.
+    A thread with a result waits until the event loop has taken it: otherwise the two compete for the interpreter.
 
     Args:
         count: How many threads.
@@ -127,17 +127,17 @@ class LoopThreads:
         self._pool = ThreadPool(count, name, _serve_a_loop)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """``work()``, with the caller's context variables. Cancelling takes it back unless it has begun."""
+        """``work()``, with the caller's context variables. Cancelling withdraws it unless it has begun."""
         handoff = Handoff[T]()
         self.start(handoff.fill, contextvars.copy_context().run, work)
         return await handoff.result()
 
     def start(self, work: Callable[..., object], *arguments: Any) -> None:
-        """Call ``work(*arguments)`` in a thread, in order of submission; its errors are its own to report."""
+        """Call ``work(*arguments)`` in a thread, in order of submission; it reports its errors itself."""
         self._pool.submit(work, *arguments)
 
     def close(self) -> None:
-        """Take no more work; what was submitted is done."""
+        """Refuse further work; submitted work is done."""
         self._pool.shutdown(wait=False)
 
 
@@ -147,7 +147,7 @@ class LoopLimit:
     May be used from several event loops; each has a limit of its own. Pickles as its number.
 
     Args:
-        at_once: How many, or a function that says it: it is called once, in a thread, at first use.
+        at_once: How many, or a function that returns it: it is called once, in a thread, at first use.
 
     Raises:
         InputError: ``at_once`` is less than 1.
@@ -161,7 +161,7 @@ class LoopLimit:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Admit anew: no coroutine of before, which a forked child does not have, holds a slot."""
+        """Free all slots: a forked child has none of the coroutines that held them."""
         self._lock = threading.Lock()
         self._slots: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
         self._slots = weakref.WeakKeyDictionary()
@@ -180,7 +180,7 @@ class LoopLimit:
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Waits for admission, which ends with the block. The clock of the step that runs stands still meanwhile."""
+        """Waits for admission, which ends with the block. The clock of the running step is stopped meanwhile."""
         loop = asyncio.get_running_loop()
         at_once = self._at_once
         if callable(at_once):
@@ -230,7 +230,7 @@ class StartLimit:
         renew_after_fork(self)
 
     def renew(self) -> None:
-        """Forget the calls of before, which a forked child does not have."""
+        """Forget earlier calls, which a forked child does not have."""
         self._lock = threading.Lock()
         self._starts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Starts] = weakref.WeakKeyDictionary()
 
@@ -261,13 +261,13 @@ class StartLimit:
 
 @dataclass(slots=True)
 class _Starts:
-    """Of one event loop: how many calls have begun in this iteration, and those that wait for another."""
+    """One event loop's calls: how many have begun in this iteration, and those that wait for another."""
 
     begun: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
 
-#: A query's vectors and how they were made -> what is found.
+#: A query's vectors and how they were made -> the result.
 Search: TypeAlias = "Callable[[QueryVectors, Step], SearchResult]"
 
 
@@ -297,12 +297,12 @@ class QueryBatcher:
         self._searching = LoopThreads(searchers, "situate-search")
 
     def renew(self) -> None:
-        """Forget the waiting queries, for which a forked child has no caller."""
+        """Forget the waiting queries, whose callers a forked child does not have."""
         self._waiting: deque[_Request] = deque()
         self._called = False
 
     async def search(self, written: WrittenQuery, search: Search) -> SearchResult:
-        """What is found for a query. Cancelling takes it back unless it is being searched for.
+        """The result of a query. Cancelling withdraws it unless its search has begun.
 
         Args:
             written: The query.
@@ -315,14 +315,14 @@ class QueryBatcher:
             self._waiting.append(request)
             self._call_encoder()
         else:
-            # a server's answer is waited for in the loop, for any number of queries at once
+            # the loop waits for a server's answers, for any number of queries at once
             started = time.perf_counter()
             vectors = await self._encoder.aencode(written)
             self._start_search(request, vectors, Step("embed", time.perf_counter() - started))
         return await request.found.result()
 
     def close(self) -> None:
-        """Take no more queries; those that wait are answered."""
+        """Refuse further queries; the waiting ones are answered."""
         self._encoding.start(self._finish)
 
     def _finish(self) -> None:
@@ -337,7 +337,7 @@ class QueryBatcher:
             self._encoding.start(self._encode_waiting)
 
     def _encode_waiting(self) -> None:
-        """Vectors for one batch of the waiting queries; queries that arrive from now on, or are left, call again."""
+        """Vectors for one batch of the waiting queries; queries that arrive from now on, or remain, call again."""
         self._called = False
         try:
             self._encode_batch()

@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 _noted: ContextVar[dict[str, Any] | None] = ContextVar("situate_step_details", default=None)
 _clock: ContextVar[_Clock | None] = ContextVar("situate_step_clock", default=None)
 
-#: Errors that a second attempt would meet again.
+#: Errors that a second attempt would raise again.
 _PERMANENT = (
     ModelError,
     PromptRefusedError,
@@ -53,7 +53,7 @@ _PERMANENT = (
 def note(**details: Any) -> None:
     """Adds to the details of the step that is running; does nothing outside of one.
 
-    This is how an expander or a reranker, whose return value has no room for it, says what it did: drafts, counts,
+    An expander or a reranker, whose return value has no room for it, reports its work with this: drafts, counts,
     tokens.
     """
     noted = _noted.get()
@@ -113,10 +113,10 @@ class StepPolicy:
 
 @checked_parameters
 class StepRunner:
-    """Runs the optional steps of queries by one policy, and remembers what it has warned of.
+    """Runs the optional steps of queries by one policy, and logs each kind of failure once.
 
     Args:
-        policy: What holds for every step.
+        policy: The policy of every step.
         policies: Policies of single steps by name, or by the part of the name before the first colon ("rerank").
     """
 
@@ -136,8 +136,8 @@ class StepRunner:
     def warn_once(self, name: str, error: Exception) -> None:
         """Logs that a step was skipped and why, once per step and kind of cause, without what looks like a key.
 
-        It is logged and not a Python warning: a warning filter set to "error" would fail the very query that
-        degrading is there to save.
+        It is logged and not a Python warning: a warning filter set to "error" would fail the very query that degrading
+        saves.
         """
         cause = (name, *(type(e).__name__ for e in (error, error.__cause__) if e is not None))
         if cause not in self._warned:
@@ -158,7 +158,7 @@ class Trace:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What was done so far."""
+        """The steps so far."""
         return tuple(self._steps)
 
     @contextmanager
@@ -248,7 +248,7 @@ class _Record:
 
 
 class _Clock:
-    """What is left of a step's time."""
+    """The rest of a step's time."""
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
@@ -277,7 +277,7 @@ class _Clock:
 
 
 def _retrying(policy: StepPolicy, record: _Record, clock: _Clock) -> dict[str, Any]:
-    """What both of tenacity's drivers are given."""
+    """The settings of both of tenacity's drivers."""
 
     def counted(state: RetryCallState) -> None:
         record.attempts = state.attempt_number
@@ -288,7 +288,7 @@ def _retrying(policy: StepPolicy, record: _Record, clock: _Clock) -> dict[str, A
 
     attempts = stop_after_attempt(policy.retries + 1)
     return {
-        # a retry that would only begin after the limit is not waited for
+        # a retry that would begin after the limit is not attempted
         "stop": lambda state: attempts(state) or too_late(state),
         "wait": wait_exponential_jitter(multiplier=policy.backoff, jitter=policy.backoff),
         "retry": retry_if_exception(lambda e: isinstance(e, Exception) and not isinstance(e, _PERMANENT)),
@@ -313,7 +313,7 @@ def _within(work: Callable[[], T], clock: _Clock) -> T:
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
             outcome.set_exception(error)
 
-    # A daemon thread and no pool: a pool would wait for work that hangs when the program ends.
+    # A daemon thread and no pool: at the program's end a pool would wait for work that hangs.
     threading.Thread(target=contextvars.copy_context().run, args=(run,), name="situate-step", daemon=True).start()
     try:
         return outcome.result(clock.left())
@@ -343,5 +343,5 @@ async def _awithin(work: Callable[[], Awaitable[T]], clock: _Clock) -> T:
 def _message(error: BaseException) -> str:
     """The error and what it was raised from, without what looks like a key."""
     message, cause = safe_message(error), error.__cause__
-    # A limit that ended the work is its own cause: that error only says where in the work it ended.
+    # A limit that ended the work is its own cause: the error below it only tells where the work was.
     return message if cause is None or isinstance(error, TimeoutError) else f"{message} (from {safe_message(cause)})"

@@ -12,7 +12,7 @@ from situate.retrievers.types import Step
 
 
 class StepSpan(Protocol):
-    """What records a step when it ends."""
+    """Records a step when it ends."""
 
     def describe(self, step: Step) -> None:
         """Writes the step's counts and error to the span; never texts, which may be private."""

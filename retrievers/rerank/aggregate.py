@@ -16,12 +16,12 @@ DocumentScore: TypeAlias = Literal["max", "first", "mean", "sum"]
 
 @checked_parameters
 class ByDocument:
-    """Orders hits by what their documents score as a whole (Dai and Callan 2019), and keeps a few of each.
+    """Orders hits by the scores of their documents as a whole (Dai and Callan 2019), and keeps a few of each.
 
     Args:
         score: A document's score out of its chunks': "max"; "first", its earliest chunk's; "mean" of the best ``top``;
             "sum" of the best ``top``, which favours documents with many good chunks (scores must not be negative).
-        top: How many chunks "mean" and "sum" look at.
+        top: How many chunks "mean" and "sum" use.
         per_document: How many chunks of a document are kept, its best; None keeps all.
         name: The step's name, under which the document's score is noted. A document's chunks stay in their order.
 
@@ -57,7 +57,7 @@ class ByDocument:
         return reranked(self.name, [hit for _, hit in kept], [score for score, _ in kept])
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """`rerank`; there is nothing to wait for."""
+        """`rerank`, which does not block."""
         return self.rerank(query, hits)
 
     def _score(self, chunks: Sequence[Hit]) -> float:

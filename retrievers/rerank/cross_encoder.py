@@ -67,7 +67,7 @@ class CrossEncoderReranker(ModelReranker):
         return self._ranked(found, judged, self.scorer.score(self._pairs(query, judged))) if judged else found
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """`rerank` without blocking the event loop; cancelling it takes back what has not run."""
+        """`rerank` without blocking the event loop; cancelling it withdraws the pairs that have not run."""
         found, judged = self.settings.judged(query, hits)
         if not judged:
             return found

@@ -26,9 +26,9 @@ class DuoReranker(ModelReranker):
     """Orders the top few hits by how often, and how surely, each wins against the others (duoT5).
 
     With ``p(i, j)`` the probability that passage i is better than passage j, a hit's score is the mean over the others
-    of ``p(i, j)`` and ``1 - p(j, i)`` (the paper's SYM-SUM, brought to [0, 1]). It says who is better, not who is
-    good: no threshold belongs on it. The number of comparisons grows with the square of ``top``, so this is the last
-    stage. Hits beyond ``top`` and hits without text follow in their order.
+    of ``p(i, j)`` and ``1 - p(j, i)`` (the paper's SYM-SUM, brought to [0, 1]). It compares passages and does not tell
+    how good one is: do not put a threshold on it. The number of comparisons grows with the square of ``top``, so this
+    is the last stage. Hits beyond ``top`` and hits without text follow in their order.
 
     Args:
         model: A duoT5's folder or hub id, or a `DuelScorer`.

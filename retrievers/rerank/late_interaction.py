@@ -1,4 +1,4 @@
-"""Late interaction: every token of the query looks for its best match in the passage (MaxSim).
+"""Late interaction: every token of the query is matched with the most similar one of the passage (MaxSim).
 
 Khattab and Zaharia 2020, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction".
 """
@@ -48,7 +48,7 @@ class TokenEmbedder(Protocol):
 
 
 class TokenSource(Protocol):
-    """Token vectors that exist already."""
+    """A source of stored token vectors."""
 
     def __call__(self, hits: Sequence[Hit]) -> Mapping[str, Vectors]:
         """By chunk id, float32 ``[tokens, dimension]``, of those hits that have any."""
@@ -164,7 +164,7 @@ class LateInteractionReranker(ModelReranker):
             return found
         async with self._limit.slot():
             if self._limit.at_once == 1:
-                # one after the other, because the next one finds the token vectors that this one has made
+                # one after the other, because the next one reuses the token vectors that this one has made
                 return await self._limit.in_thread(lambda: self.rerank(query, found))
             known, missing = await self._limit.in_thread(lambda: self._known(judged))
             new = await self.embedder.aembed_document_tokens(missing) if missing else []
@@ -197,7 +197,7 @@ class LateInteractionReranker(ModelReranker):
         new: list[Vectors],
     ) -> list[Hit]:
         if len(new) != len(missing):
-            raise ModelError(f"{len(missing)} passages were embedded and {len(new)} came back")
+            raise ModelError(f"{len(missing)} passages were embedded and {len(new)} results returned")
         for text, vectors in zip(missing, new, strict=True):
             known[text] = vectors
             self._kept.put(text, vectors)

@@ -1,7 +1,7 @@
 """Reranking by the answers of a language model: point by point, in pairs, or in lists.
 
 A passage is data: it stands between tags that it cannot close, is cut to a length, and is named by a number that it
-does not choose. What it says to the model can at worst spoil judgements that it takes part in: its own grade in the
+does not choose. An instruction in it can at worst spoil judgements that it takes part in: its own grade in the
 pointwise reranker, its own comparisons in the pairwise one. The listwise reranker shows many passages at once, so
 there one passage can disturb a window; take another one where passages are not your own.
 """
@@ -29,7 +29,7 @@ from situate.retrievers.rerank.ranking import RerankSettings
 from situate.retrievers.types import Hit
 from situate.types import Prompt, TextGenerator
 
-#: Asks for answers as often as it needs and returns hits: one body for the synchronous and the asynchronous way.
+#: Yields prompts as often as it needs and returns hits: one body for synchronous and asynchronous calls.
 Plan: TypeAlias = Generator[list[Prompt], list[str], list[Hit]]
 
 _DATA = (
@@ -48,7 +48,7 @@ _LISTWISE = (
 
 
 class _LlmReranker:
-    """Asks what a plan asks and returns what it finds."""
+    """Sends a plan's prompts and returns its hits."""
 
     #: Whether a score says how well a passage answers, and not only which of several answers better.
     _absolute = False
@@ -104,7 +104,7 @@ class PointwiseReranker(_LlmReranker):
     """Grades each passage alone from 0 to 3, all in one batched call; the score is the grade divided by 3.
 
     Grades as in Thomas et al. 2024 ("Large Language Models can Accurately Predict Searcher Preferences"). Equal
-    grades keep their order. A passage whose answer holds no grade goes behind the graded ones.
+    grades keep their order. A passage whose answer holds no grade follows the graded ones.
 
     Args:
         generator: The language model.
@@ -147,7 +147,7 @@ class PairwiseReranker(_LlmReranker):
 
     Soft aggregation as in InstUPR and PRP (Qin et al. 2023): a passage gets 1 for a comparison that it wins in both
     orders, 1/2 for one in which the answers disagree or cannot be read, and its score is the mean. The number of
-    prompts grows with the square of ``top``, so this is the stage for the top few (duoT5's place).
+    prompts grows with the square of ``top``, so this stage is for the top few, like duoT5.
 
     Args:
         generator: The language model.
@@ -195,9 +195,9 @@ class PairwiseReranker(_LlmReranker):
 class ListwiseReranker(_LlmReranker):
     """Orders windows of passages from the last to the first (RankGPT, Sun et al. 2023).
 
-    The score is the place: 1 for the first, evenly down to 0; it says nothing about relevance, so no threshold
-    belongs on it. Numbers that are missing, repeated or made up in an answer are survived: what was named goes first
-    in its order, the rest follows as it was.
+    The score is the place: 1 for the first, evenly down to 0; it does not measure relevance: do not put a threshold on
+    it. Numbers that are missing, repeated or made up in an answer are tolerated: the named passages come first in their
+    order, the rest follows as it was.
 
     Args:
         generator: The language model.
@@ -267,7 +267,7 @@ def _grade(answer: str) -> int | None:
 
 
 def _choice(answer: str) -> str | None:
-    """A or B, where the answer says one of them and not the other."""
+    """A or B, where the answer has one of them and not the other."""
     for text in usable([answer], 200).texts:
         found = set(re.findall(r"(?<![A-Za-z])([AB])(?![A-Za-z'])", text.upper() if len(text) < 3 else text))
         if len(found) == 1:
@@ -286,7 +286,7 @@ def _places(answer: str, count: int) -> list[int] | None:
 
 
 def _check_read(name: str, answers: Sequence[str], read: int) -> None:
-    """Half of the answers must say something, or the order would be that of chance.
+    """Require that half of the answers can be read: otherwise the order would be random.
 
     Raises:
         GenerationError: Fewer do.

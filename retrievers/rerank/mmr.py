@@ -41,7 +41,7 @@ class Mmr(ModelReranker):
     """Orders hits by relevance minus likeness to those before.
 
     Args:
-        embedder: Its cosines say what is relevant and what is alike.
+        embedder: Its cosines measure relevance and likeness.
         balance: The paper's lambda: 1 is relevance alone, 0 diversity alone.
         keep: How many hits to choose; None for all.
         context: `Context` fields that are read in front of the passage.

@@ -17,16 +17,16 @@ class OptionalReranker:
     """A reranker that is bounded in time, tried again, and skipped where it still fails.
 
     A `Retriever` does this for each of its rerankers; this class does it for a reranker that is used alone. A skipped
-    reranker leaves the hits as they came; the log names the cause once per kind, and `rank` returns the mark:
+    reranker leaves the hits as they were; the log names the cause once per kind, and `rank` returns the mark:
     ``result.degraded`` holds the step's name, ``result.steps`` the cause.
 
     Args:
         reranker: Any reranker.
-        on_error: "degrade" keeps the hits as they came; "raise" raises.
+        on_error: "degrade" keeps the hits as they were; "raise" raises.
         policy: Timeout, retries and ``on_error``, in place of ``on_error`` alone.
 
     Raises:
-        InputError: ``reranker`` is none.
+        InputError: ``reranker`` is not a reranker.
     """
 
     def __init__(self, reranker: Reranker, *, on_error: OnError = "degrade", policy: StepPolicy | None = None) -> None:
@@ -40,7 +40,7 @@ class OptionalReranker:
         self._runner = StepRunner(policy if policy is not None else StepPolicy(on_error=on_error))
 
     def rank(self, query: str, hits: Sequence[Hit]) -> SearchResult:
-        """The hits in their new order, or as they came, and what the step did.
+        """The hits in their new order, or as they were, and the record of the step.
 
         Raises:
             StepError: The reranker failed and ``on_error="raise"``.

@@ -1,4 +1,4 @@
-"""What rerankers share: which hits are judged, what of them is read, and how scores become an order."""
+"""The shared part of rerankers: which hits are judged, which text of them is read, and the order by scores."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RerankSettings:
         return found, [hit for hit in found if has_text(hit)][: self.top] if query.strip() else []
 
     def passages(self, judged: Sequence[Hit]) -> list[str]:
-        """What is read of each: the named fields of its context, and its text."""
+        """The text that is read of each: the named fields of its context, and its own."""
         return [passage(hit, self.context) for hit in judged]
 
     def ranked(
@@ -75,7 +75,7 @@ class RerankSettings:
         first = reranked(self.name, judged, self._with_prior(judged, scores))
         ids = {hit.chunk.id for hit in judged}
         lowest = first[-1].score
-        # What was not judged keeps its place behind the judged, whatever the scale of its own score.
+        # Hits that were not judged follow the judged ones, whatever the scale of their own scores.
         others = [hit for hit in hits if hit.chunk.id not in ids]
         return first + [replace(hit, score=lowest if self.top is None else min(hit.score, lowest)) for hit in others]
 
@@ -115,7 +115,7 @@ class ModelReranker(ABC):
 
 
 def warm_up(reranker: Reranker) -> None:
-    """Load the model of a reranker that has one to load; a language model is not asked."""
+    """Load the model of a reranker that has one to load; a language model is not called."""
     load = getattr(reranker, "warm_up", None)
     if load is not None:
         load()
@@ -130,15 +130,15 @@ def distinct(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def has_text(hit: Hit) -> bool:
-    """Whether there is anything to judge a hit by."""
+    """Whether the hit has text to judge."""
     return bool(hit.chunk.text.strip())
 
 
 def reranked(name: str, hits: Sequence[Hit], scores: Sequence[float | None]) -> list[Hit]:
     """New hits in the order of ``scores``; ties keep their order.
 
-    A hit that could not be judged (None) gets no invented score: it goes behind the others with the lowest score
-    that one of them got, which its ``scores`` do not name. If none was judged, the hits stay as they are.
+    A hit that could not be judged (None) gets no invented score: it follows the others with their lowest score, which
+    its ``scores`` do not name. If none was judged, the hits stay as they are.
 
     Raises:
         NonFiniteVectorError: A score is NaN or infinite.

@@ -18,10 +18,10 @@ class Stage:
     """One reranker of several.
 
     Attributes:
-        reranker: It.
+        reranker: The reranker.
         keep: How many of its best hits go on; None for all.
-        depth: How many hits it is given; None for all. Those behind are dropped, because what one stage scored cannot
-            be compared with what another did.
+        depth: How many hits it is given; None for all. The others are dropped, because scores of different stages
+            cannot be compared.
 
     Raises:
         InputError: ``keep`` or ``depth`` is less than 1.
@@ -41,7 +41,7 @@ class Stage:
 class Stages:
     """Runs stages in order, as one reranker.
 
-    If a stage fails, all of it fails: hand the rerankers to a `Retriever` one by one instead to degrade one by one.
+    If a stage fails, all of it fails: to degrade stage by stage, pass the rerankers to a `Retriever` instead.
 
     Args:
         stages: First to last; a bare reranker keeps everything.
@@ -58,7 +58,7 @@ class Stages:
         self.name = name
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
-        """What is left after the last stage, best first."""
+        """The hits after the last stage, best first."""
         found = list(hits)
         for stage in self.stages:
             found = stage.reranker.rerank(query, found[: stage.depth])[: stage.keep]

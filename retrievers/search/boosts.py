@@ -1,6 +1,6 @@
 """Scores out of the payload: how recent a document is, how often it is read, how far its author is trusted.
 
-Qdrant computes them (a formula query), on a server and in the embedded store alike, so nothing but a score is fetched.
+Qdrant computes them (a formula query), on a server and in the embedded store, so only scores are fetched.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recency:
-    """``weight * decay(age)``: what is newest gets ``weight`` more, what is old nothing.
+    """``weight * decay(age)``: the newest documents get ``weight`` more, old ones nothing.
 
     With "exp" the decay is ``midpoint ** (age / scale)``, with "gauss" ``midpoint ** (age / scale) ** 2``, with
     "linear" it falls in a straight line through ``midpoint`` at ``scale`` down to 0. Dates that lie after ``at`` count
-    by their distance, like those before. A document without a date, or with text that is none, gets nothing.
+    by their distance, like those before. A document without a date, or with text that is not a date, gets nothing.
 
     Attributes:
         key: The metadata key that holds the date, as RFC 3339 text ("2024-05-01" or "2024-05-01T12:00:00Z").
         scale: Days after which the decay is ``midpoint``.
-        weight: What is added to the score of a document from today.
+        weight: The bonus of a document from today.
         midpoint: See ``scale``; more than 0 and less than 1.
         decay: The decay's form.
-        at: What counts as today; None for the moment of the query.
+        at: The reference date; None for the moment of the query.
 
     Raises:
         InputError: ``key`` is empty, ``weight`` is not finite, ``scale`` is not finite and above 0, ``midpoint`` is not
@@ -57,7 +57,7 @@ class Recency:
         if self.decay not in ("exp", "gauss", "linear"):
             raise InputError(f"decay={self.decay!r} is not one of 'exp', 'gauss', 'linear'")
         if self.at is not None and self.at.tzinfo is None:
-            raise InputError(f"at={self.at} has no time zone: say datetime(..., tzinfo=UTC)")
+            raise InputError(f"at={self.at} has no time zone: give datetime(..., tzinfo=UTC)")
 
     def expression(self) -> Any:
         """The Qdrant expression."""
@@ -78,7 +78,7 @@ class Recency:
 
     @property
     def missing(self) -> float:
-        """What counts for a document without a date."""
+        """The value of a document without a date."""
         return 0.0
 
     def readable(self) -> models.FieldCondition:
@@ -97,7 +97,7 @@ class PayloadScore:
     Attributes:
         key: The metadata key that holds the number.
         weight: Its weight; less than 0 for a penalty.
-        missing: What counts for a document without it, or with something that is no number.
+        missing: The value for a document without the key, or with a value that is not a number.
 
     Raises:
         InputError: ``key`` is empty, or ``weight`` or ``missing`` is not finite.
@@ -133,7 +133,7 @@ def boost_scores(gateway: Gateway, boosts: Sequence[Boost], points: Sequence[int
 
     Args:
         gateway: The collection.
-        boosts: What is added up.
+        boosts: The boosts to add up.
         points: The points, as numbers; each has a score in the result.
     """
     from qdrant_client import models

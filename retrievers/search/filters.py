@@ -17,16 +17,16 @@ FilterLike: TypeAlias = "Mapping[str, Any] | models.Filter"
 
 #: Where a point keeps its document's metadata.
 _METADATA = "metadata."
-#: What else a point's payload holds: a key of a `models.Filter` that begins with one of these is taken as it is.
+#: The payload's other keys: a key of a `models.Filter` that begins with one of these is used as it is.
 _PAYLOAD = frozenset(
     {"document_id", "chunk_id", "index", "start", "end", "text", "context", "metadata", "document_hash", "chunks"}
     | {"version", "state"}
 )
-# Segments that Qdrant reads bare; every other key has to stand in quotes.
+# Segments that Qdrant reads without quotes; every other key needs them.
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
 # Integers beyond this are not exact as the double that a range compares with.
 _EXACT_INTEGER = 2**53
-#: How deep conditions may lie in each other.
+#: How deeply conditions may nest.
 _MAX_DEPTH = 32
 
 _BOUNDS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
@@ -37,7 +37,7 @@ def to_filter(conditions: FilterLike | None) -> models.Filter | None:
 
     ``{"year": 2024, "team": ["sales", "legal"]}``: every condition has to hold; of a list any value may match, and a
     condition on a list in the metadata holds where it holds for any element. Numbers compare by value, so 3 finds 3.0;
-    None finds what is missing, null or empty. A value may be a mapping of operators: ``$eq``, ``$ne``, ``$in``,
+    None matches missing, null or empty values. A value may be a mapping of operators: ``$eq``, ``$ne``, ``$in``,
     ``$nin``, ``$gt``, ``$gte``, ``$lt``, ``$lte`` (numbers, and dates as ISO 8601 or `datetime`), ``$exists``,
     ``$like`` (a substring, ``%`` at its ends or not), ``$text`` (words, whatever their case), ``$not``. ``$and``,
     ``$or`` and ``$not`` combine conditions. A key such as ``a.b`` is a path into nested metadata.
@@ -90,7 +90,7 @@ def equals_any(path: str, values: Iterable[str | int | float | bool]) -> models.
         for value in numbers
         if abs(value) <= _EXACT_INTEGER
     ]
-    if not either:  # a value that is in nothing
+    if not either:  # no value is in an empty list
         return models.Filter(must=[models.HasIdCondition(has_id=[])])
     return models.Filter(should=either)
 

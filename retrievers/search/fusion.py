@@ -1,4 +1,4 @@
-"""Several rankings made one, and a query's vector moved by what it found first.
+"""Fusion of several rankings into one, and feedback: a query's vector moved towards its first hits.
 
 Hybrid search fuses the scores of its stages with `blend`; `rrf`, `minmax` and `dbsf` fuse rankings of hits that no
 single Qdrant query can fuse, of several stores or of several queries.
@@ -21,7 +21,7 @@ from situate.retrievers.types import Hit
 from situate.vectors import check_finite, direction
 
 K = TypeVar("K", bound=Hashable)
-#: The scores of one ranking, best first -> what each hit of it contributes.
+#: The scores of one ranking, best first -> each hit's contribution.
 Scale: TypeAlias = Callable[[Sequence[float]], Sequence[float]]
 _ALIKE = 1e-12
 
@@ -32,9 +32,9 @@ def rrf(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None = 
     Only places count, so rankings whose scores cannot be compared can be fused.
 
     Args:
-        rankings: Each best first. A chunk that a ranking repeats counts where it stands first.
+        rankings: Each best first. A chunk that a ranking repeats counts at its first rank.
         weights: One per ranking; None for 1 each.
-        k: How little the first places stand out; 60 in the paper.
+        k: Damps the lead of the first ranks; 60 in the paper.
 
     Returns:
         New hits, best first. ``scores`` of all rankings are kept.
@@ -90,7 +90,7 @@ def dbsf(rankings: Sequence[Sequence[Hit]], *, weights: Sequence[float] | None =
 def stretched(scores: Sequence[float]) -> list[float]:
     """Scores brought to [0, 1] by the least and the greatest of them (min-max); all alike give 1.
 
-    What is alike was found all the same, and what was not found contributes 0.
+    Equal scores still count as found; a hit that a ranking lacks contributes 0.
     """
     least, greatest = min(scores), max(scores)
     span = greatest - least
@@ -100,12 +100,13 @@ def stretched(scores: Sequence[float]) -> list[float]:
 def blend(
     stages: Sequence[Mapping[K, float]], weights: Sequence[float] | None = None, scale: Scale = stretched
 ) -> dict[K, float]:
-    """The weighted sum of the stages' scores, each stage's scaled by itself; what a stage did not find gets 0 from it.
+    """The weighted sum of the stages' scores, each stage's scaled by itself; a point that a stage did not find gets 0
+    from it.
 
     Args:
-        stages: Per stage, what it found and how it scored it, best first.
+        stages: Per stage, its points and their scores, best first.
         weights: One per stage; None for their mean.
-        scale: What brings the scores of one stage to the scale of the others.
+        scale: Maps the scores of one stage to a common scale.
     """
     total: dict[K, float] = {}
     shares = weights if weights is not None else [1 / len(stages)] * len(stages)
@@ -137,13 +138,13 @@ def rocchio(
 ) -> Vectors:
     """``normalise(alpha * query + beta * mean(relevant) - gamma * mean(irrelevant))`` (Rocchio 1971).
 
-    Pseudo-relevance feedback without a language model: the first hits say what the query meant. On vectors of dense
+    Pseudo-relevance feedback without a language model: the first hits show what the query means. On vectors of dense
     retrieval: Li et al. 2021, "Pseudo Relevance Feedback with Deep Language Models and Dense Retrievers".
     `PipelineConfig.feedback` applies it inside of an index.
 
     Args:
         query: float32 ``[dimension]``, L2-normalised.
-        relevant: float32 ``[passages, dimension]``: those found first; none leaves them out.
+        relevant: float32 ``[passages, dimension]``: the first hits; no rows leave them out.
         irrelevant: float32 ``[passages, dimension]``: those known to be wrong; None leaves them out.
         alpha: Weight of the query.
         beta: Weight of the relevant passages.
@@ -170,7 +171,7 @@ def rocchio(
 
 
 def _joined(known: Hit, again: Hit) -> Hit:
-    """A hit of two rankings: relevant to the query as far as the better of them says."""
+    """A hit of two rankings, with the greater of their relevances."""
     relevance = max((r for r in (known.relevance, again.relevance) if r is not None), default=None)
     return Hit(known.chunk, known.score, {**again.scores, **known.scores}, relevance)
 

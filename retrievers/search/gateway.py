@@ -1,4 +1,4 @@
-"""The one seam between indexing and searching on this side and storage on the other."""
+"""The one seam between indexing and searching, and storage."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class Gateway(Protocol):
     """One collection, as searches and the index see it. A point is the number that `point_key` gives.
 
     Attributes:
-        client: The Qdrant client, for what indexing writes and reads by Qdrant's own calls.
+        client: The Qdrant client, through which indexing writes and reads by Qdrant's own calls.
         collection: The collection's name.
-        embedded: Whether the engine runs in this process: nobody else writes, and a request holds the interpreter.
+        embedded: Whether the engine runs in this process: there is no other writer, and a request holds the
+            interpreter.
     """
 
     client: QdrantClient
@@ -62,7 +63,7 @@ class Gateway(Protocol):
         ...
 
     def batch(self, requests: Sequence[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
-        """What Qdrant answers to several requests at once."""
+        """Qdrant's answers to several requests at once."""
         ...
 
     def stored(self, matrix: Vectors) -> Any:
@@ -71,7 +72,7 @@ class Gateway(Protocol):
 
 
 def gateway(client: QdrantClient, collection: str) -> Gateway:
-    """The gateway to a collection of ``client``: by its lean calls, where the client has them."""
+    """The gateway to a collection of ``client``: through its array calls, where the client has them."""
     from situate.retrievers.storage.edge import EdgeClient
 
     return EdgeGateway(client, collection) if isinstance(client, EdgeClient) else ClientGateway(client, collection)
@@ -147,11 +148,11 @@ class ClientGateway:
 
 
 class EdgeGateway(ClientGateway):
-    """A `Gateway` to the embedded engine: ids and scores come without hits being built, matrices go in as arrays."""
+    """A `Gateway` to the embedded engine: ids and scores without building hits, matrices as arrays."""
 
     embedded = True
     client: EdgeClient
-    # The engine holds the interpreter, and with it the event loop, until a request is answered.
+    # The engine holds the interpreter, and so blocks the event loop, until a request is answered.
     _maxsim_at_once = _MAXSIM_AT_ONCE
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:

@@ -1,4 +1,4 @@
-"""Hybrid search: dense and BM25 candidates, fused, fed back, scored by MaxSim."""
+"""Hybrid search: dense and BM25 candidates, fusion, feedback, MaxSim."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class HybridSearch:
     """Searches one collection by a `PipelineConfig`.
 
     With "dbsf" or "rrf", and where there is nothing to fuse, everything is one Qdrant query: dense and BM25 candidates
-    are fused, and where token vectors are stored the best of them are scored by MaxSim and fused with what they had.
-    With "minmax", which Qdrant does not offer, both candidate lists come back from one request and are fused here; each
-    hit then tells the score that every stage gave it. Feedback costs a second search either way, because it needs the
-    vectors that the first found. Boosts are added last, to what every candidate scored; they cost a request, too.
-    Questions that a chunk answers lift its dense score, and scores of documents join the fused one by their shares;
-    documents cost a request each time.
+    are fused, and where token vectors are stored the best of them are scored by MaxSim and fused with their scores so
+    far. With "minmax", which Qdrant does not offer, one request returns both candidate lists, which are fused here;
+    each hit then has the score of every stage. Feedback costs a second search either way, because it needs the vectors
+    of the first one's hits. Boosts are added last, to every candidate's score; they cost a request, too. Questions that
+    a chunk answers raise its dense score, and scores of documents are part of the fused one by their shares; documents
+    cost one further request.
 
     Args:
         gateway: The collection.
-        config: What is stored and how it is used.
-        background: Measures what is usual in the collection, for the hits' relevance; None leaves it out.
+        config: The pipeline's configuration.
+        background: Measures the collection's usual similarities, for the hits' relevance; None leaves it out.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HybridSearch:
         return _newest(ranked(vectors, k, where))[:k]
 
     def _needs_scores(self, vectors: QueryVectors) -> bool:
-        """Whether the stages' scores must come back: where there is something to fuse as Qdrant does not offer it."""
+        """Whether the stages' scores are needed here, because Qdrant does not offer the fusion."""
         config = self.config
         several = (
             vectors.lexical is not None
@@ -106,7 +106,7 @@ class HybridSearch:
     def _best_of(
         self, final: Scores, stages: dict[str, Scores], k: int, given: QueryVectors, first: Mapping[str, Scores]
     ) -> list[_Found]:
-        """The best after boosting, with their payloads; ``first`` is what the query's given vectors found."""
+        """The best after boosting, with their payloads; ``first`` holds the hits of the query's own vectors."""
         if self.config.boosts:
             stages["boost"] = boost_scores(self.gateway, self.config.boosts, list(final))
             final = {point: score + stages["boost"][point] for point, score in final.items()}
@@ -114,7 +114,7 @@ class HybridSearch:
         records = self.gateway.payloads(chosen)
         relevance = self._relevance(given, chosen, first)
         return [
-            # A point that was deleted since it was found has no record.
+            # A point that was deleted meanwhile has no record.
             (
                 records[point],
                 final[point],
@@ -126,12 +126,12 @@ class HybridSearch:
         ]
 
     def _relevance(self, vectors: QueryVectors, points: Sequence[int], found: Mapping[str, Scores]) -> Scores:
-        """How sure it is that each point is about the query.
+        """The relevance of each point to the query.
 
         Args:
             vectors: The query's own.
             points: The points.
-            found: What each of these vectors found; where nothing is given, the points are scored by one more request.
+            found: The hits of each of these vectors; without it, one more request scores the points.
         """
         if self.background is None or not points:
             return {}
@@ -143,7 +143,7 @@ class HybridSearch:
         background, greatest = self.background(), 0.0
         if vectors.lexical is not None and self.config.lexical is not None:
             greatest = background.greatest(vectors.lexical, self.config.lexical.k)
-        # What a list has no room for scores at most as much as the last of it.
+        # Points beyond the end of a list score at most as much as its last one.
         dense, lexical = found[DENSE], found.get(BM25, {})
         least = min(dense.values(), default=0.0)
         return {
@@ -156,7 +156,7 @@ class HybridSearch:
     def _candidates(
         self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
     ) -> dict[str, Scores]:
-        """The best of dense, of BM25 and of questions, in one request; which documents they are of goes to versions."""
+        """The best of dense, of BM25 and of questions, in one request; ``versions`` gets the documents' versions."""
         limit = max(k, self.config.prefetch)
         queries: dict[str, Query] = {DENSE: vectors.dense}
         if vectors.lexical is not None:
@@ -175,11 +175,12 @@ class HybridSearch:
         several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
         if config.questions:
             several[DENSE] = _lifted(stages[DENSE], stages[QUESTIONS], config.questions)
-        # One stage alone keeps its own scores: a cosine says more than its place between least and greatest.
+        # One stage alone keeps its own scores: a cosine carries more information than its place between least and
+        # greatest.
         base = blend(list(several.values())) if len(several) > 1 else several[DENSE]
         if config.document is None:
             return base
-        # What an earlier round found is no candidate any more.
+        # Hits of an earlier round are no candidates any more.
         found = {point: version for point, version in versions.items() if point in base}
         stages.update(document_scores(self.gateway, config, vectors, found))
         shares = {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
@@ -197,8 +198,8 @@ class HybridSearch:
             dense = [point.vector[DENSE] for point in best_first if isinstance(point.vector, dict)]
             vectors = _moved(vectors, feedback, np.asarray(dense, dtype=np.float32))
         stage = DENSE if vectors.lexical is None and vectors.tokens is None else "fused"
-        # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean stands beside what "minmax"
-        # and a cosine give.
+        # DBSF, which mixes MaxSim in as well, adds two scores of about [0, 1]. Their mean is comparable to "minmax" and
+        # a cosine.
         added = vectors.tokens is not None or (self.config.fusion == "dbsf" and vectors.lexical is not None)
         unit = 0.5 if added else 1.0
         query = self._query(vectors, k, final=True)
@@ -259,16 +260,16 @@ class HybridSearch:
 
 
 def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> QueryVectors:
-    """The query's dense vector moved towards what the fused ranking found first."""
+    """The query's dense vector moved towards the first hits of the fused ranking."""
     return replace(vectors, dense=rocchio(vectors.dense, relevant, beta=feedback.beta))
 
 
 def _lifted(dense: Scores, asked: Scores, share: float) -> Scores:
-    """Each chunk's similarity, lifted by a share of what the nearest of its questions is nearer than itself.
+    """Each chunk's similarity, raised by a share of the lead of its nearest question.
 
     A chunk without questions keeps its own, and a question that is not near changes nothing: a score of its own for
-    questions would put every chunk that has any before those that have none. What only a question found was less
-    similar than all that was found without.
+    questions would put every chunk that has any before those that have none. A chunk that only a question found was
+    less similar than all that the chunks' own vectors found.
     """
     least = min(dense.values(), default=0.0)
     lifted = dict(dense)
@@ -310,5 +311,5 @@ def _newest(found: Sequence[_Found]) -> list[Hit]:
 
 
 def _standing(payload: Mapping[str, Any]) -> tuple[bool, int]:
-    """Orders versions of a document: complete ones before those in writing, then by age."""
+    """The order of a document's versions: complete ones before those in writing, then by age."""
     return payload.get(STATE) is None, payload["version"]

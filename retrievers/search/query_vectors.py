@@ -48,8 +48,8 @@ class WrittenQuery:
     """A query before it is vectors.
 
     Attributes:
-        query: What was asked.
-        texts: What to search with.
+        query: The question.
+        texts: The texts to search with.
         dense: float32 ``[dimension]``, in place of the texts' mean.
 
     Raises:
@@ -65,7 +65,7 @@ class WrittenQuery:
 
     @property
     def asked(self) -> str:
-        """The question as it is put to BM25 and MaxSim."""
+        """The question for BM25 and MaxSim."""
         return asked(self.query, self.texts)
 
     def of_role(self, role: Literal["query", "document"]) -> list[str]:
@@ -92,7 +92,7 @@ class QueryEncoder:
 
     @cached_property
     def local(self) -> bool:
-        """Whether this process computes the vectors (and no server)."""
+        """Whether this process, and no server, computes the vectors."""
         return in_this_process(self.embedder)
 
     def encode(self, written: WrittenQuery) -> QueryVectors:
@@ -115,7 +115,7 @@ class QueryEncoder:
         return list(self._joined(several, rows, tokens))
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
-        """`encode` for an embedder whose server is waited for in the event loop."""
+        """`encode` for an embedder on a server, without blocking the event loop."""
         embedder = self.embedder
         tokens = await embedder.aembed_query_tokens([written.asked]) if self.token_vectors else None
         queries, documents = written.of_role("query"), written.of_role("document")
@@ -148,7 +148,7 @@ class QueryEncoder:
 
 
 def asked(query: str, texts: Sequence[QueryText]) -> str:
-    """The question as it is put to BM25, MaxSim and rerankers: the first text in the role of a query."""
+    """The question for BM25, MaxSim and rerankers: the first text in the role of a query."""
     return next((text.text for text in texts if text.role == "query"), query)
 
 

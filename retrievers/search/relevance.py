@@ -1,9 +1,9 @@
-"""How sure it is that a passage is about the query, on one scale for every query of a collection.
+"""The relevance of a passage to a query, on one scale for every query of a collection.
 
-A fused score says where a passage stands among the candidates of one query: the best of them is near 1 whether or not
-anything in the collection answers. Relevance compares with what is usual in the collection instead: by how many
-standard deviations the passage is more similar to the query than passages are to queries in general, and which share of
-the greatest BM25 score that the query could reach it has. No language model and no labels take part.
+A fused score ranks a passage among the candidates of one query: the best of them is near 1 whether or not anything in
+the collection answers. Relevance compares with the collection's usual values instead: by how many standard deviations
+the passage is more similar to the query than passages are to queries in general, and which share it has of the greatest
+BM25 score that the query could reach. It needs no language model and no labels.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ EXCERPTS, EXCERPT_WORDS, EXCERPT_BYTES = 32, 12, 96
 #: share counts for, the sum at which relevance is .5, and how steeply it rises there.
 LEXICAL, MIDDLE, SLOPE = 12.0, 3.4, 2.0
 FEW_TERMS = 3
-#: The lexical share that is assumed where a query has no terms, or a collection no BM25.
+#: The assumed lexical share where a query has no terms, or a collection no BM25.
 USUAL_SHARE = 0.12
-#: Measured besides, where a collection holds fewer chunks than there are excerpts.
+#: Further excerpts, where a collection holds fewer chunks than are needed.
 PASSAGES = (
     "The museum opens at nine and is closed on Mondays.",
     "Knead the dough for ten minutes and let it rise overnight.",
@@ -54,7 +54,7 @@ PASSAGES = (
 
 @dataclass(frozen=True)
 class Background:
-    """What is usual in a collection.
+    """The usual similarities and term frequencies of a collection.
 
     Attributes:
         similarity: Mean similarity of a query to a chunk that it is not about.
@@ -100,8 +100,8 @@ class Background:
     def greatest(self, terms: SparseVector, k: float) -> float:
         """The greatest BM25 score that these terms could reach in one chunk.
 
-        One term or two stand in a chunk by chance more easily than several do: a query of fewer than `FEW_TERMS` is
-        taken for one of so many, of which the others were not found.
+        A chunk holds one or two terms by chance more easily than several: a query of fewer than `FEW_TERMS` counts as
+        one of so many, of which the others were not found.
 
         Args:
             terms: The query's.
@@ -115,7 +115,7 @@ class Background:
         return (k + 1) * idf * max(1.0, FEW_TERMS / max(1, len(terms.indices)))
 
     def relevance(self, similarity: float, share: float | None) -> float:
-        """How sure it is that a chunk is about a query, in [0, 1].
+        """The relevance of a chunk to a query, in [0, 1].
 
         Args:
             similarity: The chunk's to the query.

@@ -1,4 +1,4 @@
-"""What is uploaded as columns (vectors, payloads, ids), as points."""
+"""Columns (vectors, payloads, ids) to upload, as points."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def connect(target: Location = MEMORY, **options: Any) -> QdrantClient:
 
     Args:
         target: A folder (an embedded store, see `situate.retrievers.storage.edge.EdgeClient`); ":memory:"; the URL of a
-            server; or the URLs of a cluster's nodes. Every node of a cluster serves the whole of it, so one is asked
-            for everything, and the next one when it is away, now and later.
+            server; or the URLs of a cluster's nodes. Every node of a cluster serves the whole of it, so all calls go to
+            one node, and to the next one from then on when it is away.
         options: Passed to `EdgeClient`, or to `situate.retrievers.storage.server.ServerClient` (``api_key``,
             ``timeout``, ``prefer_grpc``, ``attempts``, ...), which tries again when the server is away for a moment.
 
@@ -56,7 +56,7 @@ def connect(target: Location = MEMORY, **options: Any) -> QdrantClient:
 
 
 def connect_async(target: Location = MEMORY, **options: Any) -> AsyncQdrantClient:
-    """The asynchronous client for ``target``. Servers are not asked before the first call.
+    """The asynchronous client for ``target``. No server is contacted before the first call.
 
     Args:
         target: As for `connect`.

@@ -1,7 +1,7 @@
 """Point ids as numbers.
 
-A search weighs some two hundred points by id to return ten, and the text of a UUID takes longer to make than the point
-to find.
+A search compares some two hundred points by id to return ten, and making the text of a UUID takes longer than finding
+the point.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _TEMPORARY_CODES = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEED
 
 
 def is_temporary(error: BaseException) -> bool:
-    """Whether trying again may help. Every operation of Qdrant may be repeated: writing twice changes nothing."""
+    """Whether another attempt may succeed. Every operation of Qdrant may be repeated: writing twice changes nothing."""
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _TEMPORARY_STATUS
     if isinstance(error, RpcError):
@@ -56,7 +56,7 @@ def shown(url: str) -> str:
 
 
 class _RawInterfaces:
-    """The generated clients underneath are those of the first node; what they are asked is not tried again."""
+    """The generated clients underneath are those of the first node; their calls are not retried."""
 
     _nodes: Sequence[Any]
 
@@ -88,8 +88,8 @@ class ServerClient(_RawInterfaces, QdrantClient):
         options: As for `QdrantClient`; the same for all nodes.
 
     Raises (on a call):
-        ServerError: No node answered in all of the attempts. The message names the URLs and never the API key, and
-            says of an upload how many points the server has acknowledged.
+        ServerError: No node answered in all of the attempts. The message names the URLs and never the API key, and, for
+            an upload, the number of points that the server has acknowledged.
     """
 
     def __init__(self, url: str | Sequence[str], *, attempts: int = ATTEMPTS, **options: Any) -> None:
@@ -104,7 +104,7 @@ class ServerClient(_RawInterfaces, QdrantClient):
 class AsyncServerClient(_RawInterfaces, AsyncQdrantClient):
     """The asynchronous `ServerClient`.
 
-    `upload_points` and `upload_collection` are qdrant-client's own here: they are not asynchronous, ask the first node
+    `upload_points` and `upload_collection` are qdrant-client's own here: they are not asynchronous, call the first node
     only, and raise what qdrant-client raises. Use `upsert`.
 
     Args:
@@ -133,7 +133,7 @@ def _urls(url: str | Sequence[str]) -> list[str]:
 
 
 class Failover:
-    """Which node a call goes to, how long it is tried, and the error in the end.
+    """Chooses the node of a call, the number of attempts, and the final error.
 
     Args:
         urls: The nodes.
@@ -174,7 +174,7 @@ class Failover:
         node = self._current
         try:
             yield node
-        except Exception as error:  # any error goes on to the retrying
+        except Exception as error:  # the retry decides on every error
             if is_temporary(error) and self._current == node:
                 self._current = (node + 1) % self._nodes
             raise
@@ -188,7 +188,7 @@ class Failover:
         }
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds: none before a node that was not asked yet, more before each further round."""
+        """Seconds: none before a node that was not tried yet, more before each further round."""
         rounds, others = divmod(state.attempt_number, self._nodes)
         if others:
             return 0.0
@@ -248,7 +248,7 @@ class FailoverBackend(QdrantBase):
         update_mode: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Uploads batch by batch, each acknowledged before the next, so that an error can say how far it came."""
+        """Uploads batch by batch, each acknowledged before the next, so that an error can name the points written."""
         written = 0
         for batch in in_batches(points, batch_size):
             options = {"update_filter": update_filter, "update_mode": update_mode}
@@ -278,11 +278,11 @@ class AsyncFailoverBackend(AsyncQdrantBase):
             await node.close(**kwargs)
 
     def upload_points(self, collection_name: str, points: Iterable[Any], **kwargs: Any) -> None:
-        """Blocks and asks the first node only; `upsert` is the call to await."""
+        """Blocks and calls the first node only; `upsert` is the call to await."""
         self._nodes[0].upload_points(collection_name, points, **kwargs)
 
     def upload_collection(self, collection_name: str, vectors: Any, *args: Any, **kwargs: Any) -> None:
-        """Blocks and asks the first node only; `upsert` is the call to await."""
+        """Blocks and calls the first node only; `upsert` is the call to await."""
         self._nodes[0].upload_collection(collection_name, vectors, *args, **kwargs)
 
 

@@ -20,7 +20,7 @@ from situate.retrievers.storage.edge.client import EdgeClient, PlainVectorInspec
 from situate.retrievers.storage.edge.errors import StoreClosedError
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
 
-#: Few are enough: the engine answers one call at a time, the threads are there to wait for it off the event loop.
+#: Few are enough: the engine answers one call at a time, and the threads only wait for it off the event loop.
 _THREADS = 4
 
 #: What `AsyncQdrantBase` itself declares without `async`.
@@ -31,7 +31,7 @@ class AsyncEdgeBackend(AsyncQdrantBase):
     """A backend with every call made in a thread.
 
     Args:
-        backend: The `EdgeBackend` (or a tenant's) that does the work.
+        backend: The `EdgeBackend` (or a tenant's) that answers.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -51,7 +51,7 @@ class AsyncEdgeBackend(AsyncQdrantBase):
         return await loop.run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
 
     async def close(self, **kwargs: Any) -> None:
-        """Gives the store back, once the calls under way have ended."""
+        """Releases the store, once the running calls have ended."""
         if not self.backend.closed:
             await self.run(self.backend.close)
         self._closed = True
@@ -76,7 +76,7 @@ def _in_thread(name: str) -> Callable[..., Awaitable[Any]]:
     return method
 
 
-# One body for both worlds: every method of the interface is the synchronous one in a thread.
+# One body for both interfaces: every method is the synchronous one in a thread.
 for _name, _method in vars(AsyncQdrantBase).items():
     if asyncio.iscoroutinefunction(_method) and _name not in (*_SYNC, "close"):
         setattr(AsyncEdgeBackend, _name, _in_thread(_name))
@@ -115,7 +115,7 @@ class AsyncEdgeClient(ShallowQueries, AsyncQdrantClient):
         self._init_options = {"path": str(store.folder)}
         backend = EdgeBackend(store)
         self._client = AsyncEdgeBackend(backend)
-        # An async client has no __del__ that could await close(): the store must not stay open for want of it.
+        # An async client has no __del__ that could await close(), and the store must not stay open.
         self._finalizer = weakref.finalize(self, _give_back, backend)
 
     @property

@@ -37,7 +37,7 @@ class PlainVectorInspector(Inspector):
 
 
 class ShallowQueries:
-    """Goes before qdrant-client's class: queries of a batch are copied without their vectors and filters.
+    """Overrides qdrant-client's class: queries of a batch are copied without their vectors and filters.
 
     The original copies each request deeply, number by number, to change one field of it.
     """
@@ -103,8 +103,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
         sync_writes: bool = False,
         read_only: bool = False,
     ) -> None:
-        # The base class wires up inference of Document models and the like; its in-memory backend costs nothing and
-        # is replaced.
+        # The base class sets up inference of Document models; its in-memory backend costs nothing and is replaced.
         super().__init__(location=MEMORY)
         self._inference_inspector = PlainVectorInspector(self._inference_inspector.parser)
         self._options = {"auto_optimize": auto_optimize, "sync_writes": sync_writes, "read_only": read_only}

@@ -29,7 +29,7 @@ from situate.retrievers.storage.edge.translate.config import edge_config, vector
 from situate.retrievers.storage.edge.translate.points import VectorSchema
 
 #: How often the log is replayed while writes go on, and how short it must be for them to wait for the rest. Many
-#: writers may be faster than the replay; then they wait for what the last one has left.
+#: writers may be faster than the replay; then they wait until the rest is replayed.
 _REPLAYS, _SHORT_LOG = 20, 4
 
 _Answer = TypeVar("_Answer")
@@ -43,7 +43,7 @@ class Collection:
     Args:
         name: The collection's name.
         folder: The shard's folder.
-        config: The collection's configuration as it was asked for.
+        config: The collection's configuration as it was requested.
         created_at: When it was made, ISO 8601.
         durable: Keep a write-ahead log, which lets writes survive the process.
         sync_writes: Flush every write to disk before it is acknowledged.
@@ -53,16 +53,16 @@ class Collection:
     Attributes:
         name: The collection's name.
         folder: The shard's folder.
-        config: The collection's configuration as it was asked for.
+        config: The collection's configuration as it was requested.
         schema: The vectors that its points hold.
         created_at: When it was made, ISO 8601.
         changes: Points changed since the shard was last optimised.
         written: When it was last written: seconds of the monotonic clock, 0 for not yet.
-        dirty: Whether something was written that may be in the page cache only.
+        dirty: Whether there are writes that may be in the page cache only.
         lock: Held while the shard is written or replaced.
-        optimizing: When the optimisation under way began.
+        optimizing: When the running optimisation began.
         optimized: When optimisations ended, and how long they took (seconds).
-        error: What the last optimisation failed of.
+        error: The error of the last optimisation.
         started: Set once an optimisation has begun.
     """
 
@@ -137,7 +137,7 @@ class Collection:
                 damage = checksums.damage(self.folder)
                 if damage is not None:
                     raise self._corrupt(damage)
-                # The engine maps files that it is about to write, and more of them than it fills.
+                # The engine maps files that it is about to write, larger than it fills them.
                 check_space(self.folder, 0, grows=False)
                 # From here on the files may change; after a crash the engine's recovery decides.
                 checksums.remove(self.folder)
@@ -210,7 +210,7 @@ class Collection:
         return models.UpdateResult.model_construct(operation_id=0, status=models.UpdateStatus.COMPLETED)
 
     def reconfigure(self, config: models.CreateCollection, *, reload: bool) -> None:
-        """Takes ``config`` over; with ``reload`` the shard's own settings change, too.
+        """Adopts ``config``; with ``reload`` the shard's own settings change, too.
 
         Raises:
             InputError: The engine cannot change a shard that way; it is as it was.
@@ -241,7 +241,7 @@ class Collection:
         self._bytes_per_point = bytes_per_point(config.vectors)
 
     def flush(self) -> None:
-        """Writes to disk what is in the page cache only: from here on it survives a power failure, too."""
+        """Flushes the page cache to disk: from here on all writes survive a power failure, too."""
         with self.lock:
             if self._shard is not None and self.dirty:
                 with engine_errors(f"flushing collection {self.name!r}"):
@@ -265,12 +265,12 @@ class Collection:
                     checksums.write(self.folder, points)
 
     def ask(self, call: Callable[[edge.EdgeShard], _Answer]) -> _Answer:
-        """``call(shard)``, whose errors become situate's.
+        """``call(shard)``, with the engine's errors as situate's.
 
         Raises:
-            InputError: The engine refuses what it is asked.
+            InputError: The engine refuses the request.
             StoreCorruptError: The shard's files are damaged.
-            StorageError: Anything else that the engine raises.
+            StorageError: Any other error of the engine.
         """
         shard = self._shard
         try:
@@ -279,13 +279,13 @@ class Collection:
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> BaseException:
-        """What is raised for ``error``: a situate error for one of the engine's, any other as it is."""
+        """The error to raise for ``error``: a situate error for one of the engine's, any other as it is."""
         if isinstance(error, StorageError | InputError) or not (isinstance(error, Exception) or is_panic(error)):
             return error
         return engine_error(error, f"collection {self.name!r}")
 
     def info(self) -> Any:
-        """The engine's own account of the shard."""
+        """The engine's own information on the shard."""
         return self.ask(lambda shard: shard.info())
 
     def copy_to(self, target: Path) -> None:
@@ -357,7 +357,7 @@ class Collection:
         """Optimises beside the running shard.
 
         Args:
-            adopt: Makes the store's manifest name the new folder; called when writes stand still.
+            adopt: Makes the store's manifest name the new folder; called while writes are blocked.
             changing: The store's lock on its manifest, which is taken before a collection's own.
 
         Returns:
@@ -391,7 +391,7 @@ class Collection:
             timeout: Seconds to wait, at most.
 
         Returns:
-            False where that was not enough.
+            False where the time ran out.
         """
         with self._optimizations:
             return self._optimizations.wait_for(
@@ -442,7 +442,7 @@ class Collection:
                 replayed = _replay(optimized, log, replayed)
             with changing, self.lock:
                 if self._closed or self._worker is None or log.overflow:
-                    raise StorageError(f"optimising collection {self.name!r} was given up: too much changed meanwhile")
+                    raise StorageError(f"optimising collection {self.name!r} was stopped: too much changed meanwhile")
                 _replay(optimized, log, replayed)
                 optimized.flush()
                 old = self.folder
@@ -454,7 +454,7 @@ class Collection:
         return True
 
     def stop_optimizing(self) -> None:
-        """Gives up the optimisation under way, if there is one."""
+        """Stops the running optimisation, if there is one."""
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
@@ -467,7 +467,8 @@ def _replay(shard: edge.EdgeShard, log: OperationLog, start: int) -> int:
         try:
             shard.update(operation)
         except Exception as error:
-            # What the caller was told when it was first applied ("no point with id 7") holds again, and is no failure.
+            # An error that the caller got at the first application ("no point with id 7") repeats here, and is no
+            # failure.
             if not isinstance(engine_error(error, "replaying"), InputError):
                 raise
     return end

@@ -1,4 +1,4 @@
-"""What an embedded store raises, in the classes that callers of `QdrantClient` already catch."""
+"""The errors of an embedded store, in the classes that callers of `QdrantClient` already catch."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class StoreClosedError(StorageError, RuntimeError):
     """The client was closed."""
 
 
-#: How the engine begins the message of an error that the caller can mend.
+#: Beginnings of the engine's messages for errors that the caller can correct.
 _CALLER_MISTAKES = (
     "Vector dimension error",
     "Not existing vector name",
@@ -87,12 +87,12 @@ _DAMAGE = ("corrupt", "checksum", "deserialize", "Failed to read", "failed to lo
 def engine_error(error: BaseException, doing: str) -> Exception:
     """The situate error that an engine's exception means.
 
-    The engine raises bare `Exception`, told apart by message only, and a panic as `PanicException`, which is no
-    `Exception` at all.
+    The engine raises bare `Exception`, distinguished by message only, and a panic as `PanicException`, which does not
+    derive from `Exception`.
     """
     message = f"{doing}: {error}"
     if str(error).startswith("Operation cancelled"):
-        # What it says where a formula lacks a value; nothing else cancels an operation in this process.
+        # The message where a formula lacks a value; nothing else cancels an operation in this process.
         return InputError(
             f"{doing}: no value found for a variable of the formula in the payload of some point, nor in its defaults: "
             "give FormulaQuery(defaults={variable: value}), or filter for points that have it"
@@ -107,13 +107,13 @@ def engine_error(error: BaseException, doing: str) -> Exception:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it is a panic of the engine, which derives from BaseException; Ctrl-C and the like are none."""
+    """Whether it is a panic of the engine, which derives from BaseException, as KeyboardInterrupt does."""
     return type(error).__name__ == "PanicException"
 
 
 @contextmanager
 def engine_errors(doing: str) -> Iterator[None]:
-    """Raises what the engine raises inside as situate errors that begin with ``doing``."""
+    """Raises the engine's errors inside as situate errors that begin with ``doing``."""
     try:
         yield
     except (StorageError, InputError):

@@ -1,4 +1,4 @@
-"""The thread that keeps an embedded store in shape: flushes what was written, optimises what has changed."""
+"""The maintenance thread of an embedded store: it flushes writes and optimises changed collections."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ BUSY_AFTER = 10.0
 
 
 class Maintenance:
-    """Looks after a store's collections from the first write on. Waits without waking up where there is nothing to do.
+    """Maintains a store's collections from the first write on. It sleeps where nothing is due.
 
     Args:
         collections: The store's collections, now.
         optimize: Optimises one of them.
-        auto_optimize: Whether to optimise without being asked.
+        auto_optimize: Whether to optimise in the background.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Maintenance:
         self._due_since: dict[str, float] = {}
 
     def notify(self) -> None:
-        """Says that something was written."""
+        """Notes that something was written."""
         if not self._wake.is_set():
             self._wake.set()
         if self._thread is None:
@@ -78,7 +78,7 @@ class Maintenance:
                 self._wake.clear()
 
     def _turn(self) -> float | None:
-        """Does what is due; returns in how many seconds something else will be, None where nothing will."""
+        """Runs what is due; returns the seconds until the next task, None for none."""
         pauses: list[float] = []
         for collection in self._collections():
             if self._stopping:
@@ -109,5 +109,5 @@ class Maintenance:
         return collection.optimization_due and collection.changes > self._resting.get(collection.folder.name, 0)
 
     def _rest(self, collection: Collection) -> None:
-        """Leaves a collection alone, until as much again has changed, that had nothing to do or failed."""
+        """Postpones a collection that had nothing to do or failed, until as much again has changed."""
         self._resting[collection.folder.name] = max(collection.changes, collection.due_after) * 2

@@ -1,9 +1,9 @@
 """Optimisation beside the running store: building HNSW graphs and removing deleted points while calls go on.
 
-The engine's own `optimize()` keeps the whole interpreter to itself, for seconds or minutes: no thread and no event
-loop moves meanwhile. So it is run on a copy of the shard in a process of its own; writes that come in go to the old
-shard and to a log, which is replayed onto the optimised copy before the two change places. Reads never wait, writes
-only while the copy is made and while the last few entries of the log are replayed.
+The engine's own `optimize()` holds the interpreter for seconds or minutes: no thread and no event loop runs meanwhile.
+So it runs on a copy of the shard in a process of its own; writes go to the old shard and to a log, which is replayed
+onto the optimised copy before it replaces the shard. Reads never wait, writes only while the copy is made and while the
+last few entries of the log are replayed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 #: The engine's own threshold, in KB of vectors, above which a segment is given an HNSW graph.
 INDEXING_THRESHOLD_KB = 10_000
 
-#: The engine's folder of the write-ahead log, and how much of a log is looked at at once.
+#: The engine's folder of the write-ahead log, and the bytes of a log that are read at once.
 LOG_FOLDER = "wal"
 _BLOCK = 1 << 16
 
@@ -61,7 +61,7 @@ class OperationLog:
     """The operations that a shard was given since its copy was made.
 
     Attributes:
-        overflow: More came than is sensible to keep; the copy is of no use any more.
+        overflow: There were too many operations to keep; the copy is useless then.
     """
 
     def __init__(self) -> None:
@@ -124,9 +124,9 @@ def can_run_beside() -> bool:
 def copy_shard(source: Path, target: Path) -> None:
     """Copies a flushed shard without its checksums and its label.
 
-    The write-ahead log comes along, although a flush leaves nothing in it to replay: it counts the operations. A shard
-    with a new log counts from nought again, and after a crash the engine takes what is in the log for older than what
-    is in the segments, and leaves it out.
+    The write-ahead log is copied too, although a flush leaves nothing in it to replay: it counts the operations. A
+    shard with a new log counts from zero again, and after a crash the engine treats the log's entries as older than the
+    segments, and skips them.
     """
 
     def left_out(folder: str, names: list[str]) -> list[str]:
@@ -141,7 +141,7 @@ def copy_shard(source: Path, target: Path) -> None:
 
 
 def _copy_without_holes(source: str, target: str) -> None:
-    """Copies a file; what is empty of a log, which is nearly all of its 32 MB, takes no room in the copy."""
+    """Copies a file; the empty part of a log, nearly all of its 32 MB, takes no room in the copy."""
     if Path(source).parent.name != LOG_FOLDER:
         shutil.copyfile(source, target)
         return
@@ -155,5 +155,5 @@ def _copy_without_holes(source: str, target: str) -> None:
 
 
 def bytes_per_point(vectors: object) -> int:
-    """About how much the dense vectors of a point weigh; a multi vector counts as one row."""
+    """About the size of a point's dense vectors; a multi vector counts as one row."""
     return max(1, sum(params.size * 4 for params in named_vectors(vectors).values()))

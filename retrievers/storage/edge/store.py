@@ -108,7 +108,7 @@ class Store:
         )
 
     def _contents(self) -> Manifest:
-        """The manifest; a new store is given an empty one before anything else, so that none is without.
+        """The manifest; a new store gets an empty one first, so that every store has one.
 
         Raises:
             StoreCorruptError: Collections are there and the manifest is not.
@@ -123,16 +123,16 @@ class Store:
         collections = folders.count(self.folder)
         if collections:
             raise StoreCorruptError(
-                f"{self.folder / MANIFEST_FILE} is missing, and {collections} collections are there in "
+                f"{self.folder / MANIFEST_FILE} is missing, and there are {collections} collections in "
                 f"{self.folder / COLLECTIONS}, untouched: restore the file from a backup or a snapshot, or move the "
-                "folder away to begin anew"
+                "folder away to start anew"
             )
         manifest = Manifest()
         manifest.save(self.folder)
         return manifest
 
     def _sweep(self) -> None:
-        """Clears what a crash left of a deletion, a half-made collection or a snapshot."""
+        """Removes what a crash left of a deletion, an unfinished collection or a snapshot."""
         folders.sweep(self.folder, self._manifest.collections)
         for scratch in (self.folder / snapshots.SNAPSHOTS).rglob(f"*{snapshots.SCRATCH}"):
             shutil.rmtree(scratch, ignore_errors=True)
@@ -239,9 +239,9 @@ class Store:
     ) -> models.UpdateResult:
         """Applies operations that add or remove vectors, and the configuration that follows from them.
 
-        The engine changes file after file, and cannot open what a crash in between leaves; nor can it replay a log of
-        points with other vectors. So a copy is changed, which takes the collection's place under its new configuration.
-        A store that does not outlive its process is changed as it is.
+        The engine changes file after file, and cannot open a shard after a crash in between; nor can it replay a log of
+        points with other vectors. So a copy is changed, which then replaces the collection's shard, with the new
+        configuration. A store that does not outlive its process is changed as it is.
         """
         with self._changing, collection.lock:
             self.check_writable()
@@ -325,7 +325,7 @@ class Store:
     def _save(
         self, collections: dict[str, CollectionEntry] | None = None, aliases: dict[str, str] | None = None
     ) -> None:
-        """Writes the manifest first and takes it over then, so a failed write changes nothing."""
+        """Writes the manifest first and adopts it then, so a failed write changes nothing."""
         manifest = Manifest(
             self._manifest.collections if collections is None else collections,
             self._manifest.aliases if aliases is None else aliases,
@@ -336,7 +336,7 @@ class Store:
     # -- users
 
     def release(self) -> None:
-        """One user less; the last one closes the store."""
+        """Removes one user; the last one closes the store."""
         if self._closed:
             return  # at exit this module's globals may be gone already
         with _registry_lock:
@@ -356,7 +356,7 @@ class Store:
         _open_stores.pop(str(self.folder), None)
         if os.getpid() != self._pid:
             return  # a fork: files and lock belong to the parent
-        # Each is closed, also after one that could not be: a shard must not stay open once the lock is given back.
+        # All are closed, even if one fails: a shard must not stay open once the lock is released.
         with contextlib.ExitStack() as closing:
             if self.temporary:
                 closing.callback(shutil.rmtree, self.folder, ignore_errors=True)
@@ -367,7 +367,7 @@ class Store:
             closing.callback(self._maintenance.stop)
 
     def disown(self) -> None:
-        """In a forked child: leaves the lock to the parent alone, also where the child outlives it."""
+        """In a forked child: leaves the lock to the parent alone, even if the child outlives it."""
         self._lock.forget()
 
     def _retain(self) -> Store:
@@ -375,7 +375,7 @@ class Store:
         return self
 
     def share(self) -> Store:
-        """This store with one user more, who has to `release` it, too."""
+        """This store with one more user; each user has to `release` it."""
         with _registry_lock:
             self._check()
             return self._retain()
@@ -387,7 +387,7 @@ def open_store(path: str | os.PathLike[str] = MEMORY, options: StoreOptions | No
     Args:
         path: A folder, made where it is missing; ":memory:" for a temporary one of one's own, in RAM where the system
             offers that.
-        options: How to run it; the defaults where None. A store that is open already keeps the options it has.
+        options: The options; None for the defaults. A store that is open already keeps the options it has.
 
     Raises:
         StoreLockedError: Another process has it open.
@@ -428,7 +428,7 @@ def _open_temporary(options: StoreOptions, snapshot: Path | None) -> Store:
             snapshots.unpack(snapshot, folder)
         store = Store(folder, options, temporary=True)
     except BaseException:
-        # After any error the temporary copy is of no use.
+        # After any error the temporary copy is removed.
         shutil.rmtree(folder, ignore_errors=True)
         raise
     _open_stores[str(folder)] = store

@@ -20,11 +20,11 @@ from situate.retrievers.storage.edge.translate.points import batch_points
 
 
 class TenantBoundError(StorageError):
-    """A tenant's client was asked for what concerns all tenants."""
+    """A tenant's client was called for something that concerns all tenants."""
 
 
 class TenantBackend(QdrantBase):
-    """A backend kept to one tenant's points, over any other: an allow-list, everything else is refused.
+    """A backend limited to one tenant's points, over any other: an allow-list, everything else is refused.
 
     Args:
         inner: The backend that holds all tenants' points.
@@ -151,9 +151,9 @@ class TenantBackend(QdrantBase):
             self._check_own(name, ids)
 
     def _has_idf(self, collection_name: str) -> HasIdf:
-        """Whether a query is scored by word statistics. Asks for the configuration once, and only where one may be.
+        """Whether a query is scored by word statistics. Reads the configuration once, and only where it matters.
 
-        It is not kept for the next call: vectors are added, and collections made anew, by other clients.
+        It is not kept for the next call: other clients may add vectors or recreate the collection.
         """
 
         @functools.cache
@@ -231,7 +231,7 @@ class TenantBackend(QdrantBase):
         return self._inner.upsert(collection_name, stamped, update_filter=self._scope.filter(update_filter), **kwargs)
 
     def _check_free(self, collection_name: str, ids: Sequence[Any]) -> None:
-        """Raises where an id is another tenant's, which an upsert would otherwise leave out without a word."""
+        """Raises where an id is another tenant's, which an upsert would otherwise skip silently."""
         taken = {_key(r.id) for r in self._inner.retrieve(collection_name, list(ids), False, False)}
         own = {str(r.id) for r in self.retrieve(collection_name, list(ids), False, False)} if taken else set()
         if taken - own:
@@ -310,7 +310,7 @@ class TenantBackend(QdrantBase):
             return models.FilterSelector(filter=self._scope.filter(filter_))
         return models.FilterSelector(filter=self._scope.filter(None, models.HasIdCondition(has_id=ids)))
 
-    # -- collections: to look at
+    # -- collections: read only
 
     def collection_exists(self, collection_name: str, **kwargs: Any) -> bool:
         return self._inner.collection_exists(collection_name)
@@ -328,7 +328,7 @@ class TenantBackend(QdrantBase):
 
 
 def _key(point_id: Any) -> str:
-    """A point id in the form that ids come back in."""
+    """A point id in the form in which ids are returned."""
     if isinstance(point_id, str):
         try:
             return str(UUID(point_id))
@@ -349,7 +349,7 @@ def _refuse(name: str) -> Any:
     return refuse
 
 
-# What is not written out above is refused, also what a later qdrant-client adds.
+# Methods that are not written out above are refused, as are those that a later qdrant-client adds.
 for _name, _method in vars(QdrantBase).items():
     if callable(_method) and not _name.startswith("_") and _name not in vars(TenantBackend):
         setattr(TenantBackend, _name, _refuse(_name))
@@ -389,19 +389,19 @@ class AsyncTenantClient(AsyncQdrantClient):
 def prepare_for_tenants(
     client: QdrantClient, collection_name: str, key: str, *, index: Any = None, **config: Any
 ) -> None:
-    """Makes a collection that tenants share, or readies one that is there. Call it once, before `bind_tenant`.
+    """Makes a collection that tenants share, or prepares an existing one. Call it once, before `bind_tenant`.
 
-    The field that says whose a point is gets an index, which lays the points of a tenant together, and a new collection
-    one graph for each tenant in place of one for all (``HnswConfigDiff(m=0, payload_m=16)``, unless ``config`` says
-    otherwise).
+    The field that names a point's tenant gets an index, which stores the points of a tenant together, and a new
+    collection gets one graph for each tenant in place of one for all (``HnswConfigDiff(m=0, payload_m=16)``, unless
+    ``config`` says otherwise).
 
     Args:
-        client: An `EdgeClient`, or the client of a server; a tenant's own has no say in this.
+        client: An `EdgeClient`, or the client of a server; a tenant's own client cannot do this.
         collection_name: The collection.
         key: The payload field, as for `bind_tenant`.
         index: How the field is indexed; for text where None. Integers as tenants need
             ``IntegerIndexParams(type="integer", lookup=True, range=False)``.
-        config: As for ``create_collection``, where the collection is not there yet.
+        config: As for ``create_collection``, where the collection is missing.
 
     Raises:
         InputError: The key is no field name, or the configuration is wrong.
@@ -415,11 +415,11 @@ def prepare_for_tenants(
 
 
 def bind_tenant(client: QdrantClient, key: str, value: Value) -> TenantClient:
-    """A client that is kept to one tenant's points, by whatever it is called with.
+    """A client that is limited to one tenant's points, whatever its arguments.
 
     Args:
         client: An `EdgeClient`, or the client of a server.
-        key: The payload field that says whose a point is, best indexed with ``KeywordIndexParams(is_tenant=True)``;
+        key: The payload field that names a point's tenant, best indexed with ``KeywordIndexParams(is_tenant=True)``;
             dots lead into objects ("metadata.tenant").
         value: The tenant.
 

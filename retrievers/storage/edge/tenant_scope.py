@@ -1,4 +1,4 @@
-"""What a tenant may touch: rewriting filters, queries and payloads so that nothing leads to another tenant's points."""
+"""A tenant's scope: filters, queries and payloads are rewritten so that they never reach another tenant's points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TenantScope:
     """One tenant's part of a collection.
 
     Attributes:
-        key: The payload field that says whose a point is; dots lead into objects ("metadata.tenant").
+        key: The payload field that names a point's tenant; dots lead into objects ("metadata.tenant").
         value: This tenant's value of it.
 
     Raises:
@@ -55,7 +55,7 @@ class TenantScope:
         return models.FieldCondition(key=self.key, match=models.MatchValue(value=self.value))
 
     def filter(self, given: Any = None, *more: Any) -> models.Filter:
-        """This tenant's points that also satisfy ``given``, which stays whole under it, whatever it holds."""
+        """This tenant's points that also satisfy ``given``, which is nested unchanged."""
         if isinstance(given, dict):
             given = models.Filter(**given)
         if given is not None and not isinstance(given, models.Filter):
@@ -65,10 +65,10 @@ class TenantScope:
     # -- payloads
 
     def stamp(self, payload: Any) -> dict[str, Any]:
-        """A copy of ``payload`` that says whose it is.
+        """A copy of ``payload`` with the tenant key.
 
         Raises:
-            InputError: It says that it is another tenant's.
+            InputError: It names another tenant.
         """
         stamped = dict(payload or {})
         place = stamped
@@ -90,14 +90,14 @@ class TenantScope:
         """Raises where a change at ``path`` could reach the tenant key."""
         own = self.key.split(".")
         named = [getattr(item, "key", None) for item in parse_json_path(path)]
-        # Anything at, above or beside an index of the key's path counts: an index would make a list of an object.
+        # Every path at, above or beside an index of the key's path counts: an index would turn an object into a list.
         if all(a == b for a, b in zip(named, own, strict=False)) or None in named[: len(own)]:
             raise InputError(f"{doing} at {path!r} would change the tenant key {self.key!r}")
 
     # -- queries
 
     def stage(self, stage: models.Prefetch, has_idf: HasIdf) -> models.Prefetch:
-        """A prefetch stage, and those under it, kept to this tenant's points."""
+        """A prefetch stage, and those under it, limited to this tenant's points."""
         return stage.model_copy(
             update={
                 "filter": self.filter(stage.filter),
@@ -127,7 +127,7 @@ class TenantScope:
 
 
 def is_dense(query: Any) -> bool:
-    """Whether a query is surely of no sparse vector: it is numbers, or ranks without a vector."""
+    """Whether a query surely has no sparse vector: it is numbers, or ranks without a vector."""
     if isinstance(query, models.NearestQuery):
         query = query.nearest
     return query is None or isinstance(query, (list, tuple, np.ndarray, *_WITHOUT_VECTOR))
@@ -143,7 +143,7 @@ def refuse_text(query: Any, prefetch: Any) -> None:
 
 
 def named_points(query: Any, lookup_from: Any = None, prefetch: Any = None) -> Iterable[tuple[Any, Any]]:
-    """The points that a query and its stages name, each with where it is looked up."""
+    """The points that a query and its stages name, each with the collection and vector of its look-up."""
     for example in _examples(query):
         if isinstance(example, int | str | UUID) and not isinstance(example, bool):
             yield example, lookup_from

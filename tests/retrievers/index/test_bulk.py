@@ -135,7 +135,7 @@ def test_an_interrupted_run_is_resumed_and_a_dead_actor_replaced(
     with served(server) as index:
         with pytest.raises(InputError, match="the source is broken here") as error:
             add_dataset(index, dataset(), to_document=_stops, actors=1)
-        assert "goes on from there" in error.value.__notes__[0]
+        assert "continues from there" in error.value.__notes__[0]
         there = len(index.document_ids())
         assert there < len(ROWS)
         report = add_dataset(index, dataset(), to_document=partial(_dies_once, str(mark)))

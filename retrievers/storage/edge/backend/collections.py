@@ -334,7 +334,7 @@ class CollectionsBackend(QdrantBase):
 
 
 def _status(collection: Collection) -> models.CollectionStatus:
-    """Yellow while it is being optimised, grey while that is due but not begun."""
+    """Yellow during an optimisation, grey while one is due but not begun."""
     if collection.optimizing is not None:
         return models.CollectionStatus.YELLOW
     return models.CollectionStatus.GREY if collection.optimization_due else models.CollectionStatus.GREEN

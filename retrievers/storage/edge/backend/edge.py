@@ -29,7 +29,7 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
     """Everything that a Qdrant server does in one node, in this process.
 
     Args:
-        store: The store to serve; given back by `close`.
+        store: The store to serve; released by `close`.
 
     Attributes:
         folder: The store's folder, also after `close`.
@@ -47,7 +47,7 @@ class EdgeBackend(CollectionsBackend, PointsBackend, SearchBackend, SnapshotsBac
         return self._closed
 
     def close(self, **kwargs: Any) -> None:
-        """Gives the store back; the last user's close flushes and closes its files."""
+        """Releases the store; the last user's close flushes and closes its files."""
         self._closed = True
         store = vars(self).pop("store", None)
         if store is not None:

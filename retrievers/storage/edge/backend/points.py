@@ -35,7 +35,7 @@ _UPDATE_MODES = {
 }
 _U = edge.UpdateOperation
 
-#: Points of one engine call. The engine keeps the interpreter to itself during a call, so long ones are cut.
+#: Points of one engine call. The engine holds the interpreter during a call, so long ones are cut.
 BATCH = 512
 
 
@@ -279,7 +279,7 @@ class PointsBackend(QdrantBase):
             raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
         collection = self.store.collection(collection_name)
         response = collection.ask(
-            # Exactly in any case: estimates leave out values of lists where several have the same count.
+            # Always exact: estimates leave out values of lists where several have the same count.
             lambda s: s.facet(edge.FacetRequest(key, limit=limit, exact=True, filter=edge_filter(facet_filter)))
         )
         return models.FacetResponse(hits=[models.FacetValueHit(value=h.value, count=h.count) for h in response.hits])
@@ -312,7 +312,7 @@ def apply_operation(backend: QdrantBase, name: str, operation: Any) -> types.Upd
 
 
 def _levels(key: str) -> int:
-    """How many objects and lists a path leads through.
+    """How many objects and lists a path crosses.
 
     Raises:
         InputError: It is no path.
@@ -335,7 +335,7 @@ def _either(change: Any) -> Any:
         return models.PointIdsList.model_construct(points=change.points)
     if change.filter is not None:
         return models.FilterSelector.model_construct(filter=change.filter)
-    raise InputError(f"{type(change).__name__} needs points or a filter to say what it changes")
+    raise InputError(f"{type(change).__name__} needs points or a filter to select what it changes")
 
 
 def selected(selector: Any) -> tuple[list[Any], Any]:

@@ -64,7 +64,7 @@ class SearchBackend(QdrantBase):
                     query_filter=query_filter,
                     params=search_params,
                     limit=limit,
-                    # Of random points a server leaves none out.
+                    # A server leaves no random point out.
                     offset=None if isinstance(query, models.SampleQuery) else offset,
                     with_payload=with_payload,
                     with_vectors=with_vectors,
@@ -127,7 +127,7 @@ class SearchBackend(QdrantBase):
                     params=request.params,
                     limit=limit,
                     offset=None if isinstance(request.query, models.SampleQuery) else request.offset,
-                    # a request that does not say gets no payload, as from a server
+                    # without the setting no payload is returned, as from a server
                     with_payload=bool(request.with_payload) if request.with_payload is None else request.with_payload,
                     with_vectors=request.with_vector or False,
                     score_threshold=request.score_threshold,
@@ -176,7 +176,7 @@ class SearchBackend(QdrantBase):
                 lookup_from=lookup_from,
             ).points
 
-        # How many hits share a group is not known: ever more of them, until there are groups enough or no more hits.
+        # How many hits share a group is not known: the search grows until there are enough groups or no more hits.
         fetch = min(max(limit * group_size * 2, 50), total)
         groups = _groups(ranked(fetch), group_by, group_size)
         while len(groups) < limit and fetch < total:
@@ -326,7 +326,7 @@ def _check_window(limit: int, offset: int | None) -> None:
 
 def _weights(point: models.ScoredPoint, name: str) -> dict[int, float]:
     vector = point.vector[name] if isinstance(point.vector, dict) else None
-    assert isinstance(vector, models.SparseVector)  # it was found by it
+    assert isinstance(vector, models.SparseVector)  # the search used it
     return dict(zip(vector.indices, vector.values, strict=True))
 
 

@@ -1,12 +1,12 @@
 """The sizes and checksums of a closed shard's files, which are compared when it is opened again.
 
 The engine opens some truncated files without an error and with a part of the points missing, and a wrong number in the
-file that maps ids to points makes it ask for memory of a wrong length, which ends the process. So the sizes and
+file that maps ids to points makes it allocate memory of a wrong length, which ends the process. So the sizes and
 checksums are written when a shard is closed, and it is opened again only if its files match them. They are removed when
 the shard is opened: after a crash there are none, and the engine's own recovery decides.
 
 Vectors, payloads and graphs, which take long to read, are checked by their size and their beginning; damage further
-inside gives wrong or unreadable values there, and harms nothing else.
+inside gives wrong or unreadable values there, and affects nothing else.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def damage(shard: Path) -> str | None:
         if found[name][0] != size:
             return f"{name} has {found[name][0]} bytes, it had {size} when the store was closed"
         if found[name][1] != checksum:
-            return f"{name} does not hold what it held when the store was closed"
+            return f"{name} has other content than when the store was closed"
     return None
 
 

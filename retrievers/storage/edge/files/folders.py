@@ -1,7 +1,7 @@
-"""The folders of a store's collections: which are whole, which are half-made, and whose they are.
+"""The folders of a store's collections: which are complete, which are unfinished, and which collection each belongs to.
 
 Each holds a label that names its collection, so that it is found again under a `store.json` that names another folder,
-as one from a backup does: an optimised collection moves to a new folder. A folder that might be a collection is never
+as a backup's does: an optimised collection moves to a new folder. A folder that might be a collection is never
 deleted, unless its own store has just replaced or deleted it; what is half-made or half-deleted carries a suffix.
 """
 
@@ -33,7 +33,7 @@ _SCRAP = re.compile(r"^[0-9a-f]{32}\.(unfinished|deleted|unpacked)$")
 
 
 def unfinished(parent: Path) -> Path:
-    """A folder of a name of its own, to make a collection in; `finish` when it is whole."""
+    """A new folder to make a collection in; `finish` when it is complete."""
     return parent / f"{uuid4().hex}{_UNFINISHED}"
 
 
@@ -43,14 +43,14 @@ def finish(folder: Path) -> Path:
 
 
 def delete(folder: Path) -> None:
-    """Deletes a collection's folder; what a crash leaves of it is told from a collection."""
+    """Deletes a collection's folder; a suffix marks what a crash leaves of it."""
     with contextlib.suppress(OSError):
         folder = folder.rename(folder.with_suffix(_DELETED))
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def label(folder: Path, name: str, created_at: str) -> None:
-    """Says in a folder whose it is. Only a restored `store.json` needs it, so a full disk does not raise here."""
+    """Labels a folder with its collection. Only a restored `store.json` needs it, so a full disk is no error."""
     with contextlib.suppress(OSError):
         (folder / LABEL_FILE).write_text(json.dumps({"name": name, "created_at": created_at}))
 
@@ -66,7 +66,7 @@ def located(store: Path, entries: Mapping[str, CollectionEntry]) -> dict[str, Co
 
     Args:
         store: The store's folder.
-        entries: What `store.json` says: collection name -> entry.
+        entries: The content of `store.json`: collection name -> entry.
     """
     parent = store / COLLECTIONS
     owned = {entry.folder for entry in entries.values()}
@@ -115,7 +115,7 @@ def _label_of(folder: Path) -> tuple[str, str] | None:
 
 
 def count(store: Path) -> int:
-    """How many folders lie among the collections that may be one."""
+    """The number of folders among the collections that may be one."""
     return sum(1 for folder in _folders(store) if folder.parent.name == COLLECTIONS)
 
 
@@ -133,7 +133,7 @@ def sweep(store: Path, entries: Mapping[str, CollectionEntry]) -> None:
             folder.rename(aside / uuid4().hex if target.exists() else target)
             logger.warning(
                 "store.json names no collection in %s: moved into %s. A store.json that names it brings it back; "
-                "delete it if it is of no use",
+                "delete it if it is not needed",
                 folder,
                 aside,
             )

@@ -19,7 +19,7 @@ HOLDER_FILE = ".lock.holder"
 class FolderLock:
     """An exclusive lock on a folder, held by the operating system: it dies with its process, so none goes stale.
 
-    Who holds it is written beside it, for the message that another process gets.
+    The holder is written beside it, for the message in another process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class FolderLock:
             (self._folder / HOLDER_FILE).write_text(json.dumps(holder))
 
     def release(self) -> None:
-        """Gives the lock back; does nothing where it is not held."""
+        """Releases the lock; does nothing where it is not held."""
         if self._file is None:
             return
         with contextlib.suppress(OSError):
@@ -64,7 +64,7 @@ class FolderLock:
         import portalocker
 
         file, self._file = self._file, None
-        # Said to the system, since closing alone leaves the lock to the copies of the file that forked children hold.
+        # Unlocked explicitly, since closing alone leaves the lock to the copies of the file in forked children.
         portalocker.unlock(file)
         file.close()
 
@@ -75,7 +75,7 @@ class FolderLock:
             file.close()
 
     def was_held(self) -> bool:
-        """Whether a process once held the lock and has not given it back."""
+        """Whether a process once held the lock and has not released it."""
         return (self._folder / HOLDER_FILE).is_file()
 
     def _holder(self) -> str:

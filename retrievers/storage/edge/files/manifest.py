@@ -1,4 +1,4 @@
-"""What an embedded store remembers beside its shards: collections, their configuration, aliases."""
+"""The manifest of an embedded store beside its shards: collections, their configuration, aliases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CollectionEntry:
         folder: The shard's folder under the store; a name of our own, since collection names need not be file names.
         config: The collection's `CreateCollection`, as JSON values.
         created_at: ISO 8601.
-        more: What else the file says of it, which is kept: a newer version may have written it.
+        more: Further keys of the file, which are kept: a newer version may have written them.
     """
 
     folder: str
@@ -35,7 +35,7 @@ class CollectionEntry:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> CollectionEntry:
-        """The entry whose JSON values they are."""
+        """The entry of JSON values."""
         more = {key: value for key, value in values.items() if key not in _ENTRY_KEYS}
         return cls(values["folder"], values["config"], values["created_at"], more)
 
@@ -88,7 +88,7 @@ class Manifest:
             ) from error
 
     def save(self, store: Path) -> None:
-        """Replaces the manifest on disk: after a crash at any moment either the old or the new one is there, whole."""
+        """Replaces the manifest on disk: after a crash at any moment either the old or the new one is complete."""
         values = {
             "format": FORMAT,
             "collections": {name: entry.values() for name, entry in self.collections.items()},

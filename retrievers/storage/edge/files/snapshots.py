@@ -36,7 +36,7 @@ def pack(target: Path, collections: Mapping[str, tuple[Collection, CollectionEnt
     """Writes a snapshot of the collections to ``target``; each is copied as it is at one moment.
 
     Raises:
-        StorageError: It cannot be written; nothing is left of it.
+        StorageError: It cannot be written; no part of it stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{uuid4().hex}{SCRATCH}")
@@ -63,7 +63,7 @@ def unpack(snapshot: Path, folder: Path) -> Manifest:
     """Unpacks a snapshot into an empty folder.
 
     Raises:
-        StoreCorruptError: It is damaged, or is none of ours.
+        StoreCorruptError: It is damaged, or not a snapshot of an embedded store.
         StorageError: The disk has no room for it.
     """
     try:
@@ -82,7 +82,7 @@ def unpack(snapshot: Path, folder: Path) -> Manifest:
 
 
 def describe(snapshot: Path, *, checksum: bool = False) -> models.SnapshotDescription:
-    """What a snapshot file is called, weighs and hashes to (SHA-256)."""
+    """A snapshot file's name, size and SHA-256."""
     stat = snapshot.stat()
     digest = None
     if checksum:
@@ -106,7 +106,7 @@ def named(folder: Path, name: str) -> Path:
     """The snapshot ``name`` in ``folder``.
 
     Raises:
-        InputError: There is none; a name that leads elsewhere is none.
+        InputError: There is none; a name with a path never is one.
     """
     file = folder / name
     if Path(name).name != name or not file.is_file():

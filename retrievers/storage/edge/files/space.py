@@ -1,4 +1,4 @@
-"""Room on the disk: checked before the engine is asked to write.
+"""Room on the disk: checked before the engine writes.
 
 The engine writes through memory maps, and a map that the disk has no room for ends the whole process with a signal
 (SIGBUS) that cannot be caught. So a store stops growing while there is still room.
@@ -13,9 +13,9 @@ from pathlib import Path
 from situate.errors import StorageError
 
 MEGABYTE = 1 << 20
-#: What must stay free for writes that make a store larger: the log and the files that the engine is about to extend.
+#: Bytes that must stay free for writes that grow a store: the log and the files that the engine is about to extend.
 RESERVE = 128 * MEGABYTE
-#: What must stay free for deletions, which need a little, too.
+#: Bytes that must stay free for deletions, which need a little, too.
 RESERVE_TO_DELETE = 72 * MEGABYTE
 
 
@@ -28,7 +28,7 @@ def check_space(folder: Path, needed: int, *, grows: bool = True) -> None:
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
-        return  # the folder is gone: what is done with it next says so
+        return  # the folder is gone: the next operation reports it
     reserve = RESERVE if grows else RESERVE_TO_DELETE
     if free < needed + reserve:
         raise StorageError(

@@ -1,4 +1,4 @@
-"""Folders of temporary stores: in RAM where the system offers that, and removed also after their process was killed."""
+"""Folders of temporary stores: in RAM where the system offers that, and removed even after their process was killed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from situate.errors import StorageError
 from situate.retrievers.storage.edge.files.lock import FolderLock
 
-#: How their names begin, and the file that tells one from a store that a user has put beside them.
+#: The prefix of their names, and the file that distinguishes one from a user's store beside them.
 _PREFIX, _MARK = "situate-", ".temporary"
 #: Free room that makes a RAM disk worth using.
 _RAM_DISK_BYTES = 1 << 30

@@ -201,7 +201,7 @@ def named_vectors(vectors: Any) -> dict[str, models.VectorParams]:
 def vectors_of(shard: Path) -> frozenset[str] | None:
     """The names of all vectors that the engine's own configuration in a shard's folder has; None where it has no such.
 
-    A crash while a vector is deleted may come between the engine and `store.json`, which then still names it.
+    After a crash between the engine's deletion of a vector and the write of `store.json`, the latter still names it.
     """
     try:
         values = json.loads((shard / "edge_config.json").read_text())
@@ -223,7 +223,7 @@ def without_vectors(config: models.CreateCollection, keep: Callable[[str], bool]
 
 
 def _payload_memory(config: models.CreateCollection) -> edge.Memory | None:
-    """Read into the page cache when a shard is loaded, unless something else was asked for.
+    """Payloads are read into the page cache when a shard is loaded, unless the configuration differs.
 
     The engine's default is to leave payloads on disk, as on a server that holds many collections. After every
     optimisation the first searches then wait for the disk, once a hit.

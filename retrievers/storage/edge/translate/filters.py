@@ -15,8 +15,8 @@ from qdrant_client import models
 from situate.errors import InputError
 
 _Value = TypeVar("_Value")
-#: How many objects and lists of JSON may stand in each other where filters do: the engine's log is read back up to
-#: about 124, of which a condition takes some.
+#: How deeply JSON objects and lists may nest around filters: the engine reads its log back up to about 124 levels, of
+#: which a condition takes some.
 MAX_FILTER_DEPTH = 100
 #: A UUID as `str` writes it.
 _CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -54,7 +54,7 @@ def edge_point_id(value: Any) -> int | str:
             return value
     elif type(value) is str:
         if _CANONICAL.fullmatch(value):
-            return value  # what searches return and filters by ids repeat; reading it takes seven times as long
+            return value  # the form that searches return; parsing it takes seven times as long
         try:
             return str(UUID(value))
         except ValueError:
@@ -82,11 +82,11 @@ def as_list(value: Sequence[_Value] | _Value | None) -> list[_Value] | None:
 
 
 def _filter(filter_: models.Filter, depth: int = 0) -> edge.Filter:
-    """The engine's form of a filter that stands under ``depth`` objects and lists of JSON."""
+    """The engine's form of a filter under ``depth`` objects and lists of JSON."""
     if depth > MAX_FILTER_DEPTH:
         raise InputError(
             f"the filter is nested too deep: {MAX_FILTER_DEPTH // 2} filters, or {MAX_FILTER_DEPTH // 4} nested "
-            "conditions, may stand in each other, the most that can be read back after a crash. Nothing was written"
+            "conditions, may nest, the most that can be read back after a crash. Nothing was written"
         )
     return edge.Filter(
         must=_conditions(filter_.must, depth),
@@ -106,7 +106,7 @@ def _merged(conditions: Any) -> Any:
     """The conditions of which any may hold, with those that match one field by value made one.
 
     The engine reads a point's payload once for each condition on a field without an index: ten thousand of them over
-    large payloads take it long, and one that matches any of ten thousand values no time.
+    large payloads take long, and one that matches any of ten thousand values is fast.
     """
     if not isinstance(conditions, list | tuple) or len(conditions) < 2:
         return conditions
@@ -142,11 +142,11 @@ def _conditions(conditions: Any, depth: int) -> list[Any] | None:
 
 
 def edge_condition(condition: models.Condition, depth: int = 0) -> Any:
-    """The engine's form of one condition in a filter that stands under ``depth`` objects and lists.
+    """The engine's form of one condition in a filter under ``depth`` objects and lists.
 
     Raises:
         InputError: The engine has no such condition.
-        TypeError, ValueError, OverflowError: It cannot use a value in it; `edge_filter` says InputError instead.
+        TypeError, ValueError, OverflowError: It cannot use a value in it; `edge_filter` raises InputError instead.
     """
     translate = _CONDITIONS.get(type(condition))
     if translate is None:
@@ -186,7 +186,7 @@ def _geo_line(line: models.GeoLineString) -> list[edge.GeoPoint]:
 
 
 _MATCHES: dict[type, Callable[[Any], Any]] = {
-    # The binding takes a Python bool for the integer that it also is; numpy's it reads as a truth value.
+    # The binding reads a Python bool as the integer that it also is, and numpy's as a truth value.
     models.MatchValue: lambda m: edge.MatchValue(
         cast(bool, np.bool_(m.value)) if isinstance(m.value, bool) else m.value
     ),

@@ -1,4 +1,4 @@
-"""Points: qdrant-client's models <-> the engine's, and the checks that keep what is wrong out of the store."""
+"""Points: qdrant-client's models <-> the engine's, and the checks that keep invalid values out of the store."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from situate.errors import InputError, NonFiniteVectorError
 from situate.retrievers.storage.edge.translate.config import named_vectors
 from situate.retrievers.storage.edge.translate.filters import edge_point_id
 
-#: Largest magnitude of a float32: what is larger becomes infinite in the store.
+#: Largest magnitude of a float32: larger numbers become infinite in the store.
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
-#: How many objects and lists may stand in each other in a payload: the engine's log is not read back from 124 on.
+#: How deeply objects and lists of a payload may nest: the engine does not read its log back from 124 levels on.
 MAX_PAYLOAD_DEPTH = 122
 
 #: Owners, for messages, that are no point: a vector that is searched with, a payload that several points are given.
@@ -31,7 +31,7 @@ QUERY = object()
 PAYLOAD = object()
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = frozenset({str, float, bool, type(None)})
-#: What the engine holds as integers.
+#: The range of the engine's integers.
 _INTEGERS = (-(1 << 63), (1 << 64) - 1)
 
 
@@ -83,7 +83,7 @@ def checked_vector(vector: Any, name: str, schema: VectorSchema, owner: Any) -> 
         vector: Numbers, rows of numbers, a sparse vector, or an array of either shape.
         name: Which of the collection's vectors it is for.
         schema: The collection's vectors.
-        owner: Whose vector it is, for messages: a point's id, or `QUERY`.
+        owner: The vector's owner, for messages: a point's id, or `QUERY`.
 
     Raises:
         NonFiniteVectorError: A value is NaN, infinite, or beyond float32.
@@ -120,7 +120,8 @@ def _dense(vector: list[float], name: str, size: int, owner: Any) -> list[float]
             "it was built for another model, or the vector was cut"
         )
     try:
-        # One pass in C: the length is at least every magnitude, so it alone tells whether all fit into float32.
+        # One pass in C: the vector's length is at least every magnitude, so it alone shows whether all fit into
+        # float32.
         length = math.hypot(*vector)
     except TypeError as error:
         raise InputError(f"{_who(owner)}: vector {name!r} must hold numbers only: {error}") from error
@@ -134,9 +135,9 @@ def _dense(vector: list[float], name: str, size: int, owner: Any) -> list[float]
 
 
 def _is_finite_array(vector: NDArray[Any], size: int, *, rows: bool) -> bool:
-    """Whether an array is right as it stands: one look at all of it, where a list is looked at row by row.
+    """Whether an array is valid as it is: one check of all of it, where a list is checked row by row.
 
-    What is wrong is left for the slower check to name.
+    The slower check names what is invalid.
     """
     fits = vector.ndim == (2 if rows else 1) and vector.shape[-1] == size and len(vector) > 0
     return fits and vector.dtype in (np.float32, np.float16) and bool(np.isfinite(vector).all())
@@ -199,15 +200,15 @@ def json_payload(payload: Any, owner: Any) -> dict[str, Any]:
 
 
 def check_depth(payload: Any, owner: Any, above: int = 0) -> None:
-    """Raises where objects and lists stand deeper in each other than can be read back.
+    """Raises where objects and lists nest deeper than can be read back.
 
     Args:
         payload: The payload.
-        owner: Whose it is, for the message.
-        above: How many objects it is put under.
+        owner: Its owner, for the message.
+        above: How many objects it is nested under.
 
     Raises:
-        InputError: It is too deep; nothing was written.
+        InputError: It is too deep; nothing is written.
     """
     if _deeper(payload, MAX_PAYLOAD_DEPTH - above):
         raise InputError(
@@ -280,7 +281,7 @@ def edge_point(id_: Any, vector: Any, payload: Any, schema: VectorSchema) -> edg
         try:
             return edge.Point(id_, vector, payload)
         except (TypeError, ValueError, OverflowError):
-            pass  # rare: the reason is looked for only then
+            pass  # rare: only then the reason is searched
     return edge.Point(edge_point_id(id_), vector, json_payload(payload, id_))
 
 
@@ -343,7 +344,7 @@ def model_vector(vector: Any) -> Any:
 
 
 def edge_payload_selector(selector: Any) -> Any:
-    """The engine's form of what to return of payloads."""
+    """The engine's form of the choice of payload fields to return."""
     if isinstance(selector, models.PayloadSelectorInclude):
         return edge.PayloadSelector.Include(selector.include)
     if isinstance(selector, models.PayloadSelectorExclude):
@@ -369,7 +370,7 @@ def query_response(points: Sequence[edge.ScoredPoint], with_vectors: Any) -> typ
         # Every value comes typed from the engine, but pydantic validates all hits at once in compiled code, and
         # builds each by itself without.
         return types.QueryResponse.model_validate({"points": given})
-    # Validating would look at every number of a vector.
+    # Validating would check every number of a vector.
     found = zip(given, points, strict=True)
     return types.QueryResponse.model_construct(
         points=[models.ScoredPoint.model_construct(**(g | {"vector": model_vector(p.vector)})) for g, p in found]

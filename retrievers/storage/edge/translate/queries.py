@@ -1,7 +1,7 @@
 """Queries: qdrant-client's models -> the engine's. One row per query type, one per expression of a formula.
 
-A query names points where the engine wants vectors, so `QueryTranslator` is given a way to look vectors up, and the
-points that a query names are kept out of its own results, as on a server.
+A query may name points where the engine needs vectors, so `QueryTranslator` is given a look-up of vectors, and the
+points that a query names are left out of its own results, as on a server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from situate.retrievers.storage.edge.translate.filters import (
 )
 from situate.retrievers.storage.edge.translate.points import QUERY, VectorSchema, checked_vector, edge_payload_selector
 
-#: What a server takes where the caller does not say.
+#: A server's defaults.
 DEFAULT_LIMIT = 10
 DEFAULT_RRF_K = 2
 DEFAULT_DIVERSITY = 0.5
@@ -155,8 +155,8 @@ def _nearest(query: models.NearestQuery, inputs: _Inputs, limit: int) -> Any:
     diversity, candidates = mmr_settings(query.mmr, limit)
     if isinstance(vector, edge.SparseVector):
         raise InputError(
-            f"MMR over the sparse vector {inputs.using!r} cannot stand in a batch or in a stage of a query here: ask "
-            "for it by itself (query_points without prefetch)"
+            f"MMR over the sparse vector {inputs.using!r} cannot be part of a batch or of a stage of a query here: "
+            "search with it alone (query_points without prefetch)"
         )
     return edge.Mmr(vector, lambda_=1 - diversity, candidates_limit=candidates, using=inputs.using)
 
