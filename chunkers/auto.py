@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
 # A line that can only be meant as a heading: at the top or after a blank line, and followed by a blank line.
-_HEADING = re.compile(r"(?:\A\ufeff?|\n[ \t]*\r?\n)#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
+_HEADING = re.compile(r"(?:\A|\n[ \t]*\r?\n)\ufeff*#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
 
 #: Characters per token of English text.
 _CHARACTERS = 4

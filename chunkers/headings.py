@@ -96,17 +96,16 @@ def markdown_headings(text: str) -> list[Heading]:
 def outline(text: str) -> Outline:
     """The headings, fences and tables of a Markdown text: CommonMark, and the tables of GitHub's flavour."""
     parser = _parser()
-    # A byte order mark is part of the first line, and hides nothing in it.
-    first_line = front_matter_end(text)
-    skipped = first_line or int(text.startswith("\ufeff"))
+    skipped = front_matter_end(text)
     body = text[skipped:]
-    starts = [first_line, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
+    starts = [skipped, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
 
     def place(line: int) -> int:
         return min(starts[min(line, len(starts) - 1)], len(text))
 
     found = Outline([], [], [])
-    tokens = parser.parse(body)
+    # Byte order marks, which stand inside of a text that was joined out of files, hide no heading; places are of lines.
+    tokens = parser.parse(body.replace("\ufeff", ""))
     for number, token in enumerate(tokens):
         if token.map is None:
             continue
@@ -147,10 +146,11 @@ def front_matter_end(text: str) -> int:
     """Where the text begins after its front matter; 0 where it has none.
 
     Front matter is a block of YAML keys between a line ``---`` at the very start and the next line ``---`` or ``...``.
-    Anything else between two such lines is text, and the lines are rules.
+    Anything else between two such lines is text, and the lines are rules: a transcript, whose speakers come again as
+    no key does, among it.
     """
-    at = first = len("\ufeff") if text.startswith("\ufeff") else 0
-    keys = False
+    at = first = len(text) - len(text.lstrip("\ufeff"))
+    keys: set[str] = set()
     while at < len(text):
         match = _LINE_END.search(text, at)
         line, after = (text[at : match.start()], match.end()) if match else (text[at:], len(text))
@@ -160,7 +160,10 @@ def front_matter_end(text: str) -> int:
         elif keys and _FENCE_CLOSE.match(line):
             return after
         elif _YAML_KEY.match(line):
-            keys = True
+            key = line.partition(":")[0]
+            if key in keys:
+                return 0
+            keys.add(key)
         elif not _YAML_REST.match(line) or not (keys or line.startswith("#")):
             return 0
         at = after

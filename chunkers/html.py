@@ -137,7 +137,7 @@ class _Blocks:
     def _cut(self, end: int, after: int) -> None:
         """Ends the block that is open at ``end``; the next one opens at ``after``."""
         words = "".join(self._words)
-        if words.strip():
+        if words.replace("\ufeff", "").strip():
             start, stop = trimmed(self.text, self._open, end)
             self.blocks.append((start, stop))
             if self._level and (heading := heading_words(words)):

@@ -142,7 +142,7 @@ def sections(text: str, headings: list[Heading]) -> list[tuple[int, int, int]]:
     for number, end in enumerate(bounds[1:]):
         # Section `number` stands under heading `number - 1`; the first one under none.
         body = headings[number - 1].end if number else start
-        if end != len(text) and not text[body:end].strip():
+        if end != len(text) and not text[body:end].replace("\ufeff", "").strip():
             continue
         if text[start:end].strip():
             found.append((start, end, bounds[number]))

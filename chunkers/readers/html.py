@@ -47,10 +47,13 @@ _BLOCKS = frozenset(
             "table",
             "ul",
         ),
+        *("center", "dialog", "form", "hgroup", "legend", "menu", "nav", "search", "textarea"),
     ]
 )
 #: Elements on a line of their own.
 _LINES = frozenset(["li", "option", "optgroup", "tr", "td", "th"])
+#: Elements that are the page: a page hides itself only until its scripts or styles have shown it.
+_WHOLE = frozenset(["html", "body"])
 #: Elements that mark a layout table: in a table of data, cells hold words.
 _LAYOUT = frozenset([*HEADINGS, "ul", "ol", "dl", "pre", "table", "blockquote", "section", "article", "hr"])
 #: The encoding that a page declares, in its first bytes.
@@ -90,7 +93,7 @@ def heading_words(text: str) -> str:
 
 def left_out(tag: Tag, kinds: Collection[str]) -> bool:
     """Whether an element is hidden, navigation, or of one of ``kinds``; one that never ends is not left out."""
-    if tag.closing or tag.last is None:
+    if tag.closing or tag.last is None or tag.name in _WHOLE or "shadowrootmode" in tag.attributes:
         return False
     return tag.name in kinds or tag.hidden or ("nav" in kinds and tag.attributes.get("role") == "navigation")
 
@@ -146,7 +149,12 @@ class _Writer:
         if name in HEADINGS:
             self._end_line(2)
             if last is not None:
-                words = heading_words(self._words(at + 1, last)) or heading_words(self._alternatives(at + 1, last))
+                words = (
+                    heading_words(self._words(at + 1, last))
+                    # A heading that opens what stands below it is a button, or an image.
+                    or heading_words(self._words(at + 1, last, self._dropped - {"button"}))
+                    or heading_words(self._alternatives(at + 1, last))
+                )
                 self._add(atx_heading(int(name[1]), words) if words else "", 2)
                 return last
         elif name == "pre" and last is not None:
@@ -168,7 +176,7 @@ class _Writer:
 
     def _end_line(self, breaks: int) -> None:
         """Ends the open line; at least ``breaks`` line ends follow before the next."""
-        words = " ".join("".join(self._line).split())
+        words = " ".join("".join(self._line).split()).replace("\ufeff", "")
         self._line.clear()
         if words:
             self._add(self._lead + ("\\" if _MARKUP.match(words) else "") + words, 0)
@@ -185,25 +193,25 @@ class _Writer:
             self._breaks = 0
         self._breaks = min(2, self._breaks + breaks)
 
-    def _shown(self, first: int, last: int) -> Iterator[tuple[int, Text | Tag]]:
+    def _shown(self, first: int, last: int, dropped: Collection[str] | None = None) -> Iterator[tuple[int, Text | Tag]]:
         """The parts ``[first, last)`` without those of elements that are left out."""
         at = first
         while at < last:
             part = self._page[at]
-            if isinstance(part, Tag) and left_out(part, self._dropped):
+            if isinstance(part, Tag) and left_out(part, self._dropped if dropped is None else dropped):
                 at = part.last or at + 1
             else:
                 yield at, part
                 at += 1
 
-    def _words(self, first: int, last: int) -> str:
+    def _words(self, first: int, last: int, dropped: Collection[str] | None = None) -> str:
         return "".join(
             unescaped(self._source[part.start : part.end])
             if isinstance(part, Text)
             else " "
             if part.name == "br" or part.name in _BLOCKS or part.name in _LINES
             else ""
-            for _, part in self._shown(first, last)
+            for _, part in self._shown(first, last, dropped)
         )
 
     def _alternatives(self, first: int, last: int) -> str:
@@ -247,7 +255,8 @@ class _Writer:
                 elif not left_out(part, self._dropped):
                     words = " ".join(self._words(at + 1, part.last or last).split())
                     if part.name == "caption":
-                        self._add(words, 2)
+                        self._line.append(words)
+                        self._end_line(2)
                     else:
                         data = data or part.name == "td"
                         cells.append(words.replace("|", "\\|"))

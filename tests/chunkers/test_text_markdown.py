@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from tokenizers import Encoding, Tokenizer
 
-from situate.chunkers import AutoChunker, Context, Document, HeadingSituator, MarkdownChunker, TextChunker
+from situate.chunkers import AutoChunker, Context, Document, HeadingSituator, HtmlChunker, MarkdownChunker, TextChunker
 from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, blocks, untruncated
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.errors import InputError
@@ -286,6 +286,8 @@ def test_column_names_without_end_are_not_kept_with_every_chunk() -> None:
     [
         ("---\ntitle: A\n---\n# B", 17),
         ("\ufeff---\ntitle: A\n---\n# B", 18),
+        ("\ufeff\ufeff---\ntitle: A\n---\n# B", 19),
+        ("---\nAnn: Hello.\nBo: Yes.\nAnn: Good.\n---\n", 0),
         ("---\r\ntitle: A\r\ntags:\r\n  - x\r\n- y\r\n# note\r\n\r\n...\r\nB", 49),
         ("---\n# a comment\n'key': 1\n---\nB", 29),
         ("---\n\n# Pumps\n\nText.\n\n---\n\n# Boilers\n", 0),
@@ -336,3 +338,19 @@ def test_a_text_without_sentences_is_not_tokenized_again_for_every_chunk(piece: 
     # A search for each chunk's end among texts of at most 16 characters per token.
     assert tokenized
     assert sum(tokenized) < 4 * 64 * MAX_CHARACTERS_PER_TOKEN * len(chunks)
+
+
+@pytest.mark.parametrize("kind", [MarkdownChunker, AutoChunker])
+def test_byte_order_marks_inside_of_a_text_hide_no_heading(kind: type[AutoChunker]) -> None:
+    document = Document("d", "\ufeff\ufeff# A\n\nOne.\n\n\ufeff# B\n\nTwo.\n")
+    assert [(c.text, c.context.headings) for c in kind(20).split(document)] == [
+        ("\ufeff\ufeff# A\n\nOne.", ("A",)),
+        ("\ufeff# B\n\nTwo.", ("B",)),
+    ]
+
+
+def test_a_byte_order_mark_is_no_chunk_of_its_own() -> None:
+    assert [c.text for c in MarkdownChunker(20).split(Document("d", "\ufeff\n\n# A\n\nOne."))] == [
+        "\ufeff\n\n# A\n\nOne."
+    ]
+    assert [c.text for c in HtmlChunker(20).split(Document("d", "\ufeff<h1>A</h1>One."))] == ["A</h1>One."]

@@ -87,6 +87,35 @@ def test_what_a_page_hides_is_not_read(hidden: str) -> None:
     assert all("no" not in chunk.text for chunk in HtmlChunker(100).split(Document("d", page)))
 
 
+@pytest.mark.parametrize("page", ["<html hidden>{}", '<body style="visibility:hidden">{}', "<body hidden>{}</body>"])
+def test_a_page_that_hides_itself_until_it_has_loaded_is_read(page: str) -> None:
+    page = page.format("<h1>A</h1><p>yes</p>")
+    assert html_to_markdown(page)[0] == "# A\n\nyes"
+    assert "yes" in HtmlChunker(100).split(Document("d", page))[0].text
+
+
+def test_a_shadow_tree_is_read_and_a_template_is_not() -> None:
+    page = "<my-page><template shadowrootmode=open><p>yes</p></template></my-page><template><p>no</p></template>"
+    assert html_to_markdown(page)[0] == "yes"
+
+
+def test_a_heading_that_is_a_button_keeps_its_words() -> None:
+    page = "<h2><button>Sick leave<svg><text>v</text></svg></button></h2><p>x</p><h2>B <button>Copy</button></h2><p>y"
+    assert html_to_markdown(page)[0] == "## Sick leave\n\nx\n\n## B\n\ny"
+
+
+@pytest.mark.parametrize("name", ["center", "dialog", "form", "hgroup", "legend", "menu", "nav", "search", "textarea"])
+def test_the_words_of_two_blocks_are_apart(name: str) -> None:
+    assert html_to_markdown(f"<{name}>one</{name}><{name}>two</{name}>")[0] == "one\n\ntwo"
+
+
+@pytest.mark.parametrize(
+    "page", ["<table><caption># of items</caption><tr><td>x</table>", "<p>\ufeff# b</p>", "<p>a<br>===\ufeff</p>"]
+)
+def test_what_looks_like_a_heading_in_any_place_is_none(page: str) -> None:
+    assert headings(page) == []
+
+
 def test_options_are_apart_and_an_image_stands_for_a_heading() -> None:
     page = "<h1><img src=a.png alt='Pumps &amp; more'></h1><select><option>Chile<option>Peru</select>"
     assert html_to_markdown(page)[0] == "# Pumps & more\n\nChile\nPeru"
