@@ -19,26 +19,33 @@ MAX_MESSAGE = 500
 _LOOKED_AT = 4_000
 
 _KEY = "[key]"
+# A name may be the end of another: openaiApiKey, PGPASSWORD.
 _NAMES = (
-    r"(?:x[_-])?api[_ -]?keys?|(?:access|secret|private)[_ -]?key|(?:access|auth|id|refresh)?[_ -]?token"
-    r"|auth(?:orization)?|(?:client[_ -]?)?secret|password|passwd|pwd|credentials?|signature|sig"
+    r"[a-z]{0,20}api[_ -]?keys?|[a-z]{0,20}(?:access|secret|private|account|subscription|functions)[_ -]?key"
+    r"|[a-z]{0,20}(?:password|passwd)|(?:access|auth|id|refresh)?[_ -]?token"
+    r"|auth(?:orization)?|(?:client[_ -]?)?secret|pwd|credentials?|signature|sig|(?:set-)?cookie"
 )
 _PREFIXES = (
-    r"(?:sk|pk|rk|pa|xai|nvapi|hf|gsk|gh[opsu]|github_pat|glpat|xox[abeoprs]|jina|r8|pcsk|lsv2)[-_]"
-    r"|AKIA|ASIA|AIza|eyJ|ya29\."
+    r"(?:sk|pk|rk|pa|xai|nvapi|hf|gsk|gh[opsu]|github_pat|glpat|xox[abeoprs]|jina|r8|pcsk|lsv2|pplx)[-_]"
+    r"|AKIA|ASIA|AIza|eyJ|ya29\.|fw_(?=\w{16})"
 )
 #: What looks like a key, and what is written in its place.
 _SECRETS = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
+        (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END|\Z)", _KEY),
         # user:password@ of a URL
-        (r"(?<=://)[^\s/@]+@", f"{_KEY}@"),
+        (r"(?<=://)[^\s/]+@", f"{_KEY}@"),
+        (r"(?<=[?&]key=)[^\s&\"']+", _KEY),
+        # what stands between quotes, white space included
+        (rf"(?<![a-z0-9])({_NAMES})([\"']?\s*[:=]\s*([\"']))(?:(?!\3).)+", rf"\1\2{_KEY}"),
+        (r"\b(authorization\s*[:=]\s*)(?:token|api-?key|key|digest)\s+[^\s\"',;]+", rf"\1{_KEY}"),
         # Authorization: Bearer ..., and Basic ...
         (r"\b(bearer|basic)\s+[^\s\"',;]{4,}", rf"\1 {_KEY}"),
         # keys with a provider's prefix, masked ones ("sk-ab***yz") included
         (rf"(?<![a-z0-9])(?:{_PREFIXES})[-_a-z0-9.*+/=\u2026]{{4,}}", _KEY),
         # api_key=..., "token": "..."
-        (rf"(?<![a-z0-9])({_NAMES})([\"']?\s*[:=]\s*[\"']?)[^\s\"'&,;)}}\]]+", rf"\1\2{_KEY}"),
+        (rf"(?<![a-z0-9])({_NAMES})([\"']?\s*[:=]\s*[\"']?)(?!\[key\])[^\s\"'&,;)}}\]]+", rf"\1\2{_KEY}"),
         # the password is ..., API key provided: ..., where the value is no plain word
         (rf"(?<![a-z0-9])({_NAMES})((?:\s+\w{{1,12}})?:?\s+)(?=[^\s]*\d)[^\s\"',;]{{6,}}", rf"\1\2{_KEY}"),
         # long runs of letters and digits

@@ -22,18 +22,21 @@ ANSWER_LIMIT = 20_000
 _REFUSES = {400, 413, 422}
 
 _UNWANTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-_REASON = r"(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad)"
+_REASON = (
+    r"(?:seed:)?(?:(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
+    r"(?:_(?:process|content|steps?))?|chain[_-]of[_-]thoughts?|inner[_-]monologue)"
+)
 #: Where reasoning begins and ends: XML-like tags, Mistral's and Kimi's brackets, control tokens, and the channels of
 #: OpenAI's harmony format, of which "final" alone is the answer.
 _REASONING = re.compile(
     rf"""
       (?P<end>
           <\s{{0,3}}/\s{{0,3}}{_REASON}\s{{0,3}}> | \[/{_REASON}\] | \u25c1/{_REASON}\u25b7
-        | <\|(?:/|end_of_){_REASON}\|> | <\|channel\|>\s{{0,3}}final\b\s{{0,3}}(?:<\|message\|>)?
+        | <\|(?:/|end_(?:of_)?){_REASON}\|> | <\|channel\|>\s{{0,3}}final\b\s{{0,3}}(?:<\|message\|>)?
       )
     | (?P<begin>
           <\s{{0,3}}{_REASON}(?:\s[^<>/]{{0,100}})?> | \[{_REASON}\] | \u25c1{_REASON}\u25b7
-        | <\|(?:begin_of_)?{_REASON}\|> | <\|channel\|>
+        | <\|(?:begin_of_|start_)?{_REASON}\|> | <\|channel\|>
       )
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -47,6 +50,9 @@ _TURN = re.compile(
     r"|\[(?=\s{0,3}/?\s{0,3}(?:inst|sys|system_prompt|think|tool_calls|tool_results|available_tools)\s{0,3}\])",
     re.IGNORECASE,
 )
+_EMPTY_REASONING = re.compile(rf"<\s{{0,3}}{_REASON}\s{{0,3}}/>", re.IGNORECASE)
+#: The answer's own tag, which some models write behind their reasoning.
+_ANSWER = re.compile(r"\A<(answer|final_answer|response|output)>\s*(.*?)\s*(?:</\1>)?\Z", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"\A```[^\n]*\n(.*?)\n?```\s*\Z", re.DOTALL)
 _REFUSAL = re.compile(
     r"\A\W*(?:i'?m (?:so )?sorry|i am (?:so )?sorry|sorry,|my apologies|i apologi[sz]e"
@@ -102,7 +108,7 @@ def without_reasoning(answer: str) -> str:
     >>> without_reasoning("The user wants one sentence.</think> From the sick leave rule.")
     ' From the sick leave rule.'
     """
-    answer = _BARE_CHANNELS.sub("", answer)
+    answer = _EMPTY_REASONING.sub("", _BARE_CHANNELS.sub("", answer))
     kept: list[str] = []
     at = 0
     reasoning = False
@@ -150,6 +156,8 @@ def usable(answers: Sequence[str], limit: int) -> Usable:
         whole = without_reasoning(answer)
         # bounded before anything else is searched in it: an answer may have megabytes
         text = whole[: max(ANSWER_LIMIT, 2 * limit)].strip()
+        if tagged := _ANSWER.match(text):
+            text = tagged.group(2)
         fence = _FENCE.match(text)
         if fence:
             text = fence.group(1).strip()

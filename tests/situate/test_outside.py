@@ -89,11 +89,39 @@ def test_short_passwords_and_masked_keys_are_left_out_too() -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "password: 'SECRET with SECRET'",
+        'refused {{"client_secret": "a SECRET"}}',
+        "Authorization: Token SECRET",
+        "Authorization: ApiKey SECRET",
+        "{'Authorization': 'Bearer SECRET'}",
+        "GET https://host/v1?key=SECRET&alt=json",
+        "postgres://me:p@SECRET@host/db",
+        "openaiApiKey=SECRET",
+        "PGPASSWORD=SECRET psql",
+        "AccountName=me;AccountKey=SECRET+/==;EndpointSuffix=x",
+        "Ocp-Apim-Subscription-Key: SECRET",
+        "Set-Cookie: SECRET=1; path=/",
+        "pplx-SECRET1234",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE+/x\nSECRET\n-----END RSA PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nSECRET",
+    ],
+)
+def test_no_form_of_a_key_is_shown(text: str) -> None:
+    shown = safe_text(text)
+    assert "SECRET" not in shown
+    assert "[key]" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "model 'sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2' is not served",
         "HTTP 429: rate limit of 3 requests per second, try again in 20 s",
         "chunk 8a6b3c1e-5d1f-5b7a-9c7e-0d2f4b6a8c9e has no text",
         "maximum context length is 8192 tokens, got 9001 (input token count)",
         "/home/user/models/tokenizer.json: No such file or directory",
+        "invalid x-api-key: [key]",
+        "https://host/v1?monkey=1&page=2: the design: a token is missing",
     ],
 )
 def test_what_is_no_key_stays(text: str) -> None:

@@ -45,6 +45,12 @@ ANSWER = "From the sick leave rule."
         "{a}<think>was that right?</think>",
         "{a}\n<think>was that right? and so on without an end",
         "< think >Okay.</ think >{a}",
+        "<seed:think>Okay.</seed:think>{a}",
+        "<|START_THINKING|>Okay.<|END_THINKING|><|START_RESPONSE|>{a}<|END_RESPONSE|>",
+        "<think/>{a}",
+        "<chain_of_thought>Okay.</chain_of_thought>{a}",
+        "<reasoning_content>Okay.</reasoning_content>{a}",
+        "<analysis>Okay.</analysis>{a}",
         "{a}<|im_end|>",
         "{a}<|eot_id|>",
     ],
@@ -54,6 +60,11 @@ def test_the_answer_is_left_without_the_reasoning(answer: str) -> None:
     assert without_reasoning(text).strip() == ANSWER
     assert usable([text], 1_000).texts == (ANSWER,)
     assert lines(text, 5, 1_000) == [ANSWER]
+
+
+@pytest.mark.parametrize("form", ["<answer>{}</answer>", "<think>Okay.</think>\n<Answer>\n{}\n</answer>", "<output>{}"])
+def test_the_tag_around_an_answer_is_no_part_of_it(form: str) -> None:
+    assert usable([form.format(ANSWER)], 1_000).texts == (ANSWER,)
 
 
 @pytest.mark.parametrize(
