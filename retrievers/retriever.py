@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.lifecycle import Openable
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
@@ -76,7 +77,7 @@ class RetrieverSettings:
 
 
 @checked_parameters
-class Retriever:
+class Retriever(Openable):
     """Finds the passages that answer a query.
 
     Args:
@@ -147,12 +148,8 @@ class Retriever:
             ServerError: No server answered.
             IncompatibleIndexError: The collection was built with another encoder or configuration.
         """
-        _ = self.index.client
+        self.index.open()
         return self
-
-    async def aopen(self) -> Self:
-        """`open` without blocking the event loop."""
-        return await asyncio.to_thread(self.open)
 
     def warm_up(self) -> Self:
         """`open`, and load the models by a short query. Language models are not called.
@@ -166,29 +163,9 @@ class Retriever:
             warm_up(reranker)
         return self
 
-    async def awarm_up(self) -> Self:
-        """`warm_up` without blocking the event loop."""
-        return await asyncio.to_thread(self.warm_up)
-
     def close(self) -> None:
         """Close the store that the index opened itself. A client given by the caller stays open."""
         self.index.close()
-
-    async def aclose(self) -> None:
-        """`close` without blocking the event loop."""
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.aopen()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def retrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None

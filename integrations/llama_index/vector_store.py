@@ -36,6 +36,7 @@ from situate.integrations.llama_index.points import (
     sparse_vector,
     with_ids,
 )
+from situate.lifecycle import Openable
 from situate.retrievers.config import LexicalScheme
 from situate.retrievers.storage.connect import MEMORY
 from situate.types import Chunk
@@ -54,7 +55,7 @@ _HIDDEN = f"{_OURS}.metadata."
 _PAGE = 256
 
 
-class SituateVectorStore(StoreOptions, PicklesAsConfig, BasePydanticVectorStore):
+class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVectorStore):
     """A LlamaIndex vector store on Qdrant: in this process by default, on any server with ``client=``.
 
     Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores read them and the other way round.
@@ -161,10 +162,6 @@ class SituateVectorStore(StoreOptions, PicklesAsConfig, BasePydanticVectorStore)
         self._exists()
         return self
 
-    async def aopen(self) -> Self:
-        """`open` without blocking the event loop."""
-        return await asyncio.to_thread(self.open)
-
     def close(self) -> None:
         """Close the store that this object opened. A client that was handed in stays open."""
         with self._lock:
@@ -173,22 +170,6 @@ class SituateVectorStore(StoreOptions, PicklesAsConfig, BasePydanticVectorStore)
             self._client = None
             self._closed = True
             self._ready = False
-
-    async def aclose(self) -> None:
-        """`close` without blocking the event loop."""
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return await self.aopen()
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def _exists(self) -> bool:
         """Whether the collection is there; one that is there is checked the first time."""

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError, StorageError
+from situate.lifecycle import Openable
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
 from situate.retrievers.index.documents import (
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from situate.embedders.types import ChunkVectors, SpanEncoder
 
 
-class Index:
+class Index(Openable):
     """Documents, chunked, situated, embedded and stored in a Qdrant collection.
 
     Cheap to construct: the store is opened and the model loaded at first use. Safe for threads. A replaced document
@@ -199,13 +200,7 @@ class Index:
             self._opened = None
             self._closed = True
 
-    def __enter__(self) -> Index:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def open(self) -> Index:
+    def open(self) -> Self:
         """Open the store and check the collection now instead of at first use.
 
         Raises:
@@ -217,18 +212,10 @@ class Index:
         self._collection()
         return self
 
-    async def aopen(self) -> Index:
-        """`open` without blocking the event loop."""
-        return await asyncio.to_thread(self.open)
-
-    def warm_up(self) -> Index:
+    def warm_up(self) -> Self:
         """`open`, and the rest that a first search waits for: the model and the collection's usual similarities."""
         self.open().background()
         return self
-
-    async def awarm_up(self) -> Index:
-        """`warm_up` without blocking the event loop."""
-        return await asyncio.to_thread(self.warm_up)
 
     # -- documents in -------------------------------------------------------------------------------------------
 

@@ -156,7 +156,8 @@ def test_a_lone_surrogate_harms_nothing(index: Index) -> None:
     assert len(index.search("cats \ud800")) > 0
 
 
-def test_search_texts_equals_the_formula(embedder: Embedder) -> None:
+def test_search_texts_equals_the_formula() -> None:
+    embedder = Embedder(dtype="float32")  # texts that are embedded together and alone differ less than in bfloat16
     texts = [QueryText("pets"), QueryText("Cats sleep.", role="document"), QueryText("They hunt.", "document", 2.0)]
     with Index(embedder, config=PipelineConfig.plain()) as index:
         index.add(DOCUMENTS)
