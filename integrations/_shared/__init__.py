@@ -1,1 +1,1 @@
-"""What the classes of both frameworks share. Imports neither framework."""
+"""The shared part of both frameworks' classes. Imports neither framework."""

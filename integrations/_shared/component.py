@@ -1,4 +1,4 @@
-"""How the classes of both frameworks are made, copied and pickled: as what they were constructed with."""
+"""How the classes of both frameworks are made, copied and pickled: by the arguments of their constructors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from situate.errors import InputError, UnknownArgumentError
 
 T = TypeVar("T")
 
-#: What another library's parameter means here: our name for it, or a function from its value to our parameters.
+#: The meaning of another library's parameter here: our name for it, or a function from its value to our parameters.
 Meaning: TypeAlias = str | Callable[[Any], Mapping[str, Any]]
 
 
 class Handle(Generic[T]):
-    """Something that is expensive to make: made at first use, once, and anew where its settings have changed.
+    """An object that is expensive to make: made at first use, once, and again after its settings have changed.
 
-    Copies share what is made. Pickling leaves it behind, unless it was given and not made.
+    Copies share the object. Pickling leaves it out, unless it was given and not made.
 
     Args:
-        given: What is there already and cannot be made from settings.
+        given: An existing object that cannot be made from settings.
     """
 
     def __init__(self, given: T | None = None) -> None:
@@ -32,7 +32,7 @@ class Handle(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, settings: Any, make: Callable[[], T]) -> T:
-        """What was given; else what ``make`` returned for these settings."""
+        """The given object; else what ``make`` returned for these settings."""
         if self.given is not None:
             return self.given
         made = self._made
@@ -57,9 +57,9 @@ class Configured(BaseModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    #: Parameters of the classes that users come from, and what they mean here.
+    #: Parameters of other libraries' classes, and their meaning here.
     also_known_as: ClassVar[Mapping[str, Meaning]] = {}
-    #: Parameters of those classes that mean something else, and what to say about them.
+    #: Parameters of those classes that mean something else, and the hint for the error.
     known_otherwise: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
@@ -72,7 +72,7 @@ class Configured(BaseModel):
 
 
 def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, under our own names.
+    """The given arguments, under our own names.
 
     Args:
         cls: A class with ``also_known_as`` and ``known_otherwise``.
@@ -98,7 +98,7 @@ def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict
 
 
 def suggestion(name: str, cls: Any, names: Iterable[str]) -> str:
-    """Which parameter to use in place of one that a class does not have."""
+    """The parameter to use in place of one that a class does not have."""
     names = sorted(names)
     if (said := getattr(cls, "known_otherwise", {}).get(name)) is not None:
         return str(said)
@@ -119,7 +119,7 @@ def refuse_unknown(where: str, arguments: Mapping[str, Any], names: Iterable[str
 
 
 class PicklesAsConfig(BaseModel):
-    """Pickles and deep-copies as what it was constructed with; handles are left behind, or shared by a copy.
+    """Pickles and deep-copies as the arguments of its constructor; handles are left out, or shared by a copy.
 
     LlamaIndex's own ``__getstate__`` would ship every private attribute that pickle accepts (a whole model, say) and
     its ``__setstate__`` would then construct the object anew and drop it.
@@ -130,7 +130,7 @@ class PicklesAsConfig(BaseModel):
 
     def __getstate__(self) -> dict[Any, Any]:
         fields = type(self).model_fields
-        # Callback handlers hold sockets and locks, and what they collect in another process is not read.
+        # Callback handlers hold sockets and locks, and nothing reads what they collect in another process.
         values = {name: value for name, value in self.__dict__.items() if name in fields and name not in _CALLBACKS}
         private = self.__pydantic_private__ or {}
         given = {name: value for name, value in private.items() if isinstance(value, Handle) and value.given}

@@ -1,4 +1,4 @@
-"""Opening, warming up and closing what searches an `Index`."""
+"""Opening, warming up and closing a store or retriever over an `Index`."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class OpensIndex(Openable):
         return self
 
     def close(self) -> None:
-        """Close the index's store. A client that was handed in stays open."""
+        """Close the index's store. A client given by the caller stays open."""
         self._searched().close()

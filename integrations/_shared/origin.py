@@ -12,9 +12,9 @@ from situate.types import Context
 #: The one metadata key that situate adds to a chunk. Its value is text (JSON), because several vector stores take only
 #: flat metadata.
 ORIGIN_KEY = "situate"
-#: The metadata key under which prompts and models read what situates a chunk.
+#: The metadata key under which prompts and models read a chunk's context.
 CONTEXT_KEY = "document_context"
-#: Where a document or a node notes which optional steps of its query were skipped.
+#: The metadata key of a document or node for the skipped optional steps of its query.
 DEGRADED_KEY = "situate_degraded"
 
 
@@ -35,7 +35,7 @@ class ChunkOrigin:
         own: The document's own ``start_index`` in a list, where its metadata has one.
         context: What situates the chunk.
         shown_as: The metadata key under which models read the context; "" where they do not.
-        model: The encoder of the vector that the chunk carries; "" where it carries none of ours.
+        model: The encoder of the vector that the chunk carries; "" where the vector is not situate's.
         scheme: The `ChunkScheme` fields of that vector that differ from the default.
         text: Digest of the text that the vector was made of.
     """

@@ -31,7 +31,7 @@ DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 
 def only(name: str, value: Any, reason: str) -> Callable[[Any], Mapping[str, Any]]:
-    """The meaning of a parameter that may have one value only, because that is what happens anyway."""
+    """The meaning of a parameter that may only have the value of the fixed behaviour."""
 
     def meaning(given: Any) -> Mapping[str, Any]:
         if given is not None and given != value:
@@ -46,7 +46,7 @@ def unpacked(name: str, known: Mapping[str, Meaning]) -> Callable[[Any], Mapping
 
     Args:
         name: The parameter.
-        known: What may stand in it, and what that means here.
+        known: Its possible keys, and their meaning here.
     """
 
     def meaning(given: Any) -> Mapping[str, Any]:
@@ -83,12 +83,12 @@ class EmbedderOptions(Configured):
     """How texts become vectors: the settings of `situate.embedders.Embedder`, without the model's name.
 
     Attributes:
-        query_instruction: Written in front of a query; None: what the model's own card says.
-        document_instruction: Written in front of a document; None: what the model's own card says.
+        query_instruction: Written in front of a query; None: the model card's own.
+        document_instruction: Written in front of a document; None: the model card's own.
         task: The task that the query instruction names, for models that take one.
         dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
-        pooling: How token vectors become one; None: what the model says.
-        max_tokens: Tokens that a text is cut to; None: what the model says.
+        pooling: How token vectors become one; None: the model's own.
+        max_tokens: Tokens that a text is cut to; None: the model's own.
         layers: Run only the model's first so many layers (2D Matryoshka models).
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
         adapters: Names of LoRA adapters and their folders or hub ids.
@@ -96,7 +96,7 @@ class EmbedderOptions(Configured):
         query_adapter: The one for queries, where a pair was trained for both sides.
         device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16" or "float16".
-        on_overflow: What happens to a text that is longer than the model reads: "warn", "raise" or "window".
+        on_overflow: How a text that is longer than the model reads is treated: "warn", "raise" or "window".
         revision: Branch, tag or commit of the hub's repository.
         trust_remote_code: Whether the model's own Python code may run.
         allow_pickle: Whether pickled weights, which can run any code, may be read.
@@ -175,10 +175,10 @@ class CrossEncoderOptions(Configured):
     """A cross-encoder's settings.
 
     Attributes:
-        model: Hub id or folder of what sentence-transformers' `CrossEncoder` loads.
+        model: Hub id or folder of a model that sentence-transformers' `CrossEncoder` loads.
         output: "probability" in [0, 1], "logit", or "model" for what ``CrossEncoder.predict`` returns.
         aggregation: How the windows of a long passage become one score: "max", "first", "sum" or "parade".
-        max_tokens: Tokens of a window, query included; None: what the model says.
+        max_tokens: Tokens of a window, query included; None: the model's own.
         instruction: The task, for models that take one.
         device: "auto", or a torch device.
         dtype: "auto", "float32", "bfloat16" or "float16".
@@ -230,7 +230,7 @@ class StepOptions(BaseModel):
 
     Attributes:
         timeout: Seconds for the step, retries included; None for no limit.
-        retries: Further attempts after a failure that may pass.
+        retries: Further attempts after a temporary failure.
         on_error: "degrade" goes on without the step, logs a warning and marks the result; "raise" raises a
             `StepError`.
     """
@@ -247,15 +247,15 @@ class StepOptions(BaseModel):
 
 
 class HydeOptions(Configured, StepOptions):
-    """How hypothetical documents are asked for.
+    """How hypothetical documents are generated.
 
     Attributes:
-        drafts: Drafts to ask for, in one batch; 8 in the paper.
+        drafts: Drafts to generate, in one batch; 8 in the paper.
         query_weight: Weight of the query's own vector in the mean, where a draft has 1; 0 leaves it out.
         language: The language to write in, for prompts that name one.
-        concurrency: Requests under way at once.
+        concurrency: Requests at the same time.
         timeout: Seconds for writing the drafts, retries included; None for no limit.
-        retries: Further attempts after a failure that may pass.
+        retries: Further attempts after a temporary failure.
         on_error: "degrade" searches with the plain query and logs a warning; "raise" raises a `StepError`.
     """
 
@@ -265,10 +265,10 @@ class HydeOptions(Configured, StepOptions):
         "include_original": lambda value: {} if value else {"query_weight": 0.0},
     }
 
-    drafts: int = Field(default=4, ge=1, le=64, description="Drafts to ask for.")
+    drafts: int = Field(default=4, ge=1, le=64, description="Drafts to generate.")
     query_weight: float = Field(default=1.0, ge=0, description="Weight of the query's own vector.")
     language: str | None = Field(default=None, description="The language to write in.")
-    concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
+    concurrency: int = Field(default=8, ge=1, description="Requests at the same time.")
 
 
 class StoreOptions(Configured):
@@ -276,7 +276,7 @@ class StoreOptions(Configured):
 
     Attributes:
         path: Folder of an embedded store, ":memory:", a server's URL, or the URLs of a cluster's nodes.
-        api_key: A server's key. It is in no repr and in no serialised form but a pickle.
+        api_key: A server's key. No repr and no serialised form but a pickle holds it.
         collection_name: The collection; made when the first documents are added.
         client_options: Further arguments of the client that is opened (``prefer_grpc``, ``timeout``, ...).
     """
@@ -301,12 +301,12 @@ class StoreOptions(Configured):
     client_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the client.")
 
     def _opens(self) -> Callable[[], QdrantClient]:
-        """What opens the client."""
+        """The function that opens the client."""
         key = {} if self.api_key is None else {"api_key": self.api_key.get_secret_value()}
         return partial(connect, self.path, **self.client_options, **key)
 
     def _index_client(self, client: ClientOrOpener) -> ClientOrOpener:
-        """What an `Index` is to be given as ``client``, beside ``path``."""
+        """The ``client`` for an `Index`, beside ``path``."""
         return self._opens() if client is None and (self.api_key or self.client_options) else client
 
 
@@ -316,11 +316,11 @@ class RetrieverOptions(Configured):
     Attributes:
         expander: Writes further texts to search with (HyDE, multi-query).
         rerankers: Order the hits anew, one after the other.
-        threshold: Leave out what scores lower after the last step.
+        threshold: Leave out passages that score lower after the last step.
         k: How many passages, at most.
-        candidates: How many are searched for where there is something to rerank.
+        candidates: How many are searched for where there is a reranker.
         fuse_texts: How the searches for an expander's texts are fused; None: they make one search.
-        on_error: What the failure of an optional step does: "degrade" goes on without it, "raise" raises.
+        on_error: How an optional step fails: "degrade" goes on without it, "raise" raises.
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
     """
@@ -328,7 +328,7 @@ class RetrieverOptions(Configured):
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"similarity_top_k": "k", "score_threshold": "threshold"}
     known_otherwise: ClassVar[Mapping[str, str]] = {
         "top_k": "it is k here",
-        "search_type": "expander, rerankers and threshold say how a query is answered",
+        "search_type": "expander, rerankers and threshold decide how a query is answered",
         "search_kwargs": "k, filter and threshold are parameters of their own",
     }
 

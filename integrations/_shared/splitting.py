@@ -1,4 +1,4 @@
-"""What is done to a framework's documents before and after any splitter cuts them."""
+"""Work on a framework's documents before and after any splitter cuts them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from situate.chunkers.auto import is_markdown
 from situate.errors import FallbackWarning, MissingExtraError
 from situate.types import Chunk, Document
 
-# A page's beginning; comments and an XML declaration may stand before it.
+# A page's beginning, after comments and an XML declaration.
 _PAGE = re.compile(
     r"\ufeff?\s*(?:<\?xml[^>]{0,200}\?>\s*|<!--(?:(?!-->).){0,2000}-->\s*){0,5}<(?:!doctype\s+html|html)\b",
     re.IGNORECASE | re.DOTALL,
@@ -38,7 +38,7 @@ def read(text: str, metadata: Mapping[str, Any], name: Any = None) -> tuple[str,
     """A document's text as it is split, and its metadata: HTML source as Markdown, as `read_documents` reads it.
 
     Args:
-        text: What a framework's loader read.
+        text: The text that a framework's loader read.
         metadata: The document's metadata; left as they are.
         name: The file's name or URL, if known.
     """
@@ -59,7 +59,7 @@ def under_headings(document: Document, chunks: Sequence[Chunk], *, anew: bool = 
 
     Args:
         document: The document.
-        chunks: Its chunks, by whatever splitter.
+        chunks: Its chunks, by any splitter.
         anew: Also replace headings that the chunks have.
     """
     if not chunks or not is_markdown(document):

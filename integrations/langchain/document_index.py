@@ -36,7 +36,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         splitter: A `SituateTextSplitter`, any LangChain text splitter, or a situate chunker; None: Markdown by
             structure, other text recursively, 200 tokens of the model.
         situators: Write context into chunks, in this order.
-        client: Any Qdrant client; None opens ``path``. Where it is stored is said by the fields of `StoreOptions`.
+        client: Any Qdrant client; None opens ``path``. The fields of `StoreOptions` name the place of the store.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
     """
 
@@ -101,7 +101,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         return _response(documents, await self.index.aadd(documents))
 
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
-        """The documents with these ids, whole, in this order; ids that are not there are passed over."""
+        """The documents with these ids, whole, in this order; unknown ids are skipped."""
         refuse_unknown("get", kwargs)
         chunks: dict[str, list[Chunk]] = {}
         for chunk in self.index.get_chunks(dict.fromkeys(ids)):
@@ -113,7 +113,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         return await asyncio.to_thread(self.get, ids, **kwargs)
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
-        """Delete documents with all their chunks; ids that are not there are passed over.
+        """Delete documents with all their chunks; unknown ids are skipped.
 
         Raises:
             InputError: No ids were given.
@@ -135,7 +135,7 @@ def _whole(items: Sequence[LangChainDocument]) -> list[Document]:
     for item in items:
         if ORIGIN_KEY in item.metadata:
             raise InputError(
-                f"document {item.id!r} was already split: hand whole documents to SituateDocumentIndex, or chunks to "
+                f"document {item.id!r} was already split: pass whole documents to SituateDocumentIndex, or chunks to "
                 "SituateVectorStore"
             )
     return [to_whole_document(item) for item in items]

@@ -18,24 +18,24 @@ from situate.outside import load_json
 from situate.types import Chunk, Context, Document, stable_id
 
 START_INDEX = "start_index"
-#: Where rerankers of LangChain write their score.
+#: The metadata key under which LangChain's rerankers write their score.
 RELEVANCE_SCORE = "relevance_score"
 
-#: `Context` fields that prompts and models are shown.
+#: `Context` fields that prompts and models read.
 SHOWN = ("title", "headings", "sentence")
-#: What ``page_content`` holds of a passage that is found.
+#: The form of ``page_content`` of a found passage.
 Content: TypeAlias = Literal["text", "situated"]
 
-#: What is added to the metadata of a passage when it is found.
+#: Metadata keys that are added to a found passage.
 _ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY)
 
-#: What an origin writes even where it is empty or 0, and what it writes where it is not.
+#: Fields that an origin always writes, and those that it writes only if they are set.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
 _FIELDS = (*_ALWAYS, "before", "after", "own")
 
 
 def origin_text(origin: ChunkOrigin) -> str:
-    """The origin as JSON, without what is empty."""
+    """The origin as JSON, without empty fields."""
     values = {**{name: getattr(origin, name) for name in _FIELDS}, "context": origin.context.to_dict()}
     kept = {name: value for name, value in values.items() if value or name in _ALWAYS}
     return json.dumps(kept, sort_keys=True, ensure_ascii=True)
@@ -84,7 +84,7 @@ def to_document(document: LangChainDocument, id: str | None = None) -> Document:
 
 
 def to_whole_document(document: LangChainDocument, id: str | None = None) -> Document:
-    """`to_document` for one that is to be split: HTML source, as loaders return it, is read as Markdown."""
+    """`to_document` before splitting: HTML source, as loaders return it, is read as Markdown."""
     given = to_document(document, id)
     text, metadata = read(given.text, given.metadata, given.metadata.get("source") or given.metadata.get("file_path"))
     return given if text == given.text else Document(given.id, text, metadata)
@@ -138,7 +138,7 @@ def whole_chunk(document: Document) -> Chunk:
 def from_chunk(chunk: Chunk) -> LangChainDocument:
     """A chunk as a LangChain document.
 
-    Its metadata is what was stored, with the origin's context brought up to date (a situator may have added to it).
+    Its metadata is the stored one, with the origin's context updated (a situator may have added to it).
     """
     metadata = copy.deepcopy(dict(chunk.metadata))
     origin = read_origin(metadata)
@@ -151,14 +151,14 @@ def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
     """A LangChain document as a chunk: of the document that its origin names, else of itself.
 
     Raises:
-        InputError: The text is longer than what was cut there.
+        InputError: The text is longer than the span of its origin.
     """
     origin = read_origin(document.metadata)
     if origin is None:
         whole = to_document(document, id)
         return Chunk(whole.id, whole.id, 0, whole.text, 0, len(whole.text), base_context(whole), whole.metadata)
     if len(document.page_content) < origin.end - origin.start:
-        # Another splitter cut the chunk further (`ParentDocumentRetriever`): a passage of its own, in the same context.
+        # Another splitter cut the chunk further (`ParentDocumentRetriever`): a passage of its own in the same context.
         metadata = {key: value for key, value in _own(document.metadata).items() if key != ORIGIN_KEY}
         own = LangChainDocument(id=document.id, page_content=document.page_content, metadata=metadata)
         piece = to_chunk(own, id)
@@ -182,11 +182,9 @@ def to_chunk(document: LangChainDocument, id: str | None = None) -> Chunk:
 
 
 def _own(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a document's metadata without what is added when it is found."""
+    """A copy of a document's metadata without the keys that a search adds."""
     if CONTEXT_KEY in metadata and ORIGIN_KEY not in metadata:
-        raise InputError(
-            f"metadata[{CONTEXT_KEY!r}] is where a passage that is found shows its context: rename your own key"
-        )
+        raise InputError(f"metadata[{CONTEXT_KEY!r}] is where a found passage shows its context: rename your own key")
     return {key: copy.deepcopy(value) for key, value in metadata.items() if key not in (CONTEXT_KEY, DEGRADED_KEY)}
 
 
@@ -212,8 +210,8 @@ def from_situated(chunk: Chunk) -> LangChainDocument:
 class RetrievedDocument(LangChainDocument):
     """A passage that a query found.
 
-    Equal to any document with the same id, text and metadata of its own, whatever score it got and whatever failed on
-    the way to it: so `MultiQueryRetriever` and others that gather passages of several queries take each one once.
+    Equal to any document with the same id, text and stored metadata, whatever its score and its query's failed steps:
+    so `MultiQueryRetriever` and others that gather passages of several queries take each one once.
     """
 
     @classmethod
@@ -235,11 +233,11 @@ def _compared(document: LangChainDocument) -> tuple[Any, ...]:
 
 
 def from_found(chunk: Chunk, content: Content = "text") -> LangChainDocument:
-    """A chunk that a store found: what situates it stands under ``document_context``, for prompts.
+    """A chunk that a store found, with its context under ``document_context``, for prompts.
 
     Args:
-        chunk: The chunk. One that was stored as a document of its own, without an origin, is returned as it came.
-        content: "situated" also writes what situates it in front of ``page_content``; ``start_index`` and the origin
+        chunk: The chunk. One that was stored as a document of its own, without an origin, is returned as it is.
+        content: "situated" also writes its context in front of ``page_content``; ``start_index`` and the origin
             still give the span of the passage alone.
     """
     found = from_chunk(chunk)
@@ -269,13 +267,13 @@ def _shown(found: LangChainDocument, content: Content) -> RetrievedDocument:
 
 
 def chunk_context(document: LangChainDocument) -> Context:
-    """What situates a chunk (title, headings, ...), as its origin or else its own metadata says it."""
+    """A chunk's context (title, headings, ...), from its origin or else its own metadata."""
     origin = read_origin(document.metadata)
     return origin.context if origin is not None else base_context(to_document(document))
 
 
 def situated_text(document: LangChainDocument, fields: Sequence[str] = SHOWN) -> str:
-    """The chunk's text after what situates it: for a prompt, or for an embedding model that knows nothing of situate.
+    """The chunk's text after its context, for a prompt or for another library's embedding model.
 
     Args:
         document: A chunk.
@@ -295,10 +293,10 @@ def version_of(chunk: Chunk) -> str:
 
 
 def assemble(chunks: Iterable[Chunk]) -> Document:
-    """The document that chunks with origins were cut from, as far as they know it.
+    """The document that chunks with origins were cut from, as far as the origins tell.
 
     Where chunks are missing the text is blank, so that all spans are right. The metadata is the first chunk's without
-    what situate added.
+    situate's keys.
 
     Args:
         chunks: Chunks of one version of one document, each with its origin.
@@ -335,7 +333,7 @@ Item: TypeAlias = tuple[Document, list[Chunk]]
 
 @dataclass(frozen=True)
 class Additions:
-    """What one call adds.
+    """The documents of one call of ``add``.
 
     Attributes:
         ids: The ids that the caller's documents are stored under, in order.
@@ -351,7 +349,7 @@ class Additions:
 
 
 def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Additions:
-    """What a call is about.
+    """The documents of a call.
 
     Args:
         documents: The caller's; left as they are.
@@ -417,7 +415,7 @@ class DocumentParts:
 
     Args:
         document_id: The document.
-        version: The version, as `version_of` a chunk says it.
+        version: The version, by `version_of`.
     """
 
     def __init__(self, document_id: str, version: str) -> None:
@@ -432,18 +430,18 @@ class DocumentParts:
         return len(self._chunks) >= self._expected
 
     def add(self, chunk: Chunk) -> None:
-        """Take a chunk in, in place of one with the same span."""
+        """Add a chunk, in place of one with the same span."""
         origin = read_origin(chunk.metadata)
         self._expected = max(self._expected, origin.chunks if origin is not None else 1)
         self._chunks[chunk.start, chunk.end] = chunk
 
     def join(self, stored: Iterable[Chunk]) -> None:
-        """Take in stored chunks of the same version where there is none yet."""
+        """Add stored chunks of the same version where the span has none yet."""
         for chunk in stored:
             if version_of(chunk) == self.version:
                 self._chunks.setdefault((chunk.start, chunk.end), chunk)
 
     def item(self) -> Item:
-        """The document, as far as its chunks know it, with the chunks in the order of the text."""
+        """The document, as far as its chunks tell, with the chunks in the order of the text."""
         chunks = [self._chunks[span] for span in sorted(self._chunks)]
         return assemble(chunks), chunks

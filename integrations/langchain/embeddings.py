@@ -22,8 +22,8 @@ class SituateEmbeddings(EmbedderOptions, PicklesAsConfig, Embeddings):
 
     Cheap to construct and pickled as its configuration: the model is loaded when the first text is embedded, once per
     object and its copies. Calls from many threads and tasks share the model's batches. The texts of `embed_documents`
-    are independent of each other: for late chunking hand whole documents to `SituateVectorStore` or
-    `SituateDocumentIndex`, which know what belongs together.
+    are independent of each other: for late chunking pass whole documents to `SituateVectorStore` or
+    `SituateDocumentIndex`, which embed a document's chunks together.
 
     Args:
         model: As below; may be given by position.
@@ -51,7 +51,7 @@ class SituateEmbeddings(EmbedderOptions, PicklesAsConfig, Embeddings):
 
     @classmethod
     def from_embedder(cls, embedder: Embedder) -> Self:
-        """Around an `Embedder` that exists already, so that its model is loaded once."""
+        """Around an existing `Embedder`, so that its model is loaded once."""
         embeddings = cls(str(embedder.fingerprint.get("model", DEFAULT_MODEL)))
         embeddings._handle = Handle(embedder)
         return embeddings
@@ -74,7 +74,7 @@ class SituateEmbeddings(EmbedderOptions, PicklesAsConfig, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` without blocking the event loop."""
         vectors = await self.embedder.aembed_documents(texts)
-        # A million floats take a while to become Python's.
+        # Making Python objects of a million floats takes a while.
         return await asyncio.to_thread(_floats, vectors) if len(texts) > 64 else _floats(vectors)
 
     async def aembed_query(self, text: str) -> list[float]:
@@ -83,5 +83,5 @@ class SituateEmbeddings(EmbedderOptions, PicklesAsConfig, Embeddings):
 
 
 def _floats(vectors: Vectors) -> list[list[float]]:
-    # Row by row, so that other threads get their turn in between.
+    # Row by row, so that other threads can run in between.
     return [row.tolist() for row in vectors]

@@ -24,11 +24,11 @@ class LangChainGenerator:
 
     Attributes:
         model: A chat model or an LLM.
-        max_concurrency: Requests under way at once.
+        max_concurrency: Requests at the same time.
         prefix_options: Further keys of the content block that holds a prompt's shared prefix, for providers that
             cache prefixes on demand (Anthropic: ``{"cache_control": {"type": "ephemeral"}}``). None sends prefix and
             text as one string, which providers that cache by themselves need.
-        config: What else goes into LangChain's ``RunnableConfig`` (callbacks, tags).
+        config: Further keys of LangChain's ``RunnableConfig`` (callbacks, tags).
     """
 
     model: BaseLanguageModel[Any]
@@ -84,7 +84,7 @@ class LangChainGenerator:
 
     def _failed(self, prompts: int, error: Exception) -> GenerationError:
         message = (
-            f"{type(self.model).__name__} failed on {prompts} prompts with {safe_message(error)}: retry, or ask "
+            f"{type(self.model).__name__} failed on {prompts} prompts with {safe_message(error)}: retry, or use "
             "another model; HyDE, situators and rerankers can go on without (on_error)"
         )
         return generation_error(message, error)

@@ -1,4 +1,4 @@
-"""HyDE over anything of LangChain's that searches by vector."""
+"""HyDE over any LangChain store that searches by vector."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HydeSettings(HydeOptions, PicklesAsConfig):
     @field_validator("llm", mode="before")
     @classmethod
     def _is_a_model(cls, llm: Any) -> Any:
-        # pydantic would take a parametrised generic for a class of its own, which no model is an instance of.
+        # pydantic treats a parametrised generic as a class of its own, which no model is an instance of.
         if not isinstance(llm, BaseLanguageModel):
             raise ValueError(f"llm is a {type(llm).__name__}, not a chat model or an LLM of LangChain")
         return llm
@@ -103,7 +103,7 @@ class HyDEEmbeddings(HydeSettings, Embeddings):
     embeddings: Embeddings
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """The vectors of the embeddings underneath; no model is asked."""
+        """The vectors of the embeddings underneath, without a call of the language model."""
         return self.embeddings.embed_documents(texts)
 
     def embed_query(self, text: str) -> list[float]:
@@ -124,7 +124,7 @@ class HyDERetriever(HydeSettings, BaseRetriever):
 
     Attributes:
         vectorstore: Anything that implements ``similarity_search_by_vector``.
-        embeddings: What embeds query and drafts; None: the store's own.
+        embeddings: Embed query and drafts; None: the store's own.
         k: How many documents, at most.
         search_kwargs: Further arguments of the store's search.
     """
@@ -139,8 +139,8 @@ class HyDERetriever(HydeSettings, BaseRetriever):
         embeddings = self.embeddings or self.vectorstore.embeddings
         if embeddings is None:
             raise InputError(
-                f"{type(self.vectorstore).__name__} does not say what embeds its queries: give embeddings=, the ones "
-                "that its documents were embedded with"
+                f"{type(self.vectorstore).__name__} does not name the embeddings of its queries: give embeddings=, the "
+                f"ones that its documents were embedded with"
             )
         return embeddings
 

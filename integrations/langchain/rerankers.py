@@ -58,16 +58,16 @@ class SituateCrossEncoder(CrossEncoderOptions, PicklesAsConfig, BaseCrossEncoder
 class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentCompressor):
     """Any situate reranker as a document compressor.
 
-    Returns copies, best first, with ``relevance_score`` in their metadata; the documents handed in stay as they were.
-    Where the model fails, the documents keep their order and scores, nothing is left out by ``threshold``, a warning
-    is logged, and ``situate_degraded`` in the metadata says why.
+    Returns copies, best first, with ``relevance_score`` in their metadata; the given documents are not changed.
+    Where the model fails, the documents keep their order and scores, nothing is left out by ``threshold``, a warning is
+    logged, and ``situate_degraded`` in the metadata gives the reason.
 
     Attributes:
         top_n: How many to keep; None keeps all.
-        threshold: Leave out what scores lower.
+        threshold: Leave out documents that score lower.
         timeout: Seconds for the step, loading the model and retries included; None for no limit.
-        retries: Further attempts after a failure that may pass.
-        on_error: "degrade" keeps the order that the documents came in; "raise" raises a `StepError`.
+        retries: Further attempts after a temporary failure.
+        on_error: "degrade" keeps the order of the documents; "raise" raises a `StepError`.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -82,7 +82,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
 
     @abstractmethod
     def _ranks(self) -> Reranker:
-        """What orders the hits."""
+        """The reranker that orders the hits."""
 
     def _trace(self) -> Trace:
         trace: Trace = self._steps.get(self._policy(), self._runner).trace()
@@ -95,8 +95,8 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
 
         Args:
             documents: Passages.
-            query: What they are judged by.
-            callbacks: Not used: no model of LangChain's runs here.
+            query: The query that they are judged by.
+            callbacks: Not used: no LangChain model runs here.
 
         Raises:
             StepError: The model failed and ``on_error="raise"``.
@@ -130,7 +130,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
 
 
 class SituateReranker(RerankerCompressor):
-    """Around a reranker that exists already (an LLM's, say, or stages of several).
+    """Around an existing reranker (an LLM's, say, or stages of several).
 
     Attributes:
         reranker: Orders hits.
@@ -144,7 +144,9 @@ class SituateReranker(RerankerCompressor):
     @classmethod
     def _check(cls, value: Any) -> Any:
         if not isinstance(value, Reranker):
-            raise InputError(f"reranker={value!r} is none: it needs name, rerank(query, hits) and arerank(...)")
+            raise InputError(
+                f"reranker={value!r} is not a reranker: it needs name, rerank(query, hits) and arerank(...)"
+            )
         return value
 
     def _ranks(self) -> Reranker:
@@ -155,8 +157,8 @@ class CrossEncoderReranker(RerankerCompressor):
     """Orders documents by a model that reads query and passage together (Nogueira and Cho 2019).
 
     Attributes:
-        model: Hub id or folder, or a `SituateCrossEncoder` with settings of one's own. ``relevance_score`` is in
-            [0, 1] unless such a one says otherwise.
+        model: Hub id or folder, or a `SituateCrossEncoder` with settings of one's own. ``relevance_score`` is in [0, 1]
+            unless that one is set otherwise.
         context: `Context` fields that are read in front of the passage ("title", "headings", ...).
     """
 
@@ -210,7 +212,7 @@ def _hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, 
     originals: dict[str, LangChainDocument] = {}
     for place, document in enumerate(documents):
         id = document_id(document)
-        if id in originals:  # the same passage twice: both are kept and told apart
+        if id in originals:  # the same passage twice: both are kept, under different ids
             id = f"{id}#{place}"
         originals[id] = document
         hits.append(Hit(_chunk(document, id), _score(document)))

@@ -1,4 +1,4 @@
-"""`SituateRetriever`: the whole way of a query as a LangChain retriever."""
+"""`SituateRetriever`: the query pipeline as a LangChain retriever."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from situate.retrievers.retriever import Retriever
 
 
-#: LangChain computes 0.1 ms before it calls a retriever.
+#: Calls that begin in one iteration of the event loop: LangChain computes 0.1 ms before it calls a retriever.
 _START_LIMIT = StartLimit(8)
 
 
@@ -61,14 +61,14 @@ def _records(steps: Sequence[Step]) -> list[dict[str, Any]]:
 
 
 class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetriever):
-    """What `SituateRetriever` and `SituateDocumentIndex` share: expand, embed, search, rerank, cut off.
+    """The shared part of `SituateRetriever` and `SituateDocumentIndex`: expand, embed, search, rerank, cut off.
 
     The settings of the search are those of `RetrieverOptions`.
 
     Attributes:
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
-        content: "text": ``page_content`` is the passage as it stands in its document. "situated": what situates it
-            (title, headings, ...) is written in front, for prompts that show nothing else.
+        content: "text": ``page_content`` is the passage as it stands in its document. "situated": its context (title,
+            headings, ...) is written in front, for prompts that show nothing else.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -100,7 +100,7 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
         return self._documents(result)
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[LangChainDocument]:
-        """As in LangChain; calls that come together begin a few at a time, so that none holds up the event loop."""
+        """As in LangChain; simultaneous calls begin a few at a time, so that they do not block the event loop."""
         await _START_LIMIT.begin()
         return await super().ainvoke(input, config, **kwargs)
 
@@ -129,13 +129,13 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
 
 
 class SituateRetriever(IndexRetriever):
-    """Passages from an `Index`, by the whole way of a query.
+    """Passages from an `Index`, by the query pipeline.
 
     Each passage's metadata is its document's, with ``relevance_score`` and, under ``situate``, its place and context
-    (`chunk_context`, `situated_text`). What each step did goes to callbacks as the custom event ``situate_steps``.
+    (`chunk_context`, `situated_text`). Callbacks get the record of each step as the custom event ``situate_steps``.
 
     Attributes:
-        index: What is searched; `SituateVectorStore` has one as ``index``.
+        index: The index to search; `SituateVectorStore` has one as ``index``.
     """
 
     index: Index
@@ -145,7 +145,7 @@ class SituateRetriever(IndexRetriever):
 
     @classmethod
     def from_pipeline(cls, pipeline: Retriever, *, filter: Any = None) -> Self:
-        """A retriever that does what a `situate.retrievers.Retriever` does."""
+        """A retriever with the settings of a `situate.retrievers.Retriever`."""
         return cls(
             index=pipeline.index,
             expander=pipeline.expander,
@@ -204,21 +204,21 @@ def _retriever(index: Index, settings: Mapping[str, Any]) -> Retriever:
 
 
 def _identity(value: Any) -> Any:
-    """What tells two values of a setting apart."""
+    """The key by which two values of a setting are compared."""
     return value if value is None or isinstance(value, str | int | float) else id(value)
 
 
-#: How a passage is written into a prompt: what situates it, then its words.
+#: How a passage is written into a prompt: its context, then its words.
 SITUATED_PROMPT = PromptTemplate.from_template("{document_context}\n{page_content}")
 
 
 def create_situated_tool(retriever: IndexRetriever, name: str, description: str, **options: Any) -> BaseTool:
-    """A tool that an agent searches with: LangChain's ``create_retriever_tool``, with what situates each passage.
+    """A search tool for an agent: LangChain's ``create_retriever_tool``, with each passage's context.
 
     Args:
         retriever: The retriever.
         name: The tool's name.
-        description: What the agent is told about it.
+        description: Its description for the agent.
         options: Further arguments of ``create_retriever_tool``.
     """
     return create_retriever_tool(retriever, name, description, **{"document_prompt": SITUATED_PROMPT, **options})

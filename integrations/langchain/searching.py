@@ -54,7 +54,7 @@ class SearchingStore(VectorStore):
     """A vector store that searches an `Index`.
 
     Attributes:
-        index: What is searched.
+        index: The index to search.
     """
 
     index: Index
@@ -68,7 +68,7 @@ class SearchingStore(VectorStore):
         """The ``k`` chunks that fit a query best.
 
         Args:
-            query: What is looked for.
+            query: The text to search for.
             k: How many, at most.
             filter: Conditions over the metadata, as `situate.retrievers.search.filters.to_filter` reads them
                 (``{"year": {"$gte": 2024}}``), or a `qdrant_client.models.Filter`.
@@ -94,11 +94,11 @@ class SearchingStore(VectorStore):
         """`similarity_search` with scores; higher is better.
 
         Args:
-            query: What is looked for.
+            query: The text to search for.
             k: How many, at most.
             filter: As in `similarity_search`.
             mode: "dense": scores are cosines. "hybrid": they are fused, and relative to the query's candidates.
-            score_threshold: Leave out what scores lower.
+            score_threshold: Leave out chunks that score lower.
         """
         if self._checked(mode) == "dense":
             vector = self.index.embedder.embed_queries([query])[0]
@@ -147,7 +147,7 @@ class SearchingStore(VectorStore):
         """``k`` chunks that fit a query and differ from each other (Carbonell and Goldstein 1998).
 
         Args:
-            query: What is looked for.
+            query: The text to search for.
             k: How many, at most.
             fetch_k: Candidates, by their dense vectors.
             lambda_mult: 1 orders by relevance alone, 0 by diversity alone.
@@ -217,10 +217,10 @@ class SearchingStore(VectorStore):
         ]
 
     def _checked(self, mode: Mode | None) -> Mode:
-        """The mode of one search: dense also where the collection holds nothing else."""
+        """The mode of one search: dense where the collection holds only dense vectors."""
         mode = mode if mode is not None else self._mode
         if mode not in ("hybrid", "dense"):
-            raise InputError(f'mode={mode!r}: "hybrid" (all that the config says) or "dense" (dense vectors alone)')
+            raise InputError(f'mode={mode!r}: "hybrid" (all parts of the config) or "dense" (dense vectors alone)')
         config = self.index.config
         return mode if config.lexical or config.token_vectors or config.feedback else "dense"
 
@@ -233,7 +233,7 @@ class SearchingStore(VectorStore):
         if mode == "dense":
             return _of_cosine
         if config.fusion == "rrf" and config.token_vectors is None:
-            # The best that reciprocal ranks can add up to is being first in both lists.
+            # The largest sum of reciprocal ranks is that of a first place in both lists.
             return lambda score: _clamped(score * config.rrf_k / 2.0)
         return _clamped
 
@@ -284,7 +284,7 @@ def _clamped(relevance: float) -> float:
 
 
 class SituateTranslator(Visitor):
-    """Writes the filters that LangChain's ``SelfQueryRetriever`` makes of a question for `SituateVectorStore`.
+    """Translates the filters of LangChain's ``SelfQueryRetriever`` for `SituateVectorStore`.
 
     ``SelfQueryRetriever.from_llm(llm, store, ..., structured_query_translator=SituateTranslator())``.
     """

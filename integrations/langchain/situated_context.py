@@ -25,7 +25,7 @@ Into: TypeAlias = Literal["metadata", "text"]
 
 
 class SituatedContextTransformer(BaseDocumentTransformer):
-    """Writes what situates each chunk in its document.
+    """Writes each chunk's context in its document.
 
     Chunks that `SituateTextSplitter` cut are grouped by their document, whose text the situators see; a document that
     was not split counts as its own only chunk. All chunks of a document belong in one call.
@@ -34,7 +34,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
         situators: Run in this order.
         into: "metadata" leaves the text alone and notes the context in the chunk's origin, where `SituateVectorStore`,
             `chunk_context` and `situated_text` find it. "text" writes the context in front of the text and drops the
-            origin, for stores and embeddings that know nothing of situate.
+            origin, for stores and embeddings of other libraries.
         fields: `Context` fields that are written into the text.
 
     Raises:
@@ -55,7 +55,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
         self.fields = tuple(fields)
 
     def transform_documents(self, documents: Sequence[LangChainDocument], **kwargs: Any) -> Sequence[LangChainDocument]:
-        """The documents in their order, situated. Those handed in are left as they are."""
+        """The documents in their order, situated. The given ones are not changed."""
         refuse_unknown("transform_documents", kwargs)
         situated: dict[int, Chunk] = {}
         for document, members in _by_document(documents):

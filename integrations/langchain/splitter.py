@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class SituateTextSplitter(TextSplitter):
-    """Cuts documents into chunks that know where they come from.
+    """Cuts documents into chunks with their origin in the metadata.
 
     Each chunk has a stable ``id``, ``start_index`` and the key ``situate`` in its metadata: the document's id and
-    hash, the span, title and headings. `SituateVectorStore` puts chunks back into their document by it.
+    hash, the span, title and headings. With it, `SituateVectorStore` puts chunks back into their document.
 
     Args:
         embeddings: Sizes are counted in this model's tokens. Its tokenizer is loaded at first use, not its weights.
@@ -35,7 +35,7 @@ class SituateTextSplitter(TextSplitter):
             sizes.
 
     Raises:
-        InputError: Neither or both of ``embeddings`` and ``chunker`` were given, or the sizes make no sense.
+        InputError: Neither or both of ``embeddings`` and ``chunker`` were given, or the sizes are out of range.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SituateTextSplitter(TextSplitter):
 
     @property
     def chunker(self) -> Chunker:
-        """What cuts."""
+        """The chunker that cuts."""
         if self._chunker is None:
             from situate.chunkers import AutoChunker
 
@@ -70,7 +70,7 @@ class SituateTextSplitter(TextSplitter):
         return self._chunker
 
     def __getstate__(self) -> dict[str, Any]:
-        # The default chunker holds a tokenizer that a worker loads again from the embeddings.
+        # The default chunker holds a tokenizer, which a worker loads from the embeddings.
         return {**self.__dict__, "_chunker": None if self._embeddings is not None else self._chunker}
 
     @classmethod
@@ -100,7 +100,7 @@ class SituateTextSplitter(TextSplitter):
 
     @classmethod
     def from_tiktoken_encoder(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refused: a chunk's size is what the embedding model reads of it, and none reads tiktoken's tokens.
+        """Refused: sizes count the embedding model's tokens, which are never tiktoken's.
 
         Raises:
             InputError: Always.
@@ -172,7 +172,7 @@ class LangChainChunker:
 
 @dataclass(frozen=True)
 class OriginChunker:
-    """A chunker whose chunks say in their metadata where they come from.
+    """A chunker whose chunks have their origin in the metadata.
 
     Attributes:
         chunker: Cuts the documents.
@@ -181,7 +181,7 @@ class OriginChunker:
     chunker: Chunker
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """What the chunker underneath says of itself."""
+        """The fingerprint of the chunker underneath."""
         # The class's first name: another one would make every stored document look changed.
         return {"chunker": "StampingChunker", "of": describe(self.chunker)}
 
@@ -191,7 +191,7 @@ class OriginChunker:
 
 
 def describe(chunker: Chunker) -> Any:
-    """What a chunker does, as JSON values that are the same in every process."""
+    """A chunker's settings, as JSON values that are the same in every process."""
     if callable(fingerprint := getattr(chunker, "fingerprint", None)):
         return fingerprint()
     return repr(chunker) if is_dataclass(chunker) else _name(chunker)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 class SituateVectorStore(OpensIndex, SearchingStore):
     """Stores documents so that each chunk keeps its place in its document.
 
-    What a `Document` is to it:
+    How it treats a `Document`:
 
     - with a ``splitter``: a whole document, which is cut, situated, embedded with all of its text in view, and
       replaced as a whole;
@@ -57,9 +57,9 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         splitter: Cuts whole documents: a `SituateTextSplitter`, any LangChain text splitter, or a situate chunker.
         situators: Write context into chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
-        mode: "hybrid" searches dense and BM25 vectors and all that ``config`` says; "dense" the dense ones alone.
-        content: "text": ``page_content`` of what is found is the chunk as it stands in its document. "situated": what
-            situates it (title, headings, ...) is written in front, for prompts that show nothing else.
+        mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
+        content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
+            headings, ...) is written in front, for prompts that show nothing else.
         location: Fields of `StoreOptions`: ``path``, ``api_key``, ``collection_name``, ``client_options``.
 
     Raises:
@@ -72,7 +72,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         **StoreOptions.known_otherwise,
         "embeddings": "it is embedding here",
         "retrieval_mode": 'it is mode here, "hybrid" or "dense"',
-        "sparse_embedding": "BM25 vectors are made as config says (PipelineConfig(lexical=...))",
+        "sparse_embedding": "BM25 vectors are made by config (PipelineConfig(lexical=...))",
         "distance": "vectors are compared as the model was trained",
         "vector_name": "the collection's vectors are named by situate",
     }
@@ -120,7 +120,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """What embeds queries."""
+        """The embeddings of queries."""
         return self._embedding
 
     def _searched(self) -> Index:
@@ -180,7 +180,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         return new.ids
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
-        """The chunks and the whole documents with these ids; ids that are not there are passed over."""
+        """The chunks and the whole documents with these ids; unknown ids are skipped."""
         chunks = {chunk.id: from_chunk(chunk) for chunk in find_chunks(self.index, ids)}
         rest = [id for id in ids if id not in chunks]
         by_document: dict[str, list[Chunk]] = {}
@@ -196,10 +196,10 @@ class SituateVectorStore(OpensIndex, SearchingStore):
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """Delete chunks, and documents with all their chunks, by id; None deletes everything.
 
-        Ids that are not there are passed over. The chunks that are left of a document stay as they were embedded.
+        Unknown ids are skipped. The other chunks of a document keep their vectors.
         """
         refuse_unknown("delete", kwargs)
-        with self._partial:  # or a part of the same document that is being added would bring them back
+        with self._partial:  # otherwise a concurrent addition of a part of the document would restore them
             if ids is None:
                 self.index.delete(self.index.document_ids())
             else:
@@ -213,8 +213,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         return await asyncio.to_thread(self.delete, ids)
 
     def _add_partial(self, documents: Sequence[DocumentParts]) -> None:
-        # What is stored is read and written back with more: two callers that bring parts of the same document must
-        # take turns, or the second would write back a document without the first one's part.
+        # The stored document is read, extended and written back: calls with parts of the same document run one after
+        # the other, or the second would write back a document without the first one's part.
         with self._partial:
             for parts in documents:
                 parts.join(self.index.get_chunks([parts.document_id]))
@@ -281,7 +281,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             embedding: A `SituateEmbeddings`.
             metadatas: One for each text.
             ids: One for each text.
-            kwargs: What the constructor takes.
+            kwargs: Arguments of the constructor.
         """
         store = cls(embedding, **kwargs)  # type: ignore[arg-type]  # the constructor refuses other embeddings
         store.add_texts(texts, metadatas, ids=ids)

@@ -25,9 +25,9 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
     """Embeds queries and documents, each with the instruction that the model was trained with.
 
     Cheap to construct, and pickled as its configuration: the model is loaded when the first text is embedded, once
-    per object and its copies. In an ingestion pipeline it leaves alone the nodes whose vector `LateChunkingNodeParser`
-    made with the same model; handed to `VectorStoreIndex` as ``embed_model`` it embeds queries (and nodes without a
-    vector) in the same space.
+    per object and its copies. In an ingestion pipeline it skips the nodes whose vector `LateChunkingNodeParser` made
+    with the same model; as ``embed_model`` of a `VectorStoreIndex` it embeds queries (and nodes without a vector) in
+    the same space.
 
     Args:
         model_name: As below; may be given by position.
@@ -37,15 +37,15 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
         model_name: Hub id or folder. The default needs no network with the ``offline`` extra. The other settings of
             the model are those of `EmbedderOptions`.
         fingerprint: Set by `from_embedder`, so that configurations of different embedders never look alike.
-        embed_batch_size: Texts handed over at once. The encoder makes its own batches by token count, so this only
+        embed_batch_size: Texts per call. The encoder makes its own batches by token count, so this only
             sets how often a progress bar moves.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {**EmbedderOptions.also_known_as, "model": "model_name"}
 
     model_name: str = Field(default=DEFAULT_MODEL, description="Hub id or folder of the model.")
-    embed_batch_size: int = Field(default=2048, gt=0, le=2048, description="Texts handed to the encoder at once.")
-    fingerprint: dict[str, Any] | None = Field(default=None, description="Of the embedder that was handed in.")
+    embed_batch_size: int = Field(default=2048, gt=0, le=2048, description="Texts per call of the encoder.")
+    fingerprint: dict[str, Any] | None = Field(default=None, description="Of the given embedder.")
 
     _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
 
@@ -60,7 +60,7 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
 
     @classmethod
     def from_embedder(cls, embedder: Embedder, **settings: Any) -> Self:
-        """Around an `Embedder` of any making (over a server, with a family of one's own, ...).
+        """Around any `Embedder` (over a server, with a family of one's own, ...).
 
         Args:
             embedder: The embedder. It is pickled along, as its configuration.
@@ -143,13 +143,13 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
                 model = model if model is not None else model_key(self.embedder)
                 if holds_for(origin, node, model):
                     continue
-                forget_vector(node)  # it would claim that the vector made now is a late one
+                forget_vector(node)  # it would mark the new vector as a late one
             todo.append(node)
         return todo
 
 
 def default_embedding() -> SituateEmbedding:
-    """What ``Settings.embed_model`` says, where a component is not given an embedding model of its own.
+    """``Settings.embed_model``, for a component without an embedding model of its own.
 
     Raises:
         InputError: It is an embedding of another class, which cannot embed chunks inside their document.
@@ -161,7 +161,7 @@ def default_embedding() -> SituateEmbedding:
         return chosen
     raise InputError(
         f"Settings.embed_model is a {type(chosen).__name__}, which gives one vector per text: pass "
-        "embed_model=SituateEmbedding(...) here, and give the index that queries are asked of the same one"
+        "embed_model=SituateEmbedding(...) here, and give the index that answers queries the same one"
     )
 
 

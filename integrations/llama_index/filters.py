@@ -29,17 +29,17 @@ def to_qdrant_filter(
 ) -> models.Filter | None:
     """The Qdrant filter that selects the same points as LlamaIndex's own filter function.
 
-    All operators and conditions are translated, nested as deep as they come. Two things are Qdrant's: a condition on
+    All operators and conditions are translated, at any depth. Two things are Qdrant's: a condition on
     a payload list holds where it holds for any element, and a key such as ``a.b`` is a path into nested values.
     Strings are compared (``>``, ``<=``, ...) as dates, because that is the only order Qdrant knows on strings.
 
     Args:
         filters: The filters; None and filters without any condition select everything.
-        prefix: What stands before each key in the payload ("metadata." where metadata is nested).
+        prefix: The text before each key in the payload ("metadata." where metadata is nested).
         lowered: Payload path under which strings are also stored in lower case, so that TEXT_MATCH_INSENSITIVE is a
             substring match, as LlamaIndex defines it. Without it, it is Qdrant's full-text match (whole words).
         own: Payload path of the metadata whose keys (`RESERVED`) LlamaIndex's payload uses for itself. Where a point
-            has such metadata, that is what is compared.
+            has such metadata, they are compared.
 
     Raises:
         InputError: A value does not fit its operator; the message names key, operator and value.
@@ -72,7 +72,7 @@ class _Translation:
         parts: list[Any] = []
         for part in filters.filters:
             condition = self.group(part) if isinstance(part, MetadataFilters) else self.one(part)
-            if condition is not None:  # an empty group says nothing
+            if condition is not None:  # an empty group is no condition
                 parts.append(condition)
         if not parts:
             return None
@@ -101,7 +101,7 @@ class _Translation:
 
     def equal(self, item: MetadataFilter) -> models.Filter:
         if item.value is None:
-            # "is null": LlamaIndex's own function has no value that equals None, so absence is all it can mean.
+            # "is null": in LlamaIndex's own function no value equals None, so it can only mean absence.
             return self.empty(item)
         return self._any(item.key, _scalars(item, one=True))
 
@@ -116,7 +116,7 @@ class _Translation:
 
     def every(self, item: MetadataFilter) -> models.Filter:
         values = _scalars(item)
-        if not values:  # all of nothing holds, but not for a point without the key
+        if not values:  # "all" of no values holds, but not for a point without the key
             return self.models.Filter(must_not=[self._missing(item.key)])
         return self.models.Filter(must=[self._any(item.key, [value]) for value in values])
 
@@ -136,7 +136,7 @@ class _Translation:
             return words
         path = self.lowered + key_path(item.key)
         exact = self.models.FieldCondition(key=path, match=self.models.MatchSubstring(substring=value.lower()))
-        # Points that another store wrote carry no lower-case copy.
+        # Points of other stores have no lower-case copy.
         absent = self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=path))
         return self.models.Filter(should=[exact, self.models.Filter(must=[absent, words])])
 

@@ -26,13 +26,13 @@ _SECRET = re.compile(r"key$|secret|password|credential|header|auth|(?<!max_)(?<!
 
 
 class LlamaIndexGenerator:
-    """Asks a LlamaIndex language model, several prompts side by side.
+    """Answers prompts with a LlamaIndex language model, several at a time.
 
     A prompt's ``prefix`` is the beginning of the message, so that providers which cache common beginnings can.
 
     Args:
-        llm: The model; None: ``Settings.llm`` at the time of asking.
-        concurrency: Requests under way at the same time, all calls on this object taken together (per event loop).
+        llm: The model; None: ``Settings.llm`` at the time of the call.
+        concurrency: Requests at the same time, of all calls on this object together (per event loop).
         settings: Passed on with every request (``temperature=0.7``, ``max_tokens=120``, ...).
 
     Raises:
@@ -41,7 +41,7 @@ class LlamaIndexGenerator:
 
     def __init__(self, llm: LLM | None = None, *, concurrency: int = 8, **settings: Any) -> None:
         if concurrency < 1:
-            raise InputError(f"concurrency={concurrency}: at least one request has to be under way, so give 1 or more")
+            raise InputError(f"concurrency={concurrency}: at least one request has to run, so give 1 or more")
         self._llm = llm
         self.concurrency = concurrency
         self.settings = settings
@@ -60,7 +60,7 @@ class LlamaIndexGenerator:
         self._gates = _gates()
 
     def configuration(self) -> dict[str, Any]:
-        """The model and its settings without keys, as JSON values: what a cache of its answers goes by."""
+        """The model and its settings without keys, as JSON values, for the key of a cache of its answers."""
         llm = self.llm
         told = {name: value for name, value in llm.to_dict().items() if isinstance(value, str | int | float | None)}
         told = {name: value for name, value in told.items() if not _SECRET.search(name)}
@@ -69,7 +69,7 @@ class LlamaIndexGenerator:
 
     @property
     def llm(self) -> LLM:
-        """The language model that is asked."""
+        """The language model."""
         return self._llm if self._llm is not None else Settings.llm
 
     def generate(self, prompts: Sequence[Prompt]) -> list[str]:
@@ -90,7 +90,7 @@ class LlamaIndexGenerator:
             try:
                 return [answer.result() for answer in asked]
             except BaseException:
-                # Whatever went wrong, an interrupt included, what was not asked yet is not asked any more.
+                # After any error, an interrupt included, the remaining prompts are not sent.
                 for answer in asked:
                     answer.cancel()
                 raise
@@ -132,7 +132,7 @@ class LlamaIndexGenerator:
 
 
 def as_generator(llm: LLM | TextGenerator | None, **settings: Any) -> TextGenerator:
-    """A language model of either kind as a `TextGenerator`; None: ``Settings.llm`` at the time of asking.
+    """A language model of either kind as a `TextGenerator`; None: ``Settings.llm`` at the time of the call.
 
     Raises:
         InputError: It is neither (the name of a model, say).
@@ -152,7 +152,7 @@ def _gates() -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Sem
 
 
 def _blocks(llm: LLM) -> bool:
-    """Whether the model's async method is the one that CustomLLM offers: the synchronous one, on the event loop."""
+    """Whether the model's async method is CustomLLM's: the synchronous one, on the event loop."""
     name = "achat" if llm.metadata.is_chat_model else "acomplete"
     # Unwrapped, because LlamaIndex wraps the methods of each subclass anew.
     return isinstance(llm, CustomLLM) and (
@@ -170,8 +170,8 @@ def _completion(prompt: Prompt) -> str:
 
 
 def _failed(llm: LLM, error: Exception) -> GenerationError:
-    # Providers repeat keys in their messages: what looks like one is taken out.
+    # Providers repeat keys in their messages: text that looks like one is removed.
     message = (
-        f"the language model {llm.metadata.model_name!r} failed with {safe_message(error)}: retry, or ask another model"
+        f"the language model {llm.metadata.model_name!r} failed with {safe_message(error)}: retry, or use another model"
     )
     return generation_error(message, error)

@@ -55,7 +55,7 @@ class HyDEDraftsEvent(BaseEvent):
 
 
 class _Expansion:
-    """What both classes do with a query bundle."""
+    """The shared part of both classes."""
 
     def __init__(
         self,
@@ -155,8 +155,8 @@ class HyDERetriever(BaseRetriever):
 
     The language model drafts passages that would answer the query; they are embedded as documents, all in one batch,
     and averaged with the query's vector; the retriever searches with the mean. The bundle's ``query_str`` stays the
-    query, for hybrid search and rerankers, and the caller's bundle is not changed. A bundle that comes with an
-    embedding is passed on as it is. Drafts are told in a `HyDEDraftsEvent`.
+    query, for hybrid search and rerankers, and the caller's bundle is not changed. A bundle with an embedding is passed
+    on as it is. A `HyDEDraftsEvent` holds the drafts.
 
     Args:
         retriever: Any retriever that searches by ``QueryBundle.embedding``.
@@ -203,8 +203,8 @@ class HyDERetriever(BaseRetriever):
 class HyDEQueryTransform(BaseQueryTransform):
     """HyDE as a query transform, for `TransformQueryEngine` and other synchronous users.
 
-    Sets ``QueryBundle.embedding`` to the mean of the drafts (embedded as documents) and the query, and leaves the
-    rest of the bundle as it is. LlamaIndex runs query transforms synchronously; `HyDERetriever` does the same thing
+    Sets ``QueryBundle.embedding`` to the mean of the drafts (embedded as documents) and the query, and does not change
+    the rest of the bundle. LlamaIndex runs query transforms synchronously; `HyDERetriever` does the same thing
     asynchronously.
 
     Args:

@@ -1,4 +1,4 @@
-"""`LateChunkingNodeParser`: nodes whose vectors know their document."""
+"""`LateChunkingNodeParser`: nodes whose vectors are made in the context of their document."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ BATCH_DOCUMENTS = 64
 
 @dataclass
 class _Cut:
-    """A document on its way: what it is cut into, and the nodes that are made of it.
+    """A document with its chunks and the nodes made of them.
 
     Attributes:
-        document: What is embedded as a whole; pages of one file are joined.
+        document: The document that is embedded as a whole; pages of one file are joined.
         chunks: Spans of it.
         nodes: One per chunk.
-        offsets: What is added to each span to get the node's offsets in its source; None where it has none.
+        offsets: The number added to each span to get the node's offsets in its source; None where it has none.
     """
 
     document: Document
@@ -68,11 +68,11 @@ class _Cut:
 
 
 class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
-    """Splits documents and gives each node a vector made in the light of the whole document.
+    """Splits documents and gives each node a vector made with the whole document in view.
 
     The vectors are in ``node.embedding``, so neither `VectorStoreIndex` nor `SituateEmbedding` in a pipeline makes
-    them again. What made them is noted under one metadata key that no model reads. Late chunking: Guenther et al.
-    2024, arXiv:2409.04701.
+    them again. Their model and scheme are noted under one metadata key that no model reads. Late chunking: Guenther et
+    al. 2024, arXiv:2409.04701.
 
     Node ids are derived from document id, span and text, so that the same document gives the same nodes; an
     ``id_func`` of yours (here or on the splitter) is used instead. Offsets are exact also where a text repeats.
@@ -93,9 +93,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
             ``chunk_size`` tokens of the model. The headings above a node are the document's, whatever cuts it.
         chunk_size: Size of the default splitter's chunks.
         scheme: How chunks become vectors: late chunking, mixed half and half with the chunk alone behind its headings.
-        situators: Write what situates the chunks (`situate.chunkers.Situator`), in this order, before the vectors are
+        situators: Write the chunks' context (`situate.chunkers.Situator`), in this order, before the vectors are
             made; a ``scheme`` with ``context`` reads it.
-        context_key: The metadata key that shows what situates a node to language and embedding models. A document
+        context_key: The metadata key that shows a node's context to language and embedding models. A document
             that has such a key of its own is refused.
         context_fields: The `Context` fields shown there; () for none.
     """
@@ -135,10 +135,12 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         value = [part_from(part) if isinstance(part, Mapping) else part for part in value]
         for situator in value:
             if not isinstance(situator, Situator):
-                raise InputError(f"{situator!r} is no situator: it needs situate(document, chunks) and asituate(...)")
+                raise InputError(
+                    f"{situator!r} is not a situator: it needs situate(document, chunks) and asituate(...)"
+                )
         return value
 
-    # What the ingestion cache goes by: two parsers that cut differently must never look alike.
+    # The ingestion cache's key: two parsers that cut differently must have different ones.
     @field_serializer("splitter")
     def _write_splitter(self, value: Any) -> Any:
         if value is None:
@@ -394,7 +396,7 @@ _LEVELS = {NodeRelationship.PARENT, NodeRelationship.CHILD}
 
 
 def _with_default_ids(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A parser's dictionary without the function that makes ids, which LlamaIndex writes down by its name alone.
+    """A parser's dictionary without the function that makes ids, of which LlamaIndex writes the name alone.
 
     Raises:
         InputError: It is another one than LlamaIndex's own.
@@ -402,7 +404,7 @@ def _with_default_ids(described: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(described)
     ids = given.pop("id_func", None)
     if isinstance(ids, Mapping) and ids.get("id_func_name") != default_id_func.__name__:
-        raise InputError(f"id_func={ids.get('id_func_name')!r} was written down by its name alone: pass id_func= anew")
+        raise InputError(f"id_func={ids.get('id_func_name')!r} was written by its name alone: pass id_func= again")
     return given if ids is None or isinstance(ids, Mapping) else {**given, "id_func": ids}
 
 
@@ -410,8 +412,8 @@ def _parsed(parser: NodeParser, source: BaseNode, text: str | None, **kwargs: An
     """The nodes that hold any text.
 
     Args:
-        parser: Cuts.
-        source: What is cut.
+        parser: The parser that cuts.
+        source: The document to cut.
         text: Read in place of the source's own text.
         kwargs: Passed on.
     """

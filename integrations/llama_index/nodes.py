@@ -32,21 +32,21 @@ from situate.types import Chunk, Chunker, Context, Document
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
-#: Metadata keys of LlamaIndex's readers, and what situate calls the same thing.
+#: Metadata keys of LlamaIndex's readers, and situate's names for them.
 _READER_KEYS = {"file_path": "path", "creation_date": "date"}
-#: What stands between two pages of a file.
+#: The text between two pages of a file.
 _PAGE_BREAK = "\n\n"
-#: Where a document that goes through an `Index` keeps how LlamaIndex shows it.
+#: The metadata key under which a document in an `Index` keeps LlamaIndex's display settings.
 _VIEW_KEY = "_llama_index"
 
 
 class RetrievedNode(NodeWithScore):
-    """A node with its score, and what went wrong on the way to it.
+    """A node with its score, and the failed steps of its query.
 
     Attributes:
         degraded: The optional steps that failed and were skipped, each with the reason; {} where none did.
-        relevance: How sure it is that the node is about the query, in [0, 1], on one scale for all queries (see
-            `situate.retrievers.Hit`); None where no step says so.
+        relevance: The node's relevance to the query, in [0, 1], on one scale for all queries (see
+            `situate.retrievers.Hit`); None where no step gives one.
     """
 
     relevance: float | None = None
@@ -124,7 +124,7 @@ def write_context(
     llm: bool = True,
     known: Mapping[str, Any] | None = None,
 ) -> None:
-    """Put what situates a node into its metadata: rendered under ``key``, and whole into the origin.
+    """Write a node's context into its metadata: rendered under ``key``, and whole into the origin.
 
     Args:
         node: Changed in place.
@@ -133,11 +133,11 @@ def write_context(
         fields: The `Context` fields that are rendered.
         embed: Whether embedding models read the rendered context.
         llm: Whether language models read it.
-        known: The metadata that the chunk had before it was situated: what situators added to it (a mark that a
-            language model failed, say) is taken over, hidden from models.
+        known: The metadata that the chunk had before it was situated: keys that situators added (a mark that a language
+            model failed, say) are copied, hidden from models.
 
     Raises:
-        InputError: The metadata has ``key`` or the origin's key already, with a value of the caller's.
+        InputError: The metadata has ``key`` or the origin's key already, with another value.
     """
     if known is not None:
         added = {name: value for name, value in chunk.metadata.items() if name not in known}
@@ -175,7 +175,7 @@ def check_keys(node: BaseNode, *keys: str) -> None:
 
 
 def to_hit(found: NodeWithScore, index: int = 0, *, mode: MetadataMode = MetadataMode.NONE) -> Hit:
-    """A node with its score as a hit, the chunk's text being what ``mode`` shows of the node."""
+    """A node with its score as a hit; the chunk's text is the node's content in ``mode``."""
     chunk = to_chunk(found.node, index)
     if mode is not MetadataMode.NONE:
         chunk = replace(chunk, text=found.node.get_content(metadata_mode=mode), context=Context())
@@ -193,9 +193,9 @@ def to_scored_node(
 
 
 def configuration(part: object) -> Any:
-    """What a chunker, situator or reranker does, as JSON values: what LlamaIndex's caches tell two of them apart by.
+    """The settings of a chunker, situator or reranker as JSON values, by which LlamaIndex's caches distinguish them.
 
-    A part that asks a language model is described with that model and its settings, never with a key.
+    A part with a language model is described with that model and its settings, never with an API key.
     """
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     described: Any = repr(part) if is_dataclass(part) else name
@@ -214,7 +214,7 @@ def part_from(described: Mapping[str, Any]) -> Any:
     """The chunker or situator that `configuration` described.
 
     Raises:
-        InputError: It cannot be made again from JSON values: it asks a language model, or holds a tokenizer.
+        InputError: It cannot be made from JSON values: it has a language model, or a tokenizer.
     """
     from situate import chunkers
 
@@ -223,7 +223,7 @@ def part_from(described: Mapping[str, Any]) -> Any:
         values = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         return getattr(chunkers, name)(**values)
     raise InputError(
-        f"{described.get('class', described)} was written down for caches to tell it apart and cannot be made again "
+        f"{described.get('class', described)} was described for caches only and cannot be made again "
         "from that (it holds a model or a tokenizer): make the component anew, with splitter= and situators="
     )
 
@@ -288,10 +288,10 @@ def cut_pages(pages: Sequence[Document], chunker: Chunker) -> tuple[Document, li
 
 
 def write_origin(node: BaseNode, origin: ChunkOrigin) -> None:
-    """Put where a node comes from into its metadata, hidden from what models read.
+    """Write a node's origin into its metadata, hidden from models.
 
-    A cached or stored node is only worth its vector while model, scheme, document and text are still the ones that
-    made it; that all four are in the metadata also tells LlamaIndex's caches two such nodes apart.
+    The vector of a cached or stored node is valid only while model, scheme, document and text are still those that made
+    it; with all four in the metadata, LlamaIndex's caches also distinguish two such nodes.
     """
     values: dict[str, Any] = {
         "model": origin.model,
@@ -313,7 +313,7 @@ def write_origin(node: BaseNode, origin: ChunkOrigin) -> None:
 
 
 def read_origin(node: BaseNode) -> ChunkOrigin | None:
-    """Where the node comes from; None where its metadata does not say, or holds a value that is not ours."""
+    """The node's origin; None where its metadata has none, or a value that is not situate's."""
     raw = node.metadata.get(ORIGIN_KEY)
     try:
         values = load_json(raw, ORIGIN_KEY) if isinstance(raw, str) else None
@@ -346,7 +346,7 @@ def holds_for(origin: ChunkOrigin, node: BaseNode, model: str) -> bool:
 
 
 def forget_vector(node: BaseNode) -> None:
-    """Take the vector's part of the origin away; what situates the node stays."""
+    """Remove the vector's part of the origin; the node's context stays."""
     origin = read_origin(node)
     if origin is not None and origin.context != Context():
         write_origin(node, replace(origin, model="", scheme=None, text=""))
@@ -378,7 +378,7 @@ def scheme_key(scheme: ChunkScheme) -> dict[str, Any]:
 
 
 def _context(node: BaseNode) -> Context:
-    """What a node of another parser says of its place: its document's metadata, and `MarkdownNodeParser`'s headings."""
+    """The context of another parser's node: its document's metadata, and `MarkdownNodeParser`'s headings."""
     context = base_context(to_document(node))
     above = node.metadata.get("header_path")
     if isinstance(above, str):

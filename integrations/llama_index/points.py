@@ -112,7 +112,7 @@ class QueryWriter:
         """The arguments of `QdrantClient.query_points`; None where the query has no terms to search with.
 
         Raises:
-            InputError: The mode is not offered, or lacks what it needs.
+            InputError: The mode is not supported, or an argument that it needs is missing.
             NonFiniteVectorError: The query's embedding holds NaN or infinity.
         """
         common: dict[str, Any] = {"query_filter": where, "search_params": search_params}
@@ -128,7 +128,8 @@ class QueryWriter:
             case VectorStoreQueryMode.HYBRID:
                 return self._hybrid(query, common)
         raise InputError(
-            f"query mode {query.mode.value!r} is not offered: use 'default', 'sparse', 'text_search', 'hybrid' or 'mmr'"
+            f"query mode {query.mode.value!r} is not supported: use 'default', 'sparse', 'text_search', 'hybrid' or "
+            f"'mmr'"
         )
 
     def _hybrid(self, query: VectorStoreQuery, common: dict[str, Any]) -> dict[str, Any] | None:
@@ -146,7 +147,7 @@ class QueryWriter:
             return {**common, **dense, "limit": limit}
         wide = max(_CANDIDATES, limit, query.similarity_top_k)
         where = common["query_filter"]
-        # A fused query filters its candidates, so the filter stands on each side.
+        # A fused query filters its candidates, so each side has the filter.
         sides = [
             models.Prefetch(**dense, limit=wide, filter=where, params=common["search_params"]),
             models.Prefetch(**terms, limit=query.sparse_top_k or wide, filter=where),
@@ -174,7 +175,7 @@ class QueryWriter:
         return {"query": list(embedding), "using": self._dense_name}
 
     def _terms(self, query: VectorStoreQuery) -> dict[str, Any] | None:
-        """The BM25 side; None where the query holds nothing but stop words."""
+        """The BM25 side; None where the query holds only stop words."""
         if self._lexical is None:
             raise InputError(f"query mode {query.mode.value!r} needs BM25 vectors, and this store has lexical=None")
         if not query.query_str:

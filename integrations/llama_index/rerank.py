@@ -31,25 +31,25 @@ dispatcher = get_dispatcher(__name__)
 class BaseRerank(Configured, StepOptions, PicklesAsConfig, BaseNodePostprocessor):
     """A situate `Reranker` as a node postprocessor.
 
-    What comes back are new objects with scores as floats; the nodes handed in, their scores and their metadata are
-    not changed. Each run is announced as LlamaIndex does it: a ``RERANKING`` callback event, ``ReRankStartEvent`` and
-    ``ReRankEndEvent``. Where the model fails, the nodes keep their order, a warning is logged, and each node's
-    ``degraded`` says why.
+    It returns new objects with scores as floats; the given nodes, their scores and their metadata are not changed. Each
+    run is announced as LlamaIndex does it: a ``RERANKING`` callback event, ``ReRankStartEvent`` and ``ReRankEndEvent``.
+    Where the model fails, the nodes keep their order, a warning is logged, and each node's ``degraded`` gives the
+    reason.
 
     Attributes:
         top_n: How many nodes to keep, at most; None: all.
-        metadata_mode: What of a node the reranker reads: "embed" shows it the metadata that embedding models see
-            (titles, context), "none" the bare text.
+        metadata_mode: The part of a node that the reranker reads: "embed" includes the metadata that embedding models
+            see (titles, context), "none" the bare text.
         keep_retrieval_score: Note the score that a node came with in its metadata, as ``retrieval_score``.
         timeout: Seconds for the step, loading the model and retries included; None for no limit.
-        retries: Further attempts after a failure that may pass.
-        on_error: "degrade" keeps the order that the nodes came in; "raise" raises a `StepError`.
+        retries: Further attempts after a temporary failure.
+        on_error: "degrade" keeps the order of the nodes; "raise" raises a `StepError`.
     """
 
     known_otherwise: ClassVar[Mapping[str, str]] = {"top_k": "it is top_n here"}
 
     top_n: int | None = Field(default=None, gt=0, description="How many nodes to keep.")
-    metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="What of a node is read.")
+    metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, description="The part of a node that is read.")
     keep_retrieval_score: bool = Field(default=False, description="Note the earlier score in the metadata.")
     timeout: float | None = Field(default=None, gt=0, description="Seconds for the step, retries included.")
 
@@ -164,7 +164,7 @@ class SituateRerank(BaseRerank):
     @classmethod
     def _check(cls, value: Any) -> Any:
         if not isinstance(value, Reranker):
-            raise InputError(f"using={value!r} is no reranker: it needs name, rerank(query, hits) and arerank(...)")
+            raise InputError(f"using={value!r} is not a reranker: it needs name, rerank(query, hits) and arerank(...)")
         return value
 
     @field_serializer("using")
@@ -203,14 +203,16 @@ class SituateLLMRerank(BaseRerank):
 
     Attributes:
         llm: Any LlamaIndex model or situate `TextGenerator`; None: ``Settings.llm``.
-        method: How it is asked.
-        top: Only the first so many nodes are judged, the others follow; None: what suits the method.
+        method: The form of its judgements.
+        top: Only the first so many nodes are judged, the others follow; None: the method's own number.
     """
 
     shared_on_copy: ClassVar[tuple[str, ...]] = ("llm",)
 
     llm: Any = Field(default=None, description="The language model.")
-    method: Literal["pointwise", "pairwise", "listwise"] = Field(default="pointwise", description="How it is asked.")
+    method: Literal["pointwise", "pairwise", "listwise"] = Field(
+        default="pointwise", description="The form of its judgements."
+    )
     top: int | None = Field(default=None, gt=0, description="How many nodes are judged.")
     timeout: float | None = Field(default=30.0, gt=0, description="Seconds for the step, retries included.")
 
@@ -275,8 +277,8 @@ class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):
 class LateInteractionRerank(BaseRerank):
     """MaxSim over the token vectors of an embedding model (Khattab and Zaharia 2020): no further weights.
 
-    The score is the mean over the query's tokens of each one's best cosine in the passage. With ``prior`` the order
-    that the nodes came in counts as well.
+    The score is the mean over the query's tokens of each one's best cosine in the passage. With ``prior`` the nodes'
+    earlier scores count as well.
 
     Attributes:
         embed_model: Gives the token vectors; best the one that the index uses, which is loaded already. Without it,

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
 dispatcher = get_dispatcher(__name__)
-#: LlamaIndex computes 0.1 ms before it calls a retriever.
+#: Calls that begin in one iteration of the event loop: LlamaIndex computes 0.1 ms before it calls a retriever.
 _START_LIMIT = StartLimit(8)
 
 
 class SituateStepsEvent(BaseEvent):
-    """What each step of a query did, sent when the query is answered.
+    """The record of each step of a query, sent when the query is answered.
 
     Attributes:
         query: The query.
@@ -64,17 +64,17 @@ class SituateRetriever(OpensIndex, BaseRetriever):
 
     Of a query bundle its ``embedding`` counts first, then its ``custom_embedding_strs``, then its ``query_str``. Only
     the last is expanded; BM25, late interaction and rerankers use ``query_str`` in every case. The bundle is not
-    changed. What each step did goes to LlamaIndex's instrumentation as a `SituateStepsEvent`, and why one was skipped
-    to each node's ``degraded``.
+    changed. LlamaIndex's instrumentation gets the record of each step as a `SituateStepsEvent`, and each node's
+    ``degraded`` the reasons of skipped ones.
 
     Args:
         source: The retriever, or the index.
-        similarity_top_k: How many nodes to return, at most; None: what the retriever is set to.
-        filters: What the documents' metadata have to satisfy.
-        context_key: The metadata key that shows what situates a node.
+        similarity_top_k: How many nodes to return, at most; None: the retriever's own number.
+        filters: Conditions on the documents' metadata.
+        context_key: The metadata key that shows a node's context.
         context_fields: The `Context` fields shown there; () for none.
         scores: What a node's score is: "ranking", what the nodes are ordered by, which is relative to the query's
-            candidates; "relevance", on one scale for all queries where a step says so, as `SimilarityPostprocessor`
+            candidates; "relevance", on one scale for all queries where a step gives one, as `SimilarityPostprocessor`
             needs it. Each node has both (``relevance``).
         callback_manager: LlamaIndex's.
         options: Over an index: the fields of `RetrieverOptions` (``expander``, ``rerankers``, ``threshold``, ...).
@@ -105,7 +105,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             raise InputError(f"similarity_top_k={similarity_top_k}: at least one node, so give 1 or more")
         if isinstance(source, Retriever):
             if options:
-                raise InputError(f"{', '.join(options)}: the Retriever that is handed in has these settings itself")
+                raise InputError(f"{', '.join(options)}: the given Retriever has these settings itself")
             self.retriever = source
         else:
             self.retriever = Retriever(source, **options)
@@ -149,20 +149,21 @@ class SituateRetriever(OpensIndex, BaseRetriever):
     ) -> Self:
         """Index the documents and retrieve from that index.
 
-        Documents that a stored index holds unchanged are not indexed again, and documents that it holds besides stay.
+        Documents that a stored index holds unchanged are not indexed again, and its other documents stay.
 
         Args:
             documents: LlamaIndex documents.
             embed_model: The model; None: ``Settings.embed_model`` where that is a `SituateEmbedding`.
             similarity_top_k: How many nodes to return, at most.
-            filters: What the documents' metadata have to satisfy.
+            filters: Conditions on the documents' metadata.
             callback_manager: LlamaIndex's.
             show_progress: Show a progress bar.
             client: As in `Index`; None opens ``path``.
             chunker: As in `Index`.
             situators: As in `Index`.
             config: As in `Index`.
-            options: What the constructor takes, and the fields of `StoreOptions` (``path``, ``collection_name``, ...).
+            options: Arguments of the constructor, and the fields of `StoreOptions` (``path``, ``collection_name``,
+                ...).
         """
         model = embed_model if embed_model is not None else default_embedding()
         options = translated(cls, {*_OPTIONS, *_STORE, "context_key", "context_fields", "scores"}, options)
@@ -232,7 +233,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         return whole, files
 
     def delete(self, document_ids: Sequence[str]) -> None:
-        """Delete documents with all their nodes; ids that are not there are passed over."""
+        """Delete documents with all their nodes; unknown ids are skipped."""
         self.index.delete(document_ids)
 
     async def adelete(self, document_ids: Sequence[str]) -> None:
@@ -252,7 +253,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
 
         Args:
             ref_doc_id: The document's id.
-            delete_from_docstore: There is no other place that holds the document.
+            delete_from_docstore: Ignored: no other store holds the document.
         """
         self.delete([ref_doc_id])
 
@@ -273,7 +274,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         return self._nodes(self.retriever.retrieve(query_bundle.query_str, self.similarity_top_k, self._where(), dense))
 
     async def aretrieve(self, str_or_query_bundle: QueryType) -> list[NodeWithScore]:
-        """As in LlamaIndex; calls that come together begin a few at a time, so that none holds up the event loop."""
+        """As in LlamaIndex; simultaneous calls begin a few at a time, so that they do not block the event loop."""
         await _START_LIMIT.begin()
         return await super().aretrieve(str_or_query_bundle)
 
@@ -290,7 +291,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         return self._nodes(found)
 
     def _by_vector(self, dense: Vectors) -> SearchResult:
-        """A search without words: there is nothing to ask BM25 and rerankers."""
+        """A search without words: BM25 and rerankers have no query."""
         k = self.similarity_top_k if self.similarity_top_k is not None else self.retriever.settings.k
         return self.index.search_vectors("", QueryVectors(_mean(dense[None])), k, self._where())
 
@@ -307,7 +308,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         ]
 
 
-#: What the constructor takes by name, and what `from_documents` reads as the store's.
+#: Arguments of the constructor, and those that `from_documents` reads as the store's.
 _OPTIONS = {"similarity_top_k", *(RetrieverOptions.model_fields.keys() - {"k"})}
 _STORE = {*StoreOptions.model_fields, *StoreOptions.also_known_as, *StoreOptions.known_otherwise}
 

@@ -1,4 +1,4 @@
-"""`SituatedContext`: what situates a node, written into its metadata."""
+"""`SituatedContext`: a node's context, written into its metadata."""
 
 from __future__ import annotations
 
@@ -38,17 +38,16 @@ class _Group:
 
 
 class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
-    """Writes what situates each node (headings, an LLM's sentence, ...) into the node's metadata.
+    """Writes each node's context (headings, an LLM's sentence, ...) into its metadata.
 
     Nodes are taken together by document, so a situator sees whole documents and a language model's prompt cache is
-    used per document. A document's text comes from ``docstore`` where that holds it; otherwise it is put together
-    from its nodes, each at its offset, with line breaks where none of them reaches. Nodes without offsets are placed
-    one after the other.
+    used per document. A document's text comes from ``docstore`` where that holds it; otherwise it is joined from its
+    nodes, each at its offset, with line breaks in the gaps. Nodes without offsets are placed one after the other.
 
-    Existing vectors stay as they are: in a pipeline this belongs in front of the embedding. To have the context in
-    late-chunked vectors give the situators to `LateChunkingNodeParser` and a ``scheme`` with ``context``.
+    Existing vectors stay as they are: in a pipeline put this before the embedding. For context in late-chunked vectors
+    give the situators to `LateChunkingNodeParser` and a ``scheme`` with ``context``.
 
-    In a pipeline's cache its result goes by the situators' settings and their language model's. Where a situator
+    A pipeline's cache keys its result by the situators' settings and their language model's. Where a situator
     failed, this object's next run does not take the result from the cache.
 
     Attributes:
@@ -57,7 +56,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         context_fields: The `Context` fields written there.
         embed: Whether embedding models read it.
         llm: Whether language models read it.
-        docstore: Where the documents are, if anywhere.
+        docstore: The store that holds the documents, if any.
     """
 
     shared_on_copy: ClassVar[tuple[str, ...]] = ("situators", "docstore")
@@ -82,7 +81,9 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         value = [part_from(part) if isinstance(part, Mapping) else part for part in value]
         for situator in value:
             if not isinstance(situator, Situator):
-                raise InputError(f"{situator!r} is no situator: it needs situate(document, chunks) and asituate(...)")
+                raise InputError(
+                    f"{situator!r} is not a situator: it needs situate(document, chunks) and asituate(...)"
+                )
         return value
 
     @field_serializer("situators")
@@ -98,7 +99,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         """The component that `to_dict` described.
 
         Raises:
-            InputError: A situator asks a language model, which no dictionary holds.
+            InputError: A situator has a language model, which no dictionary holds.
         """
         return super().from_dict({name: value for name, value in data.items() if name != "failures"}, **kwargs)
 
@@ -111,7 +112,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
-        """`__call__` without blocking the event loop; documents are situated side by side."""
+        """`__call__` without blocking the event loop; documents are situated concurrently."""
 
         async def situated(group: _Group) -> None:
             for situator in self.situators:
@@ -153,7 +154,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
 
 
 def _rebuilt(document_id: str, members: list[BaseNode]) -> _Group:
-    """The document as far as its nodes tell it."""
+    """The document, as far as its nodes tell."""
     chunks = [to_chunk(node) for node in members]
     placed = all(getattr(node, "start_char_idx", None) is not None for node in members)
     text = _overlaid(chunks) if placed else None
@@ -172,7 +173,7 @@ def _overlaid(chunks: Sequence[Chunk]) -> str | None:
     for chunk in chunks:
         letters[chunk.start : chunk.end] = chunk.text
     text = "".join(letters)
-    # A chunk whose text has another length than its span moves everything after it, so this finds it as well.
+    # A chunk whose text has another length than its span shifts everything after it, so this check finds it as well.
     return text if all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks) else None
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
     from situate.retrievers.index.lexical import LexicalEncoder
 
-#: Payload key of what is ours and not LlamaIndex's, and the key of what the collection's metadata says of the encoder.
+#: The payload key of situate's own values, and the metadata key of the collection for the encoder's fingerprint.
 _OURS = "_situate"
 _LOWERED = f"{_OURS}.lowered."
 _HIDDEN = f"{_OURS}.metadata."
@@ -58,30 +58,30 @@ _PAGE = 256
 class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVectorStore):
     """A LlamaIndex vector store on Qdrant: in this process by default, on any server with ``client=``.
 
-    Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores read them and the other way round.
-    Node ids may be any text: where one is no UUID the point gets a uuid5 of it, and the payload keeps the
+    Payloads are LlamaIndex's own (`node_to_metadata_dict`), so other Qdrant stores can read them, and this store can
+    read theirs. Node ids may be any text: where one is no UUID the point gets a uuid5 of it, and the payload keeps the
     id. One store serves synchronous and asynchronous callers; asynchronous calls run in a thread, so the event loop
     goes on.
 
-    Query modes: DEFAULT (dense), SPARSE and TEXT_SEARCH (BM25 over what the embedding model would read of a node),
-    HYBRID (one Qdrant query over both; reciprocal rank fusion, weighted by ``alpha`` where the query sets one, 1 for
-    dense alone) and MMR (Qdrant's own; ``mmr_threshold`` 1 for relevance alone). Others are refused.
+    Query modes: DEFAULT (dense), SPARSE and TEXT_SEARCH (BM25 over the text that the embedding model would read of a
+    node), HYBRID (one Qdrant query over both; reciprocal rank fusion, weighted by ``alpha`` where the query sets one, 1
+    for dense alone) and MMR (Qdrant's own; ``mmr_threshold`` 1 for relevance alone). Others are refused.
 
     Args:
-        client: Any (synchronous) Qdrant client; None opens an embedded store at ``path``. A client that is handed in
-            is yours to close, and a store on one cannot be pickled.
-        embedder: Makes the store remember which encoder its vectors come from, and refuse another one.
+        client: Any (synchronous) Qdrant client; None opens an embedded store at ``path``. Close a client of your own
+            yourself; a store on one cannot be pickled.
+        embedder: The encoder of the vectors: the store records its fingerprint and refuses another one.
         settings: The attributes.
 
     Attributes:
-        collection_name: The collection; made when the first nodes are added. Where it is stored is said by the other
-            fields of `StoreOptions` (``path``, ``api_key``, ...).
+        collection_name: The collection; made when the first nodes are added. The other fields of `StoreOptions`
+            (``path``, ``api_key``, ...) name the place of the store.
         dense_vector_name: The named vector that holds embeddings.
         sparse_vector_name: The named vector that holds BM25 terms.
         lexical: How BM25 vectors are made; None for a store without them.
         metadata_keys: Metadata keys that filters use often; each gets a payload index.
-        similarity: How a new collection compares vectors, "cosine" or "dot"; None for what ``embedder``'s model was
-            trained with, cosine without an embedder.
+        similarity: How a new collection compares vectors, "cosine" or "dot"; None for that of ``embedder``'s model,
+            cosine without an embedder.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
@@ -112,7 +112,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
 
     def __init__(self, client: QdrantClient | None = None, embedder: Embedder | None = None, **settings: Any) -> None:
         if isinstance(client, str):  # LlamaIndex's own store takes the collection's name first
-            raise InputError(f"client={client!r} is no Qdrant client: pass collection_name={client!r}")
+            raise InputError(f"client={client!r} is not a Qdrant client: pass collection_name={client!r}")
         super().__init__(**settings)
         self._client = client
         self._given = client is not None
@@ -152,7 +152,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             return client
 
     def open(self) -> Self:
-        """Open the store and check its collection now, so that a service fails when it starts and not when it is used.
+        """Open the store and check its collection now, so that a service fails at its start and not in use.
 
         Raises:
             StoreLockedError: Another process has the embedded store open.
@@ -163,7 +163,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
         return self
 
     def close(self) -> None:
-        """Close the store that this object opened. A client that was handed in stays open."""
+        """Close the store that this object opened. A client given by the caller stays open."""
         with self._lock:
             if self._client is not None and not self._given:
                 self._client.close()
@@ -172,7 +172,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             self._ready = False
 
     def _exists(self) -> bool:
-        """Whether the collection is there; one that is there is checked the first time."""
+        """Whether the collection exists; an existing one is checked the first time."""
         with self._lock:
             if not self._ready and self.client.collection_exists(self.collection_name):
                 self._check()
@@ -320,7 +320,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
         payload = node_to_metadata_dict(node, remove_text=False)
         payload[_OURS] = {"lowered": lowered(node.metadata)}
         if hidden := {key: value for key, value in node.metadata.items() if key in RESERVED}:
-            payload[_OURS]["metadata"] = hidden  # LlamaIndex's own values have taken their places
+            payload[_OURS]["metadata"] = hidden  # LlamaIndex's own values replace these
         vectors: dict[str, Any] = {self.dense_vector_name: node.get_embedding()}
         if self.lexical is not None:
             text = node.get_content(metadata_mode=MetadataMode.EMBED)
@@ -371,7 +371,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
                 ``mmr_threshold``.
 
         Raises:
-            InputError: The mode is not one of those listed above, or lacks what it needs.
+            InputError: The mode is not one of those listed above, or an argument that it needs is missing.
         """
         request = self._request(query, **kwargs)
         if request is None or not self._exists():
