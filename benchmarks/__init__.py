@@ -1,1 +1,1 @@
-"""Speed and quality, side by side with what users use today."""
+"""Speed and quality, side by side with common alternatives."""

@@ -1,4 +1,4 @@
-"""The encoder on a GPU, on random weights of real geometry: speed does not depend on what a model has learned."""
+"""The encoder on a GPU, on random weights of real geometry: speed does not depend on the weights' values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saved(folder: Path, model: Any, max_tokens: int) -> Path:
 
 
 def geometries() -> dict[str, Callable[[], tuple[Any, int]]]:
-    """Name -> a function that builds the model and says how many tokens it reads."""
+    """Name -> a function that builds the model and returns how many tokens it reads."""
     import transformers as tr
 
     def bert_base() -> tuple[Any, int]:

@@ -1,4 +1,4 @@
-"""What users use today, served over stdin and stdout so that it can live in an environment of its own.
+"""A peer library, served over stdin and stdout so that it can run in an environment of its own.
 
 One JSON request a line, one JSON answer a line; times are seconds. Started by `benchmarks.encoder`, never by hand.
 """
@@ -68,7 +68,7 @@ class Peer:
 
 
 class Compiled:
-    """A compiled BERT with sentence-transformers' way around it: batches of 32 in order of length, mean, norm."""
+    """A compiled BERT with sentence-transformers' steps around it: batches of 32 in order of length, mean, norm."""
 
     def __init__(self, model: str, session: Callable[[Any, Any], Any]) -> None:
         from tokenizers import Tokenizer
@@ -145,7 +145,7 @@ def onnx_session(model: str, folder: str) -> Callable[[Any, Any], Any]:
 
 
 def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
-    """Do what is asked, and say how long it took."""
+    """Run the request, and return how long it took."""
     texts = request["texts"]
     start = time.perf_counter()
     if request["do"] == "bulk":
@@ -169,7 +169,7 @@ def answer(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Load the peer named on the command line and answer until the input ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to stdout as they please
+    os.dup2(2, 1)  # libraries print to stdout
     try:
         peer = Peer(*sys.argv[1:4])
         hello: dict[str, Any] = {"ready": True}

@@ -32,14 +32,14 @@ def standard_library(smallest: int = 4_000, largest: int = 30_000) -> list[Path]
 
 
 def code_set(name: str, sources: dict[str, str]) -> EvaluationSet:
-    """Functions, asked for by the first paragraphs of their docstrings, which are taken out of the code.
+    """Functions, queried by the first paragraphs of their docstrings, which are removed from the code.
 
     The protocol and its filters are CodeSearchNet's (Husain et al. 2019): a question has at least three words, a
-    function at least three lines without its docstring; no tests, no dunder methods; a paragraph that several
-    functions begin with asks for none of them. A paragraph that is the function's signature is no question, either.
+    function at least three lines without its docstring; no tests, no dunder methods; a paragraph that several functions
+    begin with is a question for none of them. A paragraph that is the function's signature is no question, either.
 
     Args:
-        name: What the set is called in tables.
+        name: The set's name in tables.
         sources: Document id -> Python source.
     """
     asked = {document_id: _asked(source) for document_id, source in sources.items()}
@@ -119,7 +119,7 @@ _ENTRY = re.compile(
     r"(?P<answer>(?:(?!<section).)*?)</section>",
     re.S,
 )
-#: What an asked heading says afterwards: a page keeps its structure and loses the words.
+#: The text that replaces a question's heading: a page keeps its structure and loses the words.
 HEADING = "Question"
 #: Words; shorter answers only point to another one.
 _SHORTEST = 12
@@ -141,12 +141,13 @@ def plain(source: str) -> str:
 def html_set(name: str, pages: dict[str, str]) -> tuple[EvaluationSet, EvaluationSet]:
     """The questions that FAQ pages have as headings, and the sections below as their answers.
 
-    The words of an asked heading are taken out of all pages: the heading itself says "Question", entries of tables of
-    contents go, a link that quotes it says "Question", too, and so do ids and addresses that were made of it.
+    The words of a question's heading are removed from all pages: the heading itself becomes "Question", entries of
+    tables of contents are removed, a link that quotes it becomes "Question", too, and so do ids and addresses that were
+    made of it.
 
     Args:
-        name: What the set is called in tables.
-        pages: Document id -> HTML source, as Sphinx writes it; those under ``faq/`` are asked about.
+        name: The set's name in tables.
+        pages: Document id -> HTML source, as Sphinx writes it; those under ``faq/`` give the questions.
 
     Returns:
         The set over the HTML, whose judgements are the spans of the answers' words, and the same questions over the
@@ -188,7 +189,7 @@ def html_set(name: str, pages: dict[str, str]) -> tuple[EvaluationSet, Evaluatio
 def _without_headings(
     page: str, source: str, entries: dict[tuple[str, str], str], numbers: dict[tuple[str, str], int]
 ) -> str:
-    """The page without the words of asked headings, with marks around the answers."""
+    """The page without the words of questions' headings, with marks around the answers."""
 
     def entry(match: re.Match[str]) -> str:
         number = numbers.get((page, match["slug"]))
@@ -210,7 +211,7 @@ def _without_headings(
 
 
 def _unmarked(text: str, found: dict[int, Span]) -> str:
-    """The text without its marks; ``found`` gets where each marked part stands."""
+    """The text without its marks; ``found`` gets the place of each marked part."""
     pieces: list[str] = []
     size = 0
     opened: tuple[int, int] | None = None
@@ -287,7 +288,7 @@ def dialogue_set(data: EvaluationSet, document_id: str = "chatlogs") -> Evaluati
 
 
 def transcript(source: str) -> tuple[str, list[int]]:
-    """The chats as "role: what was said" lines, and where each character of the source stands in them (-1: nowhere)."""
+    """The chats as "role: message" lines, and the place in them of each character of the source (-1: none)."""
     place = [-1] * len(source)
     pieces: list[str] = []
     size = 0

@@ -3,7 +3,7 @@
     python -m benchmarks.chunkers FOLDER [--document ID ...]
 
 A folder holds JSON Lines with judged excerpts (documents.jsonl, queries.jsonl, qrels.jsonl). Every chunker's chunks are
-embedded alone and searched by cosine, so that nothing but the cut differs. What the model has encoded is kept in
+embedded alone and searched by cosine, so that nothing but the cut differs. Encoded texts are kept in
 .situate/encoded.sqlite (--cache), also for the chunkers that embed sentences to find where to cut.
 """
 
@@ -34,7 +34,7 @@ MEASURES = ("char_recall@800tokens", "char_recall@5", "char_iou@5")
 
 
 def chunkers(embedder: Embedder) -> dict[str, Chunker]:
-    """What is compared, by name."""
+    """The compared chunkers, by name."""
     tokenizer, embed = embedder.tokenizer, embedder.embed_documents
     return {
         BASELINE: TextChunker(size=200, tokenizer=tokenizer),
@@ -49,7 +49,7 @@ def chunkers(embedder: Embedder) -> dict[str, Chunker]:
 
 
 def only(data: EvaluationSet, documents: list[str]) -> EvaluationSet:
-    """The part of the set that is about these documents."""
+    """The part of the set on these documents."""
     judgements = [judgement for judgement in data.judgements if judgement.document_id in documents]
     asked = {judgement.query_id for judgement in judgements}
     return replace(

@@ -3,8 +3,8 @@
     python -m benchmarks.crowded [--queries 60] [--busy 2]
 
 Both embed the same single queries, a few in turn; first alone, then beside as many busy processes as there are cores.
-With half of every core a query should take twice as long. What it takes more is the threads of one operator waiting for
-one another, because the operating system no longer gives each a core of its own.
+With half of every core a query should take twice as long. Any further time is lost by the threads of one operator
+waiting for one another, because the operating system no longer gives each a core of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from situate.embedders import Embedder
 from situate.embedders.models.resolve import resolve_model
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-#: Queries of one before the other's turn, and those at the beginning that are not counted.
+#: Queries of one library before the other's turn, and those at the beginning that are not counted.
 TURN, WARM_UP = 5, 10
 BUSY = "while True: pass"
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def times(ways: dict[str, Callable[[str], object]], count: int, word: str) -> dict[str, list[float]]:
-    """Seconds of every query, by way; no query is asked twice."""
+    """Seconds of every query, by way; no query repeats."""
     queries = [f"what is the rate of heat transfer in layer {place} of it, {word}?" for place in range(count + WARM_UP)]
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for first in range(0, len(queries), TURN):
@@ -66,7 +66,7 @@ def times(ways: dict[str, Callable[[str], object]], count: int, word: str) -> di
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that do nothing, as fast as they may."""
+    """``count`` processes that run an empty loop."""
     processes = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(count)]
     try:
         yield

@@ -1,13 +1,13 @@
-"""How fast the encoder is, beside what users use today.
+"""The encoder's speed, beside other libraries.
 
     make bench-encoder                                     every row, on CPU
     python -m benchmarks.encoder --rows bulk query         some rows
     python -m benchmarks.encoder --device cuda             random weights of real geometry, on a GPU
 
 Peers run in an environment of their own, which the first run sets up, and take turns with the encoder: A, B, A, B.
-What is reported is the median over the rounds of the ratio of each round, so that a machine that slows down slows
-both. A peer that cannot be installed or started is reported as such. Results of a run of all rows go to
-benchmarks/results/; a run of some only prints them.
+The reported ratio is the median over the rounds, so that a machine that slows down slows both. A peer that cannot be
+installed or started is reported as such. Results of a run of all rows go to benchmarks/results/; a run of some only
+prints them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = ROOT / "build" / "bench-peers"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-#: What each peer needs, installed one by one: one that has no release for today's transformers stops no other.
+#: The packages of each peer, installed one by one, so that one without a release for the current transformers does not
+#: stop the others.
 PACKAGES: dict[str, list[list[str]]] = {
     "sentence-transformers": [],  # a dependency of ours: it runs in this environment
     "openvino-bf16": [["openvino"]],
@@ -60,13 +61,13 @@ class Row:
     Attributes:
         name: What is done.
         ours: Median seconds of the encoder.
-        unit: How ``ours`` and ``theirs`` are to be shown: "s", "ms", "texts/s" or "".
+        unit: How ``ours`` and ``theirs`` are shown: "s", "ms", "texts/s" or "".
         theirs: Median seconds of each peer, or why there are none.
         ratios: Median over the rounds of peer / encoder.
         must: The ratio to reach.
         aim: The ratio hoped for.
         per_second: Texts in a run, where speed is shown as a rate.
-        note: Anything else.
+        note: A remark.
     """
 
     name: str
@@ -117,7 +118,7 @@ class PeerProcess:
             self.why = f"does not start: {hello.get('why', 'it ended')}"
 
     def ask(self, do: str, texts: Sequence[str], **more: Any) -> dict[str, Any]:
-        """Have the peer do something."""
+        """Send the peer a request."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, "texts": list(texts), **more}) + "\n")
         self.process.stdin.flush()
@@ -145,7 +146,7 @@ def _peer_python(name: str) -> str:
 
 
 def _installed(name: str) -> str:
-    """Install what a peer needs, once; "" or why it cannot be installed."""
+    """Install a peer's packages, once; "" or why they cannot be installed."""
     if not PACKAGES[name]:
         return ""
     marker = PEERS / f".{name}"
@@ -309,7 +310,7 @@ class CpuBench:
         """The lowest cosine to sentence-transformers in float32."""
         reference = np.array(self.peers["sentence-transformers"].ask("bulk", self.texts, vectors=True)["vectors"])
         lowest = {}
-        # A CPU without bfloat16 units computes it all the same, slowly: some texts show what it comes to.
+        # A CPU without bfloat16 units emulates it, slowly: a few texts are enough for the cosine.
         half = Encoder(self.fast.model, device="cpu", dtype="bfloat16")
         for encoder, count in ((half, 16), (self.exact, None), (self.fast, None)):
             found = np.concatenate([r.vectors for r in encoder.encode([SpanText(t) for t in self.texts[:count]])])
@@ -345,7 +346,7 @@ ROWS: dict[str, Callable[[CpuBench], Row]] = {
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The machine and versions of the measurement."""
     import torch
 
     cpu = platform.processor() or platform.machine()

@@ -1,12 +1,12 @@
-"""How much of the encoder's time its products need, and how much faster than sentence-transformers it could be at all.
+"""The share of matrix products in the encoder's time, and the upper bound of its speed over sentence-transformers.
 
     python -m benchmarks.encoder_profile [--texts 80] [--rounds 5] [--frameworks]
 
 For many texts at once, for queries one at a time and for queries at once: what the model's matrix products alone would
 take at the best rate that torch reaches here with large matrices, all else taking no time, as a share of what the
 encoder takes. Beside it stands a bound: sentence-transformers' time, taken in turns with the encoder's, over that of
-the products. A goal above the bound cannot be reached in this format on this CPU, whatever surrounds them.
---frameworks takes LlamaIndex's and LangChain's classes as well, whom 64 tasks ask for a query each, installed as by
+the products. A goal above the bound cannot be reached in this format on this CPU.
+--frameworks measures LlamaIndex's and LangChain's classes as well, with a query from each of 64 tasks, installed as by
 `make bench-encoder`.
 """
 
@@ -32,7 +32,7 @@ from situate.errors import TruncationWarning
 
 
 def main() -> None:
-    """Print what was found for each kind of call."""
+    """Print the results for each kind of call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=5)
@@ -67,7 +67,7 @@ def main() -> None:
                     print(f"{name} is left out: {peer.why}")
                 else:
                     at_once[name] = peer.seconds("concurrent", queries)
-        # What comes at once fills one pass here.
+        # Simultaneous queries fill one pass here.
         bound(encoder, "bulk", [texts], texts_in_one, weights, arguments.rounds)
         bound(encoder, "queries, one at a time", [[query] for query in queries], one_by_one, weights, arguments.rounds)
         bound(encoder, "queries at once", [queries], at_once, weights, arguments.rounds)
@@ -81,7 +81,7 @@ def bound(
     weights: int,
     rounds: int,
 ) -> None:
-    """Print the products' share in these calls, and by how much every peer's time could be undercut."""
+    """Print the products' share in these calls, and the largest possible ratio to every peer's time."""
     seconds, others, ratios = compared(timed(lambda: run(encoder, calls)), peers, rounds)
     words = [text for call in calls for text in call]
     tokens = sum(min(len(ids), encoder.max_tokens) for ids in encoder.tokenizer.encode_batch(words))

@@ -1,13 +1,13 @@
-"""Retrieval quality of the chunkers for code, HTML, Markdown and dialogue, and of what they keep as context.
+"""Retrieval quality of the chunkers for code, HTML, Markdown and dialogue, and of the context that they keep.
 
     python -m benchmarks.formats code
     python -m benchmarks.formats html FOLDER      # Python's documentation as HTML (python3-doc): faq/, tutorial/
     python -m benchmarks.formats markdown         # the examples' handbook
     python -m benchmarks.formats dialogue FOLDER  # JSON Lines with the document "chatlogs"
 
-The judgements follow from the data: a function answers what its docstring says, a FAQ's section its heading (docstrings
-and headings are taken out first). Configurations are compared query by query with 95 % paired bootstrap intervals. What
-the model has encoded is kept in .situate/encoded.sqlite (--cache).
+The judgements follow from the data: a function answers its docstring, a FAQ's section its heading (docstrings
+and headings are taken out first). Configurations are compared query by query with 95 % paired bootstrap intervals.
+Encoded texts are kept in .situate/encoded.sqlite (--cache).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Trial:
     """One configuration: how documents are cut, situated and searched.
 
     Attributes:
-        chunker: What cuts.
-        config: What is stored and how it is searched.
-        situators: What adds context.
+        chunker: The chunker.
+        config: The pipeline's configuration.
+        situators: They add context.
         bm25: Search by BM25 alone, with the config's `LexicalScheme`.
     """
 
@@ -63,7 +63,7 @@ class Trial:
     bm25: bool = False
 
 
-#: Title -> rows; the first row is what the others are compared with.
+#: Title -> rows; the others are compared with the first row.
 Tables = dict[str, dict[str, Trial]]
 
 
@@ -73,7 +73,7 @@ def dense(*context: str) -> PipelineConfig:
 
 
 def code_tables(embedder: Embedder) -> Tables:
-    """What is compared on code."""
+    """The rows on code."""
     text = TextChunker(size=200, tokenizer=embedder.tokenizer)
     code = CodeChunker(size=200, tokenizer=embedder.tokenizer)
     fast = PipelineConfig.fast()
@@ -103,7 +103,7 @@ def code_tables(embedder: Embedder) -> Tables:
 
 
 def html_tables(embedder: Embedder) -> tuple[Tables, Tables]:
-    """What is compared on HTML, and on the Markdown made of it."""
+    """The rows on HTML, and on the Markdown made of it."""
     text = TextChunker(size=200, tokenizer=embedder.tokenizer)
     html = HtmlChunker(size=200, tokenizer=embedder.tokenizer)
     markdown = MarkdownChunker(size=200, tokenizer=embedder.tokenizer)
@@ -125,7 +125,7 @@ def html_tables(embedder: Embedder) -> tuple[Tables, Tables]:
 
 
 def markdown_tables(embedder: Embedder) -> Tables:
-    """What is compared on Markdown."""
+    """The rows on Markdown."""
     text = TextChunker(size=200, tokenizer=embedder.tokenizer)
     markdown = MarkdownChunker(size=200, tokenizer=embedder.tokenizer)
     headings = (HeadingSituator(),)
@@ -146,7 +146,7 @@ def markdown_tables(embedder: Embedder) -> Tables:
 
 
 def dialogue_tables(embedder: Embedder) -> Tables:
-    """What is compared on dialogue."""
+    """The rows on dialogue."""
     text = TextChunker(size=200, tokenizer=embedder.tokenizer)
     merged = DialogueChunker(size=200, tokenizer=embedder.tokenizer)
     turns = DialogueChunker(size=200, tokenizer=embedder.tokenizer, merge=False)
@@ -174,9 +174,9 @@ def measure(
 
     Args:
         data: The judged set.
-        tables: What is compared.
+        tables: The rows to compare.
         embedder: With a cache, because rows share most of what they encode.
-        shown: What is measured in a hit's place: its text counts for the budget, its span for the recall.
+        shown: Replaces a hit for the measures: its text counts for the budget, its span for the recall.
     """
     count = TextChunker(tokenizer=embedder.tokenizer).count
     cut: dict[Chunker, list[tuple]] = {}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.frameworks FOLDER [FOLDER ...]
 
-A folder holds a judged set, as for `benchmarks.quality`. Documents go in as each framework's own, and what comes out of
-its retriever is measured; beside it stand the same presets without a framework. Encodings are kept as there.
+A folder holds a judged set, as for `benchmarks.quality`. Documents are added as each framework's own, and its
+retriever's results are measured; beside it stand the same presets without a framework. Encodings are kept as there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from situate.retrievers import Hit, Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, compare
 
 Search = Callable[[str], Iterable[Hit]]
-#: How many passages are asked for: as many as the measures look at.
+#: How many passages are retrieved: as many as the measures use.
 DEPTH = 100
 
 

@@ -1,9 +1,9 @@
-"""A query's time in a process whose other threads have asked before and now wait, as a server's threads do.
+"""A query's time in a process with idle threads that have embedded before, as a server's threads have.
 
     python -m benchmarks.idle_threads [--queries 40] [--threads 4] [--rounds 5]
 
-In turns: queries while no other thread has ever asked, and while some have and are idle. Each library has a process of
-its own, since what one leaves behind would slow down the other.
+In turns: queries while no other thread has embedded, and while some have and are idle. Each library has a process of
+its own, since one library's threads would slow down the other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=40, help="queries of a round, alone and beside the threads")
-    parser.add_argument("--threads", type=int, default=4, help="threads that have asked before")
+    parser.add_argument("--threads", type=int, default=4, help="idle threads that have embedded before")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--library", choices=LIBRARIES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -78,7 +78,7 @@ def measured(library: str, queries: int, threads: int, rounds: int) -> dict[str,
 
 
 def embedding(library: str) -> Callable[[str], object]:
-    """What embeds one query."""
+    """A function that embeds one query."""
     if library == "situate":
         from situate.embedders import Embedder
 

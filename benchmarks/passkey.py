@@ -1,7 +1,7 @@
 """Does a model find a pass key in a long text, read in one piece? `python -m benchmarks.passkey MODEL [--methods ...]`.
 
 LongEmbed's synthetic task (Zhu et al. 2024, https://arxiv.org/abs/2404.12096), generated: each text is filler with one
-sentence that tells a person's pass key, somewhere; each question asks for one person's key among all texts. The share
+sentence with a person's pass key, somewhere; each question is for one person's key among all texts. The share
 of questions whose text comes first is printed per length and method. The plain model's rows end where its positions do.
 """
 

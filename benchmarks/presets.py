@@ -1,10 +1,10 @@
-"""What the presets cost: the time of a query, and of indexing.
+"""The presets' time per query, and of indexing.
 
     python -m benchmarks.presets FOLDER [FOLDER ...] [--chunks 5000] [--indexed 300] [--rounds 5]
 
 A folder holds a judged set, as for `benchmarks.quality`. Some hundred chunks are indexed again and again under new ids
-until there are as many as asked for; the sets' own queries are asked, ten of them by each preset in turn, so that what
-else the machine does hits all of them, and each has the processor's cache to itself for a while, as in an application.
+until there are as many as asked for; the sets' own queries are asked, ten of them by each preset in turn, so that other
+work on the machine affects all of them, and each has the processor's cache to itself for a while, as in an application.
 A query's time is that of `Index.search`, its embedding included; beside it stands the embedding alone. Processors
 differ, and the same one does from hour to hour, so its share of what sentence-transformers takes in its turn only to
 embed the query is given, too. Indexing is that of `Index.add_chunks` into a new folder, over the time that the model
@@ -36,11 +36,11 @@ PRESETS = {
     "fast, fused by Qdrant (DBSF)": replace(PipelineConfig.fast(), fusion="dbsf"),
     "quality": PipelineConfig.quality(),
 }
-#: The first queries, whose times do not count. No query is asked twice: the second time it would be kept.
+#: The first queries, whose times do not count. No query repeats, because vectors of queries are cached.
 WARM_UP = 10
 #: Queries of one preset before the next one's turn.
 TURN = 10
-#: Whose row stands below the presets'.
+#: The row below the presets'.
 PEER = "sentence-transformers, embedding the query alone"
 Cut = tuple[Document, Sequence[Chunk]]
 
@@ -84,7 +84,7 @@ def query_times(
     with ExitStack() as opened:
         indexes: dict[str, Index] = {}
         for name, config in PRESETS.items():
-            # The copies cost no pass of the model; queries are asked once each, so they do.
+            # The copies cost no pass of the model; each query does, as none repeats.
             cached = Embedder(encoder=CachedEncoder.of(embedder, None))
             index = indexes[name] = opened.enter_context(Index(cached, chunker=chunker, config=config))
             copy = held = 0

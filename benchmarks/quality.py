@@ -4,8 +4,8 @@
 
 A folder holds JSON Lines (documents.jsonl, queries.jsonl, qrels.jsonl) or a BEIR set (corpus.jsonl, queries.jsonl,
 qrels/test.tsv). Prints a table per set with paired bootstrap intervals and writes PNG and JSON to
-benchmarks/results/. One setting for every set: nothing here is tuned to one of them. What the model has encoded is
-kept in .situate/encoded.sqlite (--cache, --no-cache), so that a second run takes a fraction of the first one's time.
+benchmarks/results/. One setting for every set: nothing here is tuned to one of them. Encoded texts are kept in
+.situate/encoded.sqlite (--cache, --no-cache), so that a second run takes a fraction of the first one's time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare,
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path(".situate/encoded.sqlite")
-#: What everything is compared with.
+#: The baselines.
 NAIVE, RRF = "naive: chunks alone, cosine", "hybrid: dense + BM25, RRF k=60"
 DOCUMENT_MEASURES = ("nDCG@10", "R@100", "RR@10")
 SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5", "char_recall@800tokens")
 
 
 def configurations() -> dict[str, PipelineConfig]:
-    """The baselines, the presets, and each preset with one part left out or one more taken in."""
+    """The baselines, the presets, and each preset with one part left out or added."""
     fast, quality = PipelineConfig.fast(), PipelineConfig.quality()
     assert fast.lexical is not None
     assert quality.lexical is not None
@@ -70,7 +70,7 @@ def configurations() -> dict[str, PipelineConfig]:
 
 
 def load(folder: Path) -> EvaluationSet:
-    """A set in either form; a title is part of what is searched, as BEIR does it."""
+    """A set in either form; a title is part of the searched text, as in BEIR."""
     data = load_beir(folder) if (folder / "corpus.jsonl").exists() else load_jsonl(folder)
     if data.has_spans:
         return data  # offsets count from the text's first character
@@ -92,7 +92,7 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
     chosen = {name: config for name, config in configurations().items() if names is None or name in names}
     with ExitStack() as stack:
         searches: dict[str, Callable[[str], Iterator[Hit]]] = {}
-        # Those with token vectors first: what the model makes for them serves the others as well.
+        # Those with token vectors first: their encodings serve the others as well.
         order = sorted(chosen.items(), key=lambda item: item[1].token_vectors is None)
         for name, config in tqdm(order, desc=f"indexing {data.name}", unit="configuration"):
             index = stack.enter_context(Index(embedder, chunker=chunker, config=config))

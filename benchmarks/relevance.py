@@ -1,4 +1,4 @@
-"""Whether a threshold on a hit's relevance tells questions with an answer from those without.
+"""Whether a threshold on a hit's relevance separates questions with an answer from those without.
 
     python -m benchmarks.relevance FOLDER [FOLDER ...] [--model MODEL]
 

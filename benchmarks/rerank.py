@@ -4,8 +4,8 @@
 
 Models have the geometry of cross-encoder/ms-marco-MiniLM-L6-v2 and -L12-v2, the trained body of all-MiniLM-L6-v2 and a
 random head: attention is as sharp as real models have it, and nothing is downloaded. How far the scores are from
-predict's is printed too. Contenders take turns, so that what else the machine does hits all of them; but it slows those
-most that spread each operator over all cores, so run it on a quiet machine. The median of the rounds is printed.
+predict's is printed too. Contenders take turns, so that other work on the machine affects all of them; but it slows
+those most that spread each operator over all cores, so run it on a quiet machine. The median of the rounds is printed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def passages(count: int, shape: str, seed: int = 0) -> list[str]:
 def saved_model(folder: Path, layers: int) -> str:
     """A cross-encoder of all-MiniLM-L6-v2's trained body, its six layers repeated for more, under a random head.
 
-    Trained attention is sharp. Fresh random weights attend evenly, which hides what a faster pass gets wrong.
+    Trained attention is sharp. Fresh random weights attend evenly, which hides errors of a faster pass.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
@@ -77,7 +77,7 @@ def medians(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def contenders_of(folder: str, texts: list[str], with_maxsim: bool) -> dict[str, Callable[[], Any]]:
-    """What is compared on one model and one set of passages."""
+    """The contenders on one model and one set of passages."""
     from llama_index.core.postprocessor import SentenceTransformerRerank
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
     from sentence_transformers import CrossEncoder
@@ -123,7 +123,7 @@ def errors_of(folder: str, texts: list[str]) -> dict[str, float]:
 
     from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 
-    # Longer passages are cut by one and read in windows by the other.
+    # sentence-transformers cuts longer passages, situate reads them in windows.
     pairs = [(QUERY, text) for text in texts if len(text.split()) < 300]
     predict = CrossEncoder(folder, device="cpu", local_files_only=True)
     expected = np.asarray(predict.predict(pairs, show_progress_bar=False, activation_fn=_unchanged))

@@ -1,11 +1,11 @@
-"""How long the event loop is held up while many retrievals run at once.
+"""How long the event loop is blocked while many retrievals run at once.
 
     python -m benchmarks.stalls [--calls 200] [--rounds 5] [--rerank]
 
 A task notes the time between its wake-ups, a millisecond apart, while the calls run; the longest gap counts. Beside it
 stand, of the same wake-ups, the longest without the time in which the machine had no core for the loop's thread (Linux
 counts it), the loop's own computing, and the pauses for garbage collection. The baseline is the same task while as many
-threads as there are cores compute without Python and without situate: what the machine and whoever shares it do to any
+threads as there are cores compute without Python and without situate: what the machine and its other users do to any
 event loop. Run it on a machine with nothing else to do. Frameworks have a baseline, too: a retriever that finds
 nothing.
 
@@ -52,7 +52,7 @@ class Stalls:
 
 
 def waited_for_core() -> float:
-    """Seconds that this thread has been ready to run and had no core; 0 where the system does not say."""
+    """Seconds that this thread has been ready to run and had no core; 0 where the system does not count."""
     try:
         counted = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text(encoding="ascii")
     except OSError:
@@ -67,8 +67,8 @@ async def stalls(call: Call, queries: Sequence[str]) -> Stalls:
 
     async def tick() -> None:
         while not over.is_set():
-            # What the system counts is read outside of the gap: to read a file is to let go of the interpreter four
-            # times, and to wait for it as often.
+            # The system's counters are read outside of the gap: reading a file releases the interpreter four times, and
+            # waits for it as often.
             queued = waited_for_core()
             own, before = time.thread_time(), time.perf_counter()
             await asyncio.sleep(0.001)

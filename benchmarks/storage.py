@@ -3,12 +3,11 @@
     make bench-storage                                    # 10,000 and 100,000 points of 384 and of 768 dimensions
     python -m benchmarks.storage --points 10000 --size 768
 
-Both are given the same points (dense vector, BM25-like sparse vector, payload) and asked the same questions in turn,
-so that a busy machine slows both. What our client costs over the engine is measured on one and the same shard, call by
+Both get the same points (dense vector, BM25-like sparse vector, payload) and the same queries in turn,
+so that a busy machine slows both. The cost of our client over the engine is measured on one and the same shard, call by
 call in turn. Local mode commits point by point into a folder, so there it is given the first points only, in turns with
-ours, and asked nothing: it answers from memory in either case. Results go to benchmarks/results/storage.{json,md,png}.
-On two quiet CPUs all four sizes take about a quarter of an hour and 5 GB of RAM; `--size 384` alone takes a third of
-that.
+ours, without queries: it answers from memory in either case. Results go to benchmarks/results/storage.{json,md,png}. On
+two quiet CPUs all four sizes take about a quarter of an hour and 5 GB of RAM; `--size 384` alone takes a third of that.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ WORDS = 20_000
 BATCH = 512
 #: Queries for the engine, and for local mode, which takes up to a second for one.
 QUERIES, FEW = 200, 15
-#: Points that local mode is given in a folder, and in how many turns with ours.
+#: Points that local mode gets in a folder, and the number of turns with ours.
 FOLDER_POINTS, TURNS = 2_000, 5
 QUESTIONS = ("search", "filtered search", "hybrid search")
-#: What the numbers are to reach at 100,000 x 384, as ratios over local mode.
+#: The goals at 100,000 x 384, as ratios over local mode.
 GOALS = {"search": 50, "filtered search, indexed key": 200, "ingest to disk": 20}
 
 
@@ -221,7 +220,7 @@ def recall(answers: list[tuple[list[models.ScoredPoint], set[int]]]) -> float:
 
 
 def over_the_engine(client: EdgeClient, data: Data, size: int, folder: Path) -> dict[str, float]:
-    """What the client adds to the engine's own calls: on a search of ten hits with payload, and on ingesting."""
+    """The client's overhead over the engine's own calls: on a search of ten hits with payload, and on ingesting."""
     shard = client._client.store.collection("c").shard
     theirs, ours = [], []
     rows = data.queries.tolist()

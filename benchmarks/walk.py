@@ -1,4 +1,4 @@
-"""How far a reader has to walk: files entered, calls made and the deepest stack of one call, own code only.
+"""The length of a call's path: files entered, calls made and the deepest stack of one call, own code only.
 
 ``python -m benchmarks.walk`` prints the table of docs/design.md; ``--files`` lists the files of each call, in the order
 in which they are entered.
@@ -32,7 +32,7 @@ BEFORE = {
 
 @dataclass
 class Walk:
-    """What one call enters.
+    """The files that one call enters.
 
     Attributes:
         files: In the order in which they are entered.
@@ -46,7 +46,7 @@ class Walk:
 
 
 def walk(call: Callable[[], Any]) -> Walk:
-    """Run ``call`` once and count; of threads that it wakes, what runs in them until it returns."""
+    """Run ``call`` once and count, in other threads until it returns."""
     result = Walk()
     own: dict[str, str | None] = {}
 

@@ -1,13 +1,13 @@
-"""What text by a language model changes in `fast`: a sentence or questions per chunk, HyDE's drafts per query.
+"""The effect of text by a language model on `fast`: a sentence or questions per chunk, HyDE's drafts per query.
 
     python -m benchmarks.written FOLDER [FOLDER ...] --url http://localhost:8080/v1 --model NAME
 
-A folder holds a judged set, as for `benchmarks.quality`; the model is behind any server that speaks OpenAI's
-interface (its key in SITUATE_LLM_KEY). --documents and --characters keep a set small: its first documents, each up to
-so many characters, and the queries to which something in there is relevant.
+A folder holds a judged set, as for `benchmarks.quality`; the model is on any server with OpenAI's interface (its key in
+SITUATE_LLM_KEY). --documents and --characters keep a set small: its first documents, each up to so many characters, and
+the queries to which something in there is relevant.
 
-Every answer is kept in .situate/written.sqlite (--answers) with what it cost, so a run that was cut off goes on where
-it stopped, and what is printed is what all answers took, whenever they came. Prints a table per set with paired
+Every answer is kept in .situate/written.sqlite (--answers) with what it cost, so an interrupted run continues where it
+stopped, and the printed cost is that of all answers, earlier runs' included. Prints a table per set with paired
 bootstrap intervals over `fast` without the model, and writes JSON to benchmarks/results/.
 """
 
@@ -43,7 +43,7 @@ ANSWERS = Path(".situate/written.sqlite")
 #: The first place beside the usual measures: in a small part of a set five passages hold nearly every answer.
 DOCUMENT_MEASURES = ("nDCG@10", "RR@10")
 SPAN_MEASURES = ("char_recall@5", "char_recall@1", "char_iou@1")
-#: What everything is compared with.
+#: The baseline.
 WITHOUT = "fast, no language model"
 #: Cosine of a question and its chunk from which on the chunk counts as its answer; not tuned.
 ANSWERED = 0.5
@@ -52,7 +52,7 @@ SENTENCE, QUESTIONS, DRAFTS = "a sentence per chunk", "questions per chunk", "Hy
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it took: tokens as the server counted them, seconds on the clock."""
+    """An answer and its cost: tokens by the server's count, seconds on the clock."""
 
     text: str
     prompt_tokens: int
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Kept:
-    """A `TextGenerator` that asks one prompt at a time and keeps every answer with its cost.
+    """A `TextGenerator` that sends one prompt at a time and keeps every answer with its cost.
 
     Args:
         endpoint: The language model.
@@ -87,7 +87,7 @@ class Kept:
         return await asyncio.to_thread(self.generate, prompts)
 
     def cost(self) -> dict[str, float]:
-        """Calls, tokens and seconds of all answers given, whether they were asked for now or in an earlier run."""
+        """Calls, tokens and seconds of all answers, of this run or an earlier one."""
         given = self.given.values()
         return {
             "calls": len(given),
@@ -118,9 +118,9 @@ class Kept:
 
 
 def subset(data: EvaluationSet, documents: int | None, characters: int | None) -> EvaluationSet:
-    """The first documents, each up to so many characters, and what is judged in there.
+    """The first documents, each up to so many characters, and their judgements.
 
-    A judged excerpt counts where it lies in what is left as a whole; a query is kept where anything relevant to it is.
+    A judged excerpt counts where it lies wholly in the kept part; a query is kept where a relevant excerpt is.
     """
     kept = [
         replace(document, text=document.text[:characters])
@@ -140,7 +140,7 @@ def subset(data: EvaluationSet, documents: int | None, characters: int | None) -
 
 @dataclass(frozen=True)
 class Settings:
-    """What the model is asked for.
+    """The requests to the model.
 
     Attributes:
         window: Characters of the document that a prompt about a chunk shows.
@@ -217,7 +217,7 @@ def run(
             searches[name] = partial(index.search, k=100)
         drafted = Drafted(indexes[WITHOUT], kept[DRAFTS], settings.drafts)
         for query in tqdm(data.queries.values(), desc=f"{data.name}: drafts", unit="query"):
-            drafted(query)  # here, so that what takes long shows how far it is
+            drafted(query)  # here, so that the progress bar shows the slow part
         drafted.degraded = 0
         searches["+ HyDE"] = drafted
         measures = SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES
@@ -256,7 +256,7 @@ def _situated(
         warnings.simplefilter("ignore", SituatingWarning)
         with tqdm(total=sum(len(chunks) for _, chunks in items), desc=doing, unit="chunk") as bar:
             for document, chunks in items:
-                # One document after the other: a server that remembers the last prompt has read its beginning then.
+                # One document after the other: a server that caches the last prompt's prefix can reuse it.
                 for name, situator in situators.items():
                     situated[name].append((document, situator.situate(document, chunks)))
                 bar.update(len(chunks))
