@@ -15,11 +15,11 @@ WORDS = 12
 
 @dataclass(frozen=True)
 class Question:
-    """A question, and where its answer stands.
+    """A question, and the place of its answer.
 
     Attributes:
         text: The question.
-        document: Id of the document that answers it; None where nobody knows.
+        document: Id of the document that answers it; None where it is not known.
         heading: The end of the answering section's heading path, joined by `` > ``.
         show: Whether its passages are shown in full.
         chunk: Id of the one chunk that is meant, in place of a section.
@@ -52,7 +52,7 @@ def load_questions(file: Path) -> list[Question]:
 
 
 def derived_questions(chunks: Sequence[Chunk], count: int = 5) -> list[Question]:
-    """Known-item questions for documents that nobody wrote questions for.
+    """Known-item questions for documents without written questions.
 
     A passage is looked for by the heading above it, in as many documents as there are; where there are no headings, by
     its first words. This shows how the parts work; it measures nothing.

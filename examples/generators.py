@@ -43,7 +43,7 @@ class CannedAnswers:
         return [self._answer(prompt, number) for number, prompt in enumerate(prompts)]
 
     async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The same; nothing here blocks."""
+        """`generate`, which does not block."""
         return self.generate(prompts)
 
     def _answer(self, prompt: Prompt, number: int) -> str:
@@ -63,8 +63,8 @@ class ChatEndpoint:
         temperature: 0.7 as in HyDE's paper, so that drafts differ.
         timeout: Seconds for one answer.
         max_tokens: Length of an answer, at most.
-        concurrency: Requests under way at once, of one call. A server that answers one after the other lets the rest
-            wait, and their seconds run.
+        concurrency: Requests of one call at the same time. On a server that answers one after the other the rest waits,
+            and its timeout runs.
 
     Attributes:
         usage: Tokens of all answers so far, as the server counted them ("prompt_tokens", "completion_tokens").

@@ -15,12 +15,12 @@ from situate.retrievers.rerank import LateInteractionReranker
 from situate.retrievers.search.gateway import gateway
 from situate.retrievers.search.hybrid import HybridSearch
 
-#: How far down a ranking the right passage is looked for.
+#: The ranks in which the right passage is searched for.
 DEPTH = 50
 
 _QUALITY = PipelineConfig.quality()
-#: The preset with the headings written in front of what the model reads, for a handbook's headings say a lot; and
-#: without stored token vectors, because the reranker below makes its own, with the headings among them.
+#: The preset with the headings written in front of what the model reads, because a handbook's headings are informative;
+#: and without stored token vectors, because the reranker below makes its own, with the headings among them.
 FULL = replace(_QUALITY, dense=replace(_QUALITY.dense, context=("headings",), pool_context=True), token_vectors=None)
 
 
@@ -49,7 +49,7 @@ STAGES = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, and what every stage found for it."""
+    """A question, and the passages of every stage."""
 
     question: Question
     hits: tuple[Sequence[Hit], ...]
@@ -66,7 +66,7 @@ class Asked:
 
     @property
     def lost(self) -> bool:
-        """The opposite."""
+        """Whether the right passage was first with plain embeddings, and is not first with everything."""
         return self.ranks[0] == 1 and self.ranks[-1] != 1
 
     def place_of(self, chunk_id: str, stage: int) -> int | None:
@@ -80,7 +80,7 @@ class Asked:
 class Comparison:
     """Searches with every stage.
 
-    The full collection holds what all stages but the first need; a stage with less of it looks at less of it.
+    The full collection serves all stages but the first; a stage with fewer parts uses less of it.
 
     Args:
         client: The store.
