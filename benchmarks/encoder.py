@@ -2,7 +2,7 @@
 
     make bench-encoder                                     every row, on CPU
     python -m benchmarks.encoder --rows bulk query         some rows
-    python -m benchmarks.encoder --device cuda             random weights of real geometry, on a GPU
+    python -m benchmarks.gpu                               on a GPU
 
 Peers run in an environment of their own, which the first run sets up, and take turns with the encoder: A, B, A, B.
 The reported ratio is the median over the rounds, so that a machine that slows down slows both. A peer that cannot be
@@ -345,7 +345,7 @@ ROWS: dict[str, Callable[[CpuBench], Row]] = {
 }
 
 
-def environment(device: str, threads: int) -> dict[str, Any]:
+def environment(threads: int) -> dict[str, Any]:
     """The machine and versions of the measurement."""
     import torch
 
@@ -356,7 +356,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
         cpu = found[1] if found else cpu
     packages = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "device": cpu,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -409,7 +409,6 @@ def plot(file: Path, rows: Sequence[Row]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.encoder", description="Encoder speed.")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=320)
@@ -417,10 +416,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-peers", action="store_true", help="sentence-transformers alone")
     chosen = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
-    if chosen.device == "cuda":
-        from benchmarks import _encoder_cuda
-
-        return _encoder_cuda.main(chosen.rounds)
     bench = CpuBench(chosen.texts, chosen.rounds, chosen.threads, not chosen.no_peers)
     try:
         rows = []
@@ -430,9 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         bench.close()
     # Without bfloat16 in hardware everything runs in float32: another table, which must not replace the first.
-    report(
-        f"encoder-cpu-{bench.fast.dtype}", rows, environment("cpu", chosen.threads), write=chosen.rows == tuple(ROWS)
-    )
+    report(f"encoder-cpu-{bench.fast.dtype}", rows, environment(chosen.threads), write=chosen.rows == tuple(ROWS))
     return 0
 
 

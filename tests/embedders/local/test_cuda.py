@@ -20,7 +20,7 @@ from situate.embedders.local.encoder import Encoder
 from situate.embedders.local.scheduler import Job
 from situate.embedders.text.reading import pooling_request
 from situate.embedders.types import SpanText
-from tests.embedders.forward.test_packed import FAMILIES, TEXTS, naive_attention, save
+from tests.embedders.forward.test_packed import FAMILIES, TEXTS, naive_attention, save, sharpened
 
 pytestmark = [
     pytest.mark.cuda,
@@ -39,7 +39,7 @@ def vectors(encoder: Encoder, texts: list[str]) -> np.ndarray:
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, bool]:
     torch.manual_seed(1)
     build, packs = FAMILIES[request.param]
-    return request.param, save(tmp_path_factory.mktemp(request.param), build()), packs
+    return request.param, save(tmp_path_factory.mktemp(request.param), sharpened(build())), packs
 
 
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
@@ -78,7 +78,7 @@ def test_the_varlen_kernel_equals_the_definition(
 def test_a_packed_pass_equals_the_padded_one_in_half_precision() -> None:
     torch.manual_seed(4)
     cuda = torch.device("cuda")
-    model = FAMILIES["modernbert"][0]().eval().to(cuda, chosen_dtype("auto", cuda))
+    model = sharpened(FAMILIES["modernbert"][0]()).eval().to(cuda, chosen_dtype("auto", cuda))
     lengths = [3, 40, 40, 17, 1, 120]
     ids = torch.randint(4, 300, (sum(lengths),), device=cuda)
     packing = Packing.of(lengths, cuda)
@@ -137,7 +137,7 @@ def test_nothing_waits_for_the_card_before_the_results_are_asked_for(bert: Path)
         job = Job(work, engine.hidden_size)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            engine.run([(job, job.order)])
+            engine.forward([(job, job.order)])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         engine.settle()
@@ -165,7 +165,7 @@ def test_each_card_gets_a_process(bert: Path) -> None:
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "self"])
 def test_longer_than_trained_equals_the_cpu(method: Any, tmp_path: Path) -> None:
     torch.manual_seed(6)
-    folder = save(tmp_path, FAMILIES["qwen3"][0]())
+    folder = save(tmp_path, sharpened(FAMILIES["qwen3"][0]()))
     text = TEXTS[2] * 20
     settings: dict[str, Any] = {"extension": method, "max_tokens": 800, "dtype": "float32"}
     got, wanted = (vectors(Encoder(folder, device=device, **settings), [text]) for device in ("cuda", "cpu"))
