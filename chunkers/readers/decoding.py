@@ -37,7 +37,10 @@ def decoded(data: bytes, name: str = "the text", declared: str | None = None) ->
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
+            text = data.decode(encoding, errors="replace")
+            if replaced := text.count("\ufffd") - data.decode(encoding, errors="ignore").count("\ufffd"):
+                _say_replaced(name, replaced, encoding.removesuffix("-sig").upper())
+            return text
     for encoding in filter(None, (_usable(declared), "utf-8")):
         try:
             return data.decode(encoding)
@@ -46,7 +49,7 @@ def decoded(data: bytes, name: str = "the text", declared: str | None = None) ->
     text = data.decode("utf-8", errors="replace")
     replaced = text.count("\ufffd")
     if len(text) - len(text.encode("ascii", errors="ignore")) - replaced > replaced:
-        warnings.warn(f"{name}: {replaced} bytes are no UTF-8 and became U+FFFD", DecodingWarning, stacklevel=2)
+        _say_replaced(name, replaced, "UTF-8")
         return text
     encoding, sure = _detected(data)
     if not sure:
@@ -56,6 +59,10 @@ def decoded(data: bytes, name: str = "the text", declared: str | None = None) ->
             stacklevel=2,
         )
     return data.decode(encoding, errors="replace")
+
+
+def _say_replaced(name: str, replaced: int, encoding: str) -> None:
+    warnings.warn(f"{name}: {replaced} bytes are no {encoding} and became U+FFFD", DecodingWarning, stacklevel=3)
 
 
 def _usable(declared: str | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,10 @@ from situate.types import Document
 
 #: Bytes of a file that are read, where the caller names no other limit.
 MAX_BYTES = 256 * 2**20
+
+
+#: A title or date of front matter: a key that stands in no other one, with a value on its line.
+_FRONT_MATTER = re.compile(r"(title|date):[ \t]+(?:\"([^\"]+)\"|'([^']+)'|([^\s\"'>|#&*!\[{].*))", re.IGNORECASE)
 
 
 class SkippedFilesWarning(UserWarning):
@@ -59,6 +64,8 @@ def read_documents(
     root = Path(path)
     if not root.exists():
         raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
+    if not (root.is_file() or root.is_dir()):
+        raise InputError(f"{str(path)!r} is neither a file nor a folder, and is not read")
     if root.is_file() and root.suffix.lower() not in _KINDS:
         raise InputError(f"{str(path)!r} is none of {', '.join(sorted(_KINDS))}: convert it, or give a folder")
     if on_error not in ("skip", "raise"):
@@ -95,7 +102,10 @@ def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks:
         name = file.relative_to(base).as_posix()
         suffix = file.suffix.lower()
         if suffix == ".jsonl":
-            yield from _json_lines(file, name, skipped, max_bytes)
+            try:
+                yield from _json_lines(file, name, skipped, max_bytes)
+            except OSError as error:
+                skipped.note(name, safe_message(error), error)
             continue
         if suffix not in _KINDS:
             # Files of another kind are not a failure: they are counted, and reading goes on.
@@ -128,7 +138,11 @@ def _files(root: Path, skipped: _Skipped, follow_symlinks: bool) -> list[Path]:
         return [] if outside(data_set) else [data_set]
     found: list[Path] = []
     seen = {home}
-    for folder, folders, names in os.walk(root, followlinks=follow_symlinks):
+
+    def unreadable(error: OSError) -> None:
+        skipped.note(Path(error.filename or root).relative_to(root).as_posix(), safe_message(error), error)
+
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=follow_symlinks):
         here = Path(folder)
         folders[:] = [name for name in folders if not name.startswith(".")]
         if follow_symlinks:
@@ -139,8 +153,11 @@ def _files(root: Path, skipped: _Skipped, follow_symlinks: bool) -> list[Path]:
         else:
             for name in folders:
                 outside(here / name)
-        files = [here / name for name in names if not name.startswith(".")]
-        found += [file for file in files if file.is_file() and not outside(file)]
+        for file in (here / name for name in names if not name.startswith(".")):
+            if not file.is_file():
+                skipped.reasons.append(f"{file.relative_to(root).as_posix()} (a broken link or no regular file)")
+            elif not outside(file):
+                found.append(file)
     return sorted(found)
 
 
@@ -179,9 +196,16 @@ def _json_lines(file: Path, name: str, skipped: _Skipped, max_bytes: int | None)
 
 
 def _lines(file: Path, max_bytes: int | None) -> Iterator[bytes | None]:
-    """The lines of a file; None for one that is longer than ``max_bytes``."""
+    """The lines of a file, in UTF-8; None for one that is longer than ``max_bytes``."""
     limit = -1 if max_bytes is None else max_bytes + 1
     with file.open("rb") as stream:
+        if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            try:
+                yield from decoded(_bytes(file, max_bytes), file.name).encode("utf-8", "replace").split(b"\n")
+            except InputError:
+                yield None
+            return
+        stream.seek(0)
         while line := stream.readline(limit):
             if len(line) == limit and not line.endswith(b"\n"):
                 while (rest := stream.readline(limit)) and not rest.endswith(b"\n"):
@@ -195,9 +219,8 @@ def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     text = decoded(data, name)
     metadata: dict[str, Any] = {"format": "markdown"}
     for line in text[: front_matter_end(text)].splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip().lower() in {"title", "date"} and value.strip():
-            metadata[key.strip().lower()] = value.strip().strip("\"'")
+        if match := _FRONT_MATTER.match(line):
+            metadata.setdefault(match[1].lower(), match[2] or match[3] or match[4].partition(" #")[0].strip())
     if "title" not in metadata:
         title = next((heading.text for heading in markdown_headings(encodable(text)) if heading.level == 1), None)
         metadata |= {"title": title} if title else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -129,6 +130,76 @@ def test_a_line_nested_without_end_is_skipped_alone(tmp_path: Path, bracket: str
     (tmp_path / "a.jsonl").write_text(f'{{"text": "one"}}\n{nested}\n{{"text": "two"}}\n', encoding="utf-8")
     with pytest.warns(SkippedFilesWarning, match=r"a\.jsonl:2 .*nested deeper"):
         assert [document.text for document in read_documents(tmp_path)] == ["one", "two"]
+
+
+def test_a_file_that_is_gone_before_it_is_read_does_not_stop_the_rest(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
+        (tmp_path / name).write_text('{"text": "x"}\n', encoding="utf-8")
+    found = read_documents(tmp_path)
+    ids = [next(found).id]
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.warns(SkippedFilesWarning, match=r"b\.jsonl \(FileNotFoundError"):
+        ids += [document.id for document in found]
+    assert ids == ["a.jsonl:1", "c.jsonl:1"]
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("A", encoding="utf-8")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    # Permissions do not stop a privileged user, who may run these tests.
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.warns(SkippedFilesWarning, match=r"closed \(PermissionError"):
+        assert [document.id for document in read_documents(tmp_path)] == ["a.txt"]
+
+
+def test_what_is_no_file_is_said_and_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A", encoding="utf-8")
+    (tmp_path / "broken.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.warns(SkippedFilesWarning, match=r"^3 files"):
+        assert [document.id for document in read_documents(tmp_path)] == ["a.txt"]
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        read_documents(tmp_path / "pipe.txt")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_lines_are_in_the_encoding_of_their_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "ä"}\n{"text": "b"}\n', encoding=encoding)
+    assert [document.text for document in read_documents(tmp_path)] == ["ä", "b"]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [(b"\xef\xbb\xbfa \xff b", "a \ufffd b"), (b"\xff\xfea\0b", "a\ufffd"), (b"\xfe\xff\0a\xd8", "a\ufffd")],
+)
+def test_bytes_replaced_behind_a_byte_order_mark_are_said(data: bytes, text: str) -> None:
+    with pytest.warns(DecodingWarning, match=r"1 bytes are no UTF-(8|16) and became"):
+        assert decoded(data) == text
+
+
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("title: Pumps\nauthor:\n  title: Dr\n", "Pumps"),
+        ("title: Pumps # draft\n", "Pumps"),
+        ("title: 'C# for all' # draft\n", "C# for all"),
+        ("title: C#\n", "C#"),
+        ("title: >\n  Folded\n", "H"),
+        ("Title: Pumps\nsubtitle: no\n", "Pumps"),
+        ("subject: no\n", "H"),
+    ],
+)
+def test_the_title_is_the_one_of_the_document(tmp_path: Path, front: str, title: str) -> None:
+    (tmp_path / "a.md").write_text(f"---\n{front}---\n# H\n", encoding="utf-8")
+    assert [document.metadata["title"] for document in read_documents(tmp_path)] == [title]
 
 
 def test_a_missing_path_and_an_unknown_kind_are_said_at_once(tmp_path: Path) -> None:
