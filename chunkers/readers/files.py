@@ -99,7 +99,8 @@ class _Skipped:
 def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks: bool) -> Iterator[Document]:
     base = root.parent if root.is_file() else root
     for file in _files(root, skipped, follow_symlinks):
-        name = file.relative_to(base).as_posix()
+        # The bytes of a name that are no UTF-8 are written as \\xff: a document's id is text.
+        name = os.fsencode(file.relative_to(base).as_posix()).decode("utf-8", errors="backslashreplace")
         suffix = file.suffix.lower()
         if suffix == ".jsonl":
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import TypeAlias
 
@@ -62,14 +62,12 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     """The items in batches that end at `BATCH_DOCUMENTS` or `BATCH_CHARACTERS`.
 
     Raises:
-        InputError: A document has an empty id, or two different ones have the same.
+        InputError: Two different documents have the same id.
     """
     contents: dict[str, bytes] = {}
     batch: list[Item] = []
     characters = 0
     for document, chunks in items:
-        if not document.id:
-            raise InputError("a document has an empty id: replacing and deleting need the id, so give it one")
         content = _content(document, chunks)
         if content is not None and contents.setdefault(document.id, content) != content:
             raise InputError(
@@ -77,7 +75,7 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
                 "stored: give each its own id, or add the one that counts"
             )
         batch.append((document, chunks))
-        characters += len(document.text)
+        characters += 0 if content is None else len(document.text)
         if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -88,7 +86,7 @@ def document_batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _content(document: Document, chunks: Sequence[Chunk] | None) -> bytes | None:
     """16 bytes that differ where documents, or the chunks given with them, do; None for one that cannot be stored."""
     try:
-        check_storable(document)
+        check_storable(document, chunks or ())
     except InputError:
         return None
     ids = () if chunks is None else (repr(chunk.id) for chunk in chunks)
@@ -113,15 +111,29 @@ def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
 
 
-def check_storable(document: Document) -> None:
-    """Raise where a store could not hold a document.
+def check_storable(document: Document, chunks: Sequence[Chunk] = ()) -> None:
+    """Raise where a store could not hold a document with the chunks that the caller gives.
 
     Raises:
-        InputError: Its id holds a lone surrogate, or its metadata cannot be stored.
+        InputError: It is no document, its id is empty or holds a lone surrogate, or metadata cannot be stored.
     """
+    if not isinstance(document, Document):
+        raise InputError(f"a {type(document).__name__} is no Document")
+    if not isinstance(document.id, str) or not document.id:
+        raise InputError(
+            f"a document has {document.id!r} as its id, an empty id or no string: replacing and deleting need the id, "
+            "so give it one"
+        )
+    if not isinstance(document.text, str) or not isinstance(document.metadata, Mapping):
+        raise InputError(
+            f"document {document.id!r} has a {type(document.text).__name__} as its text and a "
+            f"{type(document.metadata).__name__} as its metadata: a string and a dictionary are needed"
+        )
     if stored_text(document.id) != document.id:
         raise InputError(f"the document id {document.id!r} holds a lone surrogate, which no store can hold")
     stored_metadata(document.id, document.metadata)
+    for chunk in chunks:
+        stored_metadata(document.id, chunk.metadata)
 
 
 def version_hash(document: Document, made_by: Iterable[object]) -> str:

@@ -285,18 +285,20 @@ class Index(Openable):
                 bar.update(len(batch))
 
     def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
-        distinct = {document.id: (document, chunks) for document, chunks in batch}
+        distinct: dict[str, Item] = {}
+        refused: list[str] = []
+        for document, given in batch:
+            try:
+                check_storable(document, given or ())
+            except InputError as error:
+                refused.append(str(error))
+            else:
+                distinct[document.id] = document, given
         collection = self._collection()
         known = collection.complete_versions(list(distinct))
         skipped: list[str] = []
         changed: list[tuple[Document, list[Chunk], str]] = []
-        refused: list[str] = []
         for document, given in distinct.values():
-            try:
-                check_storable(document)
-            except InputError as error:
-                refused.append(str(error))
-                continue
             document_hash = version_hash(document, (self.chunker, *self.situators) if given is None else given)
             if document_hash in known.get(document.id, ()):
                 continue
@@ -319,7 +321,7 @@ class Index(Openable):
         return IndexReport(
             added=len(changed) - replaced,
             replaced=replaced,
-            unchanged=len(distinct) - len(changed) - len(skipped) - len(refused),
+            unchanged=len(distinct) - len(changed) - len(skipped),
             skipped=tuple(skipped),
             chunks=sum(len(chunks) for _, chunks, _ in changed),
             refused=tuple(refused),
@@ -463,5 +465,5 @@ def _uncut(documents: Iterable[Document]) -> Iterable[Item]:
 
 
 def _check(k: int) -> None:
-    if k < 1:
-        raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
+    if not isinstance(k, int) or k < 1:
+        raise InputError(f"k={k!r}: a search returns at least one hit, so k must be 1 or more")

@@ -159,6 +159,12 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytes
         assert [document.id for document in read_documents(tmp_path)] == ["a.txt"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are Unicode")
+def test_a_file_name_that_is_no_text_gives_an_id_that_is(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.txt")).write_text("A", encoding="utf-8")
+    assert [document.id for document in read_documents(tmp_path)] == ["a\\xff.txt"]
+
+
 def test_what_is_no_file_is_said_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A", encoding="utf-8")
     (tmp_path / "broken.txt").symlink_to(tmp_path / "nowhere")

@@ -83,6 +83,44 @@ def test_a_lone_surrogate_costs_neither_its_document_nor_the_others(index: Index
     index.delete(["surrogate", "ferry"])
 
 
+NO_DOCUMENTS = {
+    "a surrogate in the id": (Document("mast \udcff", "A mast."), "lone surrogate"),
+    "an empty id": (Document("", "A mast."), "empty id"),
+    "a number as the id": (Document(5, "A mast."), "5 as its id"),  # type: ignore[arg-type]
+    "no text": (Document("mast", None), "a NoneType as its text"),  # type: ignore[arg-type]
+    "bytes as the text": (Document("mast", b"A mast."), "a bytes as its text"),  # type: ignore[arg-type]
+    "no metadata": (Document("mast", "A mast.", None), "a NoneType as its metadata"),  # type: ignore[arg-type]
+    "a string": ("A mast.", "a str is no Document"),
+}
+
+
+@pytest.mark.parametrize("name", NO_DOCUMENTS)
+def test_what_is_no_document_is_named_and_costs_no_other(index: Index, name: str) -> None:
+    bad, message = NO_DOCUMENTS[name]
+    with pytest.raises(InputError, match=message):
+        index.add([Document("one", "A crane."), bad, Document("two", "A ferry.")])  # type: ignore[list-item]
+    assert {"one", "two"} < set(index.document_ids())
+    index.delete(["one", "two"])
+
+
+def test_a_chunk_that_cannot_be_stored_costs_no_other_document(index: Index) -> None:
+    items = [
+        (document, TextChunker(50).split(document)) for document in (Document("a", "A mast."), Document("b", "B."))
+    ]
+    items[0][1][0] = replace(items[0][1][0], metadata={"k": object()})
+    with pytest.raises(InputError, match=r"document 'a' cannot be stored: metadata\['k'\] is a object"):
+        index.add_chunks(items)
+    assert "b" in index.document_ids()
+    assert "a" not in index.document_ids()
+    index.delete(["b"])
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "3", None])
+def test_a_number_of_hits_that_is_none_is_refused(index: Index, k: int) -> None:
+    with pytest.raises(InputError, match="k must be 1 or more"):
+        index.search("mast", k)
+
+
 class Colour(Enum):
     RED = "red"
 
