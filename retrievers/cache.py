@@ -349,6 +349,8 @@ class SemanticCache(Generic[T]):
         finally:
             with self._lock:
                 self._computing.discard(computation)
+                # A step that timed out goes on: what it stored from here on, no invalidation would see.
+                computation.forgotten.append(None)
 
     def _learn(self, query: str, value: T, near: _Near, computation: _Computation, document_ids: Sequence[str]) -> None:
         """Record with the nearest entry whether it would have been right, and store the answer."""

@@ -15,6 +15,7 @@ from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers import connect
 from situate.retrievers.cache import SemanticCache, expected_error
 from situate.retrievers.cache_codecs import RESULTS, TEXT
+from situate.retrievers.pipeline.steps import StepPolicy
 from situate.retrievers.types import Hit, SearchResult
 from situate.types import Chunk, Context
 
@@ -272,6 +273,28 @@ def test_an_answer_whose_documents_change_while_it_is_computed_is_not_remembered
     assert cache.count() == int(kept)
     again = cache.fetch("10 how long?", lambda: "thirteen weeks", tenant="a", document_ids=["handbook"])
     assert again.value == ("twelve weeks" if kept else "thirteen weeks")
+
+
+@both
+async def test_an_answer_that_is_stored_too_late_is_not_remembered(mode, client, monkeypatch):
+    """A step that timed out goes on in its thread; documents may have been invalidated by then."""
+    forgotten, learnt = threading.Event(), threading.Event()
+    learn = SemanticCache._learn
+
+    def late(*arguments):
+        assert forgotten.wait(30)
+        learn(*arguments)
+        learnt.set()
+
+    monkeypatch.setattr(SemanticCache, "_learn", late)
+    cache = SemanticCache(client, Places(), TEXT, policy=StepPolicy(timeout=0.2, retries=0))
+    cache.count()
+    found = await fetch(mode, cache, "10 how long?", "twelve weeks", document_ids=["handbook"])
+    assert "Timeout" in found.steps[-1].error
+    cache.invalidate(["handbook"])
+    forgotten.set()
+    assert learnt.wait(30)
+    assert cache.count() == 0
 
 
 async def test_an_asynchronous_answer_whose_documents_change_is_not_remembered(cache):
