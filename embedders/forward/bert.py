@@ -166,6 +166,9 @@ class BertForward:
         device: Where it runs.
         dtype: Format of the products.
         exact: As `projection`'s.
+
+    Attributes:
+        compiled: The pass that `compile` made for one short sequence; None: all passes run in Python.
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
@@ -200,15 +203,15 @@ class BertForward:
         words, positions = placed(parts.words), placed(parts.positions)
         self._layers = layers = [layer(modules) for modules in parts.layers]
         self._stack = Stack(dtype, words, positions, norm(parts.norm), project, layers).eval()
-        self._compiled: Any = None
+        self.compiled: Any = None
         # In bfloat16 a longer sequence has an attention of its own, which is faster than torch's.
         self._most_compiled = _COMPILED if dtype == torch.float32 else SHORT
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids -> ``[tokens, hidden]``."""
         bias = self._relative_bias(packing.longest, ids.device)
-        if self._compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
-            out: torch.Tensor = self._compiled(ids, bias)
+        if self.compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
+            out: torch.Tensor = self.compiled(ids, bias)
             return out
         return self._in_python(ids, packing, bias)
 
@@ -228,7 +231,7 @@ class BertForward:
             return self
         wanted = self._in_python(_PROBE, Packing.of([len(_PROBE)], stack.words.device), bias)
         if all(torch.allclose(each, wanted, rtol=1e-4, atol=1e-5) for each in found):
-            self._compiled = script
+            self.compiled = script
         return self
 
     def _in_python(self, ids: torch.Tensor, packing: Packing, bias: torch.Tensor | None) -> torch.Tensor:

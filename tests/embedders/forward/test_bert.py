@@ -33,15 +33,6 @@ def sequence(length: int) -> tuple[torch.Tensor, Packing]:
     return torch.randint(4, 300, (length,)), Packing.of([length], CPU)
 
 
-def in_python(forward: BertForward, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """Without the compiled pass."""
-    kept, forward._compiled = forward._compiled, None
-    try:
-        return forward(ids, packing)
-    finally:
-        forward._compiled = kept
-
-
 @pytest.mark.parametrize("family", POST_NORM)
 @pytest.mark.parametrize(
     ("dtype", "exact"), [(torch.float32, True), (torch.float32, False), (torch.bfloat16, True)], ids=str
@@ -49,12 +40,14 @@ def in_python(forward: BertForward, ids: torch.Tensor, packing: Packing) -> torc
 def test_one_sequence_gets_the_same_bits(family: str, dtype: torch.dtype, exact: bool) -> None:
     torch.manual_seed(4)
     model = FAMILIES[family][0]().eval()
+    in_python = BertForward(model, CPU, dtype, exact=exact)
     forward = BertForward(model, CPU, dtype, exact=exact).compile()
-    assert forward._compiled is not None
+    assert in_python.compiled is None
+    assert forward.compiled is not None
     for length in LENGTHS:
         ids, packing = sequence(length)
         got = forward(ids, packing)
-        torch.testing.assert_close(got, in_python(forward, ids, packing), rtol=0, atol=0)
+        torch.testing.assert_close(got, in_python(ids, packing), rtol=0, atol=0)
         if dtype == torch.float32:
             wanted = PaddedForward(model)(ids, packing)
             torch.testing.assert_close(got, wanted, rtol=1e-4 if exact else 1e-2, atol=1e-5 if exact else 1e-2)
@@ -62,14 +55,14 @@ def test_one_sequence_gets_the_same_bits(family: str, dtype: torch.dtype, exact:
 
 def test_short_sequences_alone_take_the_compiled_pass_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = BertForward(FAMILIES["bert"][0]().eval(), CPU, torch.float32).compile()
-    compiled_pass, through = forward._compiled, []
+    compiled_pass, through = forward.compiled, []
     assert compiled_pass is not None
 
     def counted(ids: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         through.append(len(ids))
         return compiled_pass(ids, bias)
 
-    monkeypatch.setattr(forward, "_compiled", counted)
+    monkeypatch.setattr(forward, "compiled", counted)
     for lengths in ([5], [128], [129], [5, 5], [40, 3]):
         forward(torch.randint(4, 300, (sum(lengths),)), Packing.of(lengths, CPU))
     assert through == [5, 128]
@@ -101,11 +94,16 @@ def test_every_projection_can_be_compiled(
 
 def test_a_pass_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FAMILIES["bert"][0]().eval()
-    in_python = BertForward._in_python
-    monkeypatch.setattr(BertForward, "_in_python", lambda *arguments: in_python(*arguments) + 1e-2)
-    assert BertForward(model, CPU, torch.float32).compile()._compiled is None
+    script = torch.jit.script
+
+    def differs(stack: Any) -> Any:
+        compiled: Any = script(stack)
+        return lambda ids, bias: compiled(ids, bias) + 1e-2
+
+    monkeypatch.setattr(torch.jit, "script", differs)
+    assert BertForward(model, CPU, torch.float32).compile().compiled is None
     monkeypatch.undo()
-    assert BertForward(model, CPU, torch.float32).compile()._compiled is not None
+    assert BertForward(model, CPU, torch.float32).compile().compiled is not None
 
 
 def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +114,8 @@ def test_where_torch_cannot_compile_the_vectors_are_the_same(minilm_path: str, m
         # A number of its own: weights that another test has loaded would be shared, and with them the pass.
         with Encoder(minilm_path, batch_tokens=1001 + with_compiled) as encoder:
             found = [encoder.encode(text)[0].vectors[0].tolist() for text in texts]
-            forward = encoder._scheduler.engine._forward  # type: ignore[attr-defined]
-            assert (forward._compiled is not None) == with_compiled
+            forward = encoder.scheduler.engine.choice.forward  # type: ignore[attr-defined]
+            assert (forward.compiled is not None) == with_compiled
             return found
 
     wanted = vectors(True)
