@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -38,11 +39,6 @@ Cores: TypeAlias = Literal["adaptive", "all"]
 
 #: A share of fewer tokens is not worth handing to another thread, which costs as much as some ten tokens.
 _SMALLEST_SHARE = 128
-#: A thread that is preempted so often in a pass, and so often a second, shares its core with others. On a quiet machine
-#: it happens now and then too, and there one core alone would be slower.
-_TAKEN, _TAKEN_A_SECOND = 6, 50
-#: Seconds until a pass is spread over all cores again: at first, and after repeated preemption.
-_CROWDED_FOR, _CROWDED_AT_MOST = 0.25, 16.0
 #: `omp_pause_soft` of the OpenMP standard (5.0, section 3.2.46).
 _PAUSE_SOFT = 1
 #: After so many passes with no other thread's between them the main thread keeps its team: more than the warming up of
@@ -67,19 +63,65 @@ def cores_setting() -> Cores:
     raise InputError(f"the environment variable SITUATE_CORES is {found!r}: set it to 'adaptive' or 'all', or unset it")
 
 
+@dataclass(frozen=True)
+class CrowdRule:
+    """When a thread shares its core with other processes, and for how long one core computes alone then.
+
+    On a quiet machine a thread is preempted now and then too, and there one core alone would be slower.
+
+    Attributes:
+        times: Least preemptions in a pass.
+        times_a_second: The pass has more than so many in each second.
+        first_wait: Seconds until a pass is spread over all cores again; twice as many after each such pass in a row.
+        longest_wait: Most seconds.
+    """
+
+    times: int = 6
+    times_a_second: float = 50
+    first_wait: float = 0.25
+    longest_wait: float = 16.0
+
+
+def preemptions() -> int:
+    """How often this thread lost its core to another one; 0 where the operating system does not say."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    except (ImportError, AttributeError):  # Windows has no such module, macOS no such counter
+        return 0
+
+
 class CorePool:
     """Threads that compute with one core each. They begin with the first `map`.
 
     Args:
         size: How many; as many as torch would spread an operator over, if not given.
         cores: How a pass that cannot be dealt out runs on a busy machine; None: `cores_setting`.
+        rule: When the machine is busy.
+        count: The calling thread's preemptions so far.
+        clock: Seconds.
     """
 
-    def __init__(self, size: int | None = None, cores: Cores | None = None) -> None:
+    def __init__(
+        self,
+        size: int | None = None,
+        cores: Cores | None = None,
+        *,
+        rule: CrowdRule = CrowdRule(),
+        count: Callable[[], int] = preemptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.size = torch.get_num_threads() if size is None else size
         self.cores: Cores = cores_setting() if cores is None else cores
         self._pool = ThreadPool(self.size, "situate-core", _take_one_core)
-        self._crowded_for, self._crowded_until = _CROWDED_FOR, 0.0
+        self._rule, self._count, self._clock = rule, count, clock
+        self._crowded_for, self._crowded_until = rule.first_wait, 0.0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether `run_alone` leaves a pass to one core now, since other processes use the others."""
+        return self._clock() < self._crowded_until
 
     def shares(self, lengths: Sequence[int]) -> list[list[int]]:
         """Deal out sequences, equally many tokens to each share.
@@ -118,18 +160,17 @@ class CorePool:
         if self.size < 2 or self.cores == "all":
             task()
             return
-        started = time.monotonic()
-        if started < self._crowded_until:
+        if self.crowded:
             self.map([task])
             return
-        taken = _times_taken()
+        rule, started, taken = self._rule, self._clock(), self._count()
         task()
-        taken, now = _times_taken() - taken, time.monotonic()
-        if taken >= _TAKEN and taken > _TAKEN_A_SECOND * (now - started):
+        taken, now = self._count() - taken, self._clock()
+        if taken >= rule.times and taken > rule.times_a_second * (now - started):
             self._crowded_until = now + self._crowded_for
-            self._crowded_for = min(2 * self._crowded_for, _CROWDED_AT_MOST)
+            self._crowded_for = min(2 * self._crowded_for, rule.longest_wait)
         else:
-            self._crowded_for = _CROWDED_FOR
+            self._crowded_for = rule.first_wait
 
 
 class _InARow:
@@ -168,16 +209,6 @@ def _release() -> Callable[[], object]:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=lambda: _release()())
-
-
-def _times_taken() -> int:
-    """How often this thread lost its core to another one; 0 where the operating system does not say."""
-    try:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-    except (ImportError, AttributeError):  # Windows has no such module, macOS no such counter
-        return 0
 
 
 def _take_one_core() -> None:

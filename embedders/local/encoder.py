@@ -424,7 +424,8 @@ class Encoder:
         )
 
     @property
-    def _scheduler(self) -> Scheduler:
+    def scheduler(self) -> Scheduler:
+        """The scheduler of the model without adapters, shared with all encoders of these weights. Loads them."""
         return self._load(None).scheduler
 
     def _load(self, adapter: str | None) -> _Ready:

@@ -29,6 +29,11 @@ class Engine:
         choice: How the model runs.
         device: Where.
         batch_tokens: Most tokens of one pass over the model; None: a number that suits the device.
+
+    Attributes:
+        batch_tokens: Most tokens of one pass; halved when memory does not suffice.
+        choice: How the model runs; the next pass uses what stands here.
+        cores: Threads that sequences are dealt out to; None: one thread runs each pass.
     """
 
     def __init__(self, choice: ForwardChoice, device: torch.device, batch_tokens: int | None = None) -> None:
@@ -36,11 +41,8 @@ class Engine:
         self.hidden_size = choice.hidden_size
         self.batch_tokens = batch_tokens or (_cpu_budget(choice.hidden_size) if device.type == "cpu" else 32768)
         self.packed = choice.packed
-        self._forward = choice.forward
-        self._shared = choice.shared
-        self._after = choice.after
-        self._vocabulary = choice.vocabulary
-        self._cores = CorePool() if device.type == "cpu" and choice.reentrant else None
+        self.choice = choice
+        self.cores = CorePool() if device.type == "cpu" and choice.reentrant else None
         self._unwritten: list[Callable[[], None]] = []
 
     def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
@@ -60,16 +62,16 @@ class Engine:
         self._unwritten.clear()
 
     def _spread(self, rows: list[tuple[Job, int]]) -> None:
-        if self._cores is None:
+        if self.cores is None:
             self._halving(rows)
             return
-        shares = self._cores.shares([int(job.lengths[i]) for job, i in rows])
+        shares = self.cores.shares([int(job.lengths[i]) for job, i in rows])
         if len(shares) > 1:
-            self._cores.map([partial(self._halving, [rows[at] for at in share]) for share in shares])
-        elif self._shared:
+            self.cores.map([partial(self._halving, [rows[at] for at in share]) for share in shares])
+        elif self.choice.shared:
             self._halving(rows)  # whose workers do not wait for one that has no core
         else:
-            self._cores.run_alone(partial(self._halving, rows))
+            self.cores.run_alone(partial(self._halving, rows))
 
     def _halving(self, rows: list[tuple[Job, int]]) -> None:
         """One pass, or as many as memory requires."""
@@ -101,9 +103,9 @@ class Engine:
         ids = on_device(sequences[0] if len(rows) == 1 else np.concatenate(sequences), self.device)
         self._check_ids(sequences)
         with torch.inference_mode():
-            hidden = self._forward(ids, packing)
-            if self._after is not None:
-                self._after()
+            hidden = self.choice.forward(ids, packing)
+            if self.choice.after is not None:
+                self.choice.after()
             places: dict[int, tuple[Job, NDArray[np.int64]]] = {}
             for (job, i), start in zip(rows, accumulate(packing.lengths, initial=0), strict=False):
                 if id(job) not in places:
@@ -117,10 +119,10 @@ class Engine:
         Raises:
             IndexError: There is no such id.
         """
-        if self.device.type != "cpu" and self._vocabulary is not None:
+        if self.device.type != "cpu" and self.choice.vocabulary is not None:
             ids = np.concatenate(sequences)
-            if ids.min(initial=0) < 0 or ids.max(initial=0) >= self._vocabulary:
-                raise IndexError(f"a token's id is not among the model's {self._vocabulary}")
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= self.choice.vocabulary:
+                raise IndexError(f"a token's id is not among the model's {self.choice.vocabulary}")
 
     def _reduce(self, hidden: torch.Tensor, places: list[tuple[Job, NDArray[np.int64]]]) -> None:
         """Write the results of one pass; ``places`` says where each job's sequences begin in ``hidden``, or -1."""

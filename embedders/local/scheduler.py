@@ -85,7 +85,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, *, inside: OwnedLock | None = None) -> None:
         self.engine = engine
-        self._inside = OwnedLock() if inside is None else inside
+        self.inside = OwnedLock() if inside is None else inside
         self._closed = False
         self.renew()
         renew_after_fork(self)
@@ -105,11 +105,11 @@ class Scheduler:
         Raises:
             ReentryError: The calling thread runs the model already.
         """
-        self._inside.check()
+        self.inside.check()
         if self._waiting_tokens or self._closed:
             return None
         try:
-            if not self._inside.acquire(blocking=False):
+            if not self.inside.acquire(blocking=False):
                 return None
             job = Job(request, self.engine.hidden_size)
             if job.tokens > self.engine.batch_tokens:
@@ -119,7 +119,7 @@ class Scheduler:
                 self.engine.settle()
             return job.result
         finally:
-            self._inside.release()
+            self.inside.release()
 
     def submit(self, request: PoolingRequest, role: Role, *, block: bool = True) -> Future[PoolingResult] | None:
         """Queue a request. Blocks while the queues are full.
@@ -137,7 +137,7 @@ class Scheduler:
             ReentryError: The calling thread runs the model already.
             RuntimeError: The scheduler was closed.
         """
-        self._inside.check()
+        self.inside.check()
         self._check_not_queueing()
         job = Job(request, self.engine.hidden_size)
         if not len(job.order):
@@ -222,7 +222,7 @@ class Scheduler:
         with self._changed:
             parts = self._collect()
         if parts:
-            with self._inside:
+            with self.inside:
                 self._run(parts)
 
     def _wait_for_more(self) -> None:

@@ -249,6 +249,11 @@ class CrossEncoderModel:
             written.lost_tokens,
         )
 
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler that runs the model. Loads the weights."""
+        return self._loaded().scheduler
+
     def _loaded(self) -> _Loaded:
         with self._lock:
             if self._loaded_ is None:

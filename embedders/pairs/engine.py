@@ -103,11 +103,11 @@ class PairEngine(Engine):
         ids = on_device(np.concatenate(sequences), self.device)
         self._check_ids(sequences)
         with torch.inference_mode():
-            features = self._forward(ids, packing).float()
+            features = self.choice.forward(ids, packing).float()
             if self.head is not None and not self._representation:
                 features = self.head(features)[:, None]
-            if self._after is not None:
-                self._after()
+            if self.choice.after is not None:
+                self.choice.after()
 
         def write() -> None:
             for (job, i), value in zip(rows, features.cpu().numpy(), strict=True):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from situate.embedders.forward import cores as _cores
 from situate.embedders.forward.chooser import is_reentrant
-from situate.embedders.forward.cores import CorePool
+from situate.embedders.forward.cores import CorePool, CrowdRule, preemptions
+from situate.embedders.forward.packing import Packing
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.types import SpanText
@@ -60,16 +61,12 @@ def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
     assert [torch.get_num_threads(), *seen] == [before, before]
 
 
-def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_core(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_core() -> None:
     """How often the operating system took the core away is what a busy machine would say."""
-    pool, taken = CorePool(2, cores="adaptive"), iter([0, 0, 5, 50, 50, 99, 99, 99])
-    monkeypatch.setattr(_cores, "_times_taken", lambda: next(taken))
+    taken, now = iter([0, 0, 5, 50, 50, 99, 99, 99, 99, 150]), [100.0]
+    rule = CrowdRule(times=6, times_a_second=0, first_wait=8, longest_wait=16)
+    pool = CorePool(2, cores="adaptive", rule=rule, count=lambda: next(taken), clock=lambda: now[0])
     cores: list[tuple[bool, int]] = []
-    monkeypatch.setattr(_cores, "_CROWDED_FOR", 8.0)
-    monkeypatch.setattr(_cores, "_TAKEN", 6)
-    monkeypatch.setattr(_cores, "_TAKEN_A_SECOND", 0)
     all_of_them = torch.get_num_threads()
 
     def task() -> None:
@@ -78,30 +75,35 @@ def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_
     for _ in range(4):
         pool.run_alone(task)  # the core is taken 0 times, then 45 times
     assert cores == [(True, all_of_them)] * 2 + [(False, 1)] * 2
-    monkeypatch.setattr(pool, "_crowded_until", 0.0)
+    now[0] += 8
     pool.run_alone(task)
     assert cores[-1] == (True, all_of_them), "it tries again"
-    assert pool._crowded_until - time.monotonic() > 8, "and waits longer if that goes wrong, too"
-    monkeypatch.setattr(pool, "_crowded_until", 0.0)
+    now[0] += 15
+    assert pool.crowded, "and waits longer if that goes wrong, too"
+    now[0] += 1
     pool.run_alone(task)
-    assert pool._crowded_for == 8, "once it went well, the next wait is short again"
-    assert pool._crowded_until == 0.0
+    assert not pool.crowded
+    pool.run_alone(task)
+    assert pool.crowded
+    now[0] += 8
+    assert not pool.crowded, "once it went well, the next wait is short again"
 
     def fails() -> None:
         raise ValueError("a text that the model cannot read")
 
-    monkeypatch.setattr(pool, "_crowded_until", float("inf"))
+    now[0] -= 1
+    assert pool.crowded
     with pytest.raises(ValueError, match="cannot read"):
         pool.run_alone(fails)
 
 
-def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, taken = CorePool(2, cores="adaptive"), iter([0, 9])
-    monkeypatch.setattr(_cores, "_times_taken", lambda: next(taken))
-    monkeypatch.setattr(_cores, "_TAKEN", 6)
-    monkeypatch.setattr(_cores, "_TAKEN_A_SECOND", 25)
-    pool.run_alone(lambda: time.sleep(0.4))
-    assert pool._crowded_until == 0.0
+def test_a_core_taken_now_and_then_in_a_long_pass_is_no_crowd() -> None:
+    for length, crowded in ((0.4, False), (0.3, True)):
+        taken, times = iter([0, 9]), iter([0, 0, length, length])
+        rule = CrowdRule(times=6, times_a_second=25)
+        pool = CorePool(2, "adaptive", rule=rule, count=lambda: next(taken), clock=lambda: next(times))  # noqa: B023
+        pool.run_alone(lambda: None)
+        assert pool.crowded == crowded
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it by thread")
@@ -114,10 +116,10 @@ def test_the_operating_system_counts_the_times_that_a_core_was_taken() -> None:
         os.sched_setaffinity(0, {core})  # of this thread, and of what it starts
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
         try:
-            before, end = _cores._times_taken(), time.monotonic() + 20
-            while _cores._times_taken() == before and time.monotonic() < end:
+            before, end = preemptions(), time.monotonic() + 20
+            while preemptions() == before and time.monotonic() < end:
                 pass
-            counts.append(_cores._times_taken() - before)
+            counts.append(preemptions() - before)
         finally:
             other.kill()
             other.wait()
@@ -149,8 +151,8 @@ def test_dealt_out_vectors_equal_those_of_one_core(minilm_path: str, reduction: 
     texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 40)]
     encoder = Encoder(minilm_path, device="cpu", dtype="float32")
     alone = Encoder(minilm_path, device="cpu", dtype="float32", batch_tokens=3000)  # so that it is loaded apart
-    encoder._scheduler.engine._cores = CorePool(3)
-    alone._scheduler.engine._cores = None
+    encoder.scheduler.engine.cores = CorePool(3)
+    alone.scheduler.engine.cores = None
     if reduction == "sum":
         for got, wanted in zip(encoder.encode(texts), alone.encode(texts), strict=True):
             np.testing.assert_allclose(got.vectors, wanted.vectors, atol=2e-6)
@@ -166,16 +168,16 @@ def test_memory_that_does_not_suffice_halves_a_share(minilm_path: str, monkeypat
     texts = [SpanText(f"the {n} seven barges passed the lock beside the mill " * 12) for n in range(12)]
     encoder = Encoder(minilm_path, device="cpu", dtype="float32")
     wanted = encoder.encode(texts)
-    engine = encoder._scheduler.engine
-    engine._cores = CorePool(2)
-    run, budget = engine._pass, engine.batch_tokens
+    engine = encoder.scheduler.engine
+    engine.cores = CorePool(2)
+    choice, budget = engine.choice, engine.batch_tokens
 
-    def short_of_memory(rows: list[object]) -> None:
-        if len(rows) > 1:
+    def short_of_memory(ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        if len(packing.lengths) > 1:
             raise torch.OutOfMemoryError("no memory for more than one")
-        run(rows)  # type: ignore[arg-type]
+        return choice.forward(ids, packing)
 
-    monkeypatch.setattr(engine, "_pass", short_of_memory)
+    monkeypatch.setattr(engine, "choice", replace(choice, forward=short_of_memory))
     for got, one in zip(encoder.encode(texts), wanted, strict=True):
         np.testing.assert_allclose(got.vectors, one.vectors, atol=2e-6)
     assert engine.batch_tokens < budget

@@ -133,7 +133,7 @@ def test_a_text_has_one_vector_whatever_else_is_encoded(minilm_path: str) -> Non
     texts = ["The mill grinds rye.", "Seven barges passed the lock on Sunday, and one was turned back.", "Rye " * 90]
     spans = SpanText(texts[1], spans=((0, 12), (13, 40)))
     with Encoder(minilm_path, device="cpu", batch_tokens=999) as encoder:
-        if not isinstance(encoder._scheduler.engine._forward, NativeForward):  # type: ignore[attr-defined]
+        if not isinstance(encoder.scheduler.engine.choice.forward, NativeForward):  # type: ignore[attr-defined]
             pytest.skip("this processor computes in another format")
         together = encoder.encode([*(SpanText(text) for text in texts), spans, *(SpanText(f"{i}") for i in range(40))])
         for text, among in zip(texts, together, strict=False):
@@ -377,7 +377,7 @@ def test_without_it_the_vectors_differ_by_rounding_alone(minilm_path: str, monke
     def vectors(batch_tokens: int) -> Any:
         # A number of its own: weights that another test has loaded would be shared, and with them the pass.
         with Encoder(minilm_path, device="cpu", batch_tokens=batch_tokens) as encoder:
-            forward = encoder._scheduler.engine._forward  # type: ignore[attr-defined]
+            forward = encoder.scheduler.engine.choice.forward  # type: ignore[attr-defined]
             return np.concatenate([found.vectors for found in encoder.encode(texts)]), type(forward).__name__
 
     with_it, _ = vectors(1003)

@@ -193,7 +193,7 @@ def test_every_family_equals_each_sequence_alone(
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         monkeypatch.setattr(_cores, "_SMALLEST_SHARE", 1)
-        encoder._scheduler.engine._cores = _cores.CorePool(cores)  # type: ignore[attr-defined]
+        encoder.scheduler.engine.cores = _cores.CorePool(cores)  # type: ignore[attr-defined]
         results = encoder.encode([SpanText(text) for text in TEXTS], token_vectors=True)
     encodings = encoder.tokenizer.encode_batch(TEXTS)
     alone = token_vectors_alone(folder, [np.array(e.ids) for e in encodings])
@@ -206,7 +206,7 @@ def test_every_family_equals_each_sequence_alone(
         assert cosines.min() > (0.99999 if dtype == "float32" else 0.995)
     fallbacks = [w for w in given if issubclass(w.category, FallbackWarning)]
     assert len(fallbacks) == (0 if packs else 1)
-    assert encoder._scheduler.engine.packed == packs  # type: ignore[attr-defined]
+    assert encoder.scheduler.engine.packed == packs  # type: ignore[attr-defined]
     encoder.close()
 
 

@@ -51,7 +51,7 @@ def test_every_family_equals_the_cpu(family: tuple[str, Path, bool], dtype: Any)
     assert (got * wanted).sum(1).min() > (0.99999 if dtype == "float32" else 0.995)
     if dtype == "float32":
         np.testing.assert_allclose(got, wanted, atol=2e-3)  # TF32 or not is torch's own setting
-    assert encoder._scheduler.engine.packed == packs  # type: ignore[attr-defined]
+    assert encoder.scheduler.engine.packed == packs  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_card_without_room_halves_the_passes(bert: Path) -> None:
     texts = [TEXTS[2] * 3] * 1500
     encoder = Encoder(bert, device="cuda", batch_tokens=400_000)
     wanted = vectors(Encoder(bert, device="cuda", batch_tokens=4_000), texts)
-    engine = encoder._scheduler.engine
+    engine = encoder.scheduler.engine
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -130,7 +130,7 @@ def test_a_card_without_room_halves_the_passes(bert: Path) -> None:
 def test_nothing_waits_for_the_card_before_the_results_are_asked_for(bert: Path) -> None:
     encoder = Encoder(bert, device="cuda")
     vectors(encoder, MANY)
-    engine = encoder._scheduler.engine
+    engine = encoder.scheduler.engine
     inputs = [SpanText(text, ((0, 5), (3, 11))) for text in MANY]
     for reduction in ("mean", "weighted_mean", "max"):
         work = pooling_request(encoder._read(inputs, 0), reduction, True)  # type: ignore[arg-type]

@@ -6,6 +6,8 @@ import gc
 import os
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import pytest
 import torch
 
 from situate.embedders.forward import linears as _linears
-from situate.embedders.local import devices as _devices, loaded as _loaded
+from situate.embedders.local import devices as _devices
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
 
 FULL = os.environ.get("SITUATE_FULL") == "1"
+NUMBERS = count(4000, -1)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +48,13 @@ def test_encoders_that_differ_on_the_host_alone_share_their_weights(folder: Path
         Encoder(folder, max_tokens=20, on_overflow="window", pool_prefix=False, **base),
         Encoder(folder, add_special_tokens=False, **base),
     ]
-    engine = plain._scheduler.engine
-    assert all(other._scheduler.engine is engine for other in others)
+    engine = plain.scheduler.engine
+    assert all(other.scheduler.engine is engine for other in others)
     whole = vectors(plain, TEXTS)
     cut = vectors(others[0], TEXTS)
     np.testing.assert_allclose(cut, whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True), atol=1e-6)
     for settings in ({"dtype": "bfloat16"}, {"layers": 2}, {"batch_tokens": 502}):
-        assert Encoder(folder, **{**base, **settings})._scheduler.engine is not engine
+        assert Encoder(folder, **{**base, **settings}).scheduler.engine is not engine
 
 
 @pytest.mark.parametrize("halved", [True, False])
@@ -63,20 +66,20 @@ def test_auto_shares_the_weights_of_the_format_that_it_means(
     base: dict[str, Any] = {"device": "cpu", "batch_tokens": 504}
     auto, named = Encoder(folder, **base), Encoder(folder, dtype="float32", **base)
     assert auto.dtype == named.dtype == "float32"
-    assert (auto._load(None).model is named._load(None).model) != halved
+    assert (auto.scheduler is named.scheduler) != halved
 
 
 def test_closing_one_leaves_the_others_and_the_last_frees_the_weights(folder: Path) -> None:
     base: dict[str, Any] = {"dtype": "float32", "device": "cpu", "batch_tokens": 503}
     first, second = Encoder(folder, **base), Encoder(folder, dimensions=8, **base)
     wanted = vectors(second, TEXTS)
-    model = weakref.ref(first._load(None).model)
-    assert second._load(None).model is first._load(None).model
+    assert second.scheduler is first.scheduler
+    weights = weakref.ref(first.scheduler.engine.choice.forward)
     first.close()
     np.testing.assert_array_equal(vectors(second, TEXTS), wanted)
     second.close()
     gc.collect()
-    assert model() is None
+    assert weights() is None
     assert vectors(first, TEXTS).shape == (len(TEXTS), 64), "it is loaded again"
 
 
@@ -108,25 +111,29 @@ class Scarce:
         return hidden
 
 
+def make_scarce(engine: Any, tokens: int, error: type[Exception] = torch.OutOfMemoryError) -> Scarce:
+    forward = Scarce(engine.choice.forward, tokens, error)
+    engine.choice = replace(engine.choice, forward=forward)
+    return forward
+
+
 @pytest.fixture
 def scarce(folder: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Encoder, Any]]:
-    _loaded._SHARED.clear()  # an engine of its own, since its memory is taken away
-    encoder = Encoder(folder, dtype="float32", device="cpu", batch_tokens=4000)
-    yield encoder, encoder._scheduler.engine
-    encoder.close()
+    # A number of its own, and so an engine of its own, since its memory is taken away.
+    with Encoder(folder, dtype="float32", device="cpu", batch_tokens=next(NUMBERS)) as encoder:
+        yield encoder, encoder.scheduler.engine
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
 def test_a_pass_that_does_not_fit_is_halved_until_it_does(scarce: Any, folder: Path, error: Any) -> None:
     encoder, engine = scarce
-    engine._cores = None
+    engine.cores = None
     texts = [f"{TEXTS[i % 5]} {i}" for i in range(120)]
     wanted = vectors(Encoder(folder, dtype="float32", device="cpu", batch_tokens=777), texts)
-    engine._forward = Scarce(engine._forward, 300, error)
+    before, passes = engine.batch_tokens, make_scarce(engine, 300, error).passes
     np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
-    passes = engine._forward.passes
     assert max(passes) > 300
-    assert engine.batch_tokens < 4000
+    assert engine.batch_tokens < before
     # What did not fit once is not tried again.
     passes.clear()
     np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
@@ -135,7 +142,7 @@ def test_a_pass_that_does_not_fit_is_halved_until_it_does(scarce: Any, folder: P
 
 def test_a_text_that_never_fits_is_an_error_for_its_caller_alone(scarce: Any) -> None:
     encoder, engine = scarce
-    engine._forward = Scarce(engine._forward, 40, torch.OutOfMemoryError)
+    make_scarce(engine, 40)
     with pytest.raises(torch.OutOfMemoryError, match="do not fit"):
         vectors(encoder, [TEXTS[2] * 2])
     assert vectors(encoder, [TEXTS[0]]).shape == (1, 64)
@@ -145,7 +152,7 @@ def test_token_vectors_come_in_order_from_halved_passes(scarce: Any, folder: Pat
     encoder, engine = scarce
     inputs = [SpanText(f"{TEXTS[i % 5]} {i}", ((0, 5), (2, 9))) for i in range(60)]
     apart = Encoder(folder, dtype="float32", device="cpu", batch_tokens=777)
-    engine._forward = Scarce(engine._forward, 200, torch.OutOfMemoryError)
+    make_scarce(engine, 200)
     found = encoder.encode(inputs, token_vectors=True)
     for one, two in zip(found, apart.encode(inputs, token_vectors=True), strict=True):
         np.testing.assert_allclose(one.vectors, two.vectors, atol=1e-6)

@@ -223,7 +223,7 @@ def test_many_threads_get_their_own_vectors(encoder: Encoder, wanted: np.ndarray
 
 
 async def test_many_tasks_get_their_own_vectors_in_few_passes(encoder: Encoder, wanted: np.ndarray) -> None:
-    engine = encoder._scheduler.engine
+    engine = encoder.scheduler.engine
     passes = 0
     run = engine.forward
 
@@ -264,7 +264,7 @@ async def test_cancelling_a_task_leaves_the_others_alone(encoder: Encoder, wante
 def test_the_thread_ends_with_its_encoder(minilm_path: str) -> None:
     short_lived = Encoder(minilm_path, device="cpu", batch_tokens=999)  # nobody else's, so nobody shares it
     asyncio.run(short_lived.aencode([SpanText("hello")]))
-    thread = short_lived._scheduler._thread
+    thread = short_lived.scheduler._thread
     assert thread is not None
     assert thread.is_alive()
     del short_lived

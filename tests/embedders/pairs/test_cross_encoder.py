@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,7 +190,7 @@ def test_scores_equal_predict(name, request):
     got = model.score(PAIRS)
     np.testing.assert_allclose(got.scores, predicted(folder, PAIRS), atol=1e-5)
     assert got.scores.std() > 1e-3  # a constant would prove nothing
-    assert model._loaded().engine.packed
+    assert model.scheduler.engine.packed
     assert got.lost_tokens == 0
 
 
@@ -225,7 +226,7 @@ def test_scores_of_sharp_weights_equal_predict(name, dtype, limit, request):
     got = model.score(PAIRS).scores
     wanted = predicted(folder, PAIRS, activation_fn=torch.nn.Identity())
     assert np.sqrt(np.square(got - wanted).mean()) < limit * wanted.std()
-    assert isinstance(model._loaded().engine._forward, BertFirstTokens)  # it was not refused
+    assert isinstance(model.scheduler.engine.choice.forward, BertFirstTokens)  # it was not refused
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -238,8 +239,8 @@ def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request
         return attend(query, *arguments, scale=scale / BASE_2 if query.shape[2] == 1 else scale, **more)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sharper)
-    engine = CrossEncoderModel(folder, dtype=dtype, device="cpu")._loaded().engine
-    assert not isinstance(engine._forward, BertFirstTokens)
+    engine = CrossEncoderModel(folder, dtype=dtype, device="cpu").scheduler.engine
+    assert not isinstance(engine.choice.forward, BertFirstTokens)
     assert engine.packed
 
 
@@ -439,20 +440,20 @@ def test_endless_texts_are_bounded(bert):
     assert np.isfinite(got.scores).all()
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(bert, monkeypatch):
+def test_out_of_memory_halves_the_batch_and_goes_on(bert):
     model = CrossEncoderModel(bert, dtype="float32", device="cpu", output="logit")
     wanted = model.score(PAIRS).scores
-    engine = model._loaded().engine
-    engine._cores = None  # which would deal the pairs out
-    run, sizes = engine._pass, []
+    engine = model.scheduler.engine
+    engine.cores = None  # which would deal the pairs out
+    choice, sizes = engine.choice, []
 
-    def short_of_memory(rows):
-        sizes.append(len(rows))
-        if len(rows) > 2:
+    def short_of_memory(ids, packing):
+        sizes.append(len(packing.lengths))
+        if len(packing.lengths) > 2:
             raise torch.OutOfMemoryError("no memory for more than two pairs")
-        run(rows)
+        return choice.forward(ids, packing)
 
-    monkeypatch.setattr(engine, "_pass", short_of_memory)
+    engine.choice = replace(choice, forward=short_of_memory)
     np.testing.assert_allclose(model.score(PAIRS).scores, wanted, atol=1e-5)
     assert max(sizes) == len(PAIRS)
 
@@ -491,7 +492,7 @@ async def test_many_callers_at_once_get_their_own_scores(bert):
 async def test_cancelling_takes_back_what_has_not_run(bert, monkeypatch):
     model = CrossEncoderModel(bert, dtype="float32", device="cpu")
     await model.ascore(PAIRS[:1])
-    scheduler = model._loaded().scheduler
+    scheduler = model.scheduler
     submit, loop, queued = scheduler.submit, asyncio.get_running_loop(), asyncio.Event()
 
     def submit_and_tell(*arguments, **options):
@@ -500,7 +501,7 @@ async def test_cancelling_takes_back_what_has_not_run(bert, monkeypatch):
         return future
 
     monkeypatch.setattr(scheduler, "submit", submit_and_tell)
-    with scheduler._inside:  # somebody else's batch is running
+    with scheduler.inside:  # somebody else's batch is running
         first = asyncio.ensure_future(model.ascore(PAIRS))
         await asyncio.wait_for(queued.wait(), 30)
         queued.clear()
