@@ -172,7 +172,7 @@ def test_embedding_in_a_signal_handler_that_interrupted_an_embedding_is_an_error
                 assert np.isfinite(rows(way())).all()
                 signal.setitimer(signal.ITIMER_REAL, 0)
         assert np.allclose(rows(sync()), wanted, atol=1e-6)
-        assert refused > 5, (refused, worked)
+        assert refused, worked  # or no embedding was interrupted
         print("refused", refused, "worked", worked)
         os._exit(0)
     """)
