@@ -168,16 +168,17 @@ class ThreadPool(Executor):
 
     def free(self, wanted: int) -> int:
         """How many threads can be given a task by `share`: ``wanted``, or 0 while an earlier task has not begun."""
-        return wanted if wanted and self.idle() and self.started(wanted) else 0
+        return wanted if wanted and not self.waiting and self.started(wanted) else 0
 
     def share(self, task: Callable[[], object], times: int) -> None:
         """Have ``times`` threads run ``task``, which must not raise."""
         for _ in range(times):
             self._tasks.put(task)
 
-    def idle(self) -> bool:
-        """Whether no task waits to begin."""
-        return self._tasks.empty()
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait to begin."""
+        return self._tasks.qsize()
 
     def started(self, count: int) -> bool:
         """Start threads up to ``count``; whether all of them run."""

@@ -79,6 +79,9 @@ class NativeForward:
 
     Args:
         model: The transformers model that the weights are read from; one that `fits`. It is not kept.
+
+    Attributes:
+        helpers: Threads that compute a pass with its caller.
     """
 
     def __init__(self, model: Any) -> None:
@@ -115,7 +118,7 @@ class NativeForward:
             vocabulary=len(parts.words),
         )
         self._free: deque[_Scratch] = deque(maxlen=_MOST_WORKERS)
-        self._helpers = ThreadPool(_MOST_WORKERS - 1, "situate-helper")
+        self.helpers = ThreadPool(_MOST_WORKERS - 1, "situate-helper")
 
     @staticmethod
     def fits(model: Any) -> bool:
@@ -180,11 +183,11 @@ class NativeForward:
                     self._free.append(scratch)  # another pass may use it from here on
             return bool(unknown)
 
-        helpers = self._helpers.free(workers - 1)
+        helpers = self.helpers.free(workers - 1)
         scratch.job.inside = 1 + helpers
         # `take_part` holds the model (`self`), the job and all that it points to (`scratch`): an interrupt may end this
         # call anywhere, and helpers then compute the pass to its end without it.
-        self._helpers.share(take_part, helpers)
+        self.helpers.share(take_part, helpers)
         return take_part()
 
     def _scratch(self, tokens: int, sequences: int, workers: int) -> _Scratch:

@@ -171,15 +171,15 @@ def test_a_helper_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
     ids, packing = batch([40])
     wanted = forward(ids, packing)
     released = threading.Event()
-    forward._helpers.share(released.wait, 1)
+    forward.helpers.share(released.wait, 1)
     for _ in range(50):
-        if forward._helpers._tasks.empty():
+        if not forward.helpers.waiting:
             break
         time.sleep(0.01)
     # The helper is busy; what it is asked then waits in its queue, and once that is not empty nobody asks.
     for _ in range(5):
         assert torch.equal(forward(ids, packing), wanted)
-    assert forward._helpers._tasks.qsize() == 1
+    assert forward.helpers.waiting == 1
     released.set()
     for _ in range(20):
         assert torch.equal(forward(ids, packing), wanted)
@@ -223,14 +223,14 @@ def test_helpers_of_an_interrupted_call_write_into_nothing_else(monkeypatch: pyt
     while ended:
         event += 1
         busy.clear()
-        forward._helpers.share(busy.wait, 1)
-        while not forward._helpers._tasks.empty():
+        forward.helpers.share(busy.wait, 1)
+        while forward.helpers.waiting:
             time.sleep(0.0005)
         ended = interrupted_at(event, lambda: forward(ids.clone(), Packing.of(lengths, CPU)))
         others = [torch.full(wanted.shape, 7.0) for _ in range(8)]
         busy.set()
         idle.clear()
-        forward._helpers.share(idle.set, 1)
+        forward.helpers.share(idle.set, 1)
         assert idle.wait(30)
         assert all((other == 7).all() for other in others), f"written to after event {event}"
         assert torch.equal(forward(ids, packing), wanted)
