@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from situate.errors import InputError
+from situate.retrievers.index.payload import stored_text
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -28,6 +29,8 @@ _PATH = re.compile(r"[A-Za-z0-9_-]+(\[\d*\])?(\.[A-Za-z0-9_-]+(\[\d*\])?)*")
 _EXACT_INTEGER = 2**53
 #: How deeply conditions may nest.
 _MAX_DEPTH = 32
+#: The same in a `models.Filter`, where a filter and its list of conditions are a level each.
+_MAX_NESTED = 200
 
 _BOUNDS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
@@ -67,6 +70,7 @@ def key_path(key: str) -> str:
     Raises:
         InputError: It holds a quotation mark, which no path can.
     """
+    key = stored_text(key)
     if _PATH.fullmatch(key):
         return key
     if '"' in key:
@@ -79,10 +83,11 @@ def equals_any(path: str, values: Iterable[str | int | float | bool]) -> models.
     from qdrant_client import models
 
     values = list(values)
-    texts = [value for value in values if isinstance(value, str)]
+    texts = [stored_text(value) for value in values if isinstance(value, str)]
     truths = [value for value in values if isinstance(value, bool)]
     numbers = [value for value in values if not isinstance(value, str | bool)]
     wholes = [int(value) for value in numbers if isinstance(value, int) or value.is_integer()]
+    wholes = [value for value in wholes if -(2**63) <= value < 2**63]  # no store holds others
     either: list[Any] = [models.FieldCondition(key=path, match=models.MatchValue(value=value)) for value in truths]
     either += [models.FieldCondition(key=path, match=models.MatchAny(any=group)) for group in (texts, wholes) if group]
     either += [
@@ -121,7 +126,8 @@ def ordered(path: str, bound: str, value: Any) -> models.Filter | None:
     elif isinstance(value, date):
         span = models.DatetimeRange(**{bound: value})
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        span = models.Range(**{bound: value})
+        # Stored integers have 64 bits: those beyond, which a double need not hold, are compared as 2**64 is.
+        span = models.Range(**{bound: max(-(2**64), min(2**64, value)) if isinstance(value, int) else value})
     else:
         return None
     return models.Filter(must=[models.FieldCondition(key=path, range=span)])
@@ -134,11 +140,15 @@ def _all(conditions: Mapping[str, Any], depth: int) -> models.Filter:
         raise InputError(f"the filter's conditions lie more than {_MAX_DEPTH} levels deep in each other")
     must: list[models.Condition] = []
     for key, value in conditions.items():
+        if not isinstance(key, str):
+            raise InputError(f"the filter has the key {key!r}: a key of the metadata is text")
         if key in ("$and", "$or"):
             if not isinstance(value, Sequence) or not all(isinstance(part, Mapping) for part in value):
                 raise InputError(f"{key} takes a list of conditions, not {value!r}")
             parts: list[models.Condition] = [_all(part, depth + 1) for part in value]
-            must.append(models.Filter(must=parts) if key == "$and" else models.Filter(should=parts))
+            # Qdrant reads an empty list as no condition; none of no conditions holds.
+            either = models.Filter(should=parts) if parts else equals_any(_METADATA, [])
+            must.append(models.Filter(must=parts) if key == "$and" else either)
         elif key == "$not":
             if not isinstance(value, Mapping):
                 raise InputError(f"$not takes conditions, not {value!r}")
@@ -256,12 +266,14 @@ _OPERATORS: dict[str, Callable[[str, Any], models.Filter]] = {
 }
 
 
-def _resolved(where: Any) -> Any:
+def _resolved(where: Any, depth: int = 0) -> Any:
     """A filter of Qdrant's with every key of the metadata under ``metadata.``."""
     from qdrant_client import models
 
+    if depth > _MAX_NESTED:
+        raise InputError(f"the filter nests more than {_MAX_NESTED // 2} filters in each other, which is not read")
     if isinstance(where, list):
-        return [_resolved(part) for part in where]
+        return [_resolved(part, depth + 1) for part in where]
     if isinstance(where, models.NestedCondition):  # keys within are relative to its own
         nested = where.nested.model_copy(update={"key": _resolved_key(where.nested.key)})
         return models.NestedCondition(nested=nested)
@@ -278,7 +290,7 @@ def _resolved(where: Any) -> Any:
     changes: dict[str, Any] = {}
     for name in where.model_fields_set:
         value = getattr(where, name)
-        changed = _resolved_key(value) if name == "key" else _resolved(value)
+        changed = _resolved_key(value) if name == "key" else _resolved(value, depth + 1)
         if changed is not value and changed != value:
             changes[name] = changed
     return where.model_copy(update=changes) if changes else where

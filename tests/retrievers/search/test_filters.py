@@ -53,6 +53,15 @@ def index() -> Index:
         ({"year": {"$eq": 2021}}, "b"),
         ({"year": {"$in": [2020, 2022]}}, "ac"),
         ({"year": {"$in": []}}, ""),
+        ({"$or": []}, ""),
+        ({"$and": []}, "abc"),
+        ({"year": 2**63}, ""),
+        ({"year": 10**400}, ""),
+        ({"year": {"$lt": 10**400}}, "abc"),
+        ({"year": {"$lt": -(10**400)}}, ""),
+        ({"year": [10**400, 2021]}, "b"),
+        ({"title": "\ud800"}, ""),
+        ({"by\ud800": 1}, ""),
         ({"year": {"$nin": [2020, 2022]}}, "b"),
         ({"year": {"$not": {"$gt": 2020}}}, "a"),
         ({"paid": {"$exists": True}}, "bc"),
@@ -99,6 +108,7 @@ def test_conditions_find_what_they_say(index: Index, conditions: Any, found: str
         pytest.param({"year": object()}, "'year'", id="an object"),
         ({"title": {"$like": "a%b"}}, "at its ends"),
         ({"$xor": []}, r"'\$xor'"),
+        ({2020: 1}, "the key 2020"),
         ({"$or": {"a": 1}}, "a list of conditions"),
         ({'a"b': 1}, "quotation mark"),
         ("year", "a mapping"),
@@ -116,3 +126,12 @@ def test_conditions_nested_without_end_are_refused(index: Index) -> None:
         endless = {"$not": endless}
     with pytest.raises(InputError, match="levels deep"):
         index.search("the same words", filter=endless)
+
+
+@pytest.mark.parametrize("depth", [101, 1_000])
+def test_a_filter_of_qdrants_nested_without_end_is_refused(index: Index, depth: int) -> None:
+    where = models.Filter(must=[models.FieldCondition(key="year", match=models.MatchValue(value=2020))])
+    for _ in range(depth):
+        where = models.Filter(must=[where])
+    with pytest.raises(InputError, match="nests more than 100 filters"):
+        index.search("words", filter=where)
