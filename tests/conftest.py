@@ -1,4 +1,4 @@
-"""What every test shares: the real weights, loaded once."""
+"""Shared fixtures: the real weights, loaded once."""
 
 from __future__ import annotations
 

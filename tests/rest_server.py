@@ -1,6 +1,6 @@
 """A Qdrant server for tests: the part of the REST interface that our own classes speak, over an `EdgeClient`.
 
-It stands in for what cannot be had in a test, another machine: requests come over a socket, from any process, as the
+It replaces another machine, which a test does not have: requests come over a socket, from any process, as the
 JSON that qdrant-client makes of them, and the engine behind it is Qdrant's own.
 """
 

@@ -1,4 +1,4 @@
-"""The compose files: what they start is what the docs and our client expect. No container is started here."""
+"""The compose files: the services are those that the docs and our client expect. No container is started here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_service_can_start(file: str) -> None:
         assert abs(int(image[2]) - int(ours[1])) <= 1
         ports = [port.split(":") for port in service["ports"]]
         assert [port[2] for port in ports] == ["6333", "6334"]  # REST, gRPC
-        # The key is optional, so nobody but this machine may reach the ports until somebody decides otherwise.
+        # The key is optional, so by default only this machine may reach the ports.
         assert {port[0] for port in ports} == {"127.0.0.1"}
         published += [port[1] for port in ports]
         mounts = dict(reversed(volume.split(":")) for volume in service["volumes"])
@@ -51,7 +51,7 @@ def test_every_service_can_start(file: str) -> None:
             assert how == {"condition": "service_healthy"}
             assert "healthcheck" in compose["services"][needed]
     assert len(set(published)) == len(published)
-    # What the file's head tells one to open is what it publishes.
+    # The address in the file's head is the published one.
     urls = re.findall(r"http://localhost:\d+", text)
     assert server_urls(urls) == [f"http://localhost:{port}" for port in published[::2]]
 

@@ -1,8 +1,8 @@
 """The snippets of the docs run as they are written.
 
 A page takes part where ``<!-- runnable -->`` stands on the line before a python block: these blocks run one after the
-other, sharing their names. ``<!-- setup`` ... ``-->`` holds Python that runs in its place and is not shown: what a
-reader has and this machine has not (a downloaded model, say).
+other, sharing their names. ``<!-- setup`` ... ``-->`` holds Python that runs in its place and is not shown, in place of
+something that a reader has (a downloaded model, say).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    monkeypatch.chdir(tmp_path)  # what a snippet writes is gone afterwards
+    monkeypatch.chdir(tmp_path)  # files of a snippet are gone afterwards
     names: dict[str, object] = {"__name__": "__main__"}
     for block in _RUNNABLE.finditer(text):
         code = block["shown"] or block["setup"]

@@ -1,4 +1,4 @@
-"""The judged sets that benchmarks/formats.py makes: what answers stands where it says, what is asked is gone."""
+"""The judged sets that benchmarks/formats.py makes: the answers' spans are exact, and the questions are removed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def too(mill):
 '''
 
 
-def test_functions_are_asked_for_by_docstrings_that_are_gone() -> None:
+def test_docstrings_are_the_questions_and_are_removed() -> None:
     data = code_set("code", {"mill.py": SOURCE})
     text = data.documents[0].text
     answers = {data.queries[j.query_id]: text[slice(*(j.spans or ())[0])] for j in data.judgements}
@@ -89,7 +89,7 @@ OTHER = '<html><body><p>Read <a href="../faq/mills.html#why-rye">Why rye?</a> fi
 ANSWER = "It grows on poor soil and stands the cold & the wet of these hills."
 
 
-def test_answers_stand_in_pages_without_the_asked_headings() -> None:
+def test_pages_hold_the_answers_without_the_questions_headings() -> None:
     html, markdown = html_set("html", {"faq/mills.html": PAGE, "tutorial/rye.html": OTHER})
     assert list(html.queries.values()) == ["Why rye?"]  # "Who?" is answered elsewhere
     page = html.documents[0].text

@@ -1,4 +1,4 @@
-"""What the wheel holds, and whom it serves."""
+"""The contents of the wheel, and the supported Python versions."""
 
 from __future__ import annotations
 

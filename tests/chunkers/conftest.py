@@ -1,4 +1,4 @@
-"""What the chunkers' tests share."""
+"""Shared fixtures of the chunkers' tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every chunker and every text: nothing lost, spans, sizes, linear work, copies."""
+"""Properties of every chunker on every text: nothing lost, spans, sizes, linear work, copies."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SIZED: dict[str, Callable[..., SizedChunker]] = {
 }
 EVERY = pytest.mark.parametrize("kind", SIZED.values(), ids=SIZED)
 
-#: Pieces of every kind of text that a chunker may take for something else than words.
+#: Pieces of text that a chunker may not read as words.
 PIECES = st.sampled_from(
     [
         "The pump is serviced twice. ", "word ", "\n", "\n\n", "\r\n", "\r", "\t", "    ", "\ufeff", "\ud800", "\0",
@@ -81,7 +81,7 @@ def assert_law(document: Document, chunks: list[Chunk]) -> None:
 
 
 def lost(text: str, chunks: list[Chunk], first: int = 0) -> str:
-    """What stands in no chunk, but for white space."""
+    """The text in no chunk, without white space."""
     covered = bytearray(len(text))
     for chunk in chunks:
         covered[chunk.start : chunk.end] = b"\1" * (chunk.end - chunk.start)

@@ -119,7 +119,7 @@ def test_fixed_windows_of_a_byte_level_tokenizer_keep_characters_whole() -> None
     assert set("".join(chunk.text for chunk in chunks)) == set(text)
 
 
-def test_a_sentence_knows_its_window_and_what_came_before() -> None:
+def test_a_sentence_has_its_window_and_the_sentence_before() -> None:
     text = "One.  Two!\nThree? Four. Five."
     chunks = SentenceWindowChunker(window=1).split(Document("d", text, {"title": "T"}))
     assert [chunk.text for chunk in chunks] == ["One.", "Two!", "Three?", "Four.", "Five."]
@@ -200,7 +200,7 @@ def test_small_html_chunks_are_blocks() -> None:
         ("<head><style>p {}</style><p>Words.", ["Words."]),
         ("<nav>a<nav>b</nav>c</nav><p>Words.</p>", ["Words."]),
         ('<div role="navigation"><div>a</div>b</div><p>Words.</p>', ["Words."]),
-        ("<nav>Menu<p>Words.</p>", ["Menu<p>Words."]),  # what does not end must not take the page with it
+        ("<nav>Menu<p>Words.</p>", ["Menu<p>Words."]),  # an element without an end must not hide the rest of the page
         ("<nav>Menu</nav><p>Words.</p><script>if (a) {", ["Words."]),
     ],
 )

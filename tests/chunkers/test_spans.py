@@ -13,7 +13,7 @@ from situate.errors import SpanError
 
 
 def cut(text: str, size: int, overlap: int) -> list[tuple[int, int]]:
-    """Fixed windows: the truth that the recovery is held against."""
+    """Fixed windows: the reference for the recovered spans."""
     spans, start = [], 0
     while start < len(text):
         end = min(len(text), start + size)

@@ -43,7 +43,7 @@ def reference(minilm_path):
 
 
 class Recorder:
-    """A `SpanEncoder` that notes what it is asked and answers with counts."""
+    """A `SpanEncoder` that notes its inputs and answers with counts."""
 
     dimension = 4
 
@@ -179,7 +179,7 @@ def test_the_fingerprint_is_json_and_follows_what_decides_a_vector(minilm_path):
     assert asked.query_fingerprint != base.query_fingerprint
 
 
-def test_lengths_that_nobody_knows_are_an_error():
+def test_unknown_lengths_are_an_error():
     embedder = Embedder("somebody/unheard-of", query_instruction="", document_instruction="", encoder=Recorder())
     with pytest.raises(ConventionError, match="max_tokens="):
         embedder.max_tokens  # noqa: B018
@@ -189,7 +189,7 @@ def test_lengths_that_nobody_knows_are_an_error():
     assert Embedder(encoder=Recorder()).tokenizer.encode("hi").tokens == ["[CLS]", "hi", "[SEP]"]
 
 
-def test_a_model_that_is_not_here_is_said_when_it_is_needed():
+def test_a_missing_model_is_an_error_when_it_is_needed():
     embedder = Embedder("nobody/no-such-model")
     with pytest.raises(ModelNotFoundError, match="nobody/no-such-model"):
         embedder.embed_queries(["x"])
@@ -300,7 +300,7 @@ def test_queries_and_their_tokens_come_out_of_one_pass(minilm_path):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-def test_what_is_asked_twice_is_read_once():
+def test_a_repeated_text_is_read_once():
     from situate.embedders.text.reading import ReadPlan, pooling_request
     from situate.embedders.text.requests import TokenRange
 
@@ -346,7 +346,7 @@ def test_layer_norm_comes_before_the_cut():
     np.testing.assert_allclose(found[0], expected / np.linalg.norm(expected), atol=1e-6)
 
 
-def test_a_cut_that_was_not_trained_is_said_and_an_impossible_one_refused():
+def test_a_cut_that_was_not_trained_gives_a_warning_and_an_impossible_one_is_refused():
     with pytest.warns(SituateWarning, match="not to be cut to 100 numbers"):
         assert Embedder(dimensions=100).embed_queries(["x"]).shape == (1, 100)
     with pytest.raises(InputError, match="dimensions is 500, but the model's vectors have 384"):

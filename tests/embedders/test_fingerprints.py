@@ -13,6 +13,6 @@ def test_each_setting_that_differs_is_named_with_both_values() -> None:
     )
 
 
-def test_a_long_value_is_shortened_and_a_difference_without_a_name_still_said() -> None:
+def test_a_long_value_is_shortened_and_a_difference_without_a_name_still_shown() -> None:
     assert len(differences({"query": "a" * 10_000}, {"query": "b" * 10_000})) < 200
     assert differences({"layers": None}, {}) == "other settings"

@@ -1,4 +1,4 @@
-"""What the chunk schemes promise, against procedures written out independently with AutoModel and numpy."""
+"""The chunk schemes, against procedures written out independently with AutoModel and numpy."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_the_window_is_what_the_model_was_trained_for(embedder):
     np.testing.assert_array_equal(default, named)
 
 
-def test_a_window_beyond_the_training_is_said_once():
+def test_a_window_beyond_the_training_gives_one_warning():
     embedder = Embedder(dtype="float32", device="cpu")
     chunks = chunks_of(LONG, 200)
     with pytest.warns(SituateWarning, match=r"windows of 400 tokens, but .* was trained on 256"):
@@ -189,7 +189,7 @@ def test_a_situated_window_pools_only_the_chunk(embedder, model):
         np.testing.assert_allclose(vector, expected, atol=1e-5)
 
 
-def test_context_is_read_and_not_pooled_unless_asked_for(embedder, model):
+def test_context_is_read_and_not_pooled_by_default(embedder, model):
     context = Context(title="Berlin", headings=("Places", "Rivers"))
     chunk = Chunk.of(SHORT, 0, 0, len(SENTENCES[0]), context)
     scheme = ChunkScheme(context=("title", "headings"))
@@ -288,7 +288,7 @@ def test_foreign_chunks_without_indices_are_neighbours_by_place():
     np.testing.assert_allclose(found, normed([[1, 0, 1], [0, 1, 1], [1, 1, 1]]), atol=1e-6)
 
 
-# What is refused ------------------------------------------------------------------------------------------------------
+# Refusals -------------------------------------------------------------------------------------------------------------
 
 
 def changed(chunk: Chunk, **values) -> Chunk:
@@ -298,7 +298,7 @@ def changed(chunk: Chunk, **values) -> Chunk:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"start": 30, "end": 10}, r"chunk 1 of 3 .*need 0 <= start < end"),
         ({"start": 10, "end": 10}, r"chunk 1 of 3"),
@@ -308,16 +308,16 @@ def changed(chunk: Chunk, **values) -> Chunk:
         ({"document_id": "other"}, r"chunk 1 of 3 .*belongs to document 'other'"),
     ],
 )
-def test_the_first_bad_chunk_is_named(embedder, values, said):
+def test_the_first_bad_chunk_is_named(embedder, values, message):
     chunks = chunks_of(SHORT, 150)[:3]
     bad = [chunks[0], changed(chunks[1], **values), changed(chunks[2], text="also wrong")]
     for scheme in (ChunkScheme(), ChunkScheme(late=True)):
-        with pytest.raises(SpanError, match=said):
+        with pytest.raises(SpanError, match=message):
             embedder.encode_chunks([(SHORT, bad)], scheme)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "said"),
+    ("scheme", "message"),
     [
         (ChunkScheme(late=True, situated=10), "exclude each other"),
         (ChunkScheme(residual=1.5), "residual is 1.5"),
@@ -328,8 +328,8 @@ def test_the_first_bad_chunk_is_named(embedder, values, said):
         (ChunkScheme(context=("titel",)), "'titel'"),
     ],
 )
-def test_a_scheme_that_makes_no_sense_is_refused(embedder, scheme, said):
-    with pytest.raises(InputError, match=said):
+def test_a_scheme_that_makes_no_sense_is_refused(embedder, scheme, message):
+    with pytest.raises(InputError, match=message):
         embedder.encode_chunks([(SHORT, chunks_of(SHORT, 100))], scheme)
 
 
@@ -340,7 +340,7 @@ def test_a_model_that_is_not_suited_says_why(pooling):
     for scheme in (ChunkScheme(late=True), ChunkScheme(situated=40)):
         with pytest.raises(ConventionError, match="never trained to stand for their text"):
             embedder.encode_chunks([item], scheme)
-    # What needs no token's own meaning works with every model.
+    # Techniques without token vectors work with every model.
     assert embedder.encode_chunks([item], ChunkScheme(neighbours=0.3, context=("title",)))[0].dense.shape[1] == 384
 
 
@@ -351,7 +351,7 @@ def test_a_family_of_ones_own_decides(embedder):
 
 
 class Asked:
-    """A `SpanEncoder` that only notes what it is asked."""
+    """A `SpanEncoder` that only notes its inputs."""
 
     dimension = 4
 

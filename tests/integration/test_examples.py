@@ -1,4 +1,4 @@
-"""The programs in examples/ do what they say."""
+"""The programs in examples/ run and print what they promise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUESTION = "What do I do if I lose the company credit card?"
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What the demo prints on the handbook: on its first run, and on a second with a question of one's own."""
+    """The demo's output on the handbook: of its first run, and of a second with a question of one's own."""
     import contextlib
     import io
 
@@ -109,7 +109,7 @@ def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
 def test_the_demo_runs_on_every_store(tmp_path: Path, location: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """What it shows is the same wherever the index is."""
+    """The output does not depend on the place of the index."""
     docs = tmp_path / "docs"
     docs.mkdir()
     text = (EXAMPLES / "documents" / "expenses.md").read_text(encoding="utf-8")
@@ -175,7 +175,7 @@ async def test_the_chat_backend_answers_with_passages(monkeypatch: pytest.Monkey
     assert len(answers[0].passages) == 4
 
 
-async def test_the_chat_backend_hands_passages_and_history_to_the_model() -> None:
+async def test_the_chat_backend_passes_passages_and_history_to_the_model() -> None:
     class Model:
         def __init__(self) -> None:
             self.asked: list[Prompt] = []
@@ -200,7 +200,7 @@ async def test_the_chat_backend_hands_passages_and_history_to_the_model() -> Non
     assert "<question>\nAnd if I lose it?\n</question>" in model.asked[1].text
 
 
-async def test_canned_answers_are_said_where_they_are_missing() -> None:
+async def test_missing_canned_answers_are_reported() -> None:
     canned = CannedAnswers({"Why?": ["Because."]})
     assert await canned.agenerate([Prompt("Question: Why?")]) == ["Because."]
     with pytest.raises(GenerationError, match="configure a language model"):

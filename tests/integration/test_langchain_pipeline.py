@@ -1,4 +1,4 @@
-"""Whole LangChain programs: the ones in the documentation, and the ways in which the pieces are put together."""
+"""Whole LangChain programs: the ones in the documentation, and combinations of the components."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ QUESTION = "What does it cost to keep my old laptop?"
 
 
 class Prompts(BaseCallbackHandler):
-    """What the chat model was sent."""
+    """The messages to the chat model."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -38,7 +38,7 @@ def documents(**changed: str) -> list[Document]:
 
 
 class Embedded(BaseEventHandler):
-    """Every text that an embedding model was given by itself, and not within its document."""
+    """Every text that an embedding model got by itself, and not within its document."""
 
     _texts: list[str] = PrivateAttr(default_factory=list)
     _late: bool = PrivateAttr(default=False)
@@ -167,7 +167,7 @@ def test_a_pipeline_keeps_documents_up_to_date(model: SituateEmbedding, embedded
     assert {node.node_id for node in second} <= set(now)
     assert not any("30 days" in text for text in now.values())
     assert any("25 days" in text for text in now.values())
-    # Sick leave is the same text, but it stands in another document now: its late vector is a new one.
+    # Sick leave is the same text in another document: its late vector is a new one.
     sick = {node.get_content(): node.embedding for node in first if "doctor" in node.get_content()}
     for node in second:
         if node.get_content() in sick:
@@ -205,7 +205,7 @@ def test_the_cache_returns_nodes_with_their_vectors(
     np.testing.assert_allclose([n.embedding for n in second], [n.embedding for n in first], atol=1e-6)
     assert embedded.texts == []
 
-    # What another configuration made is not taken for this one's.
+    # Results of another configuration are not used for this one.
     for other in (
         Counting(embed_model=model, chunk_size=12),
         Counting(embed_model=model, splitter=SentenceSplitter(chunk_size=20, chunk_overlap=0)),

@@ -1,4 +1,4 @@
-"""What holds for the classes of both frameworks alike: their parameters, their copies, their pickles."""
+"""Properties of the classes of both frameworks: their parameters, their copies, their pickles."""
 
 from __future__ import annotations
 

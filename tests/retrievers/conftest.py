@@ -1,4 +1,4 @@
-"""What the tests of a query's steps share: a language model that says what a test wants it to say."""
+"""Shared by the tests of a query's steps: a language model whose answers a test sets."""
 
 from __future__ import annotations
 

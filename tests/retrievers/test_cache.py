@@ -87,7 +87,7 @@ async def test_the_same_words_are_a_hit_and_cost_no_embedding(mode, cache):
 
 def test_expected_error_is_laplaces_rule():
     assert expected_error([], [], 0.9) == 1 / 2
-    assert expected_error([0.8, 0.85, 0.95], [0.7], 0.9) == 1 / 4  # right at 0.95 tells nothing about 0.9
+    assert expected_error([0.8, 0.85, 0.95], [0.7], 0.9) == 1 / 4  # right at 0.95 is no evidence at 0.9
     assert expected_error([0.8], [0.92, 0.99], 0.9) == 3 / 5
 
 
@@ -314,7 +314,7 @@ async def test_an_asynchronous_answer_whose_documents_change_is_not_remembered(c
 
 
 def test_of_many_threads_none_leaves_an_answer_from_before_the_invalidation(cache):
-    """Whatever the order of storing and forgetting, what was computed before is gone afterwards."""
+    """In every order of storing and forgetting, answers computed before are gone afterwards."""
     version, started = ["old"], threading.Barrier(9)
 
     def compute():

@@ -79,7 +79,7 @@ def test_the_bootstrap_draws_whole_queries():
     rng = np.random.default_rng(5)
     dependent = []
     for i in range(12):
-        level = rng.normal(0, 0.3)  # what the hits of a query share
+        level = rng.normal(0, 0.3)  # the common level of a query's hits
         dependent += [Labelled(float(0.6 * r + level + rng.normal(0, 0.02)), r, f"q{i}") for r in (True, False) * 8]
     by_query = calibrate(dependent, resamples=300).precision_interval
     as_if_independent = calibrate([Labelled(h.score, h.relevant) for h in dependent], resamples=300).precision_interval

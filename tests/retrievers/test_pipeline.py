@@ -1,4 +1,4 @@
-"""The query pipeline, and what happens when an optional step fails."""
+"""The query pipeline, and failing optional steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DOCUMENTS = [
 
 
 class Generator:
-    """A language model that answers what it was told to, or fails."""
+    """A language model with given answers, or one that fails."""
 
     def __init__(self, *answers: str, error: Exception | None = None) -> None:
         self.answers = answers
@@ -104,7 +104,7 @@ FAST_FAIL = StepPolicy(retries=0)
 
 
 async def both(retriever: Retriever, query: str, **arguments: object) -> list[tuple[str, float]]:
-    """What `retrieve` finds, after asserting that `aretrieve` finds the same by the same steps."""
+    """The result of `retrieve`, after asserting that `aretrieve` gives the same by the same steps."""
     result = retriever.retrieve(query, **arguments)  # type: ignore[arg-type]
     again = await retriever.aretrieve(query, **arguments)  # type: ignore[arg-type]
     assert [hit.chunk for hit in again] == [hit.chunk for hit in result]

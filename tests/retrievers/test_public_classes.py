@@ -90,12 +90,12 @@ MAKERS: dict[type, Callable[[Path], Any]] = {
     Turn: lambda _: Turn("user", "Hello"),
 }
 every_class = pytest.mark.parametrize("made", MAKERS, ids=lambda cls: cls.__name__)
-#: A function made in a test has no name to pickle by; what was made from one is copied only.
+#: A function made in a test has no name to pickle by; objects made from one are copied only.
 NAMELESS = {SemanticCache, StoredTokens}
 
 
 def configuration(value: Any, depth: int = 0) -> Any:
-    """What an object was made with, without what it opened or loaded."""
+    """An object's configuration, without the resources that it opened or loaded."""
     if isinstance(value, list | tuple):
         return [configuration(one, depth) for one in value]
     if not type(value).__module__.startswith(("situate", "test", "tests")) or depth > 3:

@@ -1,4 +1,4 @@
-"""JSON from outside is read within bounds, and no error's text shows a key."""
+"""Untrusted JSON is read within bounds, and no error's text shows a key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEYS = [
 @pytest.mark.parametrize(("open_", "close"), [("[", "]"), ('{"a":', "}"), ('[{"a":', "}]")])
 @pytest.mark.parametrize("depth", [MAX_JSON_DEPTH + 1, 900, 100_000])
 @pytest.mark.parametrize("closed", [True, False])
-def test_nested_json_is_an_error_of_the_class_asked_for(open_: str, close: str, depth: int, closed: bool) -> None:
+def test_nested_json_is_an_error_of_the_given_class(open_: str, close: str, depth: int, closed: bool) -> None:
     text = open_ * depth + "1" + close * depth * closed
     for data in (text, text.encode()):
         with pytest.raises(ModelError, match=r"config\.json (holds JSON nested deeper than 100 levels|is not JSON)"):

@@ -1,4 +1,4 @@
-"""An unknown keyword argument is refused by the name of the one that was meant."""
+"""An unknown keyword argument is refused with the name of the right one."""
 
 from __future__ import annotations
 

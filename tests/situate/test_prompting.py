@@ -1,4 +1,4 @@
-"""Texts inside prompts end nothing but themselves, and answers come out without the reasoning before them."""
+"""Texts inside prompts cannot end their quotation, and answers lose the reasoning before them."""
 
 from __future__ import annotations
 

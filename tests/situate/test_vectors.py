@@ -21,7 +21,7 @@ def test_unit_vectors_have_norm_one_and_zero_stays_zero() -> None:
     assert unit(np.zeros((0, 7), dtype=np.float32)).shape == (0, 7)
 
 
-def test_a_direction_is_there_or_another_stands_for_it() -> None:
+def test_a_vector_without_direction_becomes_the_given_one() -> None:
     other = np.array([0, 1], dtype=np.float32)
     np.testing.assert_array_equal(direction(np.array([3.0, 4.0]), other), np.array([0.6, 0.8], dtype=np.float32))
     np.testing.assert_array_equal(direction(np.array([1e-12, 0.0]), other), other)

@@ -208,7 +208,7 @@ def test_the_title_is_the_one_of_the_document(tmp_path: Path, front: str, title:
     assert [document.metadata["title"] for document in read_documents(tmp_path)] == [title]
 
 
-def test_a_missing_path_and_an_unknown_kind_are_said_at_once(tmp_path: Path) -> None:
+def test_a_missing_path_and_an_unknown_kind_raise_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_documents(tmp_path / "nothing")
     (tmp_path / "x.docx").write_bytes(b"")
@@ -227,7 +227,7 @@ def test_encodings_are_recognised(encoding: str) -> None:
     assert decoded("café – “ok”".encode(encoding)) == "café – “ok”"
 
 
-def test_a_short_text_in_a_legacy_encoding_is_a_guess_that_is_said() -> None:
+def test_a_short_text_in_a_legacy_encoding_is_a_guess_with_a_warning() -> None:
     with pytest.warns(DecodingWarning, match=r"a\.txt: the encoding is not declared, and cp1252 is a guess"):
         assert decoded("café – “ok”".encode("cp1252"), "a.txt") == "café – “ok”"
 
@@ -280,7 +280,7 @@ def test_a_declaration_of_pythons_own_encodings_is_not_believed() -> None:
         assert html_to_markdown(f'<meta charset="{declared}"><p>a\\x41 +AGE- b'.encode())[0] == "a\\x41 +AGE- b"
 
 
-def test_links_out_of_the_folder_are_followed_only_where_asked(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_followed_only_if_allowed(tmp_path: Path) -> None:
     (secret := tmp_path / "secret").mkdir()
     (secret / "key.txt").write_text("secret", encoding="utf-8")
     (folder := tmp_path / "folder").mkdir()
@@ -298,7 +298,7 @@ def test_links_out_of_the_folder_are_followed_only_where_asked(tmp_path: Path) -
         assert list(read_documents(folder)) == []
 
 
-def test_a_file_above_the_limit_is_skipped_and_said(tmp_path: Path) -> None:
+def test_a_file_above_the_limit_is_skipped_with_a_warning(tmp_path: Path) -> None:
     with (tmp_path / "a.txt").open("wb") as sparse:
         sparse.truncate(3 * 2**30)
     lines = [{"text": "x" * 2_000}, {"text": "short"}, {"text": "x" * 2_000}]

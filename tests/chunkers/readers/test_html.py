@@ -1,4 +1,4 @@
-"""HTML as Markdown: what a reader sees, whatever the page is made of."""
+"""HTML as Markdown: the visible text, for any markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLMSituator and QuestionSituator, with language models that behave and others that do not."""
+"""LLMSituator and QuestionSituator, with working and failing language models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from situate.prompting import generation_error
 
 
 class Model:
-    """A deterministic language model: answers by a function of the prompt, and remembers what it was asked."""
+    """A deterministic language model: answers by a function of the prompt, and keeps its prompts."""
 
     def __init__(self, answer: Callable[[Prompt], str] | str = "It is about the ferry.") -> None:
         self.answer = answer
@@ -131,7 +131,7 @@ def test_the_cache_goes_by_content_model_and_prompt(tmp_path: Path) -> None:
     assert calls(Document("other id", DOCUMENT.text)) == 0
     assert calls(model="n") == 7
     assert calls(instruction="In one word?") == 7
-    # An edit anywhere changes what every chunk of the document is seen in.
+    # An edit anywhere changes the document that every chunk is situated in.
     assert calls(Document("ferry", DOCUMENT.text.replace("at 7", "at 8"))) == 7
     assert calls(limit=5) == 0
 
@@ -159,7 +159,7 @@ def test_a_cache_serves_many_threads(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(cache)).get([str(i) for i in range(12)]) == {str(i): str(i) for i in range(12)}
 
 
-def test_a_failing_model_is_asked_again() -> None:
+def test_a_failing_model_is_called_again() -> None:
     failures = iter([True, True, False])
 
     class Flaky(Model):

@@ -1,4 +1,4 @@
-"""Long documents that are led by a summary, with language models that behave and others that do not."""
+"""Long documents with a summary in their prompts, with working and failing language models."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_short_document_and_one_without_chunks_need_no_summary() -> None:
     assert f"<document>\n{LONG.text}\n</document>" in model.prompts[0].prefix
 
 
-def test_a_summary_is_asked_for_once(tmp_path: Path) -> None:
+def test_a_summary_is_requested_once(tmp_path: Path) -> None:
     first, second = (Model(lambda prompt: f"Summary. {first_paragraph(prompt)}") for _ in range(2))
     situator(first, model="m", cache=tmp_path / "answers.db").situate(LONG, CHUNKS)
     again = situator(second, model="m", cache=tmp_path / "answers.db")
@@ -129,7 +129,7 @@ def test_where_the_summary_fails_the_part_around_the_chunk_leads(
     assert all(situated(chunks))
     assert all(SUMMARY_FAILED in chunk.metadata and FAILED not in chunk.metadata for chunk in chunks)
     assert "<document>" in model.prompts[-1].prefix
-    # What failed is not kept: with a model that works the summary is asked for again.
+    # Failures are not kept: a working model is then called for the summary.
     better = Model(lambda prompt: "Summary.")
     chunks = situator(better, model="m", cache=tmp_path / "answers.db").situate(LONG, CHUNKS)
     assert better.summaries

@@ -62,7 +62,7 @@ def test_tasks_run_at_the_same_time_with_one_core_each() -> None:
 
 
 def test_a_pass_that_lost_its_core_again_and_again_is_followed_by_passes_on_one_core() -> None:
-    """How often the operating system took the core away is what a busy machine would say."""
+    """A busy machine is simulated by the operating system's count of preemptions."""
     taken, now = iter([0, 0, 5, 50, 50, 99, 99, 99, 99, 150]), [100.0]
     rule = CrowdRule(times=6, times_a_second=0, first_wait=8, longest_wait=16)
     pool = CorePool(2, cores="adaptive", rule=rule, count=lambda: next(taken), clock=lambda: now[0])

@@ -75,7 +75,7 @@ def strict_varlen(grouped: bool) -> Callable[..., torch.Tensor]:
 
 
 def item(tensor: torch.Tensor, key: Any) -> torch.Tensor:
-    """``tensor[key]`` by operators: Python's own way asks for a device guard, which a build without CUDA has not."""
+    """``tensor[key]`` by operators: Python's indexing needs a device guard, which a build without CUDA lacks."""
     keys = list(key) if isinstance(key, tuple) else [key]
     if any(each is Ellipsis for each in keys):
         at = next(i for i, each in enumerate(keys) if each is Ellipsis)
@@ -228,7 +228,7 @@ def test_what_the_kernel_refuses_runs_packed_without_it(
 def test_devices_without_segment_reduce_reduce_all_the_same(
     reduction: Reduction, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Apple's GPUs: everything is on the CPU here, which is told to have no such kernel."""
+    """As on Apple's GPUs: everything is on the CPU here, patched to have no such kernel."""
 
     class Elsewhere:
         type = "mps"

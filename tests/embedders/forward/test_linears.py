@@ -104,7 +104,7 @@ def test_weights_in_float16_cost_only_their_rounding(activation: Activation, bia
 
 
 @AVX2_ALONE
-def test_weights_that_float16_cannot_hold_or_that_were_asked_for_exactly_stay_as_they_are() -> None:
+def test_weights_that_float16_cannot_hold_or_in_exact_mode_stay_as_they_are() -> None:
     weight = torch.ones(32, 48)
     assert not isinstance(projection(weight, None, torch.float32, CPU), HalfProjection)
     assert not isinstance(projection(weight * 1e5, None, torch.float32, CPU, exact=False), HalfProjection)
@@ -114,7 +114,7 @@ def test_weights_that_float16_cannot_hold_or_that_were_asked_for_exactly_stay_as
 
 
 @AVX2_ALONE
-def test_an_encoder_that_was_asked_for_float32_shares_no_rounded_weights(minilm_path: str) -> None:
+def test_an_encoder_in_explicit_float32_shares_no_rounded_weights(minilm_path: str) -> None:
     fast, exact = Encoder(minilm_path, device="cpu"), Encoder(minilm_path, device="cpu", dtype="float32")
     texts = [SpanText("The river bends twice before the mill."), SpanText("Its wheel is of oak.")]
     got, wanted = fast.encode(texts), exact.encode(texts)

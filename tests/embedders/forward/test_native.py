@@ -1,4 +1,4 @@
-"""The compiled pass: what the model computes, in one order of adding up whoever takes part, and not at all where it is
+"""The compiled pass: the model's results, in one order of summation with any helpers, and not at all where it is
 not built."""
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def test_a_helper_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monke
         if not forward.helpers.waiting:
             break
         time.sleep(0.01)
-    # The helper is busy; what it is asked then waits in its queue, and once that is not empty nobody asks.
+    # The helper is busy; a task then waits in its queue, and no task is queued while that is not empty.
     for _ in range(5):
         assert torch.equal(forward(ids, packing), wanted)
     assert forward.helpers.waiting == 1

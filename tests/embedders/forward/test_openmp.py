@@ -76,7 +76,7 @@ def test_torch_leaves_a_team_to_every_thread() -> None:
     assert left_behind(product) >= SOME, "nothing is to be done any more: embedders/forward/cores.py can go"
 
 
-def test_nobody_who_computed_here_has_one() -> None:
+def test_no_thread_keeps_a_team_after_it_has_computed() -> None:
     def careful() -> None:
         with computing():
             product()

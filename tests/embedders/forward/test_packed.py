@@ -1,4 +1,4 @@
-"""Packed execution computes, for every architecture, what each sequence alone computes."""
+"""Packed execution computes the results of each sequence alone, for every architecture."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_every_family_equals_each_sequence_alone(
 
 @pytest.mark.parametrize("name", ["bert", "modernbert", "qwen3", "gemma3-bidirectional", "t5", "roberta"])
 def test_models_run_packed_through_the_attention_interface(name: str) -> None:
-    """Without the plain loop that BERT's kin get, and without prepacked layers."""
+    """Without the plain loop of BERT-style encoders, and without prepacked layers."""
     torch.manual_seed(2)
     model = FAMILIES[name][0]().eval()
     lengths = [3, 40, 40, 17, 1]

@@ -130,7 +130,7 @@ async def test_several_poolings_beside_each_other_are_the_librarys(two_poolings)
     assert "whole, by sentence-transformers: it pools by cls + mean" in embedder.describe()
     with pytest.warns(TruncationWarning, match="1 of 1 texts"):
         embedder.embed_documents(["cat " * 40])
-    # Whoever names one pooling gets it, from the encoder that knows spans.
+    # An explicit pooling is used, by the encoder that pools spans.
     assert Embedder(two_poolings, pooling="mean").dimension == 16
 
 
@@ -281,7 +281,7 @@ def test_a_copy_under_another_name_reads_the_sample_it_is_given(cde, tmp_path):
     assert np.abs(unknown.encode(texts)[0].vectors - alone).max() > 1e-2
 
 
-def test_a_missing_sample_and_unasked_code_are_refused(cde):
+def test_a_missing_sample_and_code_that_is_not_allowed_are_refused(cde):
     with pytest.raises(ConventionError, match=r"two stages.*LibraryEncoder\(.*corpus=passages"):
         Embedder(cde, trust_remote_code=True).embed_queries(TEXTS)
     with pytest.raises(ConventionError, match="reads a sample of the corpus"):

@@ -1,4 +1,4 @@
-"""Late-interaction and learned sparse models: what sentence-transformers computes, in arrays, without blocking."""
+"""Late-interaction and learned sparse models: sentence-transformers' results, in arrays, without blocking."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_punctuation_has_no_document_vectors(colbert):
     assert with_mark.shape == without.shape
 
 
-def test_what_is_cut_is_said(colbert):
+def test_a_cut_gives_a_warning(colbert):
     embedder = MultiVectorEmbedder(colbert, device="cpu", dtype="float32")
     # Twenty words, two special tokens, and a marker that this vocabulary reads as three.
     with pytest.warns(TruncationWarning, match=r"1 of 2 texts are longer than the 12 tokens .* lost 13 tokens"):
@@ -128,7 +128,7 @@ def test_only_the_largest_numbers_are_kept(splade):
     np.testing.assert_allclose(np.sort(few.values), np.sort(whole.values)[-3:], atol=1e-6)
 
 
-def test_a_sparse_text_that_is_cut_is_said(splade):
+def test_a_cut_of_a_sparse_text_gives_a_warning(splade):
     with pytest.warns(TruncationWarning, match="24 tokens"):
         SparseEmbedder(splade, device="cpu", dtype="float32").embed_documents(["cat " * 40])
 

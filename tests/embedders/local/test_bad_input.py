@@ -1,4 +1,4 @@
-"""What users hand over by accident, at the sizes that they hand it over in; and what strangers hand over on purpose."""
+"""Accidental input of users at real sizes, and hostile model folders."""
 
 from __future__ import annotations
 
@@ -232,13 +232,13 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
     return folder, marker
 
 
-def test_a_models_own_code_runs_only_when_asked_for(foreign: tuple[Path, Path]) -> None:
+def test_a_models_own_code_runs_only_when_allowed(foreign: tuple[Path, Path]) -> None:
     folder, marker = foreign
     with pytest.raises(UnsafeModelError, match="trust_remote_code=True"):
         Encoder(folder, device="cpu").encode([SpanText("x")])
     embedder = Embedder(folder, device="cpu", pooling="mean")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FallbackWarning)  # what was assumed of an unknown model
+        warnings.simplefilter("ignore", FallbackWarning)  # the assumptions on an unknown model
         with pytest.raises(UnsafeModelError, match="trust_remote_code=True"):
             embedder.embed_documents(["x"])
     assert not marker.exists(), "nothing ran"
@@ -269,7 +269,7 @@ def test_a_pickle_that_runs_code_is_refused_and_never_run(folder: Path, tmp_path
     assert (tmp_path / "proof").exists(), "the bomb works"
     with pytest.raises(UnsafeModelError, match="allow_pickle=True"):
         Encoder(armed, device="cpu").encode([SpanText("x")])
-    # Even who allows pickles gets torch's reader of plain weights, which runs nothing.
+    # Even with allow_pickle torch reads plain weights only, which runs nothing.
     with pytest.raises((ModelError, pickle.UnpicklingError, OSError)):
         Encoder(armed, device="cpu", allow_pickle=True).encode([SpanText("x")])
     assert not marker.exists()
@@ -288,7 +288,7 @@ def test_a_model_that_transformers_knows_needs_no_code_of_its_own(tmp_path: Path
 
 
 def test_a_model_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    """transformers fills them up with random numbers and logs it: vectors that mean nothing."""
+    """transformers fills them up with random numbers and logs it: meaningless vectors."""
     for file in folder.iterdir():
         if file.name != "model.safetensors":
             (tmp_path / file.name).symlink_to(file)
@@ -307,8 +307,9 @@ def test_a_model_that_lacks_weights_is_refused(folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("device", "said"), [("gpu", "not one that torch knows"), ("cuda:99", r"is not there: torch sees \d+ CUDA devices")]
+    ("device", "message"),
+    [("gpu", "not one that torch knows"), ("cuda:99", r"is not there: torch sees \d+ CUDA devices")],
 )
-def test_a_device_that_is_not_there(device: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_device_that_is_not_there(device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Embedder(device=device).embed_queries(["Where?"])

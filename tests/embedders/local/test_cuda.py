@@ -118,7 +118,7 @@ def test_a_card_without_room_halves_the_passes(bert: Path) -> None:
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
     try:
-        # Half a gigabyte more than what is there already: a pass of 400,000 tokens needs several.
+        # Half a gigabyte more than is allocated already: a pass of 400,000 tokens needs several.
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (512 << 20)) / total)
         got = vectors(encoder, texts)
     finally:
@@ -127,7 +127,7 @@ def test_a_card_without_room_halves_the_passes(bert: Path) -> None:
     assert (got * wanted).sum(1).min() > 0.999
 
 
-def test_nothing_waits_for_the_card_before_the_results_are_asked_for(bert: Path) -> None:
+def test_nothing_waits_for_the_card_before_the_results_are_read(bert: Path) -> None:
     encoder = Encoder(bert, device="cuda")
     vectors(encoder, MANY)
     engine = encoder.scheduler.engine

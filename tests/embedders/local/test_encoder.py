@@ -288,7 +288,7 @@ def test_matryoshka_dimensions_are_cut_and_normalised_again(minilm_path: str, ex
         _ = Encoder(minilm_path, dimensions=999).dimension
 
 
-def test_results_come_in_input_order_and_do_not_depend_on_company(minilm_path: str) -> None:
+def test_results_come_in_input_order_and_do_not_depend_on_the_batch(minilm_path: str) -> None:
     encoder = Encoder(minilm_path, dtype="float32", device="cpu", batch_tokens=128)
     texts = [DOCUMENT[i : i + 7 + 13 * (i % 17)] for i in range(60)]
     together = vectors(encoder, texts)
@@ -404,7 +404,7 @@ def copy_of(minilm_path: str, folder: Path, leave_out: str = "") -> Path:
     return folder
 
 
-def test_pickled_weights_are_refused_unless_asked_for(minilm_path: str, tmp_path: Path) -> None:
+def test_pickled_weights_are_refused_unless_allowed(minilm_path: str, tmp_path: Path) -> None:
     folder = copy_of(minilm_path, tmp_path, leave_out="model.safetensors")
     torch.save(AutoModel.from_pretrained(minilm_path).state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(UnsafeModelError, match="allow_pickle=True"):

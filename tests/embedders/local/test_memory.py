@@ -134,7 +134,7 @@ def test_a_pass_that_does_not_fit_is_halved_until_it_does(scarce: Any, folder: P
     np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
     assert max(passes) > 300
     assert engine.batch_tokens < before
-    # What did not fit once is not tried again.
+    # A batch size that did not fit once is not tried again.
     passes.clear()
     np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
     assert max(passes) < 1000

@@ -116,7 +116,7 @@ def test_a_process_that_dies_is_an_error_and_takes_the_others_with_it(team: Enco
     assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
 
 
-# A process takes seconds to import what it needs, so what follows is left to the long suite.
+# A process takes seconds to import what it needs, so the next tests belong to the long suite.
 
 
 @LONG
@@ -169,7 +169,7 @@ def test_a_program_ends_with_processes_open(folder: Path) -> None:
 
 
 @LONG
-def test_a_program_without_a_main_guard_is_told_so(folder: Path) -> None:
+def test_a_program_without_a_main_guard_gets_an_error_that_names_it(folder: Path) -> None:
     program = (
         "import sys\n"
         "from situate.embedders import Encoder, SpanText\n"
@@ -184,7 +184,7 @@ def test_a_program_without_a_main_guard_is_told_so(folder: Path) -> None:
 
 
 @LONG
-def test_embedders_hand_their_devices_on(folder: Path) -> None:
+def test_embedders_pass_their_devices_to_the_encoder(folder: Path) -> None:
     settings: dict[str, Any] = {"pooling": "mean", "query_instruction": "", "document_instruction": ""}
     embedder = Embedder(folder, device=["cpu", "cpu"], dtype="float32", **settings)
     plain = Embedder(folder, device="cpu", dtype="float32", **settings)

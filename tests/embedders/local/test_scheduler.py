@@ -19,7 +19,7 @@ from situate.embedders.types import SpanText
 
 
 class CountingEngine:
-    """An engine whose vectors are the sums of token ids, and that can be held up before a pass."""
+    """An engine whose vectors are the sums of token ids, and that can be blocked before a pass."""
 
     hidden_size = 1
 
@@ -86,7 +86,7 @@ def test_what_waits_together_runs_together(held: Held) -> None:
     scheduler.close()
 
 
-def test_queries_run_before_documents_and_big_jobs_give_way(held: Held) -> None:
+def test_queries_run_before_documents_and_between_the_batches_of_big_jobs(held: Held) -> None:
     engine, scheduler, go_on = held
     bulk = submitted(scheduler, work(*([10 + i] * 5 for i in range(6))))
     go_on(1)
@@ -262,7 +262,7 @@ async def test_cancelling_a_task_leaves_the_others_alone(encoder: Encoder, wante
 
 
 def test_the_thread_ends_with_its_encoder(minilm_path: str) -> None:
-    short_lived = Encoder(minilm_path, device="cpu", batch_tokens=999)  # nobody else's, so nobody shares it
+    short_lived = Encoder(minilm_path, device="cpu", batch_tokens=999)  # no other encoder shares its settings
     asyncio.run(short_lived.aencode([SpanText("hello")]))
     thread = short_lived.scheduler._thread
     assert thread is not None

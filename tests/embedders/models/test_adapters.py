@@ -30,7 +30,7 @@ from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
 
 peft = pytest.importorskip("peft")
 
-#: What peft 0.21 asks transformers 5.23 in the tests' own calls of it.
+#: The warning of peft 0.21 on transformers 5.23 in the tests' own calls.
 DEPRECATED = ("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 TARGETS = {
@@ -122,9 +122,7 @@ async def test_concurrent_calls_with_different_adapters_do_not_mix(made: Made) -
         np.testing.assert_allclose(np.concatenate([r.vectors for r in results]), wanted[name], atol=1e-6)
 
 
-def test_adapters_stay_loaded_and_are_not_loaded_before_they_are_asked_for(
-    bert: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_are_loaded_at_first_use_and_stay(bert: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     from situate.embedders.forward import chooser as _forward
 
     folder, adapters = bert
@@ -195,7 +193,7 @@ def test_what_is_no_adapter_is_refused(bert: Made, tmp_path: Path) -> None:
         vectors(Encoder(folder, adapters={"a": smaller}, device="cpu"), "a")
 
 
-def test_pickled_adapters_are_refused_unless_asked_for(bert: Made, tmp_path: Path) -> None:
+def test_pickled_adapters_are_refused_unless_allowed(bert: Made, tmp_path: Path) -> None:
     folder, adapters = bert
     pickled = shutil.copytree(adapters["legal"], tmp_path / "pickled")
     from safetensors.torch import load_file

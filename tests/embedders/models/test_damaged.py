@@ -1,4 +1,4 @@
-"""A model folder that is damaged or hostile is a `ModelError` that names file and value, whatever reads it first."""
+"""A model folder that is damaged or hostile is a `ModelError` that names file and value, from every reader."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DAMAGES = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with all files that sentence-transformers writes, a linear layer behind the pooling included."""
+    """A small model with all files that sentence-transformers writes, a linear layer after the pooling included."""
     torch.manual_seed(3)
     folder = save(tmp_path_factory.mktemp("whole"), FAMILIES["bert"][0]())
     (folder / "modules.json").write_text(json.dumps(MODULES))
@@ -64,7 +64,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
 
 def embed(folder: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FallbackWarning)  # what is assumed of an unknown model
+        warnings.simplefilter("ignore", FallbackWarning)  # the assumptions on an unknown model
         return Embedder(folder, device="cpu", dtype="float32").embed_queries(["x"])
 
 

@@ -78,7 +78,7 @@ def by_hand(folder: Path, encoder: Encoder, text: str, change: Callable[[Any], d
 
 
 def frequencies(model: Any) -> list[tuple[Any, str]]:
-    """The rotary buffers of the layers that see everything."""
+    """The rotary buffers of the layers with full attention."""
     rotary = model.rotary_emb
     return [(rotary, name) for name in ("inv_freq", "full_attention_inv_freq") if hasattr(rotary, name)]
 
@@ -88,7 +88,7 @@ def base_of(model: Any) -> float:
     return float(ropes.get("full_attention", ropes)["rope_theta"])
 
 
-def test_position_interpolation_equals_a_model_that_is_told_fractions(folder: Path) -> None:
+def test_position_interpolation_equals_a_model_with_fractional_positions(folder: Path) -> None:
     encoder = Encoder(folder, extension="linear", max_tokens=TARGET, dtype="float32", device="cpu")
 
     def change(model: Any) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def test_self_extend_equals_its_definition(causal: bool, neighbours: int, rotate
     start = 0
     for length in lengths:
         part = slice(start, start + length)
-        # A text of no more tokens than the model was trained on is read as always: every distance is near.
+        # A text within the trained length is read unchanged: every distance is near.
         near = neighbours if length > TRAINED else 1000
         wanted = grouped_attention(q[part], k[part], v[part], rates, near, 0.3, causal)
         torch.testing.assert_close(got[part], wanted, rtol=1e-4, atol=1e-5)
@@ -204,17 +204,17 @@ def test_self_extend_through_a_whole_model(folder: Path) -> None:
     encoder = Encoder(folder, extension=Extension("self", neighbours=12), max_tokens=TARGET, dtype="float32")
     reach = Reach("self", TRAINED, TARGET, 12)
 
-    def reference(module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **told: Any) -> Any:
-        window = told.get("sliding_window")
+    def reference(module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **options: Any) -> Any:
+        window = options.get("sliding_window")
         causal = bool(getattr(module, "is_causal", True))
         if window is not None:
             near = (torch.arange(q.shape[2])[:, None] - torch.arange(q.shape[2])).abs() < window
-            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=told["scaling"])
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=options["scaling"])
             return out.transpose(1, 2), None
         back = Grouping(rates, reach)
         at = -torch.arange(q.shape[2])
         q, k = (back.moved(x[0].transpose(0, 1), at) for x in (q, k))
-        out = grouped_attention(q, k, v[0].transpose(0, 1), rates, 12, told["scaling"], causal)
+        out = grouped_attention(q, k, v[0].transpose(0, 1), rates, 12, options["scaling"], causal)
         return out.view(1, len(q), q.shape[1], -1), None
 
     transformers.AttentionInterface.register("tests_self_extend", reference)
@@ -231,7 +231,7 @@ def test_self_extend_through_a_whole_model(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "self"])
-def test_a_vector_does_not_depend_on_its_company(folder: Path, method: Any) -> None:
+def test_a_vector_does_not_depend_on_its_batch(folder: Path, method: Any) -> None:
     """transformers' "dynamic" NTK scales by the longest text of a pass, which is why it is not used."""
     encoder = Encoder(folder, extension=method, max_tokens=TARGET, dtype="float32", device="cpu")
     texts = [TEXTS[0], LONG, TEXTS[2], LONG[:400]]

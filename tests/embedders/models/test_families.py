@@ -1,4 +1,4 @@
-"""Each family writes queries and documents as its card says, and the folder's and the user's word rule over it."""
+"""Each family writes queries and documents as in its card; the folder's files and the user's settings override it."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_sitemb_puts_the_neighbourhood_after_the_chunk():
     assert text.endswith("Context: before chunk after")
 
 
-# What a folder says ------------------------------------------------------------------------------------------------
+# A folder's conventions --------------------------------------------------------------------------------------------
 
 
 def folder(tmp_path: Path, **files: object) -> Path:
@@ -229,8 +229,8 @@ MODULES = [
 ]
 
 
-def merged(path: Path, **said: object) -> Family:
-    return conventions(Embedder(path, **said).settings, resolve_model(path))  # type: ignore[arg-type]
+def merged(path: Path, **settings: object) -> Family:
+    return conventions(Embedder(path, **settings).settings, resolve_model(path))  # type: ignore[arg-type]
 
 
 GOOD = 'name = "Own"\nsource = "a card"\nmodels = ["me/own"]'
@@ -402,7 +402,7 @@ def test_an_unknown_model_says_what_was_assumed(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert merged(path, query_instruction="", document_instruction="", pooling="mean").assumed == ()
-        # What the library runs whole pools in its own way.
+        # A model that the library runs whole pools by its own modules.
         static = [{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}]
         assert merged(folder(tmp_path / "static", modules=static)).assumed == ()
         # sentence-transformers' own files without prompts say that there are none.
@@ -425,26 +425,26 @@ def test_models_that_would_come_out_wrong_are_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_unknown_model_is_said_once_and_described(tmp_path):
+def test_an_unknown_model_gives_one_warning_and_is_described(tmp_path):
     saved_model(tmp_path, pooling="mean", prompts=None, include_prompt=True, normalize=True)
     bare = tmp_path / "base"
     assert not (bare / "modules.json").exists()
     embedder = Embedder(bare, dtype="float32", device="cpu")
     with pytest.warns(FallbackWarning, match="in no family that situate knows"):
         first = embedder.embed_queries(TEXTS)
-    described = embedder.describe()  # warnings are errors here: it was said once
+    described = embedder.describe()  # warnings are errors here: it was given once
     assert "assumed     mean pooling (the folder has no 1_Pooling/config.json)" in described
     assert "assumed     no query and no document instruction" in described
     assert "family      unknown" in described
     np.testing.assert_array_equal(first, embedder.embed_documents(TEXTS))
-    # Whoever says what holds is told nothing.
+    # Explicit conventions give no warning.
     with warnings.catch_warnings():
         warnings.simplefilter("error", FallbackWarning)
-        said = Embedder(bare, query_instruction="", document_instruction="", pooling="cls", dtype="float32")
-        assert "assumed" not in said.describe()
+        explicit = Embedder(bare, query_instruction="", document_instruction="", pooling="cls", dtype="float32")
+        assert "assumed" not in explicit.describe()
 
 
-def test_own_code_that_is_not_run_is_said(tmp_path):
+def test_own_code_that_is_not_run_gives_a_warning(tmp_path):
     config = {"model_type": "bert", "auto_map": {"AutoModel": "modeling_alibi.AlibiModel"}}
     path = folder(tmp_path / "mystery", config=config, modules=MODULES, **{"1_Pooling__config": {}})
     with pytest.warns(FallbackWarning, match=r"own class.*modeling_alibi.AlibiModel, is not run"):

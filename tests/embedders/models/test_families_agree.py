@@ -14,7 +14,7 @@ from situate.embedders.models.registry import families
 pytestmark = pytest.mark.skipif(os.environ.get("SITUATE_FULL") != "1", reason="imports a thousand definitions")
 
 TASK = "a task"
-#: What mteb says otherwise, by the start of the model's id, and why the record stays as it is.
+#: mteb's deviations, by the start of the model's id, and why the record stays as it is.
 OTHERWISE = {
     "nomic-ai/nomic-embed-code": "its card and folder have the prefix for code; mteb gives it the text models'",
     "microsoft/harrier-oss-v1": "public code has a blank behind 'Query:'; the prompts in its folder rule anyway",
@@ -42,17 +42,17 @@ def definitions() -> list[tuple[str, Any, Family]]:
 
 
 def written(meta: Any) -> dict[str, str]:
-    """What mteb puts before a query and a document, where its definition says it."""
+    """mteb's prefixes of a query and a document, where its definition has them."""
     from mteb.types import PromptType
 
-    said = dict(meta.loader_kwargs or {})
-    template, prompts = said.get("instruction_template"), said.get("model_prompts") or {}
+    loader = dict(meta.loader_kwargs or {})
+    template, prompts = loader.get("instruction_template"), loader.get("model_prompts") or {}
     if isinstance(template, str):
         found = {"query": template.replace("{instruction}", TASK)}
-        return found if said.get("apply_instruction_to_passages", True) else {**found, "document": ""}
+        return found if loader.get("apply_instruction_to_passages", True) else {**found, "document": ""}
     if callable(template):
         found = {"query": template(TASK, PromptType.query)}
-        both = said.get("apply_instruction_to_passages", True)
+        both = loader.get("apply_instruction_to_passages", True)
         return {**found, "document": template(TASK, PromptType.document) if both else ""}
     return {
         role: prompts[key].removesuffix("{text}")

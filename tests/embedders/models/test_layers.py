@@ -25,7 +25,8 @@ def vectors(encoder: Encoder, texts: list[str]) -> np.ndarray:
 def test_fewer_layers_equal_a_transformers_model_that_has_fewer(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     folder = save(tmp_path, FAMILIES[name][0]())
-    # The reference is told of fewer layers and never makes the others; the final norm of a pre-norm model stays.
+    # The reference is configured with fewer layers and never makes the others; the final norm of a pre-norm model
+    # stays.
     config = transformers.AutoConfig.from_pretrained(folder)
     config.num_hidden_layers = 2
     if getattr(config, "layer_types", None):

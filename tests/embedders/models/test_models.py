@@ -1,4 +1,4 @@
-"""A model's files are found without the network, and nothing that runs code is used unasked."""
+"""A model's files are found without the network, and files that run code are not used by default."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_folder_is_a_model_if_it_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("nobody/no-such-model", "pass a local folder"),
         ("no-such-model", "sentence-transformers/no-such-model"),
@@ -94,12 +94,12 @@ def test_a_folder_is_a_model_if_it_says_so(tmp_path):
         ("not an id", "neither an existing folder nor a hub id"),
     ],
 )
-def test_an_unknown_model_is_an_error_that_names_the_ways_out(name, said):
-    with pytest.raises(ModelNotFoundError, match=said):
+def test_an_unknown_model_is_an_error_that_names_the_ways_out(name, message):
+    with pytest.raises(ModelNotFoundError, match=message):
         resolve_model(name)
 
 
-def test_pickled_weights_are_refused_unless_asked_for(tmp_path):
+def test_pickled_weights_are_refused_unless_allowed(tmp_path):
     found = resolve_model(write_folder(tmp_path / "model", weights="pytorch_model.bin"))
     with pytest.raises(UnsafeModelError, match="allow_pickle=True"):
         found.check_safe()
@@ -111,7 +111,7 @@ def test_a_folder_without_weights_is_no_model(tmp_path):
         resolve_model(write_folder(tmp_path / "model")).check_safe()
 
 
-def test_a_repositorys_own_code_is_refused_unless_asked_for(tmp_path):
+def test_a_repositorys_own_code_is_refused_unless_allowed(tmp_path):
     foreign = write_folder(
         tmp_path / "modules", modules=[{"type": "custom_st.Transformer", "path": ""}], weights="model.safetensors"
     )

@@ -115,7 +115,7 @@ def found(encoder: Encoder, length: int) -> float:
 
 
 def unextended(folder: Path, length: int) -> float:
-    """The same for the model told only that it has more positions: rotary ones have no end."""
+    """The same for the model with more positions alone: rotary ones have no end."""
     ids, keys = haystacks(100, length, torch.Generator().manual_seed(7))
     model = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.inference_mode():

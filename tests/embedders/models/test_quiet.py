@@ -1,4 +1,4 @@
-"""Loading a model shows no bar and no note of the libraries that load it, and leaves theirs as they were."""
+"""Loading a model shows no bar and no note of the libraries that load it, and does not change their settings."""
 
 from __future__ import annotations
 

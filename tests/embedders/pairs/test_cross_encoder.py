@@ -377,7 +377,7 @@ def windows_of(folder, pair, overlap):
     return predicted(folder, [(pair[0], part) for part in parts], activation_fn=torch.nn.Identity())
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # transformers tells of the length of the text that is about to be cut
+@pytest.mark.filterwarnings("ignore:.*")  # transformers warns of the length of the text that is about to be cut
 def test_long_passages_are_read_in_windows(bert):
     logits = windows_of(bert, LONG, 32)
     assert len(logits) >= 5
@@ -427,7 +427,7 @@ def test_parade_scores_the_largest_of_the_windows_vectors(bert):
     assert got[0] == pytest.approx(plain[0], abs=1e-5)  # one window: nothing to aggregate
 
 
-def test_no_more_windows_than_asked_for(bert):
+def test_no_more_windows_than_the_limit(bert):
     got = CrossEncoderModel(bert, device="cpu", max_windows=2).score([LONG])
     assert got.windows.tolist() == [2]
     assert got.lost_tokens > 200
@@ -444,7 +444,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(bert):
     model = CrossEncoderModel(bert, dtype="float32", device="cpu", output="logit")
     wanted = model.score(PAIRS).scores
     engine = model.scheduler.engine
-    engine.cores = None  # which would deal the pairs out
+    engine.cores = None  # otherwise the pairs would be dealt out
     choice, sizes = engine.choice, []
 
     def short_of_memory(ids, packing):
@@ -501,7 +501,7 @@ async def test_cancelling_takes_back_what_has_not_run(bert, monkeypatch):
         return future
 
     monkeypatch.setattr(scheduler, "submit", submit_and_tell)
-    with scheduler.inside:  # somebody else's batch is running
+    with scheduler.inside:  # another caller's batch is running
         first = asyncio.ensure_future(model.ascore(PAIRS))
         await asyncio.wait_for(queued.wait(), 30)
         queued.clear()

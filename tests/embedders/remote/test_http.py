@@ -1,4 +1,4 @@
-"""Requests are bounded in time and size, keys stay where they belong, and what a server answers is checked."""
+"""Requests are bounded in time and size, keys are not leaked, and a server's answers are checked."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_endless_answers_and_bombs_are_read_up_to_a_limit() -> None:
         with raw_server(talk) as url:
             encoder = OpenAIEncoder("m", url, retries=0)
             before = peak_memory()
-            # One vector was asked for: its answer has at most 2 MiB.
+            # One vector was requested: its answer has at most 2 MiB.
             with pytest.raises(ServerError, match=r"more than 2,097,152 bytes.*max_response_bytes"):
                 encoder.encode(TEXT)
             assert peak_memory() - before < 100 * 2**20
@@ -384,15 +384,15 @@ def test_a_key_with_a_line_break_is_sent_without_it_or_not_at_all(server: Server
     assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_key_that_a_server_repeats_is_not_told(server: Server) -> None:
+def test_a_key_that_a_server_repeats_is_not_shown(server: Server) -> None:
     server.answer = lambda path, body: (400, f"hunter-two and {KEY} and sk-another-key-1234567 are bad".encode())
     encoder = OpenAIEncoder("m", server.url + "/v1", api_key="hunter-two", headers={"X-Api-Key": KEY}, retries=0)
     with pytest.raises(ServerError) as caught:
         encoder.encode(TEXT)
-    told = "".join(traceback.format_exception(caught.value))
-    assert "answered HTTP 400: [key] and [key] and [key] are bad" in told
+    report = "".join(traceback.format_exception(caught.value))
+    assert "answered HTTP 400: [key] and [key] and [key] are bad" in report
     for secret in ("hunter-two", KEY, "another"):
-        assert secret not in told
+        assert secret not in report
     encoder.close()
 
 

@@ -1,4 +1,4 @@
-"""Encoders that ask a server, against a real one on the loopback that answers right, wrong, late or not at all."""
+"""Encoders that call a server, against a real one on the loopback that answers right, wrong, late or not at all."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Server:
 
         class Quiet(ThreadingHTTPServer):
             def handle_error(self, *args: object) -> None:
-                """A client that gave up is what some tests are about."""
+                """Some tests give up as a client."""
 
         self._server = Quiet(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -122,7 +122,7 @@ def server() -> Iterator[Server]:
 
 
 def vector_of(text: str) -> list[float]:
-    """A vector that tells texts apart."""
+    """A vector that differs between texts."""
     rng = np.random.default_rng(list(text.encode()) or [0])
     return rng.normal(size=8).astype(np.float32).tolist()
 
@@ -290,7 +290,7 @@ def test_a_password_in_the_address_is_not_shown(server):
     encoder.close()
 
 
-# Troubles -------------------------------------------------------------------------------------------------------------
+# Failures -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ async def test_passing_troubles_are_tried_again(openai, server, trouble):
     await openai.aclose()
 
 
-async def test_lasting_troubles_are_told_after_the_last_try(server):
+async def test_lasting_failures_raise_after_the_last_try(server):
     server.answer = lambda path, body: (503, {"error": "loading the model"})
     encoder = OpenAIEncoder("m", f"{server.url}/v1", retries=2, backoff=0.001)
     with pytest.raises(ServerError, match=r"/v1/embeddings answered HTTP 503: .*loading the model"):
@@ -342,7 +342,7 @@ def test_a_server_that_is_not_there_is_named(server):
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "error", "said"),
+    ("status", "content", "error", "message"),
     [
         (200, b"<html>", ServerError, "not JSON"),
         (200, {"data": []}, ServerError, "0 vectors for 1 texts"),
@@ -356,9 +356,9 @@ def test_a_server_that_is_not_there_is_named(server):
         (302, {}, ServerError, "HTTP 302"),
     ],
 )
-def test_nonsense_is_an_error_of_ours_and_not_tried_again(openai, server, status, content, error, said):
+def test_nonsense_is_an_error_of_ours_and_not_tried_again(openai, server, status, content, error, message):
     server.answer = lambda path, body: (status, content)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         openai.encode([SpanText("x")])
     assert len(server.requests) == 1
 
@@ -514,7 +514,7 @@ def test_a_long_text_is_cut_with_a_count_refused_or_read_in_windows(server, tei,
     reading.close()
 
 
-def test_what_a_server_refuses_for_another_reason_is_told(server, served_model):
+def test_another_refusal_of_a_server_is_raised(server, served_model):
     server.answer = served_model
     encoder = TEIEncoder(server.url, batch_size=64)
     with pytest.raises(ServerError, match="maximum allowed batch size"):

@@ -31,7 +31,7 @@ NAME = "all-minilm"
 
 
 class Served:
-    """What vLLM documents of its interface, over a transformers model.
+    """vLLM's documented interface, over a transformers model.
 
     Attributes:
         spoil: Called with the path and the answer's rows before they are sent.
@@ -57,7 +57,7 @@ class Served:
             means = [h.mean(0) for h in hidden]
             rows = [{"index": i, "embedding": (m / np.linalg.norm(m)).tolist()} for i, m in enumerate(means)]
         elif path == "/pooling" and body["task"] == "token_embed":
-            if body.get("use_activation") is not False:  # vLLM normalises every token unless told not to
+            if body.get("use_activation") is not False:  # vLLM normalises every token by default
                 hidden = [h / np.linalg.norm(h, axis=1, keepdims=True) for h in hidden]
             rows = [{"index": i, "object": "pooling", "data": h.tolist()} for i, h in enumerate(hidden)]
         else:

@@ -82,7 +82,7 @@ def test_pieces_give_the_tokens_of_the_whole(name: str, monkeypatch: pytest.Monk
     assert sum(len(tokenizer._cuts(text)) for text in texts) > TRIALS
 
 
-def test_pieces_are_about_as_long_as_asked_for_and_spare_added_tokens() -> None:
+def test_pieces_have_about_the_given_size_and_spare_added_tokens() -> None:
     text = "word " * 1000
     bounds = [0, *cuts(text, 100, []), len(text)]
     assert all(100 <= last - first <= 105 for first, last in itertools.pairwise(bounds[:-1]))

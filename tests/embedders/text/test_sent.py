@@ -24,7 +24,7 @@ OWN = [family for family in families() if not family.library]
 
 
 def byte_tokenizer(folder: Path, *, template: str, **settings: object) -> None:
-    """Every byte a token, so that each text can be read; ``.}`` and ``.]`` melt into one, as in GPT-2's vocabulary."""
+    """Every byte a token, so that each text can be read; ``.}`` and ``.]`` merge into one, as in GPT-2's vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def ids_that_reach_the_model() -> Iterator[list[int]]:
-    """What torch's embedding layers are called with."""
+    """The arguments of torch's embedding layers."""
     seen: list[int] = []
 
     def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -149,7 +149,7 @@ def test_brackets_are_tokens_of_their_own(decoder: Path) -> None:
     melted = TextTokenizer.load(decoder).tokenize(["{It ends.}"])[0].ids
     with ids_that_reach_the_model() as seen:
         embedder.embed_documents(["It ends."])
-    assert len(seen) == len(melted) + 2  # the opening token, and the bracket that would have melted
+    assert len(seen) == len(melted) + 2  # the opening token, and the bracket that would have merged
     tokenizer = embedder.tokenizer
     assert [tokenizer.id_to_token(number) for number in seen[-2:]] == [".", "}"]
     with ids_that_reach_the_model() as seen:
@@ -186,7 +186,7 @@ def test_the_suffix_closes_every_window_and_is_never_pooled_with_a_span(decoder:
         ({}, True, True),
         ({"tokenizer_class": "LlamaTokenizerFast", "add_eos_token": True}, False, True),
         ({"tokenizer_class": "LlamaTokenizer", "add_eos_token": False}, False, False),
-        # transformers never read the setting for other classes, so nothing was trained with it.
+        # transformers never read the setting for other classes, so no model was trained with it.
         ({"tokenizer_class": "Qwen2Tokenizer", "add_eos_token": True}, False, False),
         ({"eos_token": {"content": "</s>"}}, True, True),
         ({"eos_token": None}, True, False),

@@ -1,4 +1,4 @@
-"""Tokens know their characters, whatever the tokenizer."""
+"""Tokens have their exact characters, with every tokenizer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_byte_level_tokens_of_one_character_share_its_offsets() -> None:
     ("surfaces", "wanted"),
     [
         (["über", "kiel", "weht", "ein", "wind", ",", "👩‍👧", "überall", "."],) * 2,
-        # An unknown token stands for what lies between its neighbours.
+        # An unknown token covers the characters between its neighbours.
         (
             ["über", "kiel", "weht", "ein", "wind", ",", "[UNK]", "überall", "."],
             ["über", "kiel", "weht", "ein", "wind", ",", "👩‍👧", "überall", "."],

@@ -1,4 +1,4 @@
-"""What the LangChain tests share: the real weights, and a small handbook."""
+"""Shared fixtures of the LangChain tests: the real weights, and a small handbook."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def handbook() -> list[Document]:
 
 @pytest.fixture
 def watched() -> Callable[[], AbstractAsyncContextManager[None]]:
-    """A context in which the event loop must go on turning while what is inside is awaited."""
+    """A context in which the event loop must keep running while its body is awaited."""
 
     @asynccontextmanager
     async def watch() -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Documents and chunks survive the way into LangChain and back."""
+"""Documents and chunks survive the conversion to LangChain and back."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from situate.types import Prompt, TextGenerator
 
 
 class Seen(BaseCallbackHandler):
-    """Notes what a model was sent."""
+    """Notes a model's messages."""
 
     def __init__(self) -> None:
         self.messages: list[list[BaseMessage]] = []

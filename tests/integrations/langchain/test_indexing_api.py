@@ -73,8 +73,8 @@ async def test_chunks_at_the_borders_of_batches(
     again = await aindex(chunks, records, store, **settings)
     if cleanup == "full":
         assert again == {"num_added": 0, "num_updated": 0, "num_skipped": len(chunks), "num_deleted": 0}
-    # Incremental cleanup deletes what later batches of the same source have yet to bring, and adds it again (LangChain
-    # says so): a hard test of siblings that come and go.
+    # Incremental cleanup deletes chunks that later batches of the same source add again (LangChain documents this): a
+    # hard test of changing chunks of one document.
     assert_alike(contents(store), contents(reference))
 
     # One word changes, and with it the vectors of all chunks of that document.

@@ -1,4 +1,4 @@
-"""`SituateRetriever` passes LangChain's standard tests and goes the whole way of a query."""
+"""`SituateRetriever` passes LangChain's standard tests and runs the query pipeline."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from situate.types import Chunk, Document as SituateDocument
 
 @dataclass(frozen=True)
 class Counting:
-    """Says how many characters the document has: wrong wherever a chunk is shown alone."""
+    """Writes how many characters the document has: wrong where it gets a chunk alone."""
 
     def situate(self, document: SituateDocument, chunks: Sequence[Chunk]) -> list[Chunk]:
         sentence = f"Part of {len(document.text)} characters, {len(chunks)} chunks."
@@ -36,7 +36,7 @@ class Counting:
 
 @pytest.fixture
 def chunks(handbook: list[Document]) -> list[Document]:
-    """Cut by a splitter that knows nothing of headings, and shuffled."""
+    """Cut by a splitter without headings, and shuffled."""
     foreign = LangChainChunker(RecursiveCharacterTextSplitter(chunk_size=80, chunk_overlap=0))
     chunks = SituateTextSplitter(chunker=foreign).split_documents(handbook)
     return chunks[::2] + chunks[1::2]

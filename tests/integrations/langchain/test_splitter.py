@@ -1,4 +1,4 @@
-"""`SituateTextSplitter` is a LangChain splitter whose chunks know where they come from."""
+"""`SituateTextSplitter` is a LangChain splitter whose chunks have their origin."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_ids_are_stable_and_differ(splitter: SituateTextSplitter, handbook: list
     assert len({c.id for c in first}) == len(first)
 
 
-async def test_every_way_in_cuts_alike(splitter: SituateTextSplitter, handbook: list[Document]) -> None:
+async def test_every_entry_point_cuts_alike(splitter: SituateTextSplitter, handbook: list[Document]) -> None:
     document = handbook[0].model_copy(update={"id": None})
     chunks = splitter.split_documents([document])
     assert splitter.split_text(document.page_content) == [chunk.page_content for chunk in chunks]

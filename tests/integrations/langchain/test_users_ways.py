@@ -1,4 +1,4 @@
-"""What users of LangChain do with a store and a retriever: open, close, gather, prompt, filter."""
+"""Uses of a store and a retriever in LangChain: open, close, gather, prompt, filter."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_stores_and_retrievers_are_context_managers(
     await SituateDocumentIndex(embeddings=embeddings).aclose()
 
 
-# -- what is found ---------------------------------------------------------------------------------------------------
+# -- found passages --------------------------------------------------------------------------------------------------
 
 
 def test_passages_of_several_queries_are_gathered_once(store: SituateVectorStore) -> None:

@@ -73,7 +73,7 @@ class TestStandardOnDisk(VectorStoreIntegrationTests):
 def whole(
     embeddings: SituateEmbeddings, splitter: SituateTextSplitter, handbook: list[Document]
 ) -> Iterator[SituateVectorStore]:
-    """A store that was given the handbook's documents whole."""
+    """A store with the handbook's documents, added whole."""
     store = SituateVectorStore(embeddings, splitter=splitter, config=LATE)
     assert store.add_documents(handbook) == ["leave", "travel"]
     yield store
@@ -204,7 +204,7 @@ def test_any_splitter(embeddings: SituateEmbeddings, handbook: list[Document]) -
     store.close()
 
 
-def test_empty_documents_are_said(embeddings: SituateEmbeddings, splitter: SituateTextSplitter) -> None:
+def test_empty_documents_give_a_warning(embeddings: SituateEmbeddings, splitter: SituateTextSplitter) -> None:
     store = SituateVectorStore(embeddings, splitter=splitter)
     with pytest.warns(EmptyDocumentWarning, match="1 documents without text"):
         store.add_documents([Document(id="empty", page_content=" \n"), Document(id="full", page_content="text")])

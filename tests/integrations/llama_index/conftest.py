@@ -1,4 +1,4 @@
-"""Language models that answer at once and tell what they were asked, and other things these tests share."""
+"""Language models that answer at once and keep their prompts, and other shared fixtures."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Collector(BaseEventHandler):
         return [event for event in self._events if event.class_name() == name]
 
     def embedded(self) -> list[str]:
-        """Every text that an embedding model was given by itself, and not within its document."""
+        """Every text that an embedding model got by itself, and not within its document."""
         texts: list[str] = []
         late = False
         for event in self._events:
@@ -87,7 +87,7 @@ class Collector(BaseEventHandler):
 
 @pytest.fixture
 def events() -> Iterator[Collector]:
-    """What LlamaIndex's instrumentation says while the test runs."""
+    """The events of LlamaIndex's instrumentation during the test."""
     collector, dispatcher = Collector(), get_dispatcher()
     dispatcher.add_event_handler(collector)
     yield collector

@@ -1,4 +1,4 @@
-"""What becomes of documents as users have them: metadata of their own, pages, HTML, other people's splitters."""
+"""Users' documents: metadata of their own, pages, HTML, other libraries' splitters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedding on real weights: roles, batches, async, configuration, and what a pipeline leaves alone."""
+"""The embedding on real weights: roles, batches, async, configuration, and the nodes that a pipeline skips."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_unfinished_nodes_are_embedded(embed_model: SituateEmbedding, events: An
     shown = node.get_content(metadata_mode=MetadataMode.EMBED)
     assert events.embedded() == [shown]
     np.testing.assert_allclose(node.embedding, model.get_text_embedding(shown), atol=1e-5)
-    # What was embedded plainly does not pass for a late vector the next time.
+    # A plain embedding is not taken for a late vector the next time.
     node.embedding = [0.0] * 384
     model([node])
     assert any(node.embedding)

@@ -51,13 +51,13 @@ def selected(store: SituateVectorStore, filters: MetadataFilters) -> set[str]:
 
 
 def expected(filters: MetadataFilters) -> set[str]:
-    """LlamaIndex's own function, with what it leaves out: nesting, and lists that ANY and ALL are asked about."""
+    """LlamaIndex's own function, extended by nesting, and by lists for ANY and ALL."""
 
     def holds(group: MetadataFilters, metadata: dict[str, Any]) -> bool | None:
         results = []
         for part in group.filters:
             if isinstance(part, MetadataFilters):
-                # A group without any condition, however deep its emptiness, says nothing and is left out.
+                # A group without any condition, at any depth, is left out.
                 if (inner := holds(part, metadata)) is not None:
                     results.append(inner)
             else:

@@ -1,4 +1,4 @@
-"""The adapter for language models: order, concurrency, cancellation, errors that tell no secrets."""
+"""The adapter for language models: order, concurrency, cancellation, errors without secrets."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_a_failure_stops_the_others_and_names_no_key() -> None:
     assert "secret" not in repr(generator)
 
 
-def test_the_settings_model_is_looked_up_when_asked(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_model_is_looked_up_at_the_call(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = LlamaIndexGenerator()
     monkeypatch.setattr(Settings, "_llm", scripted(str.upper))
     assert generator.generate([Prompt("late")]) == ["LATE"]

@@ -1,4 +1,4 @@
-"""HyDE around LlamaIndex's retrievers: the formula, the bundle, prompts, events, and what a failing model does."""
+"""HyDE around LlamaIndex's retrievers: the formula, the bundle, prompts, events, and failing models."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUERY = "What may a hotel cost?"
 
 
 class Recording(BaseRetriever):
-    """Returns nothing much and keeps the bundles that it was given."""
+    """Returns one node and keeps its bundles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_a_given_embedding_is_passed_on(llm: Any, embed_model: SituateEmbedding)
     assert llm.prompts == ()
 
 
-def test_drafts_are_told(llm: LLM, embed_model: SituateEmbedding, events: Any) -> None:
+def test_drafts_are_an_event(llm: LLM, embed_model: SituateEmbedding, events: Any) -> None:
     HyDERetriever(Recording(), llm=llm, embed_model=embed_model, drafts=3).retrieve(QUERY)
     [event] = events.of("HyDEDraftsEvent")
     assert event.query == QUERY
@@ -171,7 +171,7 @@ def test_prompts_are_exposed(llm: Any, embed_model: SituateEmbedding) -> None:
     assert set(nested.get_prompts()) == {"hyde_prompt", "retriever:hyde_prompt"}
 
 
-def test_wrong_settings_are_told_at_once(embed_model: SituateEmbedding) -> None:
+def test_wrong_settings_raise_at_once(embed_model: SituateEmbedding) -> None:
     with pytest.raises(InputError, match="drafts=0"):
         HyDERetriever(Recording(), llm=MockLLM(), embed_model=embed_model, drafts=0)
     with pytest.raises(InputError, match="query_weight"):

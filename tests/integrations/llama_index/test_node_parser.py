@@ -229,7 +229,7 @@ def test_situators_come_before_the_vectors(embed_model: SituateEmbedding) -> Non
 
 
 class Slow:
-    """A splitter and situator that says which thread it ran in."""
+    """A splitter and situator that records its thread."""
 
     def __init__(self) -> None:
         self.threads: set[int] = set()
@@ -267,7 +267,7 @@ def test_many_documents_and_a_progress_bar(embed_model: SituateEmbedding, capsys
     assert "Late chunking" in capsys.readouterr().err
 
 
-def test_documents_without_text_are_skipped_and_said(embed_model: SituateEmbedding) -> None:
+def test_documents_without_text_are_skipped_with_a_warning(embed_model: SituateEmbedding) -> None:
     parser = LateChunkingNodeParser(embed_model=embed_model)
     documents = [Document(text=" \n", id_="a"), Document(text="Text.", id_="b"), Document(text="", id_="c")]
     with pytest.warns(EmptyDocumentWarning, match="2 of 3"):
@@ -310,7 +310,7 @@ def test_pickles_as_its_configuration(embed_model: SituateEmbedding) -> None:
 
 
 def test_parsers_that_differ_look_different(embed_model: SituateEmbedding) -> None:
-    # An ingestion pipeline's cache goes by to_dict.
+    # An ingestion pipeline's cache keys entries by to_dict.
     def made(**settings: Any) -> str:
         return json.dumps(LateChunkingNodeParser(**{"embed_model": embed_model, **settings}).to_dict(), sort_keys=True)
 

@@ -1,4 +1,4 @@
-"""Rerankers as node postprocessors: the scores, LlamaIndex's events, and nodes that stay as they were."""
+"""Rerankers as node postprocessors: the scores, LlamaIndex's events, and unchanged nodes."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_the_earlier_score_can_be_kept(embed_model: SituateEmbedding, found: lis
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_observers_are_told(
+async def test_observers_get_events(
     embed_model: SituateEmbedding, found: list[NodeWithScore], events: Any, asynchronous: bool
 ) -> None:
     handler = LlamaDebugHandler(print_trace_on_end=False)
@@ -157,7 +157,7 @@ async def test_observers_are_told(
 
 
 class Threads:
-    """A reranker that says where it ran."""
+    """A reranker that records its thread."""
 
     name = "threads"
 
@@ -189,7 +189,7 @@ async def test_the_event_loop_goes_on(embed_model: SituateEmbedding, found: list
 
 
 def judge(prompt: str) -> str:
-    """What a language model would say that looks for hotels."""
+    """The answers of a language model that prefers hotels."""
     return "3" if "hotel may cost" in prompt else "0"
 
 

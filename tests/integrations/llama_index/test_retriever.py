@@ -41,7 +41,7 @@ QUERY = "What may a hotel cost?"
 
 
 class Backwards:
-    """A reranker that turns the order around, and says where it ran."""
+    """A reranker that reverses the order, and records its thread."""
 
     name = "backwards"
 
@@ -170,7 +170,7 @@ def test_steps_of_the_pipeline_run(embed_model: SituateEmbedding) -> None:
     assert drafts.asked == 2
     assert ids(found)[-1] == "leave", "first by HyDE, last by the reranker"
     assert backwards.queries == [QUERY]
-    # A vector that is given is not expanded, but what it finds is reranked.
+    # A given vector is not expanded, but its hits are reranked.
     found = full.retrieve(QueryBundle(QUERY, embedding=embed_model.get_query_embedding(QUERY)))
     assert drafts.asked == 2
     assert "180" in found[-1].node.get_content()

@@ -1,4 +1,4 @@
-"""Context goes into metadata, document by document, whoever cut the nodes."""
+"""Context is written into metadata, document by document, for nodes of any splitter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = (
 
 
 class Recorder:
-    """A situator that says what it was shown."""
+    """A situator that records its input."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[SituateDocument, list[Chunk]]] = []
@@ -85,7 +85,7 @@ def test_documents_are_situated_whole_and_apart() -> None:
         assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
 
 
-def test_the_document_store_knows_better_than_the_nodes() -> None:
+def test_the_document_store_precedes_the_nodes() -> None:
     document = Document(text=TEXT, id_="d", metadata={"title": "Handbook"})
     store = SimpleDocumentStore()
     store.add_documents([document])
@@ -130,7 +130,7 @@ async def test_a_language_model_situates(scripted: Any) -> None:
     assert "LLMSituator" in str(transform.to_dict())
 
 
-def test_a_language_model_that_fails_is_said(scripted: Any) -> None:
+def test_a_failing_language_model_gives_a_warning(scripted: Any) -> None:
     def away(prompt: str) -> str:
         raise ConnectionError
 

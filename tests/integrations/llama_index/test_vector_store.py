@@ -1,4 +1,4 @@
-"""The vector store on real Qdrant Edge: what LlamaIndex's interface promises, and what its users stumble over."""
+"""The vector store on real Qdrant Edge: LlamaIndex's interface, and common mistakes of its users."""
 
 from __future__ import annotations
 

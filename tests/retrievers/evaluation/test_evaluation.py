@@ -48,7 +48,7 @@ def test_ndcg_takes_a_document_where_its_best_chunk_stands() -> None:
     assert scores["R@2"] == pytest.approx(0.5)
 
 
-def test_grades_count_where_asked_for() -> None:
+def test_grades_count_unless_binary() -> None:
     ranked = [hit(C, 0, 5), hit(A, 0, 5)]
     graded = evaluate(WHOLE, lambda _: ranked, ["nDCG@10"], binary=False)["nDCG@10"]
     assert graded == pytest.approx((1 + 2 / math.log2(3)) / (2 + 1 / math.log2(3)))
@@ -146,7 +146,7 @@ def test_questions_are_written_from_passages() -> None:
 
 
 class Counting:
-    """An encoder that counts what it is asked for."""
+    """An encoder that counts its inputs."""
 
     def __init__(self, encoder: SpanEncoder) -> None:
         self.encoder = encoder
@@ -204,7 +204,7 @@ class TestEncodingsAreKept:
         assert counting.asked == 2
         CachedEncoder(counting, first.store, {"model": "a"}).encode(TEXTS, token_vectors=True)
         assert counting.asked == 4
-        # What has token vectors serves who does without.
+        # Results with token vectors serve requests without them.
         CachedEncoder(counting, first.store, {"model": "c"}).encode(TEXTS, token_vectors=True)
         assert counting.asked == 6
         (one, *_) = CachedEncoder(counting, first.store, {"model": "c"}).encode(TEXTS)
@@ -213,7 +213,7 @@ class TestEncodingsAreKept:
         with pytest.raises(InputError, match="fingerprint"):
             CachedEncoder(encoder, tmp_path / "kept.sqlite")
 
-    def test_what_was_not_asked_for_longest_goes_first(self, encoder: SpanEncoder, tmp_path: Path) -> None:
+    def test_texts_read_least_recently_are_deleted_first(self, encoder: SpanEncoder, tmp_path: Path) -> None:
         cached, counting = self.cached(encoder, tmp_path / "kept.sqlite", max_bytes=10_000)
         texts = [SpanText(f"Sentence {number}.") for number in range(20)]
         for text in texts:

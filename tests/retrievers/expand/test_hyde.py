@@ -1,4 +1,4 @@
-"""HyDE's vector is the paper's formula, and no answer of a language model does harm."""
+"""HyDE's vector is the paper's formula, and any answer of a language model is handled."""
 
 from __future__ import annotations
 

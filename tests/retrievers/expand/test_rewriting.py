@@ -1,4 +1,4 @@
-"""Queries in other words: what is asked, what is read out of the answer, and what bad answers do."""
+"""Query rewriting: the prompts, the parsed answers, and bad answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_multi_query(mode, scripted):
     assert "Write 3 search queries" in generator.calls[0][0].system
 
 
-def test_no_more_queries_than_asked_for_and_none_twice(scripted):
+def test_no_more_queries_than_the_limit_and_none_twice(scripted):
     answer = "\n".join([QUERY.upper(), *(f"wording {i}" for i in range(50))])
     assert len(MultiQuery(scripted([answer]), queries=3).expand(QUERY)) == 3
 
@@ -90,7 +90,7 @@ async def test_answers_without_a_query_are_errors(mode, scripted, build, answer)
 @pytest.mark.parametrize("answer", ["日本語で書かれた質問", "lorem ipsum dolor", "asdf \ufffd qwer"])
 @both
 async def test_garbage_and_other_languages_stand_beside_the_query_with_less_weight(mode, scripted, answer):
-    """They cannot be told from a good wording, so they may pull the query, and never take its place."""
+    """They are indistinguishable from a good wording, so they may move the query's vector, never replace it."""
     for build in (MultiQuery, StepBack):
         found = await expand(mode, build(scripted([answer]), weight=0.4), QUERY)
         assert found == [QueryText(QUERY), QueryText(answer, weight=0.4)]

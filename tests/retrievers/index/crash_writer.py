@@ -1,4 +1,4 @@
-"""A process that writes to an index until it is killed, and says what was acknowledged.
+"""A process that writes to an index until it is killed, and prints the acknowledged operations.
 
 Run as a program with the store's folder and a seed. Each line on standard output is an operation that was begun
 ("begin") or acknowledged ("done"); the parent reads them after the kill.
@@ -24,7 +24,7 @@ IDS = [f"document {number}" for number in range(6)]
 
 
 class HashEncoder:
-    """A cheap encoder: the same text always gets the same direction. What is under test here is the store."""
+    """A cheap encoder: the same text always gets the same direction. Only the store is under test here."""
 
     dimension = 8
     max_tokens = trained_tokens = 256

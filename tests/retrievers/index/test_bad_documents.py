@@ -1,4 +1,4 @@
-"""Documents and chunks that nobody would wish for, through a whole index of the quality preset."""
+"""Degenerate documents and chunks, through a whole index of the quality preset."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_a_chunk_longer_than_the_window_is_read_whole_in_the_late_pass(embedder:
     chunker = TextChunker(size=100_000)
     with Index(embedder, chunker=chunker, config=config) as index, pytest.warns(TruncationWarning):
         assert index.add([Document("long", text)]).chunks == 1
-    # What the late half says of it depends on its last words, which the chunk alone was cut before.
+    # Its late half depends on its last words, before which the chunk alone was cut.
     changed = text.replace("zeppelin leaves at nine", "volcano sleeps for ages")
     vectors = []
     with warnings.catch_warnings():
@@ -277,7 +277,7 @@ def test_part_of_a_documents_chunks_gets_the_vectors_of_the_whole(embedder: Embe
     with Index(embedder, config=config) as index:
         index.add_chunks([(document, chunks)])
         whole = stored(index)
-        # What is handed over is what the document then has.
+        # The document then has exactly the given chunks.
         assert index.add_chunks([(document, chunks[2:4])]).replaced == 1
         part = stored(index)
     assert set(part) == {chunk.text for chunk in chunks[2:4]}

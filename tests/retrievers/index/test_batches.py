@@ -1,4 +1,4 @@
-"""Documents are embedded and written in batches that bound memory and let a progress bar tell the truth."""
+"""Documents are embedded and written in batches that bound memory and keep a progress bar accurate."""
 
 from __future__ import annotations
 

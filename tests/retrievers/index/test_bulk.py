@@ -28,7 +28,7 @@ ray_data = pytest.importorskip("ray.data", reason="bulk indexing needs the extra
 KEY = "a-secret"
 FULL = os.environ.get("SITUATE_FULL") == "1"
 pytestmark = [
-    # Ray's own, of its own use of other libraries and of sockets that it leaves to the garbage collector.
+    # Ray's own warnings, on other libraries and on sockets that it leaves to the garbage collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection"),
 ]
@@ -84,7 +84,7 @@ def dataset(rows: list[dict[str, Any]] = ROWS) -> Any:
 
 
 def contents(index: Index) -> tuple[dict[str, Any], Any]:
-    """Every point with its vectors, and what the collection remembers."""
+    """Every point with its vectors, and the collection's metadata."""
     points: dict[str, Any] = {}
     records, _ = index.client.scroll(index.collection, limit=10_000, with_vectors=True)
     for record in records:
@@ -97,7 +97,7 @@ def contents(index: Index) -> tuple[dict[str, Any], Any]:
 
 @pytest.fixture(scope="module")
 def expected() -> tuple[dict[str, Any], Any]:
-    """What one process writes."""
+    """The points that one process writes."""
     with index_on() as index:
         assert index.add(DOCUMENTS).added == len(ROWS)
         return contents(index)
@@ -130,7 +130,7 @@ def _dies_once(mark: str, row: Row) -> Document:
 def test_an_interrupted_run_is_resumed_and_a_dead_actor_replaced(
     cluster: None, server: RestServer, expected: Any, tmp_path: Path
 ) -> None:
-    """In the end there is what one process would have written, point by point."""
+    """The final collection equals that of one process, point by point."""
     mark = tmp_path / "killed"
     with served(server) as index:
         with pytest.raises(InputError, match="the source is broken here") as error:

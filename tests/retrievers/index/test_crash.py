@@ -18,14 +18,14 @@ ROUNDS = 200 if os.environ.get("SITUATE_FULL") == "1" else 6
 
 
 class Ledger:
-    """What the store may hold, by what was begun and what was acknowledged."""
+    """The possible contents of the store, by begun and acknowledged operations."""
 
     def __init__(self) -> None:
         #: Document -> the revisions of which one must be there; None among them: it may be gone.
         self.allowed: dict[str, set[int | None]] = {name: {None} for name in IDS}
 
     def read(self, lines: list[str]) -> int:
-        """Take in what a killed writer said; returns the number of acknowledged operations."""
+        """Read a killed writer's output; returns the number of acknowledged operations."""
         acknowledged = 0
         for line in lines:
             word, _, rest = line.partition(" ")

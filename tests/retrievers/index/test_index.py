@@ -44,7 +44,7 @@ def index(request: pytest.FixtureRequest, embedder: Embedder) -> Any:
         yield index
 
 
-def test_every_preset_finds_what_is_asked_for(index: Index) -> None:
+def test_every_preset_finds_the_answer(index: Index) -> None:
     for query, wanted in (
         ("when do cats sleep?", "cats"),
         ("how does a suspension bridge work", "bridges"),
@@ -114,7 +114,7 @@ def test_delete(embedder: Embedder) -> None:
         assert "cats" not in {hit.chunk.document_id for hit in index.search("cats")}
 
 
-def test_empty_documents_are_skipped_counted_and_said(embedder: Embedder) -> None:
+def test_empty_documents_are_skipped_counted_and_reported(embedder: Embedder) -> None:
     with Index(embedder) as index:
         with pytest.warns(EmptyDocumentWarning, match="2 documents without text were not indexed: void, blank"):
             report = index.add([Document("void", ""), CATS, Document("blank", " \n\t")])
@@ -217,7 +217,7 @@ def test_an_index_survives_closing_and_pickles_as_its_path(embedder: Embedder, t
         pickle.dumps(Index(embedder))
 
 
-#: By what an index's error has to name: settings with which nothing else of the fingerprint differs.
+#: The name in an index's error -> settings that change nothing else of the fingerprint.
 ENCODER_SETTINGS: dict[str, dict[str, Any]] = {
     "max_tokens": {"max_tokens": 128},
     "on_overflow": {"on_overflow": "window"},
@@ -244,7 +244,7 @@ def test_another_encoder_or_configuration_is_refused_and_nothing_lost(embedder: 
         assert index.count() == 3
 
 
-def test_a_collection_of_somebody_else_is_refused(embedder: Embedder) -> None:
+def test_a_collection_of_another_library_is_refused(embedder: Embedder) -> None:
     from qdrant_client import models
 
     with EdgeClient() as client:
@@ -255,7 +255,7 @@ def test_a_collection_of_somebody_else_is_refused(embedder: Embedder) -> None:
 
 
 class TestRepair:
-    """What a crash leaves behind, written as the crash would leave it."""
+    """A collection after a crash, written as the crash would leave it."""
 
     def _interrupted(self, embedder: Embedder, path: Path, points: slice, delete_old: bool) -> None:
         """Index CATS, then stop in the middle of replacing it by a new version of several chunks."""
@@ -337,7 +337,7 @@ def test_writers_of_the_same_documents_lose_none(embedder: Embedder) -> None:
 
 
 class TestTwoWriters:
-    """Two writers of one document, each interrupted by the other where it hurts most."""
+    """Two writers of one document, each interrupted by the other at the worst moment."""
 
     def _open(self, client: EdgeClient, embedder: Embedder) -> Collection:
         collection = Collection(gateway(client, "c"))
@@ -357,7 +357,7 @@ class TestTwoWriters:
         return sorted((p["text"], p.get(STATE)) for p in payloads)
 
     def test_an_older_writer_that_is_overtaken(self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its points arrive when the newer writer has looked for older ones already, and go all the same."""
+        """Its points arrive after the newer writer's search for older ones, and are deleted nevertheless."""
         with EdgeClient() as client:
             older, newer = self._open(client, embedder), self._open(client, embedder)
             upsert = client.upsert
@@ -374,7 +374,7 @@ class TestTwoWriters:
     def test_a_crash_while_the_same_words_are_written_again(
         self, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What the first writer was acknowledged is not undone with what the second left half done."""
+        """An acknowledged write of the first writer is not undone with the second's incomplete one."""
         monkeypatch.setattr("situate.retrievers.index.collection.BATCH_POINTS", 2)
         with EdgeClient() as client:
             collection = self._open(client, embedder)
@@ -423,7 +423,7 @@ def test_an_index_opens_its_client_when_it_is_used_and_where(embedder: Embedder,
 async def test_an_index_takes_every_location(
     embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A URL is no folder: it is asked, and nothing is made on the disk."""
+    """A URL is not a folder: it is contacted, and nothing is made on the disk."""
     monkeypatch.setattr("situate.retrievers.storage.server.FIRST_WAIT", 0.001)
     monkeypatch.chdir(tmp_path)
     for path in ("http://127.0.0.1:9", ["http://127.0.0.1:9", "http://127.0.0.1:10"]):

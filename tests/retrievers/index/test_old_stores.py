@@ -21,7 +21,7 @@ CONFIGS = {"fast": PipelineConfig.fast(), "quality": PipelineConfig.quality()}
 
 @pytest.fixture(params=CONFIGS)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[dict[str, Any], Index]]:
-    """What is expected of a collection of the old store, and an index on it."""
+    """The expected state of a collection of the old store, and an index on it."""
     name: str = request.param
     with tarfile.open(FIXTURES / "store.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")

@@ -1,4 +1,4 @@
-"""Generated questions that a chunk does not answer are left out, by real models and by scorers that misbehave."""
+"""Generated questions that a chunk does not answer are left out, by real models and by failing scorers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def embedder() -> Embedder:
 
 
 class Scorer:
-    """A `PairScorer` that gives what it is told."""
+    """A `PairScorer` with given scores."""
 
     def __init__(self, scores: Sequence[float] | Exception) -> None:
         self.scores = scores

@@ -80,7 +80,7 @@ class Data:
         of = np.arange(DOCUMENTS * CHUNKS) // CHUNKS
         document = (self.documents @ dense)[of]
         document_lexical = (_idf(DOCUMENTS) * self.document_terms[:, :3].sum(1))[of]
-        # A document in which no term of the query stands is not found, and counts as the least.
+        # A document without any term of the query is not found, and counts as the least.
         with_terms = found[document_lexical[found] > 0]
         return 0.7 * min_max(base, found) + 0.2 * min_max(document, found) + 0.1 * min_max(document_lexical, with_terms)
 
@@ -135,7 +135,7 @@ def test_feedback_moves_what_they_are_compared_with(client: QdrantClient, data: 
 
 
 def test_a_question_lifts_its_chunk_and_lowers_none(client: QdrantClient, data: Data) -> None:
-    """Neither do chunks without questions lose, nor do questions that are far off win anything."""
+    """Chunks without questions do not lose, and distant questions do not gain."""
     config = PipelineConfig(lexical=None, questions=1.0, prefetch=DOCUMENTS * CHUNKS)
     dense = QueryVectors(data.query.dense)
     own = dict(found(client, replace(config, questions=0.0), dense))

@@ -55,7 +55,7 @@ def test_a_failed_chunk_is_tried_again_until_it_succeeds(tmp_path: Path) -> None
             assert failing.add([PIERS, HOURS]) == IndexReport(added=2, chunks=5)
         assert sentences(failing) == [True, False, False, True]
         points = {record.id for record in failing.client.scroll(failing.collection)[0]}
-        # The same chunks fail once more: asked again, and nothing is written.
+        # The same chunks fail once more: their prompts are sent again, and nothing is written.
         with pytest.warns(SituatingWarning, match="2 of 4"):
             assert failing.add([PIERS, HOURS]) == IndexReport(unchanged=2)
         assert {record.id for record in failing.client.scroll(failing.collection)[0]} == points
@@ -63,7 +63,7 @@ def test_a_failed_chunk_is_tried_again_until_it_succeeds(tmp_path: Path) -> None
         with pytest.warns(SituatingWarning, match="1 of 4"):
             assert some.add([PIERS, HOURS]) == IndexReport(replaced=1, unchanged=1, chunks=4)
         assert sentences(some) == [True, True, False, True]
-        # What was answered is not asked again, and a document without failures is not looked at.
+        # Answered prompts are not sent again, and a document without failures is skipped.
         assert better.asked == 2
     with index(Model(), tmp_path) as working:
         assert asyncio.run(working.aadd([PIERS, HOURS])).replaced == 1

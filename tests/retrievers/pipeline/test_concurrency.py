@@ -14,7 +14,7 @@ from situate.retrievers.pipeline.concurrency import AT_A_SERVER, LoopLimit, Star
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
 
 
-async def test_so_many_at_once_in_the_order_in_which_they_came() -> None:
+async def test_calls_are_admitted_up_to_the_limit_in_order_of_arrival() -> None:
     limit = LoopLimit(2)
     inside: set[int] = set()
     most = 0
@@ -148,7 +148,7 @@ async def test_after_its_admission_a_step_has_its_timeout_again() -> None:
     await first
 
 
-async def test_a_thread_has_the_callers_context_and_hands_errors_on() -> None:
+async def test_a_thread_has_the_callers_context_and_passes_errors_on() -> None:
     limit, runner = LoopLimit(1), StepRunner()
 
     def noting() -> int:

@@ -1,4 +1,4 @@
-"""A forked child, whatever its parent's threads were doing, begins with pools, limits and queues of its own."""
+"""A forked child, at any moment of its parent's threads, begins with pools, limits and queues of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Encoder:
 
 
 class Vectors:
-    """As much of an embedder as a cache looks at."""
+    """The part of an embedder that a cache uses."""
 
     dimension = 2
 

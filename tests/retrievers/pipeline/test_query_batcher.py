@@ -1,4 +1,4 @@
-"""Many asynchronous queries at once: the same hits as one by one, and nothing of it done by the event loop."""
+"""Many asynchronous queries at once: the same hits as one by one, without work in the event loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optional step fails without harm, is retried where that can help, and never outlives its limit."""
+"""An optional step fails without harm, is retried after temporary errors, and never outlives its limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reranker that is used alone degrades as it does within a `Retriever`: bounded, marked, its cause told once."""
+"""A reranker that is used alone degrades as it does within a `Retriever`: bounded, marked, its cause logged once."""
 
 from __future__ import annotations
 

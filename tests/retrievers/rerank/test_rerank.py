@@ -1,4 +1,4 @@
-"""Rerankers that read scores or vectors: their numbers, and what they do with odd hits."""
+"""Rerankers that read scores or vectors: their numbers, and unusual hits."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def rerank(mode, reranker, query, hits):
 
 
 class Scores:
-    """A `PairScorer` that gives the scores that a test wants."""
+    """A `PairScorer` with the scores of a test."""
 
     def __init__(self, *scores):
         self.scores = scores
@@ -472,7 +472,7 @@ async def test_many_at_once_each_get_their_own_order(embedder, hits):
 
 
 class Duels:
-    """A `DuelScorer` with an opinion on every two texts, and a liking for whichever stands first."""
+    """A `DuelScorer` with a score for every two texts, biased towards the first."""
 
     def __init__(self, worth, liking=0.0):
         self.worth = worth

@@ -1,4 +1,4 @@
-"""Conditions over metadata find what they say, on the embedded engine."""
+"""Conditions over metadata select the right points, on the embedded engine."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_conditions_find_what_they_say(index: Index, conditions: Any, found: str
     ],
     ids=repr,
 )
-def test_what_cannot_be_asked_is_refused_by_name(index: Index, conditions: Any, named: str) -> None:
+def test_impossible_requests_are_refused_by_name(index: Index, conditions: Any, named: str) -> None:
     with pytest.raises(InputError, match=named):
         index.search("the same words", filter=conditions)
 

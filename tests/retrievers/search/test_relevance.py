@@ -81,7 +81,7 @@ async def test_answered_and_unanswered_questions_lie_apart(index: Index) -> None
 
 
 def test_a_word_that_stands_in_the_handbook_by_chance_is_no_answer(embedder: Embedder) -> None:
-    """The rate for hotels in "other capitals" says nothing about the capital of France."""
+    """The rate for hotels in "other capitals" does not answer for the capital of France."""
     with Index(embedder) as index:
         index.add(read_documents(Path(__file__).parents[3] / "examples" / "documents"))
         assert max(hit.relevance for hit in index.search("What is the capital of France?")) < 0.5

@@ -36,7 +36,7 @@ class Data:
         self.dense = unit(random.normal(size=(CHUNKS, SIZE)))
         self.tokens = [unit(random.normal(size=(int(n), SIZE))) for n in random.integers(2, 6, CHUNKS)]
         # Every chunk has some of ten terms; no inverse document frequency is applied to the expected scores, so
-        # all terms are equally frequent: each stands in 20 of the 40.
+        # all terms are equally frequent: each occurs in 20 of the 40.
         self.terms = np.zeros((CHUNKS, 10), dtype=np.float32)
         for term in range(10):
             self.terms[random.permutation(CHUNKS)[:20], term] = random.uniform(0.5, 2, 20)

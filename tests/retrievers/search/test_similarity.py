@@ -25,7 +25,7 @@ DOCUMENTS = [
 
 @pytest.fixture
 def bare(tmp_path: Path, minilm_path: str) -> Path:
-    """The weights and the tokenizer alone, so that only a record says how vectors are compared."""
+    """The weights and the tokenizer alone, so that only a record defines how vectors are compared."""
     folder = tmp_path / "bare"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):

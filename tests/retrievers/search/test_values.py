@@ -1,4 +1,4 @@
-"""The room's public values and objects copy and pickle as their configuration, and refuse what they do not know."""
+"""The room's public values and objects copy and pickle as their configuration, and refuse unknown parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that misbehave: a stand-in that refuses, stalls and restarts, on real sockets."""
+"""Failing servers: a stand-in that refuses, stalls and restarts, on real sockets."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ async def test_a_server_that_comes_back_async(stand_in: StandIn) -> None:
 
 @pytest.mark.parametrize("stand_in", [[None, "drop", 503, None, *[503] * 50]], indirect=True)
 def test_a_server_that_restarts_in_the_middle_of_an_upload(stand_in: StandIn) -> None:
-    """The upload goes on where it was, and in the end says how much the server has."""
+    """The upload continues where it was, and the final error gives the number of points that the server has."""
     client = ServerClient(stand_in.url, attempts=4, api_key=KEY, check_compatibility=False)
     with pytest.raises(ServerError) as error:
         client.upload_points("c", points(100), batch_size=10)
@@ -189,7 +189,7 @@ def cluster() -> Iterator[list[StandIn]]:
 
 
 def test_a_node_that_is_lost_in_the_middle(cluster: list[StandIn]) -> None:
-    """The next node is asked at once, and from then on; a node that is away for a moment is not given up for ever."""
+    """The next node gets the calls at once, and from then on; a node that was away for a moment is tried again."""
     client = connect([node.url for node in cluster], timeout=2, attempts=2)
     client.upsert("c", points(1))
     cluster[0].faults += [503, *["drop"] * 100]
@@ -226,7 +226,7 @@ def test_all_nodes_are_lost(cluster: list[StandIn]) -> None:
 
 
 @pytest.mark.parametrize("stand_in", [[401]], indirect=True)
-def test_a_wrong_key_is_said_at_once(stand_in: StandIn) -> None:
+def test_a_wrong_key_raises_at_once(stand_in: StandIn) -> None:
     with pytest.raises(UnexpectedResponse, match="401"):
         connect([stand_in.url, NOWHERE], api_key=KEY)
     assert stand_in.calls == 1

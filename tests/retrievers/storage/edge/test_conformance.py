@@ -2,7 +2,7 @@
 
 Where the two rightly differ:
 
-- Order among equal scores is nobody's promise: results are compared as scores, and as points wherever scores tell.
+- No interface promises the order of equal scores: results are compared as scores, and as points wherever scores tell.
 - Local mode runs the stages of a query one after another and overlooks what is wrong with a later one (a point id that
   does not exist, say) where an earlier one found nothing. The engine, like a server, checks the whole request first.
   The requests here name points that exist.
@@ -69,7 +69,7 @@ class Pair:
                 client.delete_collection(name)
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        """What the two answer; an Exception where one raises."""
+        """The answers of both; an Exception where one raises."""
         answers: list[Any] = []
         for client in self.both:
             try:
@@ -234,7 +234,7 @@ def test_null_removes_a_key_from_points_without_a_payload(selector: Any, key: st
         with pair.collection(stored) as name:
             pair.call("clear_payload", name, [0])
             answers = pair.call("set_payload", name, {"real": None, "word": "red"}, selector, key=key)
-            # The point that does not exist is reported, and holds up no other.
+            # The point that does not exist is reported, and does not affect the others.
             assert [isinstance(a, Exception) for a in answers] == [isinstance(selector, models.PointIdsList)] * 2
             left, reference = pair.call("scroll", name, limit=100, with_vectors=True)
             assert contents(left) == contents(reference)

@@ -1,4 +1,4 @@
-"""What a store survives. Each test injects the fault for real; SITUATE_FULL=1 runs the long forms."""
+"""Faults that a store survives. Each test injects the fault for real; SITUATE_FULL=1 runs the long forms."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make(path: Path, count: int = 50, name: str = "c") -> None:
 # -- killed
 
 #: Adds, replaces and deletes documents of five points each, optimises, forks, gives the vector another size at times,
-#: and says what is acknowledged.
+#: and prints the acknowledged operations.
 WRITER = """
 import itertools, os, random, sys, threading
 from qdrant_client import models
@@ -187,7 +187,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("copy", ["optimised", "recovered"])
 def test_killed_after_a_copy_took_over(tmp_path: Path, copy: str) -> None:
-    """A copy goes on counting operations where the original was: a new log's would be taken for old ones."""
+    """A copy continues the operation count of the original: a new log's operations would be read as old ones."""
     done = subprocess.run(
         [sys.executable, "-c", AFTER_A_COPY, str(tmp_path / "s"), copy], capture_output=True, text=True
     )
@@ -204,7 +204,7 @@ def files_of(shard: Path) -> list[Path]:
 
 
 def test_damaged_and_missing_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file of a closed collection that lost its end, holds something else, or is gone: said, and the rest works."""
+    """A file of a closed collection that lost its end, holds something else, or is gone: reported; the rest works."""
     make(tmp_path / "store", name="damaged")
     make(tmp_path / "store", name="whole")
     entry = json.loads((tmp_path / "store" / "store.json").read_text())["collections"]["damaged"]
@@ -252,7 +252,7 @@ def test_a_damaged_manifest(tmp_path: Path) -> None:
 
 
 def test_a_missing_manifest(tmp_path: Path) -> None:
-    """A store without its table of contents is no empty store: nothing of it is swept away."""
+    """A store without its manifest is not an empty store: nothing of it is deleted."""
     make(tmp_path / "store")
     manifest = tmp_path / "store" / "store.json"
     manifest.rename(tmp_path / "kept")
@@ -343,7 +343,7 @@ def test_what_a_newer_version_says_in_the_manifest(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
-    """Also those of the first collection that was to be made; what others put there stays."""
+    """Also those of a first, unfinished collection; other files in the folder stay."""
     EdgeClient(tmp_path / "store").close()
     left = tmp_path / "store" / "collections" / uuid.uuid4().hex
     for turn in range(2):
@@ -399,7 +399,7 @@ def test_a_folder_that_cannot_be_made_or_written(tmp_path: Path) -> None:
             EdgeClient(locked)
 
 
-#: Opens a store on a disk that cannot be written, whoever asks.
+#: Opens a store on a disk that no user can write.
 READ_ONLY = """
 import sys
 from situate.errors import StorageError
@@ -415,7 +415,7 @@ for path in (sys.argv[1], sys.argv[1] + "/new"):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mount namespaces")
 def test_a_read_only_disk(tmp_path: Path) -> None:
-    """Said with the folder's name; nobody is told that another process has it, and nothing is taken for damaged."""
+    """The error names the folder, does not blame another process, and nothing counts as damaged."""
     make(tmp_path / "store")
     mount = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,bind,ro {tmp_path}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode != 0:
@@ -710,7 +710,7 @@ def test_threads_and_tasks_read_while_one_writes(tmp_path: Path, capsys: pytest.
         def check(points: Any) -> int:
             assert len(points) == 100
             versions = {p.payload["version"] for p in points}
-            assert len(versions) == 1, versions  # a call of the writer is seen whole or not at all
+            assert len(versions) == 1, versions  # a call of the writer is visible whole or not at all
             return 1
 
         def read() -> int:

@@ -79,7 +79,7 @@ def test_memory_stores_are_apart_and_leave_nothing() -> None:
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
 async def test_a_closed_client_is_closed(tmp_path: Path, where: str) -> None:
-    """Also where others keep the store open, and whatever it is asked; the others go on."""
+    """Even if other clients keep the store open, and for every call; the others continue."""
     first = EdgeClient(":memory:" if where == "memory" else tmp_path / "store")
     shared = AsyncEdgeClient(client=first)
     first.create_collection("c", PARAMS)
@@ -114,7 +114,7 @@ def test_a_forgotten_memory_store_is_removed_at_exit() -> None:
     assert not Path(done.stdout.strip()).exists()
 
 
-def test_another_process_is_told_who_holds_the_store(tmp_path: Path) -> None:
+def test_the_error_of_another_process_names_the_holder_of_the_store(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from situate.retrievers.storage.edge import EdgeClient\n"
@@ -161,7 +161,7 @@ def test_a_fork_is_refused_and_does_no_harm(tmp_path: Path) -> None:
         assert client.count("c").count == 1
 
 
-# -- errors that callers know
+# -- error classes
 
 
 def test_missing_and_existing_collections(edge: EdgeClient) -> None:

@@ -1,4 +1,4 @@
-"""What the engine could not read back is refused before it is written: nesting, layouts without vectors."""
+"""Data that the engine could not read back is refused before it is written: nesting, layouts without vectors."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_vector_name_is_given_to_another_size(tmp_path: Path) -> None:
 
 
 def test_killed_between_the_engine_and_the_manifest(tmp_path: Path) -> None:
-    """A vector that the engine has deleted is gone, and one that it has made is made anew, with either `store.json`."""
+    """With either `store.json`, a vector that the engine deleted is gone, and one that it made is made again."""
     manifest = tmp_path / "store" / "store.json"
     small, smaller = (
         models.DenseVectorNameConfig(dense=models.DenseVectorConfig(size=size, distance=models.Distance.COSINE))
@@ -241,7 +241,7 @@ def test_killed_between_the_engine_and_the_manifest(tmp_path: Path) -> None:
 
 
 def test_a_modifier_cannot_change(edge: EdgeClient) -> None:
-    """Said for what it is, and the collection is as it was."""
+    """The error names the cause, and the collection is as it was."""
     edge.create_collection("c", sparse_vectors_config={"s": models.SparseVectorParams()})
     edge.upsert("c", [models.PointStruct(id=1, vector={"s": models.SparseVector(indices=[1], values=[1.0])})])
     with pytest.raises(InputError, match="modifier"):

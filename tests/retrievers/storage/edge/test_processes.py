@@ -1,4 +1,4 @@
-"""Stores and processes: forks, processes that are killed, what they leave behind."""
+"""Stores and processes: forks, killed processes and their remains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def point(i: int) -> models.PointStruct:
 
 
 class Child:
-    """A fork that runs ``work`` and leaves with 0, or with 1 where it raised; it stays until told to go."""
+    """A fork that runs ``work`` and leaves with 0, or with 1 where it raised; it stays until `end`."""
 
     def __init__(self, work: Callable[[], None] = lambda: None, *, stay: bool = False) -> None:
         self._reading, writing = os.pipe()
@@ -52,7 +52,7 @@ class Child:
         os.read(self._reading, 1)
 
     def status(self) -> int:
-        """Lets it go; how it ended. Fails where it hangs."""
+        """Ends it; how it ended. Fails where it hangs."""
         os.close(self._go)
         os.close(self._reading)
         deadline = time.monotonic() + 30
@@ -75,7 +75,7 @@ def refused(call: Callable[[], object]) -> Callable[[], None]:
 
 
 def test_a_store_is_closed_while_a_fork_lives(tmp_path: Path) -> None:
-    """The lock is given back, though the child has a copy of the file; the child's end changes nothing."""
+    """The lock is released, although the child has a copy of the file; the child's end changes nothing."""
     client = EdgeClient(tmp_path / "store")
     client.create_collection("c", PARAMS)
     child = Child(stay=True)
@@ -123,7 +123,7 @@ def test_a_fork_that_outlives_its_parent_holds_no_lock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
-def test_a_fork_is_told_so(tmp_path: Path, where: str) -> None:
+def test_a_fork_gets_an_error(tmp_path: Path, where: str) -> None:
     """Every kind of call raises at once; the child ends by itself and takes nothing from its parent."""
     with EdgeClient(":memory:" if where == "memory" else tmp_path / "store") as client:
         client.create_collection("c", PARAMS)
@@ -210,7 +210,7 @@ sys.stdin.read()
 
 
 def test_what_killed_memory_stores_leave_is_swept(tmp_path: Path) -> None:
-    """By the next one that is opened; those of living processes stay, and so does what others put beside them."""
+    """By the next one that is opened; those of living processes stay, and so do other files beside them."""
     writers = [
         subprocess.Popen([sys.executable, "-c", MEMORY], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(2)

@@ -110,7 +110,7 @@ def test_sparse_mmr(edge: EdgeClient, diversity: float | None) -> None:
 
 
 def test_a_formula_without_a_value(edge: EdgeClient) -> None:
-    """The caller's mistake, said as such, in a query and in a batch."""
+    """An InputError, in a query and in a batch."""
     filled(edge, "c")
     query = models.FormulaQuery(formula=models.SumExpression(sum=["$score", "nowhere"]))
     stage = models.Prefetch(query=[1.0, 0.0, 0.0, 0.0])
@@ -160,7 +160,7 @@ def test_the_matrix_of_one_point(client: QdrantClient, name: str) -> None:
 
 
 def test_payload_values(edge: EdgeClient) -> None:
-    """However they come in: bytes as text, integers whole or refused by name, tuples as lists."""
+    """In every form: bytes as text, integers whole or refused by name, tuples as lists."""
     edge.create_collection("c", PARAMS)
     values = {
         "b": b"abc",
@@ -489,7 +489,7 @@ def test_datatypes_and_distances(edge: EdgeClient, datatype: models.Datatype, di
     assert distance == models.Distance.DOT or best == {True}
 
 
-def test_payloads_are_read_ahead_unless_something_else_was_asked_for(tmp_path: Path) -> None:
+def test_payloads_are_read_ahead_by_default(tmp_path: Path) -> None:
     asked: dict[str, dict[str, Any]] = {
         "in_ram_mmap": {},
         "mmap": {"on_disk_payload": True},

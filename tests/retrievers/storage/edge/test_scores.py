@@ -17,7 +17,7 @@ PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
 
 
 def test_scores_alone(edge: EdgeClient) -> None:
-    """Of each kind of vector what a whole query finds, and the payloads behind the numbers."""
+    """For each kind of vector the results of a whole query, and the payloads of the numbers."""
     multi = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
     several = {"d": PARAMS, "m": PARAMS.model_copy(update={"multivector_config": multi})}
     edge.create_collection("c", several, sparse_vectors_config={"s": models.SparseVectorParams()})

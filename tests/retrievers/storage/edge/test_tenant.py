@@ -1,4 +1,4 @@
-"""A tenant's client never shows or changes another tenant's points, whatever it is called with."""
+"""A tenant's client never shows or changes another tenant's points, whatever its arguments."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_lookup_in_groups_is_kept_to_own_points(bound: Bound) -> None:
 
 
 def test_word_statistics_are_own(bound: Bound) -> None:
-    """Sparse scores do not depend on other tenants' words, so they tell nothing about them."""
+    """Sparse scores do not depend on other tenants' words, so they leak nothing about them."""
     client, tenant, name = bound
     query = models.SparseVector(indices=[0], values=[1.0])
 
@@ -275,14 +275,14 @@ def test_no_write_changes_others(bound: Bound, write: Callable[[QdrantClient, st
         refused = None
     after = everything(client, name)
     assert {i: after.get(i) for i in OTHERS} == {i: before[i] for i in OTHERS}
-    # and nothing of one's own is given to others, or to nobody
+    # and no point moves to another tenant, or to none
     assert all(payload["tenant"] == "a" for i, (payload, _) in after.items() if i not in OTHERS)
     assert refused is None or {i: after[i] for i in OWN} == {i: before[i] for i in OWN}
 
 
 @pytest.mark.parametrize("change", ["added", "made anew"])
 def test_word_statistics_of_a_later_vector_are_own(edge: EdgeClient, change: str) -> None:
-    """A client that has searched before the vector was there does not go by all tenants' statistics."""
+    """A client that searched before the vector existed does not use all tenants' statistics."""
     idf = models.SparseVectorParams(modifier=models.Modifier.IDF)
     edge.create_collection("c", sparse_vectors_config={"plain": models.SparseVectorParams()})
     tenant = bind_tenant(edge, "tenant", "a")
