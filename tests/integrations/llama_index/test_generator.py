@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, LLMMetadata, MessageRole
-from llama_index.core.bridge.pydantic import PrivateAttr
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.settings import Settings
 
@@ -23,11 +23,11 @@ class GatedLLM(CustomLLM):
     """Answers asynchronously, when the gate opens."""
 
     api_key: str = "sk-very-secret"
-    _gate: Any = PrivateAttr(default_factory=asyncio.Event)
-    _started: Any = PrivateAttr(default_factory=lambda: asyncio.Semaphore(0))
-    _under_way: int = PrivateAttr(default=0)
-    _most: int = PrivateAttr(default=0)
-    _cancelled: int = PrivateAttr(default=0)
+    gate: Any = Field(default_factory=asyncio.Event)
+    started: Any = Field(default_factory=lambda: asyncio.Semaphore(0))
+    under_way: int = Field(default=0)
+    most: int = Field(default=0)
+    cancelled: int = Field(default=0)
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -40,16 +40,16 @@ class GatedLLM(CustomLLM):
         raise NotImplementedError
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        self._under_way += 1
-        self._most = max(self._most, self._under_way)
-        self._started.release()
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.started.release()
         try:
-            await self._gate.wait()
+            await self.gate.wait()
         except asyncio.CancelledError:
-            self._cancelled += 1
+            self.cancelled += 1
             raise
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
         if "fail" in prompt:
             raise ConnectionError(f"no answer with key {self.api_key}")
         return CompletionResponse(text=prompt.upper())
@@ -58,14 +58,14 @@ class GatedLLM(CustomLLM):
 class ChatLLM(MockLLM):
     """A chat model that answers with the messages it got."""
 
-    _seen: list[Sequence[ChatMessage]] = PrivateAttr(default_factory=list)
+    seen: list[Sequence[ChatMessage]] = Field(default_factory=list)
 
     @property
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(model_name="chat", is_chat_model=True)
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        self._seen.append(messages)
+        self.seen.append(messages)
         return ChatResponse(message=ChatMessage(role=MessageRole.ASSISTANT, content=str(kwargs)))
 
 
@@ -95,7 +95,7 @@ def test_chat_models_get_messages() -> None:
     generator = LlamaIndexGenerator(model, temperature=0.7)
     answers = generator.generate([Prompt("question", prefix="document\n", system="Be brief.")])
     assert answers == ["{'temperature': 0.7}"]
-    [messages] = model._seen
+    [messages] = model.seen
     assert [(m.role, m.content) for m in messages] == [
         (MessageRole.SYSTEM, "Be brief."),
         (MessageRole.USER, "document\nquestion"),
@@ -108,26 +108,26 @@ async def test_requests_are_limited_over_all_calls() -> None:
     generator = LlamaIndexGenerator(model, concurrency=3)
     calls = [asyncio.create_task(generator.agenerate([Prompt(f"{i}{j}") for j in range(4)])) for i in range(2)]
     for _ in range(3):
-        await model._started.acquire()
-    model._gate.set()
+        await model.started.acquire()
+    model.gate.set()
     assert await asyncio.gather(*calls) == [[f"{i}{j}" for j in range(4)] for i in range(2)]
-    assert model._most == 3
+    assert model.most == 3
 
 
 async def test_cancelling_cancels_the_requests() -> None:
     model = GatedLLM()
     task = asyncio.create_task(LlamaIndexGenerator(model, concurrency=2).agenerate([Prompt("a"), Prompt("b")]))
     for _ in range(2):
-        await model._started.acquire()
+        await model.started.acquire()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert model._cancelled == 2
+    assert model.cancelled == 2
 
 
 async def test_a_failure_stops_the_others_and_names_no_key() -> None:
     model = GatedLLM()
-    model._gate.set()
+    model.gate.set()
     generator = LlamaIndexGenerator(model)
     with pytest.raises(GenerationError, match="'gated' failed with ConnectionError") as failure:
         await generator.agenerate([Prompt("fail"), Prompt("b")])
