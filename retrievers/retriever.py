@@ -20,7 +20,7 @@ from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import asked
-from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step
+from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step, check_k
 
 if TYPE_CHECKING:
     from situate.retrievers.index.index import Index
@@ -65,8 +65,8 @@ class RetrieverSettings:
     policies: Mapping[str, StepPolicy] | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.candidates < 1:
-            raise InputError(f"k={self.k} and candidates={self.candidates} must be 1 or more")
+        check_k(self.k)
+        check_k(self.candidates, "candidates")
         if self.fuse_texts is not None and self.fuse_texts not in _FUSIONS:
             raise InputError(f"fuse_texts={self.fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
 
@@ -245,8 +245,7 @@ class Retriever(Openable):
 
     def _checked(self, k: int | None) -> int:
         k = self.settings.k if k is None else k
-        if k < 1:
-            raise InputError(f"k={k}: a search returns at least one hit, so k must be 1 or more")
+        check_k(k)
         return k
 
     def _depth(self, k: int) -> int:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
+from situate.errors import InputError
 from situate.types import Chunk
 
 
@@ -133,3 +136,15 @@ class Reranker(Protocol):
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop."""
         ...
+
+
+def check_k(k: int, name: str = "k") -> None:
+    """Refuses what is no number of hits.
+
+    Raises:
+        InputError: It is no whole number, or less than 1.
+    """
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise InputError(
+            f"{name}={k!r}: a search returns at least one hit, so {name} must be a whole number, 1 or more"
+        )

@@ -113,8 +113,10 @@ def refuse_unknown(where: str, arguments: Mapping[str, Any], names: Iterable[str
         UnknownArgumentError: There are any; the message names the close ones among ``names``.
     """
     if arguments:
-        close = [match for name in arguments for match in difflib.get_close_matches(name, list(names), 1)]
-        hint = f" (did you mean {', '.join(close)}?)" if close else ""
+        names = list(names)
+        close = [match for name in arguments for match in difflib.get_close_matches(name, names, 1)]
+        known = f" (it takes {', '.join(names)})" if names else ""
+        hint = f" (did you mean {', '.join(close)}?)" if close else known
         raise UnknownArgumentError(f"{where}() got unexpected keyword arguments: {', '.join(sorted(arguments))}{hint}")
 
 

@@ -15,7 +15,7 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.integrations._shared.settings import StoreOptions
-from situate.integrations.langchain.documents import assemble, from_document, to_whole_document
+from situate.integrations.langchain.documents import assemble, from_document, text_ids, to_whole_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
@@ -103,6 +103,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
         """The documents with these ids, whole, in this order; unknown ids are skipped."""
         refuse_unknown("get", kwargs)
+        ids = text_ids(ids)
         chunks: dict[str, list[Chunk]] = {}
         for chunk in self.index.get_chunks(dict.fromkeys(ids)):
             chunks.setdefault(chunk.document_id, []).append(chunk)
@@ -121,6 +122,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         refuse_unknown("delete", kwargs)
         if ids is None:
             raise InputError("delete() needs ids: an index is never emptied by accident")
+        ids = text_ids(ids)
         there = {chunk.document_id for chunk in self.index.get_chunks(dict.fromkeys(ids))}
         self.index.delete(ids)
         deleted = [id for id in dict.fromkeys(ids) if id in there]

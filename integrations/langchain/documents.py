@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 from langchain_core.documents import Document as LangChainDocument
 
@@ -357,16 +358,27 @@ def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] 
         splits: Whether documents without an origin are cut by the store.
 
     Raises:
-        InputError: There are not as many ids as documents, or a chunk was changed after splitting.
+        InputError: There are not as many ids as documents, two different documents have the same id, or a chunk was
+            changed after splitting.
     """
     documents = list(documents)
+    ids = None if ids is None else text_ids(ids)
     if ids is not None and len(ids) != len(documents):
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
     given = ids if ids is not None else [None] * len(documents)
     names = [id or document_id(document) for id, document in zip(given, documents, strict=True)]
     whole: list[Document] = []
     chunks: list[Chunk] = []
+    named: dict[str, LangChainDocument] = {}
     for name, document in zip(names, documents, strict=True):
+        other = named.setdefault(name, document)
+        if ORIGIN_KEY not in document.metadata and (
+            other.page_content != document.page_content or other.metadata != document.metadata
+        ):
+            raise InputError(
+                f"two different documents of one call have the id {name!r}, and only one of them could be stored: give "
+                "each its own id, or add the one that counts"
+            )
         if splits and ORIGIN_KEY not in document.metadata:
             whole.append(to_whole_document(document, name))
         else:
@@ -380,6 +392,21 @@ def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] 
     )
 
 
+def text_ids(ids: Iterable[Any]) -> list[Any]:
+    """Ids as text: numbers and UUIDs are written out, None stays.
+
+    Raises:
+        InputError: One is none of these, or all of it is a single text.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"ids={ids!r} is one text: give a list of ids, [{ids!r}]")
+    ids = list(ids)
+    for id in ids:
+        if id is not None and not isinstance(id, str | int | UUID):
+            raise InputError(f"the id {id!r} is a {type(id).__name__}: give text, a number or a UUID")
+    return [None if id is None else str(id) for id in ids]
+
+
 def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[LangChainDocument]:
     """Texts as documents.
 
@@ -390,7 +417,7 @@ def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None)
     if metadatas and len(metadatas) != len(texts):
         raise InputError(f"{len(metadatas)} metadatas for {len(texts)} texts: give one for each, or none")
     return [
-        LangChainDocument(page_content=text, metadata=metadata)
+        LangChainDocument(page_content=text, metadata=metadata or {})
         for text, metadata in zip(texts, metadatas or [{} for _ in texts], strict=True)
     ]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from langchain_core.documents import Document as LangChainDocument
@@ -30,10 +30,14 @@ from situate.retrievers.index.index import Index
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.types import Hit
+from situate.retrievers.types import Hit, check_k
+
+if TYPE_CHECKING:
+    from qdrant_client import models
 
 Mode: TypeAlias = Literal["hybrid", "dense"]
 _Scored: TypeAlias = tuple[LangChainDocument, float]
+_ARGUMENTS = ("k", "filter", "mode", "score_threshold")
 
 
 _COMPARATORS = {
@@ -90,6 +94,7 @@ class SearchingStore(VectorStore):
         *,
         mode: Mode | None = None,
         score_threshold: float | None = None,
+        **others: Any,
     ) -> list[_Scored]:
         """`similarity_search` with scores; higher is better.
 
@@ -98,13 +103,12 @@ class SearchingStore(VectorStore):
             k: How many, at most.
             filter: As in `similarity_search`.
             mode: "dense": scores are cosines. "hybrid": they are fused, and relative to the query's candidates.
-            score_threshold: Leave out chunks that score lower.
+            score_threshold: Leave out chunks of less relevance, on the scale of
+                `similarity_search_with_relevance_scores`: a fused score is not comparable across queries.
+            others: None.
         """
-        if self._checked(mode) == "dense":
-            vector = self.index.embedder.embed_queries([query])[0]
-            return _above(self._by_vector(vector, k, filter), score_threshold)
-        hits = self.index.search(query, k, filter).hits
-        return _above([(from_found(hit.chunk, self._content), hit.score) for hit in hits], score_threshold)
+        refuse_unknown("similarity_search", others, _ARGUMENTS)
+        return self._scored(self._hits(query, k, filter, mode, score_threshold is not None), score_threshold)
 
     async def asimilarity_search_with_score(
         self,
@@ -114,20 +118,19 @@ class SearchingStore(VectorStore):
         *,
         mode: Mode | None = None,
         score_threshold: float | None = None,
+        **others: Any,
     ) -> list[_Scored]:
         """`similarity_search_with_score` without blocking the event loop."""
-        if self._checked(mode) == "dense":
-            vector = (await self.index.embedder.aembed_queries([query]))[0]
-            return _above(await asyncio.to_thread(self._by_vector, vector, k, filter), score_threshold)
-        hits = (await self.index.asearch(query, k, filter)).hits
-        return _above([(from_found(hit.chunk, self._content), hit.score) for hit in hits], score_threshold)
+        refuse_unknown("asimilarity_search", others, _ARGUMENTS)
+        return self._scored(await self._ahits(query, k, filter, mode, score_threshold is not None), score_threshold)
 
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
     ) -> list[LangChainDocument]:
         """The ``k`` chunks whose dense vectors are nearest to ``embedding``."""
         refuse_unknown("similarity_search_by_vector", kwargs)
-        return [document for document, _ in self._by_vector(np.asarray(embedding, dtype=np.float32), k, filter)]
+        hits = self._dense(np.asarray(embedding, dtype=np.float32), k, filter)
+        return [from_found(hit.chunk, self._content) for hit in hits]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
@@ -180,7 +183,8 @@ class SearchingStore(VectorStore):
         **kwargs: Any,
     ) -> list[LangChainDocument]:
         """`max_marginal_relevance_search` around a vector."""
-        refuse_unknown("max_marginal_relevance_search", kwargs)
+        refuse_unknown("max_marginal_relevance_search", kwargs, ("k", "fetch_k", "lambda_mult", "filter"))
+        check_k(k)
         found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
         vectors: list[list[float]] = [vector.tolist() for _, vector in found]
         chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
@@ -200,7 +204,8 @@ class SearchingStore(VectorStore):
             self.max_marginal_relevance_search_by_vector, embedding, k, fetch_k, lambda_mult, filter, **kwargs
         )
 
-    def _by_vector(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[_Scored]:
+    def _dense(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[Hit]:
+        check_k(k)
         # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
         config = replace(
             self.index.config,
@@ -212,9 +217,7 @@ class SearchingStore(VectorStore):
             fusion="rrf",
         )
         search = HybridSearch(self.index.gateway, config)
-        return [
-            (from_found(hit.chunk, self._content), hit.score) for hit in search.search(QueryVectors(vector), k, filter)
-        ]
+        return search.search(QueryVectors(vector), k, filter)
 
     def _checked(self, mode: Mode | None) -> Mode:
         """The mode of one search: dense where the collection holds only dense vectors."""
@@ -224,63 +227,66 @@ class SearchingStore(VectorStore):
         config = self.index.config
         return mode if config.lexical or config.token_vectors or config.feedback else "dense"
 
-    def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return self._relevance(self._checked(None))
-
-    def _relevance(self, mode: Mode) -> Callable[[float], float]:
-        """Maps a score to [0, 1]."""
-        config = self.index.config
-        if mode == "dense":
-            return _of_cosine
-        if config.fusion == "rrf" and config.token_vectors is None:
-            # The largest sum of reciprocal ranks is that of a first place in both lists.
-            return lambda score: _clamped(score * config.rrf_k / 2.0)
-        return _clamped
-
-    def _similarity_search_with_relevance_scores(  # type: ignore[override]  # no other arguments are read
-        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None, **others: Any
     ) -> list[_Scored]:
-        if self._checked(mode) == "dense":
-            return [(document, _of_cosine(cosine)) for document, cosine in self._dense(query, k, filter)]
-        return self._relevant(query, self.index.search(query, k, filter).hits)
+        refuse_unknown("similarity_search_with_relevance_scores", others, _ARGUMENTS)
+        return self._relevant(self._hits(query, k, filter, mode, judged=True))
 
-    async def _asimilarity_search_with_relevance_scores(  # type: ignore[override]  # as above
-        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None, **others: Any
     ) -> list[_Scored]:
-        if self._checked(mode) == "dense":
-            found = await asyncio.to_thread(self._dense, query, k, filter)
-            return [(document, _of_cosine(cosine)) for document, cosine in found]
-        hits = (await self.index.asearch(query, k, filter)).hits
-        return await asyncio.to_thread(self._relevant, query, hits)
+        refuse_unknown("asimilarity_search_with_relevance_scores", others, _ARGUMENTS)
+        return self._relevant(await self._ahits(query, k, filter, mode, judged=True))
 
-    def _dense(self, query: str, k: int, filter: FilterLike | None) -> list[_Scored]:
-        return self._by_vector(self.index.embedder.embed_queries([query])[0], k, filter)
+    def _hits(self, query: str, k: int, filter: FilterLike | None, mode: Mode | None, judged: bool) -> Sequence[Hit]:
+        """What is found; ``judged``: with relevance, for which a dense search asks of its hits once more."""
+        if self._checked(mode) == "hybrid" or not query.strip():
+            return self.index.search(query, k, filter).hits
+        hits = self._dense(self.index.embedder.embed_queries([query])[0], k, filter)
+        if judged and hits:
+            return _judged(hits, self.index.search(query, len(hits), _only(hits)).hits)
+        return hits
 
-    def _relevant(self, query: str, hits: Sequence[Hit]) -> list[_Scored]:
-        """The hits by relevance: their own, else their cosine. A fused score is relative to the query's candidates."""
-        cosines: dict[str | None, float] = {}
-        if unsaid := [hit.chunk.id for hit in hits if hit.relevance is None]:
-            from qdrant_client import models
+    async def _ahits(
+        self, query: str, k: int, filter: FilterLike | None, mode: Mode | None, judged: bool
+    ) -> Sequence[Hit]:
+        if self._checked(mode) == "hybrid" or not query.strip():
+            return (await self.index.asearch(query, k, filter)).hits
+        vector = (await self.index.embedder.aembed_queries([query]))[0]
+        hits = await asyncio.to_thread(self._dense, vector, k, filter)
+        if judged and hits:
+            return _judged(hits, (await self.index.asearch(query, len(hits), _only(hits))).hits)
+        return hits
 
-            those = models.Filter(must=[models.FieldCondition(key="chunk_id", match=models.MatchAny(any=unsaid))])
-            cosines = {document.id: cosine for document, cosine in self._dense(query, len(unsaid), those)}
-        relevances = [
-            _of_cosine(cosines.get(hit.chunk.id, -1.0)) if hit.relevance is None else hit.relevance for hit in hits
-        ]
-        scored = [(from_found(hit.chunk, self._content), found) for hit, found in zip(hits, relevances, strict=True)]
+    def _relevant(self, hits: Sequence[Hit]) -> list[_Scored]:
+        """The hits by relevance. A fused score is relative to the query's candidates."""
+        scored = [(from_found(hit.chunk, self._content), _relevance(hit)) for hit in hits]
         return sorted(scored, key=lambda pair: -pair[1])
 
+    def _scored(self, hits: Sequence[Hit], threshold: float | None) -> list[_Scored]:
+        return [
+            (from_found(hit.chunk, self._content), hit.score)
+            for hit in hits
+            if threshold is None or _relevance(hit) >= threshold
+        ]
 
-def _of_cosine(cosine: float) -> float:
-    return _clamped((1.0 + cosine) / 2.0)
+
+def _only(hits: Sequence[Hit]) -> models.Filter:
+    from qdrant_client import models
+
+    ids = models.MatchAny(any=[hit.chunk.id for hit in hits])
+    return models.Filter(must=[models.FieldCondition(key="chunk_id", match=ids)])
 
 
-def _above(found: list[_Scored], threshold: float | None) -> list[_Scored]:
-    return found if threshold is None else [pair for pair in found if pair[1] >= threshold]
+def _judged(hits: Sequence[Hit], others: Sequence[Hit]) -> list[Hit]:
+    """The hits with the relevance that another search found for the same chunks."""
+    relevance = {hit.chunk.id: hit.relevance for hit in others}
+    return [replace(hit, relevance=relevance.get(hit.chunk.id)) for hit in hits]
 
 
-def _clamped(relevance: float) -> float:
-    return min(1.0, max(0.0, relevance))
+def _relevance(hit: Hit) -> float:
+    return 0.0 if hit.relevance is None else hit.relevance
 
 
 class SituateTranslator(Visitor):

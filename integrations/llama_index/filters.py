@@ -13,7 +13,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from situate.errors import InputError
-from situate.retrievers.search.filters import equals_any, key_path, ordered
+from situate.retrievers.search.filters import at_key, equals_any, missing, ordered
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -22,6 +22,7 @@ Scalar: TypeAlias = str | int | float
 
 #: Keys that LlamaIndex writes into a payload beside the metadata, over metadata of the same name.
 RESERVED = frozenset({"document_id", "doc_id", "ref_doc_id", "_node_content", "_node_type"})
+_DOCUMENT_IDS = frozenset({"document_id", "doc_id", "ref_doc_id"})
 
 
 def to_qdrant_filter(
@@ -30,12 +31,15 @@ def to_qdrant_filter(
     """The Qdrant filter that selects the same points as LlamaIndex's own filter function.
 
     All operators and conditions are translated, at any depth. Two things are Qdrant's: a condition on
-    a payload list holds where it holds for any element, and a key such as ``a.b`` is a path into nested values.
-    Strings are compared (``>``, ``<=``, ...) as dates, because that is the only order Qdrant knows on strings.
+    a payload list holds where it holds for any element, and a key such as ``a.b`` is a path into nested values, or a
+    key that holds a dot. Strings are compared (``>``, ``<=``, ...) as dates, because that is the only order Qdrant
+    knows on strings.
 
     Args:
         filters: The filters; None and filters without any condition select everything.
-        prefix: The text before each key in the payload ("metadata." where metadata is nested).
+        prefix: The text before each key in the payload ("metadata." where metadata is nested). The keys by which
+            LlamaIndex names a node's document then mean the payload's ``document_id``, where a point has no metadata
+            of that name.
         lowered: Payload path under which strings are also stored in lower case, so that TEXT_MATCH_INSENSITIVE is a
             substring match, as LlamaIndex defines it. Without it, it is Qdrant's full-text match (whole words).
         own: Payload path of the metadata whose keys (`RESERVED`) LlamaIndex's payload uses for itself. Where a point
@@ -85,11 +89,15 @@ class _Translation:
                 return self.models.Filter(must_not=parts)
 
     def one(self, item: MetadataFilter) -> models.Filter:
-        if self.own is None or item.key not in RESERVED:
-            return _OPERATORS[item.operator](self, item)
-        users = _Translation(self.own, None)
-        absent, theirs = users._missing(item.key), users.one(item)
-        llama_indexs = _OPERATORS[item.operator](self, item)
+        translate = _OPERATORS[item.operator]
+        if self.own is not None and item.key in RESERVED:
+            users, llama_indexs = _Translation(self.own, None), translate(self, item)
+        elif self.prefix and item.key in _DOCUMENT_IDS:
+            users = self
+            llama_indexs = translate(_Translation("", None), item.model_copy(update={"key": "document_id"}))
+        else:
+            return translate(self, item)
+        absent, theirs = users._missing(item.key), translate(users, item)
         return self.models.Filter(
             should=[
                 self.models.Filter(must=[theirs], must_not=[absent]),
@@ -121,10 +129,13 @@ class _Translation:
         return self.models.Filter(must=[self._any(item.key, [value]) for value in values])
 
     def ordered(self, item: MetadataFilter) -> models.Filter:
-        found = ordered(self._key(item.key), _BOUNDS[item.operator], item.value)
-        if found is None:
-            raise _refused(item, "a number, or a date in ISO 8601: Qdrant orders no other strings")
-        return found
+        def at(path: str) -> models.Filter:
+            found = ordered(path, _BOUNDS[item.operator], item.value)
+            if found is None:
+                raise _refused(item, "a number, or a date in ISO 8601: Qdrant orders no other strings")
+            return found
+
+        return at_key(self.prefix, item.key, at)
 
     def substring(self, item: MetadataFilter) -> models.Filter:
         return self._field(item.key, match=self.models.MatchSubstring(substring=_text(item)))
@@ -134,29 +145,29 @@ class _Translation:
         words = self._field(item.key, match=self.models.MatchText(text=value))
         if self.lowered is None:
             return words
-        path = self.lowered + key_path(item.key)
-        exact = self.models.FieldCondition(key=path, match=self.models.MatchSubstring(substring=value.lower()))
-        # Points of other stores have no lower-case copy.
-        absent = self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=path))
+        copies = _Translation(self.lowered, None)
+        exact = copies._field(item.key, match=self.models.MatchSubstring(substring=value.lower()))
+        absent = copies._missing(item.key)  # points that another store wrote carry no lower-case copy
         return self.models.Filter(should=[exact, self.models.Filter(must=[absent, words])])
 
     def empty(self, item: MetadataFilter) -> models.Filter:
-        blank = self.models.FieldCondition(key=self._key(item.key), match=self.models.MatchValue(value=""))
+        blank = self._field(item.key, match=self.models.MatchValue(value=""))
         return self.models.Filter(should=[self._missing(item.key), blank])
 
     # -- conditions ---------------------------------------------------------------------------------------------
 
-    def _key(self, key: str) -> str:
-        return self.prefix + key_path(key)
-
-    def _missing(self, key: str) -> models.IsEmptyCondition:
-        return self.models.IsEmptyCondition(is_empty=self.models.PayloadField(key=self._key(key)))
+    def _missing(self, key: str) -> models.Filter:
+        return at_key(self.prefix, key, missing, everywhere=True)
 
     def _field(self, key: str, **condition: Any) -> models.Filter:
-        return self.models.Filter(must=[self.models.FieldCondition(key=self._key(key), **condition)])
+        def at(path: str) -> models.Filter:
+            found: models.Filter = self.models.Filter(must=[self.models.FieldCondition(key=path, **condition)])
+            return found
+
+        return at_key(self.prefix, key, at)
 
     def _any(self, key: str, values: Sequence[Scalar]) -> models.Filter:
-        return equals_any(self._key(key), values)
+        return at_key(self.prefix, key, lambda path: equals_any(path, values))
 
 
 _BOUNDS = {

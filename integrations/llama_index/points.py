@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode, RelatedNodeInfo
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
 from situate.errors import InputError
 from situate.integrations._shared.origin import ORIGIN_KEY
+from situate.retrievers.index.payload import stored_metadata, stored_text
 from situate.types import stable_id
 from situate.vectors import check_finite
 
@@ -56,6 +57,31 @@ def sparse_vector(vector: SparseVector) -> models.SparseVector:
     from qdrant_client import models
 
     return models.SparseVector(indices=vector.indices.tolist(), values=vector.values.tolist())
+
+
+def storable(node: BaseNode) -> BaseNode:
+    """A copy whose texts and metadata, its relations' included, any store can hold.
+
+    Raises:
+        InputError: As for `stored_metadata`.
+    """
+
+    def related(info: RelatedNodeInfo) -> RelatedNodeInfo:
+        return info.model_copy(update={"metadata": stored_metadata(info.node_id, info.metadata)})
+
+    copy = node.model_copy(
+        update={
+            "metadata": stored_metadata(node.node_id, node.metadata),
+            "relationships": {
+                kind: [related(each) for each in info] if isinstance(info, list) else related(info)
+                for kind, info in node.relationships.items()
+            },
+        }
+    )
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    if (stored := stored_text(text)) != text:
+        copy.set_content(stored)
+    return copy
 
 
 def lowered(metadata: Mapping[str, Any]) -> dict[str, Any]:

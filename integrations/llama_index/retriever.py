@@ -29,7 +29,7 @@ from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.types import SearchResult
+from situate.retrievers.types import SearchResult, check_k
 from situate.types import Chunk, Chunker, Document, Situator
 from situate.vectors import mean_direction
 
@@ -101,8 +101,8 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         super().__init__(callback_manager=callback_manager)
         options = translated(type(self), _OPTIONS, options)
         similarity_top_k = options.pop("similarity_top_k", similarity_top_k)
-        if similarity_top_k is not None and similarity_top_k < 1:
-            raise InputError(f"similarity_top_k={similarity_top_k}: at least one node, so give 1 or more")
+        if similarity_top_k is not None:
+            check_k(similarity_top_k, "similarity_top_k")
         if isinstance(source, Retriever):
             if options:
                 raise InputError(f"{', '.join(options)}: the given Retriever has these settings itself")

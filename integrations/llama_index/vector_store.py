@@ -34,6 +34,7 @@ from situate.integrations.llama_index.points import (
     lowered,
     point_id,
     sparse_vector,
+    storable,
     with_ids,
 )
 from situate.lifecycle import Openable
@@ -246,12 +247,21 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             The nodes' ids.
 
         Raises:
-            InputError: A node has no embedding, or one of another length than the others.
+            InputError: A node has no embedding, or one of another length than the others; two different ones have the
+                same id.
             NonFiniteVectorError: An embedding holds NaN or infinity. Nothing of the call is stored.
         """
         refuse_unknown("add", kwargs)
         if not nodes:
             return []
+        named: dict[str, BaseNode] = {}
+        for node in nodes:
+            other = named.setdefault(node.node_id, node)
+            if other is not node and other.hash != node.hash:
+                raise InputError(
+                    f"two different nodes of one call have the id {node.node_id!r}, and only one of them could be "
+                    "stored: give each its own id"
+                )
         size = dimension(nodes)
         self._create(size)
         self._fits(size)
@@ -317,6 +327,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
     def _point(self, node: BaseNode) -> models.PointStruct:
         from qdrant_client import models
 
+        node = storable(node)
         payload = node_to_metadata_dict(node, remove_text=False)
         payload[_OURS] = {"lowered": lowered(node.metadata)}
         if hidden := {key: value for key, value in node.metadata.items() if key in RESERVED}:

@@ -35,7 +35,7 @@ from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.search.relevance import Background
 from situate.retrievers.storage.connect import MEMORY, Location, connect
-from situate.retrievers.types import QueryText, SearchResult, Step
+from situate.retrievers.types import QueryText, SearchResult, Step, check_k
 from situate.threads import renew_after_fork
 from situate.types import Chunk, Chunker, Document, Situator
 
@@ -406,7 +406,7 @@ class Index(Openable):
             filter: As in `search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
         """
-        _check(k)
+        check_k(k)
         if not query.strip():
             return SearchResult(query, ())
         self._collection()  # may refuse the encoder, or set its sample of the corpus
@@ -423,7 +423,7 @@ class Index(Openable):
         dense: Vectors | None = None,
     ) -> SearchResult:
         """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
-        _check(k)
+        check_k(k)
         if not query.strip():
             return SearchResult(query, ())
         batcher = await self._query_batcher()
@@ -433,7 +433,7 @@ class Index(Openable):
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
         """`search` with vectors that the caller made; ``query`` is only returned with the hits."""
-        _check(k)
+        check_k(k)
         return self._found(query, k, filter, vectors)
 
     def _found(
@@ -462,8 +462,3 @@ def _uncut(documents: Iterable[Document]) -> Iterable[Item]:
     """Documents without chunks; a list stays a list, so that the progress bar knows the number."""
     items = ((document, None) for document in documents)
     return list(items) if isinstance(documents, Sequence) else items
-
-
-def _check(k: int) -> None:
-    if not isinstance(k, int) or k < 1:
-        raise InputError(f"k={k!r}: a search returns at least one hit, so k must be 1 or more")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
+
+import numpy as np
 
 from situate.errors import InputError
 from situate.retrievers.index.payload import stored_text
@@ -43,7 +48,8 @@ def to_filter(conditions: FilterLike | None) -> models.Filter | None:
     None matches missing, null or empty values. A value may be a mapping of operators: ``$eq``, ``$ne``, ``$in``,
     ``$nin``, ``$gt``, ``$gte``, ``$lt``, ``$lte`` (numbers, and dates as ISO 8601 or `datetime`), ``$exists``,
     ``$like`` (a substring, ``%`` at its ends or not), ``$text`` (words, whatever their case), ``$not``. ``$and``,
-    ``$or`` and ``$not`` combine conditions. A key such as ``a.b`` is a path into nested metadata.
+    ``$or`` and ``$not`` combine conditions. A key such as ``a.b`` is a path into nested metadata, or a key that holds a
+    dot. Keys may be written with ``metadata.`` before them.
 
     In a `models.Filter`, keys of the metadata may be written with or without ``metadata.`` before them.
 
@@ -78,6 +84,31 @@ def key_path(key: str) -> str:
     return f'"{key}"'
 
 
+def at_key(
+    prefix: str, key: str, condition: Callable[[str], models.Filter], *, everywhere: bool = False
+) -> models.Filter:
+    """A condition on a metadata key, wherever the key may mean: ``a.b`` is a path into nested values and a key.
+
+    Args:
+        prefix: What stands before the metadata's keys in the payload.
+        key: The key.
+        condition: Makes the condition on a path.
+        everywhere: The condition has to hold at each of the places, and not at any one of them.
+    """
+    from qdrant_client import models
+
+    paths = [prefix + key_path(key)]
+    if paths[0] == prefix + key and ("." in key or "[" in key):
+        paths.append(f'{prefix}"{key}"')
+    if prefix and key.startswith(prefix):
+        paths.append(prefix + key_path(key.removeprefix(prefix)))
+    parts: list[Any] = [condition(path) for path in paths]
+    if len(parts) == 1:
+        found: models.Filter = parts[0]
+        return found
+    return models.Filter(must=parts) if everywhere else models.Filter(should=parts)
+
+
 def equals_any(path: str, values: Iterable[str | int | float | bool]) -> models.Filter:
     """Points whose value at ``path`` equals any of ``values``; numbers compare by value, so 3 equals 3.0."""
     from qdrant_client import models
@@ -93,7 +124,7 @@ def equals_any(path: str, values: Iterable[str | int | float | bool]) -> models.
     either += [
         models.FieldCondition(key=path, range=models.Range(gte=value, lte=value))
         for value in numbers
-        if abs(value) <= _EXACT_INTEGER
+        if (math.isfinite(value) if isinstance(value, float) else abs(value) <= _EXACT_INTEGER)
     ]
     if not either:  # no value is in an empty list
         return models.Filter(must=[models.HasIdCondition(has_id=[])])
@@ -118,6 +149,7 @@ def ordered(path: str, bound: str, value: Any) -> models.Filter | None:
     from qdrant_client import models
 
     span: models.Range | models.DatetimeRange
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, str):
         try:
             span = models.DatetimeRange(**{bound: datetime.fromisoformat(value)})
@@ -184,16 +216,24 @@ def _of_key(key: str, value: Any, depth: int) -> models.Filter:
 
 def _equal(key: str, value: Any) -> models.Filter:
     values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    plain = [each.isoformat() if isinstance(each, date) else each for each in values]
-    path = _METADATA + key_path(key)
+    plain = [_plain(each) for each in values]
     if value is None:
-        return missing(path)
+        return at_key(_METADATA, key, missing, everywhere=True)
     if not all(isinstance(each, str | int | float) for each in plain):
         raise InputError(
             f"the filter on {key!r} has the value {value!r}: give text, a number, a truth value, a date, a list of "
             "these, operators, or a qdrant_client.models.Filter"
         )
-    return equals_any(path, plain)
+    return at_key(_METADATA, key, lambda path: equals_any(path, plain))
+
+
+def _plain(value: Any) -> Any:
+    """A value as it stands in stored metadata."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID | PurePath) else value
 
 
 def _unequal(key: str, value: Any) -> models.Filter:
@@ -219,7 +259,7 @@ def _exists(key: str, value: Any) -> models.Filter:
 
     if not isinstance(value, bool):
         raise InputError(f"$exists on {key!r} takes True or False, not {value!r}")
-    absent = missing(_METADATA + key_path(key))
+    absent = at_key(_METADATA, key, missing, everywhere=True)
     return models.Filter(must_not=[absent]) if value else absent
 
 
@@ -229,7 +269,7 @@ def _like(key: str, value: Any) -> models.Filter:
     if not isinstance(value, str) or not (words := value.strip("%")) or "%" in words:
         raise InputError(f"$like on {key!r} takes a text, with % at its ends or not, and not {value!r}")
     match = models.MatchSubstring(substring=words)
-    return models.Filter(must=[models.FieldCondition(key=_METADATA + key_path(key), match=match)])
+    return at_key(_METADATA, key, lambda path: models.Filter(must=[models.FieldCondition(key=path, match=match)]))
 
 
 def _text(key: str, value: Any) -> models.Filter:
@@ -237,19 +277,21 @@ def _text(key: str, value: Any) -> models.Filter:
 
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"$text on {key!r} takes words, not {value!r}")
-    return models.Filter(
-        must=[models.FieldCondition(key=_METADATA + key_path(key), match=models.MatchText(text=value))]
-    )
+    match = models.MatchText(text=value)
+    return at_key(_METADATA, key, lambda path: models.Filter(must=[models.FieldCondition(key=path, match=match)]))
 
 
 def _side(operator: str) -> Callable[[str, Any], models.Filter]:
     def compared(key: str, value: Any) -> models.Filter:
-        found = ordered(_METADATA + key_path(key), _BOUNDS[operator], value)
-        if found is None:
-            raise InputError(
-                f"{operator} on {key!r} takes a number or a date (ISO 8601): Qdrant orders no others, got {value!r}"
-            )
-        return found
+        def at(path: str) -> models.Filter:
+            found = ordered(path, _BOUNDS[operator], value)
+            if found is None:
+                raise InputError(
+                    f"{operator} on {key!r} takes a number or a date (ISO 8601): Qdrant orders no others, got {value!r}"
+                )
+            return found
+
+        return at_key(_METADATA, key, at)
 
     return compared
 

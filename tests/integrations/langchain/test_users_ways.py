@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document
 from langchain_core.load import dumps
@@ -13,7 +15,7 @@ from langchain_core.prompts import format_document
 from langchain_core.structured_query import Comparator, Comparison, Operation, Operator, StructuredQuery
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
-from situate.errors import InputError, StorageError, StoreLockedError
+from situate.errors import InputError, StorageError, StoreLockedError, UnknownArgumentError
 from situate.integrations.langchain import (
     SITUATED_PROMPT,
     SituatedContextTransformer,
@@ -185,6 +187,8 @@ def test_filters_with_operators_and_odd_keys(embeddings: SituateEmbeddings) -> N
         Document(id="a", page_content="same", metadata={"year": 2020, "file name": "x", "Invoice No.": 1, "a/b": "y"}),
         Document(id="b", page_content="same", metadata={"year": 2024.0, "it's": "z", "document_id": "B-7"}),
     ]
+    documents[0].metadata |= {"a.b": 1, "owner": "/x"}
+    documents[1].metadata |= {"owner": UUID(int=7), "size": 1e300}
     store = SituateVectorStore.from_documents(documents, embeddings)
     expected: list[tuple[dict[str, Any], list[str]]] = [
         ({"year": {"$gt": 2020}}, ["b"]),
@@ -193,6 +197,16 @@ def test_filters_with_operators_and_odd_keys(embeddings: SituateEmbeddings) -> N
         ({"Invoice No.": {"$in": [1, 2]}}, ["a"]),
         ({"a/b": "y"}, ["a"]),
         ({"document_id": "B-7"}, ["b"]),
+        ({"a.b": {"$gte": 1}}, ["a"]),
+        ({"a.b": {"$exists": False}}, ["b"]),
+        ({"a.b": {"$ne": 1}}, ["b"]),
+        ({"metadata.year": 2020}, ["a"]),
+        ({"owner": UUID(int=7)}, ["b"]),
+        ({"owner": PurePosixPath("/x")}, ["a"]),
+        ({"year": {"$lte": np.int64(2020)}}, ["a"]),
+        ({"year": np.float32(2024)}, ["b"]),
+        ({"size": 1e300}, ["b"]),
+        ({"year": 2**70}, []),
     ]
     for conditions, ids in expected:
         for mode in ("hybrid", "dense"):
@@ -257,3 +271,43 @@ async def test_relevance_means_the_same_for_every_query(store: SituateVectorStor
         search_type="similarity_score_threshold", search_kwargs={"k": 4, "score_threshold": threshold}
     )
     assert retriever.invoke("sixteen weeks") == [document for document, score in found if score >= threshold]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense"])
+async def test_a_threshold_goes_by_relevance_in_every_mode(store: SituateVectorStore, mode: Any) -> None:
+    asked, unasked = "How many weeks do parents of a newborn get?", "What is the capital of France?"
+    for search in ("similarity", "similarity_score_threshold"):
+        search_kwargs = {"k": 4, "score_threshold": 0.5, "mode": mode}
+        retriever = store.as_retriever(search_type=search, search_kwargs=search_kwargs)
+        assert retriever.invoke(asked)
+        assert retriever.invoke(asked) == await retriever.ainvoke(asked)
+        assert retriever.invoke(unasked) == await retriever.ainvoke(unasked) == []
+
+
+def test_a_search_names_what_it_does_not_know(store: SituateVectorStore) -> None:
+    for name, hint in (("top_k", "it takes k, filter"), ("filters", "did you mean filter")):
+        with pytest.raises(UnknownArgumentError, match=hint):
+            store.as_retriever(search_kwargs={name: 2}).invoke(QUERY)
+    for k in (0, -1, "3", 2.5, None):
+        for search in (store.similarity_search, store.max_marginal_relevance_search):
+            with pytest.raises(InputError, match=r"k=.* must be a whole number"):
+                search(QUERY, k=k)  # type: ignore[operator]
+
+
+# -- ids -------------------------------------------------------------------------------------------------------------
+
+
+def test_ids_of_any_kind_are_text_and_name_one_document(embeddings: SituateEmbeddings) -> None:
+    store = SituateVectorStore(embeddings)
+    odd: Any = [7, UUID(int=3), None]
+    ids = store.add_texts(["one", "two", "three"], ids=odd)
+    assert ids[:2] == ["7", str(UUID(int=3))]
+    assert [found.page_content for found in store.get_by_ids(odd[:2])] == ["one", "two"]
+    store.delete(odd[:1])
+    assert not store.get_by_ids(["7"])
+    for use in (store.get_by_ids, store.delete):
+        with pytest.raises(InputError, match="give a list of ids"):
+            use("7")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="two different documents of one call have the id 'x'"):
+        store.add_texts(["four", "five"], ids=["x", "x"])
+    assert store.add_texts(["four", "four"], ids=["x", "x"]) == ["x", "x"]

@@ -256,8 +256,6 @@ def test_dense_scores_are_cosines(whole: SituateVectorStore, embeddings: Situate
     assert [document.id for document, _ in found] == best
     np.testing.assert_allclose([score for _, score in found], [cosines[id] for id in best], atol=1e-5)
     assert [d.id for d in whole.similarity_search_by_vector(vector.tolist(), k=4)] == best
-    relevances = whole.similarity_search_with_relevance_scores(query, k=4, mode="dense")
-    np.testing.assert_allclose([r for _, r in relevances], [(1 + cosines[id]) / 2 for id in best], atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [PipelineConfig.fast(), PipelineConfig.hybrid(), PipelineConfig.plain()])

@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core import Document
 from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters
 
-from situate.errors import StorageError, StoreLockedError
-from situate.integrations.llama_index import SituateEmbedding, SituateRetriever, SituateVectorStore
+from situate.errors import InputError, StorageError, StoreLockedError
+from situate.integrations.llama_index import (
+    LateChunkingNodeParser,
+    SituateEmbedding,
+    SituateRetriever,
+    SituateVectorStore,
+)
 from situate.retrievers.storage.edge import EdgeClient
 from situate.retrievers.types import QueryText
 
@@ -108,3 +115,44 @@ def test_relevance_can_be_the_score(embed_model: SituateEmbedding) -> None:
     cutoff = SimilarityPostprocessor(similarity_cutoff=max(hit.score or 0 for hit in strangest) + 1e-6)
     assert cutoff.postprocess_nodes(strangest) == []
     assert cutoff.postprocess_nodes(found)
+
+
+# -- metadata and filters --------------------------------------------------------------------------------------------
+
+
+def test_filters_find_keys_with_dots_and_documents_by_id(embed_model: SituateEmbedding) -> None:
+    documents = [
+        Document(id_="travel", text="Travel is paid.", metadata={"a.b": 1, "p.q": "Rome", "n": np.int64(7)}),
+        Document(id_="leave", text="Leave is paid.", metadata={"a.b": 2.0}),
+    ]
+    retriever = SituateRetriever.from_documents(documents, embed_model=embed_model)
+    store = SituateVectorStore()
+    store.add(LateChunkingNodeParser(embed_model=embed_model).get_nodes_from_documents(documents))
+    cases: list[tuple[str, Any, FilterOperator, set[str]]] = [
+        ("a.b", 1, FilterOperator.EQ, {"travel"}),
+        ("a.b", 1, FilterOperator.GT, {"leave"}),
+        ("a.b", [2], FilterOperator.NIN, {"travel"}),
+        ("p.q", None, FilterOperator.IS_EMPTY, {"leave"}),
+        ("p.q", "rome", FilterOperator.TEXT_MATCH_INSENSITIVE, {"travel"}),
+        ("n", 7.0, FilterOperator.EQ, {"travel"}),
+        ("ref_doc_id", "leave", FilterOperator.EQ, {"leave"}),
+        ("doc_id", "leave", FilterOperator.NE, {"travel"}),
+    ]
+    for key, value, operator, right in cases:
+        where = MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=operator)])
+        assert {node.ref_doc_id for node in store.get_nodes(filters=where)} == right, key
+        retriever.filters = where
+        assert {found.node.ref_doc_id for found in retriever.retrieve("paid")} == right, key
+
+
+def test_two_nodes_of_one_id_are_not_stored_over_each_other() -> None:
+    store = SituateVectorStore()
+    with pytest.raises(InputError, match="two different nodes of one call have the id 'x'"):
+        store.add([TextNode(id_="x", text=text, embedding=[1.0, 0.0]) for text in ("a", "b")])
+
+
+def test_similarity_top_k_is_a_whole_number(embed_model: SituateEmbedding) -> None:
+    index = retriever_over(embed_model).index
+    for k in (0, "3", 2.5):
+        with pytest.raises(InputError, match=r"similarity_top_k=.* must be a whole number"):
+            SituateRetriever(index, similarity_top_k=k)
