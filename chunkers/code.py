@@ -36,7 +36,7 @@ _GRAMMARS = {
 #: Kinds of a grammar's tags query for definitions that contain others; constants and macros situate nothing. Rust's
 #: query names the block that holds a type's methods "implementation".
 _KINDS = ("class", "function", "method", "interface", "module", "type", "enum", "struct", "object", "implementation")
-#: Levels of a syntax tree in which definitions are looked for: the time grows with the depth of each node.
+#: Levels of a syntax tree in which definitions are searched: the time grows with the depth of each node.
 _DEPTH = 1_000
 #: Nodes that belong to the definition inside of them: decorators, ``export``, ``const name = ...;``.
 _WRAPPERS = ("decorated_definition", "export_statement", "lexical_declaration", "variable_declaration")
@@ -206,7 +206,7 @@ def parsed(text: str, grammar: Any) -> tree_sitter.Tree:
     try:
         import tree_sitter
     except ImportError as error:
-        raise MissingExtraError.of("tree-sitter", "code", "finding the definitions that code stands in") from error
+        raise MissingExtraError.of("tree-sitter", "code", "finding the definitions around code") from error
     # A lone surrogate has no UTF-8; a question mark in its place keeps everything else where it is.
     return tree_sitter.Parser(tree_sitter.Language(grammar)).parse(text.encode(errors="replace"))
 

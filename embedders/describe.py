@@ -143,7 +143,7 @@ def _runs(encoder: SpanEncoder | None, family: Family, resolved: ResolvedModel |
     lines = []
     if isinstance(encoder, LibraryEncoder):
         why = family.library or "this encoder was given"
-        options = [f"{role} {name}={value}" for role, told in encoder.options.items() for name, value in told.items()]
+        options = [f"{role} {name}={value}" for role, given in encoder.options.items() for name, value in given.items()]
         lines.append(f"whole, by sentence-transformers: {why}" + (f" ({', '.join(options)})" if options else ""))
     own = {} if resolved is None else resolved.config.get("auto_map") or {}
     if own and getattr(encoder, "load_options", SAFE).trust_remote_code:

@@ -389,11 +389,13 @@ class Embedder:
         """
         return self._matrices(self._encode(self._spanned(texts, "query"), "query", tokens=True), texts)
 
-    def embed_queries_with_tokens(self, texts: Sequence[str], asked: Sequence[str]) -> tuple[Vectors, list[Vectors]]:
-        """`embed_queries` of ``texts`` and `embed_query_tokens` of ``asked``; a text that is in both is read once."""
+    def embed_queries_with_tokens(
+        self, texts: Sequence[str], questions: Sequence[str]
+    ) -> tuple[Vectors, list[Vectors]]:
+        """`embed_queries` of ``texts`` and `embed_query_tokens` of ``questions``; a text in both is read once."""
         inputs = self._written(texts, "query")
-        done = self._encode([*inputs, *self._spanned(asked, "query")], "query", tokens=True)
-        return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], asked)
+        done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
+        return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], questions)
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""

@@ -80,9 +80,9 @@ def check_scheme(scheme: ChunkScheme, family: Family) -> None:
             f"context names {unknown[0]!r}, which is no field of Context: {', '.join(Context.__dataclass_fields__)}"
         )
     if _unsuited(scheme, family) and scheme.residual < 1:
-        asked = "late chunking" if scheme.late else "situated windows"
+        technique = "late chunking" if scheme.late else "situated windows"
         raise ConventionError(
-            f"{asked} with a model of the family {family.name!r} (pooling {family.pooling!r}): {family.late}. "
+            f"{technique} with a model of the family {family.name!r} (pooling {family.pooling!r}): {family.late}. "
             "Use ChunkScheme(neighbours=0.35) or ChunkScheme(context=('title', 'headings')), which work with every "
             "model, or a model that pools by the mean"
         )
@@ -262,8 +262,8 @@ def _document_context(document: Document, chunks: Sequence[Chunk]) -> Context:
     values: dict[str, str] = {}
     for name in DOCUMENT_FIELDS:
         own = document.metadata.get(name)
-        said = {getattr(chunk.context, name) for chunk in chunks}
-        value = own if isinstance(own, str) and own.strip() else said.pop() if len(said) == 1 else None
+        shared = {getattr(chunk.context, name) for chunk in chunks}
+        value = own if isinstance(own, str) and own.strip() else shared.pop() if len(shared) == 1 else None
         if value:
             values[name] = value
     return Context(**values)  # type: ignore[arg-type]  # title, path and date are texts

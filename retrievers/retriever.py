@@ -19,7 +19,7 @@ from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
-from situate.retrievers.search.query_vectors import asked
+from situate.retrievers.search.query_vectors import question_of
 from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step, check_k
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class RetrieverSettings:
             "minmax" or "dbsf" (`situate.retrievers.search.fusion`): each text is searched for by itself, and
             the rankings are fused, weighted as the texts are. As many searches as texts, at once in asynchronous calls.
         threshold: Hits of less relevance are left out, so that a result may be empty where nothing is relevant. A hit
-            whose `Hit.relevance` is None goes by its final score. Where a reranker failed, its scores are missing and
-            nothing is left out. See `situate.retrievers.calibration` for how to choose it.
+            whose `Hit.relevance` is None is compared by its final score. Where a reranker failed, its scores are
+            missing and nothing is left out. See `situate.retrievers.calibration` for how to choose it.
         on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
         policy: Timeouts, retries and ``on_error`` of the optional steps, in place of ``on_error`` alone.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
@@ -195,7 +195,7 @@ class Retriever(Openable):
         found = self._fused(query, several, [search(group) for group in several], k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            work = partial(reranker.rerank, asked(query, texts), hits)
+            work = partial(reranker.rerank, question_of(query, texts), hits)
             hits = trace.run(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
 
@@ -220,7 +220,7 @@ class Retriever(Openable):
         found = self._fused(query, several, await _all(search, several), k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            work = partial(reranker.arerank, asked(query, texts), hits)
+            work = partial(reranker.arerank, question_of(query, texts), hits)
             hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
         return self._result(query, hits, k, found, trace, expanded)
 

@@ -48,7 +48,7 @@ class SpanError(InputError):
 
 
 class OverflowLimitError(InputError):
-    """A text is longer than the model reads, and the caller asked for an error instead of a warning."""
+    """A text is longer than the model reads, and ``on_overflow="raise"``."""
 
 
 class NonFiniteVectorError(InputError):
@@ -108,7 +108,7 @@ class PromptRefusedError(GenerationError):
 
 
 class StepError(SituateError):
-    """An optional step of a query failed, and the caller asked for an error instead of degrading."""
+    """An optional step of a query failed, and ``on_error="raise"``."""
 
 
 class MissingExtraError(SituateError, ImportError):

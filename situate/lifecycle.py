@@ -1,4 +1,4 @@
-"""Opening, warming up and closing: what every class over a store offers, written once for sync and async callers."""
+"""Opening, warming up and closing for every class over a store, written once for sync and async callers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Self
 
 
 class Openable:
-    """What is opened and closed: opened at its start, a service fails then and not at its first query."""
+    """An object that is opened and closed: a service that opens it at its start fails then, not at its first query."""
 
     @abstractmethod
     def open(self) -> Self:
-        """Open the store and check its collection now, and not at the first use.
+        """Open the store and check its collection now instead of at the first use.
 
         Raises:
             ModelError: The embedding model cannot be used.
@@ -23,10 +23,10 @@ class Openable:
 
     @abstractmethod
     def close(self) -> None:
-        """Close the store that was opened. A client that was handed in stays open."""
+        """Close the store that was opened. A client given by the caller stays open."""
 
     def warm_up(self) -> Self:
-        """`open`, and whatever else a first query waits for: models are loaded. Language models are not asked."""
+        """`open`, and load the models that a first query needs. Language models are not called."""
         return self.open()
 
     async def aopen(self) -> Self:

@@ -80,8 +80,8 @@ class OwnedLock:
         """
         if self.mine:
             raise ReentryError(
-                f"{self.task} was asked for by the thread that is {self.task} already (by a signal handler, say), "
-                "which would wait for itself: ask in another thread, or when the handler has returned"
+                f"{self.task} was called by the thread that is {self.task} already (by a signal handler, say), "
+                "which would wait for itself: call it in another thread, or when the handler has returned"
             )
 
     def acquire(self, blocking: bool = True) -> bool:

@@ -1,4 +1,4 @@
-/* The pass of a post-norm encoder (BERT and its kin) over packed sequences, for x86-64 CPUs with AVX2.
+/* The pass of a post-norm encoder (BERT-style) over packed sequences, for x86-64 CPUs with AVX2.
  *
  * torch's products are either on weights in float32, which do not fit a processor's cache, or FBGEMM's on weights in
  * float16, which read each weight again for every six tokens, reach two thirds of what the processor multiplies, and

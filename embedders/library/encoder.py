@@ -206,7 +206,7 @@ class LibraryEncoder:
             role: Whether the texts are queries or documents.
 
         Raises:
-            ConventionError: Spans or token vectors are asked for, or a sample of the corpus is missing.
+            ConventionError: Spans or token vectors are requested, or a sample of the corpus is missing.
             NonFiniteVectorError: The model computed NaN or infinity.
             UnsafeModelError: The model needs its repository's own code or pickled weights, and neither is allowed.
             ModelError: The model cannot be used.

@@ -183,8 +183,8 @@ class Scheduler:
         """Raise in a thread whose own interrupted `submit` holds the lock of the queues."""
         if self._changed._is_owned():  # type: ignore[attr-defined]
             raise ReentryError(
-                "an embedding was asked for by a signal handler that interrupted the same thread as it asked for one, "
-                "which would wait for itself: ask in another thread, or when the handler has returned"
+                "an embedding was requested by a signal handler that interrupted a request of the same thread, "
+                "which would wait for itself: embed in another thread, or when the handler has returned"
             )
 
     def _started(self) -> bool:

@@ -45,9 +45,9 @@ class Extension:
             raise InputError(f"neighbours belongs to the method 'self', not to {self.method!r}")
 
     @classmethod
-    def of(cls, said: Extension | Method | None) -> Extension | None:
-        """``said``, a bare method's name made whole."""
-        return said if said is None or isinstance(said, Extension) else cls(said)
+    def of(cls, extension: Extension | Method | None) -> Extension | None:
+        """``extension``, a bare method's name as an `Extension`."""
+        return extension if extension is None or isinstance(extension, Extension) else cls(extension)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ LAST_LATE = (
     "its vector is that of the last token: the other tokens were never trained to stand for their text, so pooling "
     "a chunk's tokens gives vectors that its queries do not match"
 )
-LIBRARY_LATE = "sentence-transformers runs it whole, and hands back one vector per text"
+LIBRARY_LATE = "sentence-transformers runs it whole, and returns one vector per text"
 STATIC_LATE = "its token vectors do not depend on the words around them, so a pass over the document adds nothing"
 
 

@@ -136,7 +136,7 @@ def resolve_model(model: str | os.PathLike[str] = DEFAULT_MODEL, options: LoadOp
     """The files of ``model``: a local folder, else the hub's cache, else the offline wheel, else the hub.
 
     Args:
-        model: A folder or a hub id. A bare id (``all-MiniLM-L6-v2``) is looked for under ``sentence-transformers/``
+        model: A folder or a hub id. A bare id (``all-MiniLM-L6-v2``) is searched for under ``sentence-transformers/``
             first.
         options: The revision, and whether the repository's Python files and pickled weights are downloaded as well.
             Nothing of them is run or read here.

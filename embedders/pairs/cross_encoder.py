@@ -79,7 +79,7 @@ class CrossEncoderModel:
 
     - "max": the best window's (MaxP, Dai and Callan 2019).
     - "first": only the first window is read, as truncation does.
-    - "sum": the probabilities of its best three added (SumP); divided by three where probabilities are asked for.
+    - "sum": the probabilities of its best three added (SumP); divided by three for probabilities.
     - "parade": the windows' vectors, by element the largest, are scored (PARADE-Max, Li et al. 2020).
 
     Cheap to construct; pickles as its configuration; loads the model for the first pairs. May be used by many

@@ -31,7 +31,7 @@ Duel: TypeAlias = tuple[str, str, str]
 
 @runtime_checkable
 class DuelScorer(Protocol):
-    """Anything that says which of two passages answers a query better; a server, say."""
+    """A scorer of which of two passages answers a query better; a server, say."""
 
     def compare(self, duels: Sequence[Duel]) -> PairScores:
         """Per duel the probability that the first passage is the better one, in order."""

@@ -219,7 +219,7 @@ class TextTokenizer:
 def recovered_offsets(text: str, surfaces: Sequence[str]) -> Offsets | None:
     """Where each token's surface stands in the text, for tokenizers without offsets; None if they do not align.
 
-    Surfaces are looked for in order, case ignored. One that is not found (an unknown token) takes the characters
+    Surfaces are searched for in order, case ignored. One that is not found (an unknown token) takes the characters
     between its neighbours; two such in a row are ambiguous.
     """
     lowered = text.lower()

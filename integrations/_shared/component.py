@@ -100,8 +100,8 @@ def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict
 def suggestion(name: str, cls: Any, names: Iterable[str]) -> str:
     """The parameter to use in place of one that a class does not have."""
     names = sorted(names)
-    if (said := getattr(cls, "known_otherwise", {}).get(name)) is not None:
-        return str(said)
+    if (hint := getattr(cls, "known_otherwise", {}).get(name)) is not None:
+        return str(hint)
     close = difflib.get_close_matches(name, [*names, *getattr(cls, "also_known_as", ())], 1)
     return f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(names)}"
 

@@ -82,11 +82,11 @@ class HydeSettings(HydeOptions, PicklesAsConfig):
     ) -> list[float]:
         texts = await trace.arun("hyde", lambda: self._hyde(callbacks).aexpand(query), [QueryText(query)])
         drafts = [text.text for text in texts if text.role == "document"]
-        asked, written = embeddings.aembed_query(query), embeddings.aembed_documents(drafts)
+        own, written = embeddings.aembed_query(query), embeddings.aembed_documents(drafts)
         if not drafts:
             written.close()
-            return _mean([await asked], texts)
-        first, rest = await asyncio.gather(asked, written)
+            return _mean([await own], texts)
+        first, rest = await asyncio.gather(own, written)
         return _mean([first, *rest], texts)
 
 

@@ -67,7 +67,7 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
 
     Attributes:
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
-        content: "text": ``page_content`` is the passage as it stands in its document. "situated": its context (title,
+        content: "text": ``page_content`` is the passage's text in its document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
     """
 

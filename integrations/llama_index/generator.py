@@ -62,10 +62,13 @@ class LlamaIndexGenerator:
     def configuration(self) -> dict[str, Any]:
         """The model and its settings without keys, as JSON values, for the key of a cache of its answers."""
         llm = self.llm
-        told = {name: value for name, value in llm.to_dict().items() if isinstance(value, str | int | float | None)}
-        told = {name: value for name, value in told.items() if not _SECRET.search(name)}
-        asked = {**llm.metadata.model_dump(mode="json"), **told, **self.settings}
-        return {"llm": type(llm).__qualname__, "settings": digest(json.dumps(asked, sort_keys=True, default=repr))[:16]}
+        fields = {name: value for name, value in llm.to_dict().items() if isinstance(value, str | int | float | None)}
+        fields = {name: value for name, value in fields.items() if not _SECRET.search(name)}
+        settings = {**llm.metadata.model_dump(mode="json"), **fields, **self.settings}
+        return {
+            "llm": type(llm).__qualname__,
+            "settings": digest(json.dumps(settings, sort_keys=True, default=repr))[:16],
+        }
 
     @property
     def llm(self) -> LLM:
@@ -83,15 +86,15 @@ class LlamaIndexGenerator:
         # Callbacks and spans find their parents through context variables, so each thread works in a copy.
         contexts = [contextvars.copy_context() for _ in prompts]
         with ThreadPoolExecutor(min(self.concurrency, len(prompts)), "situate-llm") as pool:
-            asked = [
+            answers = [
                 pool.submit(context.run, self._answer, prompt)
                 for context, prompt in zip(contexts, prompts, strict=True)
             ]
             try:
-                return [answer.result() for answer in asked]
+                return [answer.result() for answer in answers]
             except BaseException:
                 # After any error, an interrupt included, the remaining prompts are not sent.
-                for answer in asked:
+                for answer in answers:
                     answer.cancel()
                 raise
 

@@ -41,7 +41,7 @@ def write_questions(
 
     Returns:
         Judgements with the passage's span as the one relevant excerpt. Unusable answers (empty, a refusal) are left
-        out, so there may be fewer questions than asked for.
+        out, so there may be fewer than ``questions``.
 
     Raises:
         InputError: No document has any text.

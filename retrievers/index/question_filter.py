@@ -67,7 +67,7 @@ class QuestionFilter:
             return list(chunks)
         try:
             scores = self._scores(pairs)
-        except Exception as error:  # noqa: BLE001 - a scorer may be anybody's; what it raises is told or passed on
+        except Exception as error:  # noqa: BLE001 - a scorer may be the user's own; its error is reported or raised
             return self._unfiltered(document, chunks, error)
         found = iter(scores.tolist())
         return [
@@ -91,9 +91,9 @@ class QuestionFilter:
 
         if isinstance(self.scorer, Embedder):
             questions, passages = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
-            asked = dict(zip(questions, unit(self.scorer.embed_queries(questions)), strict=True))
+            vectors = dict(zip(questions, unit(self.scorer.embed_queries(questions)), strict=True))
             read = dict(zip(passages, unit(self.scorer.embed_documents(passages)), strict=True))
-            return np.asarray([asked[question] @ read[passage] for question, passage in pairs], dtype=np.float32)
+            return np.asarray([vectors[question] @ read[passage] for question, passage in pairs], dtype=np.float32)
         scores = np.asarray(self.scorer.score(pairs).scores, dtype=np.float32)
         if scores.shape != (len(pairs),) or not np.isfinite(scores).all():
             raise ModelError(f"{type(self.scorer).__name__} gave scores of shape {scores.shape} for {len(pairs)} pairs")

@@ -77,7 +77,7 @@ def add_dataset(
 
     Raises:
         MissingExtraError: Ray is not installed.
-        InputError: A row is no document; several actors are asked to write an embedded store; the index cannot be
+        InputError: A row is no document; several actors would write an embedded store; the index cannot be
             sent to actors. Nothing more is written then, and what was written stays.
         ServerError: The server was away for too long.
         ray.exceptions.RayError: ``to_document`` raised something else, or Ray failed.

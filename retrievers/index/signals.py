@@ -80,9 +80,9 @@ class SignalEncoder:
             Signals(
                 document=unit(rows.mean(axis=0, dtype=np.float32)) if signals is not None and signals.dense else None,
                 terms=self._terms(document, chunks) if self._lexical is not None else None,
-                questions=asked,
+                questions=own_questions,
             )
-            for (document, chunks), rows, asked in zip(items, dense, questions, strict=True)
+            for (document, chunks), rows, own_questions in zip(items, dense, questions, strict=True)
         ]
 
     def _terms(self, document: Document, chunks: Sequence[Chunk]) -> SparseVector:

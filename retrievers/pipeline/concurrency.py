@@ -81,7 +81,7 @@ def _serve_a_loop() -> None:
 
 
 class Handoff(Generic[T]):
-    """A result that a thread hands over to a coroutine."""
+    """A result that a thread passes to a coroutine."""
 
     def __init__(self) -> None:
         self._future: Future[T] = Future()

@@ -133,8 +133,10 @@ class PointwiseReranker(_LlmReranker):
         super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars)
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
-        asked = quoted(query, "query", QUERY_LIMIT)
-        answers = yield [Prompt(f"{asked}\n{passage}", system=_POINTWISE) for passage in self._quoted(hits, "passage")]
+        quoted_query = quoted(query, "query", QUERY_LIMIT)
+        answers = yield [
+            Prompt(f"{quoted_query}\n{passage}", system=_POINTWISE) for passage in self._quoted(hits, "passage")
+        ]
         grades = [_grade(answer) for answer in answers]
         _check_read(self.name, answers, sum(grade is not None for grade in grades))
         note(judged=len(hits), unread=grades.count(None))
@@ -176,10 +178,10 @@ class PairwiseReranker(_LlmReranker):
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         if len(hits) < 2:
             return [1.0] * len(hits)
-        asked = quoted(query, "query", QUERY_LIMIT)
+        quoted_query = quoted(query, "query", QUERY_LIMIT)
         pairs = [order for i, j in combinations(range(len(hits)), 2) for order in ((i, j), (j, i))]
         as_a, as_b = self._quoted(hits, "passage_a"), self._quoted(hits, "passage_b")
-        answers = yield [Prompt(f"{asked}\n{as_a[a]}\n{as_b[b]}", system=_PAIRWISE) for a, b in pairs]
+        answers = yield [Prompt(f"{quoted_query}\n{as_a[a]}\n{as_b[b]}", system=_PAIRWISE) for a, b in pairs]
         choices = [_choice(answer) for answer in answers]
         _check_read(self.name, answers, sum(choice is not None for choice in choices))
         note(judged=len(hits), comparisons=len(pairs), unread=choices.count(None))
@@ -234,7 +236,7 @@ class ListwiseReranker(_LlmReranker):
 
     def _scores(self, query: str, hits: list[Hit]) -> Generator[list[Prompt], list[str], list[float | None]]:
         order = list(range(len(hits)))
-        asked, texts = quoted(query, "query", QUERY_LIMIT), self._quoted(hits, "passage")
+        quoted_query, texts = quoted(query, "query", QUERY_LIMIT), self._quoted(hits, "passage")
         answers: list[str] = []
         read = 0
         end = len(order)
@@ -242,7 +244,7 @@ class ListwiseReranker(_LlmReranker):
             start = max(0, end - self.window)
             shown = order[start:end]
             passages = "\n".join(f"[{n}]\n{texts[i]}" for n, i in enumerate(shown, 1))
-            answers += yield [Prompt(f"{asked}\n{passages}", system=_LISTWISE)]
+            answers += yield [Prompt(f"{quoted_query}\n{passages}", system=_LISTWISE)]
             places = _places(answers[-1], len(shown))
             read += places is not None
             order[start:end] = [shown[place] for place in places or range(len(shown))]

@@ -264,7 +264,7 @@ def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> Quer
     return replace(vectors, dense=rocchio(vectors.dense, relevant, beta=feedback.beta))
 
 
-def _lifted(dense: Scores, asked: Scores, share: float) -> Scores:
+def _lifted(dense: Scores, by_question: Scores, share: float) -> Scores:
     """Each chunk's similarity, raised by a share of the lead of its nearest question.
 
     A chunk without questions keeps its own, and a question that is not near changes nothing: a score of its own for
@@ -273,7 +273,7 @@ def _lifted(dense: Scores, asked: Scores, share: float) -> Scores:
     """
     least = min(dense.values(), default=0.0)
     lifted = dict(dense)
-    for point, score in asked.items():
+    for point, score in by_question.items():
         own = dense.get(point, least)
         lifted[point] = own + share * max(0.0, score - own)
     return lifted

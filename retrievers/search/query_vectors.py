@@ -64,9 +64,9 @@ class WrittenQuery:
         check_texts(self.texts)
 
     @property
-    def asked(self) -> str:
+    def question(self) -> str:
         """The question for BM25 and MaxSim."""
-        return asked(self.query, self.texts)
+        return question_of(self.query, self.texts)
 
     def of_role(self, role: Literal["query", "document"]) -> list[str]:
         """The texts that are embedded in a role."""
@@ -107,9 +107,9 @@ class QueryEncoder:
         rows: dict[str, Vectors | tuple[()]] = {}
         tokens: Sequence[Vectors] | None
         if self.token_vectors and self.local:
-            rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.asked for w in several])
+            rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.question for w in several])
         else:
-            tokens = embedder.embed_query_tokens([w.asked for w in several]) if self.token_vectors else None
+            tokens = embedder.embed_query_tokens([w.question for w in several]) if self.token_vectors else None
             rows["query"] = embedder.embed_queries(queries) if queries else ()
         rows["document"] = embedder.embed_documents(documents) if documents else ()
         return list(self._joined(several, rows, tokens))
@@ -117,7 +117,7 @@ class QueryEncoder:
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
         embedder = self.embedder
-        tokens = await embedder.aembed_query_tokens([written.asked]) if self.token_vectors else None
+        tokens = await embedder.aembed_query_tokens([written.question]) if self.token_vectors else None
         queries, documents = written.of_role("query"), written.of_role("document")
         rows = {
             "query": await embedder.aembed_queries(queries) if queries else (),
@@ -142,12 +142,12 @@ class QueryEncoder:
     def _terms(self, written: WrittenQuery) -> SparseVector | None:
         if self.lexical is None:
             return None
-        first = written.asked
+        first = written.question
         more = [(t.weight, t.text) for t in written.texts if t.role != "document" and t.weight and t.text != first]
         return self.lexical.encode_query(first, more)
 
 
-def asked(query: str, texts: Sequence[QueryText]) -> str:
+def question_of(query: str, texts: Sequence[QueryText]) -> str:
     """The question for BM25, MaxSim and rerankers: the first text in the role of a query."""
     return next((text.text for text in texts if text.role == "query"), query)
 

@@ -118,10 +118,10 @@ class TenantScope:
         """Search parameters with word statistics of this tenant's points only, where the vector has such statistics."""
         if isinstance(params, dict):
             params = models.SearchParams(**params)
-        asked = getattr(params, "idf", None)
-        if not idf and asked is None:
+        idf_params = getattr(params, "idf", None)
+        if not idf and idf_params is None:
             return params
-        corpus = asked.corpus if isinstance(asked, models.IdfCorpusParams) else None
+        corpus = idf_params.corpus if isinstance(idf_params, models.IdfCorpusParams) else None
         scoped = models.IdfCorpusParams(corpus=self.filter(corpus))
         return (params or models.SearchParams()).model_copy(update={"idf": scoped})
 

@@ -201,7 +201,7 @@ class SearchBackend(QdrantBase):
         return models.GroupsResult(groups=result)
 
     def _fill(self, collection: Collection, hits: list[Any], with_payload: Any, with_vectors: Any) -> None:
-        """Gives ``hits`` the payload and vectors that the caller asked for."""
+        """Gives ``hits`` the requested payload and vectors."""
         ids = list({hit.id: None for hit in hits})
         records = self.retrieve(collection.name, ids, with_payload, with_vectors) if ids else []
         by_id = {r.id: r for r in records}

@@ -34,7 +34,7 @@ class VectorLookup(Protocol):
     """Finds the vector of a stored point."""
 
     def __call__(self, point_id: int | str, name: str, lookup_from: models.LookupLocation | None) -> Any:
-        """The vector ``name`` of the point, from another collection where ``lookup_from`` says so."""
+        """The vector ``name`` of the point, from another collection where ``lookup_from`` names one."""
         ...
 
 
