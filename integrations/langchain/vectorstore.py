@@ -119,6 +119,12 @@ class SituateVectorStore(OpensIndex, SearchingStore):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _partial=threading.Lock())
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Another store over the same index."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     @property
     def embeddings(self) -> Embeddings:
         """The embeddings of queries."""

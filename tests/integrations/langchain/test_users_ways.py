@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -311,3 +312,9 @@ def test_ids_of_any_kind_are_text_and_name_one_document(embeddings: SituateEmbed
     with pytest.raises(InputError, match="two different documents of one call have the id 'x'"):
         store.add_texts(["four", "five"], ids=["x", "x"])
     assert store.add_texts(["four", "four"], ids=["x", "x"]) == ["x", "x"]
+
+
+def test_a_deep_copy_searches_the_same_store(store: SituateVectorStore) -> None:
+    retriever = store.as_retriever(search_kwargs={"k": 1})
+    for copied in (retriever.model_copy(deep=True), deepcopy(store).as_retriever(search_kwargs={"k": 1})):
+        assert copied.invoke(QUERY) == retriever.invoke(QUERY)
