@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,17 +12,19 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from situate.embedders.forward import attention, packing as packings
+from situate.embedders.forward import attention, chooser, packing as packings
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
 from situate.embedders.forward.chooser import ForwardChoice
-from situate.embedders.forward.modules import PackedForward
+from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local import engine as engines
 from situate.embedders.local.engine import Engine
 from situate.embedders.local.scheduler import Job
+from situate.embedders.pairs import engine as pair_engine
+from situate.embedders.pairs.engine import PairEngine, pair_request
 from situate.embedders.text.requests import PoolingRequest, Reduction
-from tests.embedders.forward.test_packed import FAMILIES
+from tests.embedders.forward.test_packed import FAMILIES, sharpened
 
 CUDA = torch.device("cuda", 0)
 LENGTHS = [33, 33, 12, 5]
@@ -38,6 +41,9 @@ class NoWaiting(TorchDispatchMode):
         target = given.get("device")
         if "_to_copy" in name and target is not None and torch.device(target).type == "cpu":
             assert args[0].device.type == "cpu", "a tensor was copied back from the device"
+        if "_to_copy" in name and target is not None and torch.device(target).type == "cuda":
+            assert args[0].device.type == "cuda" or given.get("non_blocking"), "a copy waited for the device"
+        assert "repeat_interleave" not in name or "output_size" in given, "the host needs to know the sum"
         return function(*args, **given)
 
 
@@ -127,7 +133,7 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, way in (("__getitem__", item), ("__setitem__", assign), ("contiguous", contiguous)):
         monkeypatch.setattr(FakeTensor, name, way, raising=False)
-    for module in (packings, engines):
+    for module in (packings, engines, pair_engine):
         monkeypatch.setattr(module, "on_device", placed)
     attention._varlen_kernel.cache_clear()
     yield counted
@@ -197,6 +203,40 @@ def test_a_pass_leaves_its_results_on_the_card(reduction: Reduction, calls: list
         with NoWaiting():
             engine.forward([(job, job.order)])
     assert len(engine._unwritten) == 2, "the sums and the token vectors are copied when they are asked for"
+
+
+def test_a_pass_of_pairs_leaves_its_scores_on_the_card(calls: list[int]) -> None:
+    mode, model = fake("bert", torch.bfloat16)
+    sequences = [np.ones(length, dtype=np.int64) for length in LENGTHS]
+    job = Job(pair_request(sequences, np.array([length // 2 for length in LENGTHS])), 1)
+    engine = PairEngine.__new__(PairEngine)  # its constructor reads numbers back, to compare ways to run the model
+    with mode, torch.inference_mode():
+        choice = ForwardChoice(BertFirstTokens(model, CUDA, torch.bfloat16), 64, True, True, vocabulary=300)
+        Engine.__init__(engine, choice, CUDA)
+        engine.head, engine._representation = (lambda features: torch.ops.aten.sum(features, [1])), False
+        with NoWaiting():
+            engine.forward([(job, job.order)])
+    assert len(engine._unwritten) == 1
+    assert calls
+
+
+def test_half_precision_is_judged_by_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two passes in bfloat16 may both be right and differ by nearly the limit."""
+    torch.manual_seed(5)
+    model = sharpened(FAMILIES["qwen3"][0]()).eval().to(torch.bfloat16)
+    ids, packing = torch.randint(4, 300, (sum(LENGTHS),)), Packing.of(LENGTHS, torch.device("cpu"))
+    with torch.inference_mode():
+        own = PaddedForward(model)(ids, packing).float()
+        wanted = PaddedForward(copy.deepcopy(model).float())(ids, packing)
+        got, limit = chooser._reference(model, ids, packing, 0.05)
+        assert model.dtype == torch.bfloat16
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+        assert (own - wanted).norm() > 1e-3 * wanted.norm(), "the two are told apart"
+        assert limit == 0.05
+        monkeypatch.setattr(chooser, "_REFERENCE_BYTES", 1000)
+        got, limit = chooser._reference(model, ids, packing, 0.05)
+        torch.testing.assert_close(got, own, rtol=0, atol=0)
+        assert limit == 0.1, "two roundings, twice the limit"
 
 
 @pytest.mark.parametrize("wrong", [-1, 300])

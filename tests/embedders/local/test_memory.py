@@ -160,6 +160,39 @@ def test_token_vectors_come_in_order_from_halved_passes(scarce: Any, folder: Pat
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+class PassMemory:
+    """Memory of one pass, free when nothing refers to it any more."""
+
+
+class Crowded:
+    """A forward pass on a device that has memory for so many tokens, with what failed passes still hold."""
+
+    def __init__(self, forward: Any, tokens: int) -> None:
+        self.forward, self.tokens = forward, tokens
+        self.held: weakref.WeakKeyDictionary[PassMemory, int] = weakref.WeakKeyDictionary()
+        self.failed: list[int] = []
+
+    def __call__(self, ids: torch.Tensor, packing: Any) -> torch.Tensor:
+        memory = PassMemory()
+        self.held[memory] = len(ids)
+        if sum(self.held.values()) > self.tokens:
+            self.failed.append(len(ids))
+            raise torch.OutOfMemoryError(f"{len(ids)} tokens do not fit")
+        hidden: torch.Tensor = self.forward(ids, packing)
+        return hidden
+
+
+def test_a_failed_pass_holds_no_memory_while_its_halves_run(scarce: Any, folder: Path) -> None:
+    encoder, engine = scarce
+    engine._cores = None
+    texts = [f"{TEXTS[i % 5]} {i}" for i in range(120)]
+    wanted = vectors(Encoder(folder, dtype="float32", device="cpu", batch_tokens=777), texts)
+    engine._forward = crowded = Crowded(engine._forward, 300)
+    np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
+    assert crowded.failed
+    assert min(crowded.failed) > 300, "a pass that fits into an empty device failed"
+
+
 # Very many texts ------------------------------------------------------------------------------------------------------
 
 

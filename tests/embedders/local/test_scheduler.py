@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
@@ -271,3 +272,28 @@ def test_the_thread_ends_with_its_encoder(minilm_path: str) -> None:
     gc.collect()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_failed_pass_holds_no_memory_while_its_parts_run_alone() -> None:
+    class PassMemory:
+        pass
+
+    class Crowded(CountingEngine):
+        """Has memory for one job, with what failed passes still hold."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.held: weakref.WeakSet[PassMemory] = weakref.WeakSet()
+
+        def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+            memory = PassMemory()
+            self.held.add(memory)
+            if len(self.held) > 1 or len(parts) > 1:
+                raise RuntimeError("out of memory")
+            super().forward(parts)
+
+    scheduler = Scheduler(Crowded())
+    jobs = [Job(work([1, 2]), 1), Job(work([3]), 1)]
+    scheduler._run([(job, job.take(10)) for job in jobs])
+    assert [float(job.future.result(0).reduced[0, 0]) for job in jobs] == [3.0, 3.0]
+    scheduler.close()

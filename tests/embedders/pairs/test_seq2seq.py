@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -99,6 +100,29 @@ def test_out_of_memory_halves_the_batch(t5, monkeypatch):
 
     monkeypatch.setattr(model, "forward", short_of_memory)
     np.testing.assert_allclose(scorer.score(PAIRS).scores, wanted, atol=1e-5)
+
+
+def test_a_failed_batch_holds_no_memory_while_its_halves_run(t5, monkeypatch):
+    class BatchMemory:
+        pass
+
+    scorer = MonoT5Model(t5, device="cpu")
+    wanted = scorer.score(PAIRS).scores
+    model, held, failed = scorer._loaded[0], weakref.WeakKeyDictionary(), []
+    forward = model.forward
+
+    def short_of_memory(*, input_ids, **rest):
+        memory = BatchMemory()
+        held[memory] = len(input_ids)
+        if sum(held.values()) > 2:
+            failed.append(len(input_ids))
+            raise torch.OutOfMemoryError("no memory for three")
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model, "forward", short_of_memory)
+    np.testing.assert_allclose(scorer.score(PAIRS).scores, wanted, atol=1e-5)
+    assert failed
+    assert min(failed) > 2
 
 
 def test_bad_input(t5, tmp_path):
