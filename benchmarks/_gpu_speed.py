@@ -42,7 +42,7 @@ def forward(settings: Settings) -> Iterator[Row]:
                 taken = seconds_of(settings, run)
                 host = timed(run)()
                 synchronize(settings)
-            row = {"model": name, "way": type(engine._forward).__name__, "packed": engine.packed}
+            row = {"model": name, "way": type(engine.choice.forward).__name__, "packed": engine.packed}
             row |= {"tokens": sum(lengths), "ms": 1e3 * taken, "of it host ms": 1e3 * host}
             work = work_of(folder, lengths)
             yield {**row, "tokens/s": sum(lengths) / taken, "FLOP/s": work / taken, **_share(settings, work / taken)}
@@ -134,7 +134,7 @@ def pairs(settings: Settings) -> Iterator[Row]:
             )
             row = {"model": name, "pairs": count, "ms": 1e3 * mine, "CrossEncoder ms": 1e3 * medians["st"]}
             row |= {"ratio": ratios["st"], "error/spread": error, "CrossEncoder's": peers_error}
-            yield {**row, "packed": ours._loaded().engine.packed, "verdict": "right" if right else "wrong"}
+            yield {**row, "packed": ours.scheduler.engine.packed, "verdict": "right" if right else "wrong"}
         ours.close()
 
 

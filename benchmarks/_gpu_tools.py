@@ -16,7 +16,7 @@ from situate.embedders.types import SpanText
 
 def engine_of(encoder: Encoder) -> Any:
     """Its engine; loads the model."""
-    return encoder._scheduler.engine
+    return encoder.scheduler.engine
 
 
 def vectors_of(encoder: Encoder, inputs: list[SpanText]) -> np.ndarray:
