@@ -50,7 +50,7 @@ def questions(situated: Sequence[Chunk]) -> list[tuple[str, ...]]:
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return Embedder()
+    return Embedder(dtype="float32")  # alike alone and in a batch, whatever the CPU computes in
 
 
 class Scorer:

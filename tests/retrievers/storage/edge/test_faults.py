@@ -257,7 +257,7 @@ def test_a_missing_manifest(tmp_path: Path) -> None:
     manifest = tmp_path / "store" / "store.json"
     manifest.rename(tmp_path / "kept")
     for _ in range(2):
-        with pytest.raises(StoreCorruptError, match=r"store\.json is missing, and 1 collections are there"):
+        with pytest.raises(StoreCorruptError, match=r"store\.json is missing, and there are 1 collections in"):
             EdgeClient(tmp_path / "store")
     (tmp_path / "kept").rename(manifest)
     with EdgeClient(tmp_path / "store") as client:
