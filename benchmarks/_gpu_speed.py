@@ -37,7 +37,7 @@ def forward(settings: Settings) -> Iterator[Row]:
                 lengths.append(chance.randint(16, 512))
             lengths.sort(reverse=True)
             packing, ids = Packing.of(lengths, device), torch.randint(1000, 30000, (sum(lengths),), device=device)
-            run = lambda e=engine, i=ids, p=packing: e._forward(i, p)  # noqa: E731
+            run = lambda e=engine, i=ids, p=packing: e.choice.forward(i, p)  # noqa: E731
             with torch.inference_mode():
                 taken = seconds_of(settings, run)
                 host = timed(run)()

@@ -200,6 +200,9 @@ class Index(Openable):
             self._opened = None
             self._closed = True
 
+    def __enter__(self) -> Self:
+        return self  # opened at its first use, as outside of a block
+
     def open(self) -> Self:
         """Open the store and check the collection now instead of at first use.
 

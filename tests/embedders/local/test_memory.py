@@ -184,10 +184,11 @@ class Crowded:
 
 def test_a_failed_pass_holds_no_memory_while_its_halves_run(scarce: Any, folder: Path) -> None:
     encoder, engine = scarce
-    engine._cores = None
+    engine.cores = None
     texts = [f"{TEXTS[i % 5]} {i}" for i in range(120)]
     wanted = vectors(Encoder(folder, dtype="float32", device="cpu", batch_tokens=777), texts)
-    engine._forward = crowded = Crowded(engine._forward, 300)
+    crowded = Crowded(engine.choice.forward, 300)
+    engine.choice = replace(engine.choice, forward=crowded)
     np.testing.assert_allclose(vectors(encoder, texts), wanted, atol=1e-6)
     assert crowded.failed
     assert min(crowded.failed) > 300, "a pass that fits into an empty device failed"

@@ -291,7 +291,7 @@ def test_a_splitter_that_rewrites_is_refused(embed_model: SituateEmbedding) -> N
         parser.get_nodes_from_documents([Document(text=HANDBOOK, id_="d")])
     with pytest.raises(ValueError, match="neither"):
         LateChunkingNodeParser(embed_model=embed_model, splitter="sentences")
-    with pytest.raises(ValueError, match="no situator"):
+    with pytest.raises(ValueError, match="is not a situator"):
         LateChunkingNodeParser(embed_model=embed_model, situators=[TextChunker()])
 
 

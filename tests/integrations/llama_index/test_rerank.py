@@ -227,7 +227,7 @@ def test_odd_input(embed_model: SituateEmbedding, found: list[NodeWithScore], ev
     assert rerank.postprocess_nodes(unscored, query_str=QUERY)[0].node.node_id == "n2"
     twice = rerank.postprocess_nodes([*found, *found], query_str=QUERY)
     assert len(twice) == len(found), "a node is judged once"
-    with pytest.raises(ValueError, match="no reranker"):
+    with pytest.raises(ValueError, match="is not a reranker"):
         SituateRerank(using="cross-encoder")
     with pytest.raises(ValueError, match="greater than 0"):
         LateInteractionRerank(top_n=0)

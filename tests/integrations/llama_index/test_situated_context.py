@@ -185,7 +185,7 @@ def test_pickles() -> None:
 
 
 def test_what_is_no_situator_is_refused() -> None:
-    with pytest.raises(ValueError, match="no situator"):
+    with pytest.raises(ValueError, match="is not a situator"):
         SituatedContext(situators=["headings"])
     with pytest.raises(ValueError, match="at least 1"):
         SituatedContext(situators=[])

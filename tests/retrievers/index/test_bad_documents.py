@@ -117,7 +117,7 @@ def test_a_chunk_that_cannot_be_stored_costs_no_other_document(index: Index) -> 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, "3", None])
 def test_a_number_of_hits_that_is_none_is_refused(index: Index, k: int) -> None:
-    with pytest.raises(InputError, match="k must be 1 or more"):
+    with pytest.raises(InputError, match="k must be a whole number, 1 or more"):
         index.search("mast", k)
 
 
