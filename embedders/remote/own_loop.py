@@ -69,5 +69,6 @@ def run_on_own_loop(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     try:
         return future.result()
     except BaseException:
+        # After an interrupt, too, the loop stops what is no longer waited for.
         future.cancel()
         raise
