@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID, uuid5
 
@@ -13,6 +16,11 @@ from situate.errors import SpanError
 
 #: Namespace of every id that situate derives. Changing it would change every id ever stored.
 ID_NAMESPACE = UUID("5b0d7d6c-3f0e-5c84-9a2f-6d1f5f0a3c11")
+
+#: The metadata key of a document with pages: the character at which each page begins.
+PAGE_STARTS = "page_starts"
+#: The metadata keys that tell a chunk's pages: the first, the first and the last, and the places in these two.
+PAGE, PAGES, PAGE_SPAN = "page", "pages", "page_span"
 
 
 def stable_id(*parts: str) -> str:
@@ -29,7 +37,8 @@ class Document:
     Attributes:
         id: The caller's own id; any non-empty string.
         text: The text that chunks are spans of. Never changed by situate.
-        metadata: JSON values. ``title``, ``path``, ``date`` and ``speaker`` also situate the document's chunks.
+        metadata: JSON values. ``title``, ``path``, ``date`` and ``speaker`` also situate the document's chunks, and
+            ``page_starts`` tells where its pages begin.
     """
 
     id: str
@@ -41,6 +50,18 @@ class Document:
         """``metadata["title"]`` where it is a non-empty string."""
         title = self.metadata.get("title")
         return title if isinstance(title, str) and title.strip() else None
+
+    @cached_property
+    def page_starts(self) -> tuple[int, ...]:
+        """The character at which each page begins, from 0 in ascending order; () for a text without pages.
+
+        These are ``metadata["page_starts"]``; a value that is no such list is metadata like any other.
+        """
+        starts = self.metadata.get(PAGE_STARTS)
+        if not isinstance(starts, list | tuple) or not all(type(start) is int for start in starts):
+            return ()
+        ordered = all(a <= b for a, b in pairwise((*starts, len(self.text))))
+        return tuple(starts) if starts and starts[0] == 0 and ordered else ()
 
     @property
     def content_hash(self) -> str:
@@ -123,7 +144,10 @@ class Chunk:
         start: First character in the document's text.
         end: One past the last character.
         context: What situates it.
-        metadata: The document's metadata and the caller's additions.
+        metadata: The document's metadata and the caller's additions. In a document with pages ``page_starts`` gives way
+            to ``page`` (the first page that the chunk stands on, from 1), ``pages`` (the first and the last) and
+            ``page_span`` (its first character, counted from the first page's beginning, and one past its last, from
+            the last page's).
     """
 
     id: str
@@ -156,8 +180,18 @@ class Chunk:
             start=start,
             end=end,
             context=context if context is not None else Context(title=document.title),
-            metadata=dict(document.metadata),
+            metadata=_metadata(document, start, end),
         )
+
+
+def _metadata(document: Document, start: int, end: int) -> dict[str, Any]:
+    metadata = dict(document.metadata)
+    if starts := document.page_starts:
+        first, last = bisect_right(starts, start), bisect_right(starts, end - 1)
+        del metadata[PAGE_STARTS]
+        span = [start - starts[first - 1], end - starts[last - 1]]
+        metadata |= {PAGE: first, PAGES: [first, last], PAGE_SPAN: span}
+    return metadata
 
 
 @runtime_checkable

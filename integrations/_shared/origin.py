@@ -33,6 +33,7 @@ class ChunkOrigin:
         before: The document's text between the chunk before and this one (usually white space).
         after: What follows the last chunk.
         own: The document's own ``start_index`` in a list, where its metadata has one.
+        pages: The document's own metadata under the keys that tell pages; with its first chunk alone.
         context: What situates the chunk.
         shown_as: The metadata key under which models read the context; "" where they do not.
         model: The encoder of the vector that the chunk carries; "" where the vector is not situate's.
@@ -49,6 +50,7 @@ class ChunkOrigin:
     before: str = ""
     after: str = ""
     own: Sequence[Any] = ()
+    pages: Mapping[str, Any] = field(default_factory=dict)
     context: Context = field(default_factory=Context)
     shown_as: str = ""
     model: str = ""

@@ -16,7 +16,7 @@ from situate.errors import InputError
 from situate.integrations._shared.origin import CONTEXT_KEY, DEGRADED_KEY, ORIGIN_KEY, ChunkOrigin, digest
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
-from situate.types import Chunk, Context, Document, stable_id
+from situate.types import PAGE, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Context, Document, stable_id
 
 START_INDEX = "start_index"
 #: The metadata key under which LangChain's rerankers write their score.
@@ -32,7 +32,7 @@ _ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY)
 
 #: Fields that an origin always writes, and those that it writes only if they are set.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
-_FIELDS = (*_ALWAYS, "before", "after", "own")
+_FIELDS = (*_ALWAYS, "before", "after", "own", "pages")
 
 
 def origin_text(origin: ChunkOrigin) -> str:
@@ -62,6 +62,8 @@ def read_origin(metadata: Mapping[str, Any]) -> ChunkOrigin | None:
             "own key, or remove it"
         ) from error
 
+
+_PAGE_KEYS = (PAGE_STARTS, PAGE, PAGES, PAGE_SPAN)
 
 # -- documents ------------------------------------------------------------------------------------------------------
 
@@ -120,6 +122,7 @@ def with_origins(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
             before=before,
             after=document.text[chunk.end :] if last else "",
             own=_own_start_index(document.metadata),
+            pages=_page_keys(document.metadata) if not place and document.page_starts else {},
             context=chunk.context,
         )
         metadata = {**copy.deepcopy(dict(chunk.metadata)), START_INDEX: chunk.start, ORIGIN_KEY: origin_text(origin)}
@@ -297,7 +300,7 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
     """The document that chunks with origins were cut from, as far as the origins tell.
 
     Where chunks are missing the text is blank, so that all spans are right. The metadata is the first chunk's without
-    situate's keys.
+    situate's keys; where the document's first chunk is missing, so are its page starts.
 
     Args:
         chunks: Chunks of one version of one document, each with its origin.
@@ -319,7 +322,13 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
         metadata.pop(START_INDEX, None)
         if origin.own:
             metadata[START_INDEX] = origin.own[0]
+        if PAGE_SPAN in metadata:
+            metadata = {key: value for key, value in metadata.items() if key not in _PAGE_KEYS} | dict(origin.pages)
     return Document(first.document_id, "".join(text), metadata)
+
+
+def _page_keys(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: metadata[key] for key in _PAGE_KEYS if key in metadata}
 
 
 def _own_start_index(metadata: Mapping[str, Any]) -> list[Any]:

@@ -41,7 +41,7 @@ from situate.integrations.llama_index.nodes import (
     write_context,
     write_origin,
 )
-from situate.types import Chunk, Chunker, Document, Situator, stable_id
+from situate.types import PAGE_SPAN, PAGE_STARTS, Chunk, Chunker, Document, Situator, stable_id
 
 dispatcher = get_dispatcher(__name__)
 
@@ -201,14 +201,16 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     def _postprocess_parsed_nodes(
         self, nodes: list[BaseNode], parent_doc_map: dict[str, LlamaDocument]
     ) -> list[BaseNode]:
-        # The base class searches each node's text in the document, which is wrong where the text repeats, and makes
-        # neighbours of the nodes of different levels.
+        # The base class searches each node's text in the document, which is wrong where the text repeats, makes
+        # neighbours of the nodes of different levels, and copies the document's metadata once more.
         spans = [(getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)) for node in nodes]
         beside = [
             {name: node.relationships[name] for name in _NEIGHBOURS if name in node.relationships} for node in nodes
         ]
         nodes = super()._postprocess_parsed_nodes(nodes, parent_doc_map)
         for node, (start, end), own in zip(nodes, spans, beside, strict=True):
+            if PAGE_SPAN in node.metadata:
+                node.metadata.pop(PAGE_STARTS, None)
             if isinstance(node, TextNode):
                 node.start_char_idx, node.end_char_idx = start, end
             if node.relationships.keys() & _LEVELS:

@@ -27,7 +27,7 @@ from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
 from situate.integrations._shared.splitting import read, under_headings
 from situate.outside import load_json
 from situate.retrievers.types import Hit
-from situate.types import Chunk, Chunker, Context, Document
+from situate.types import PAGE_SPAN, PAGE_STARTS, Chunk, Chunker, Context, Document
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
@@ -133,15 +133,16 @@ def write_context(
         fields: The `Context` fields that are rendered.
         embed: Whether embedding models read the rendered context.
         llm: Whether language models read it.
-        known: The metadata that the chunk had before it was situated: keys that situators added (a mark that a language
-            model failed, say) are copied, hidden from models.
+        known: The metadata of the chunk's document: what its chunk has besides (its pages; a situator's mark that a
+            language model failed) is copied, hidden from models.
 
     Raises:
         InputError: The metadata has ``key`` or the origin's key already, with another value.
     """
     if known is not None:
-        added = {name: value for name, value in chunk.metadata.items() if name not in known}
-        node.metadata = {**node.metadata, **added}
+        added = {name: value for name, value in chunk.metadata.items() if name not in known or known[name] != value}
+        own = {name: value for name, value in node.metadata.items() if name != PAGE_STARTS or PAGE_SPAN not in added}
+        node.metadata = {**own, **added}
         for name in added:
             node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, name, True)
             node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, name, True)
