@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Document as Document,
         Prompt as Prompt,
         Situator as Situator,
+        StreamingGenerator as StreamingGenerator,
         TextGenerator as TextGenerator,
     )
 
@@ -69,6 +70,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "SplitterChunker",
             "TextChunker",
         ),
-        "situate.types": ("Chunk", "Chunker", "Context", "Document", "Prompt", "Situator", "TextGenerator"),
+        "situate.types": (
+            "Chunk",
+            "Chunker",
+            "Context",
+            "Document",
+            "Prompt",
+            "Situator",
+            "StreamingGenerator",
+            "TextGenerator",
+        ),
     },
 )

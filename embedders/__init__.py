@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         binarize as binarize,
         hamming_similarity as hamming_similarity,
     )
+    from situate.embedders.remote.generator import OpenAIGenerator as OpenAIGenerator
     from situate.embedders.remote.http import HttpSettings as HttpSettings
     from situate.embedders.remote.openai import OpenAIEncoder as OpenAIEncoder
     from situate.embedders.remote.tei import TEIEncoder as TEIEncoder
@@ -83,6 +84,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "binarize",
             "hamming_similarity",
         ),
+        "situate.embedders.remote.generator": ("OpenAIGenerator",),
         "situate.embedders.remote.http": ("HttpSettings",),
         "situate.embedders.remote.openai": ("OpenAIEncoder",),
         "situate.embedders.remote.tei": ("TEIEncoder",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
@@ -246,4 +246,21 @@ class TextGenerator(Protocol):
 
     async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
         """`generate` without blocking the event loop; cancelling it cancels the requests."""
+        ...
+
+
+@runtime_checkable
+class StreamingGenerator(TextGenerator, Protocol):
+    """A `TextGenerator` whose answers can be read while they are written."""
+
+    def stream(self, prompt: Prompt) -> Generator[str]:
+        """The answer in pieces, none of them empty; closing the iterator ends the request.
+
+        Raises:
+            GenerationError: The model failed, at the start or in the middle of its answer.
+        """
+        ...
+
+    def astream(self, prompt: Prompt) -> AsyncGenerator[str]:
+        """`stream` without blocking the event loop."""
         ...

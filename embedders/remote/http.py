@@ -10,9 +10,10 @@ import os
 import re
 import weakref
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -29,6 +30,8 @@ from situate.embedders.remote.own_loop import OwnLoop, run_on_own_loop
 from situate.errors import InputError, ServerError
 from situate.outside import Secret, load_json, safe_text
 from situate.parameters import checked_parameters
+
+T = TypeVar("T")
 
 #: Statuses of temporary failures: another try of the same request may succeed.
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -207,6 +210,18 @@ class Refusal:
     text: str
 
 
+class RefusalError(Exception):
+    """A stream that a tolerated refusal answers.
+
+    Attributes:
+        refusal: The refusal.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
 class _Failure(Exception):
     """One try that failed; ``wait`` is the server's Retry-After, in seconds."""
 
@@ -247,7 +262,7 @@ class HttpConnection:
 
         async def bounded(call: Call) -> Any:
             async with gate:
-                return await self._tried(call)
+                return await self._tried(self._once, call)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -268,7 +283,33 @@ class HttpConnection:
         if client is not None:
             await client.aclose()
 
-    async def _tried(self, call: Call) -> Any:
+    async def aevents(self, call: Call) -> AsyncGenerator[bytes]:
+        """The data of the server-sent events that answer ``call``, as they arrive; or the body, where it is no stream.
+
+        A request that fails before the answer begins is tried again. ``timeout`` bounds the wait for the answer's
+        beginning and for each event. Closing the iterator closes the connection.
+
+        Raises:
+            ServerError: As in `ask`; or the server stays silent or hangs up in the middle.
+            RefusalError: The status is one of ``call.tolerated``.
+        """
+        response = await self._tried(self._begun, call)
+        try:
+            limit = self._limit(call)
+            lines = _data_lines(response, limit)
+            while True:
+                with self._translated(call):
+                    async with asyncio.timeout(self.settings.timeout):
+                        line = await anext(lines, None)
+                if line is None:
+                    return
+                yield line
+        except _Failure as failure:
+            raise ServerError(str(failure)) from failure.__cause__
+        finally:
+            await response.aclose()
+
+    async def _tried(self, attempt: Callable[[Call], Awaitable[T]], call: Call) -> T:
         settings = self.settings
         grow = wait_exponential(multiplier=settings.backoff, max=settings.longest_wait)
         jitter = wait_random(0, settings.backoff)
@@ -284,38 +325,51 @@ class HttpConnection:
                 wait=wait,
                 retry=retry_if_exception(lambda error: isinstance(error, _Failure) and error.passing),
                 reraise=True,
-            )(self._once, call)
+            )(attempt, call)
         except _Failure as failure:
             raise ServerError(str(failure)) from failure.__cause__
 
+    def _limit(self, call: Call) -> int:
+        return min(self.settings.max_response_bytes, call.max_bytes or self.settings.max_response_bytes)
+
     async def _once(self, call: Call) -> Any:
-        settings = self.settings
-        where = f"{settings.shown_url}/{call.path}"
-        limit = min(settings.max_response_bytes, call.max_bytes or settings.max_response_bytes)
-        try:
-            async with asyncio.timeout(settings.timeout):
-                response, data, whole = await self._exchanged(call, limit)
-        except (httpx.HTTPError, TimeoutError) as error:
-            kind = "cannot be reached"
-            if isinstance(error, httpx.TimeoutException | TimeoutError):
-                kind = "did not answer in time"
+        """The answer to one try: its JSON, or a tolerated refusal."""
+        with self._translated(call):
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._sent(call)
+                try:
+                    if not response.is_success:
+                        return await self._refused(call, response)
+                    limit = self._limit(call)
+                    data = b"".join([part async for part in _parts(response, limit)])
+                finally:
+                    await response.aclose()
+        where = self._where(call)
+        if len(data) > limit:
             raise _Failure(
-                f"{where} {kind} ({type(error).__name__}, timeout {settings.timeout:g} s, {settings.retries + 1} "
-                "tries): is the server running, and is the address right?",
-                passing=True,
-            ) from error
-        except zlib.error as error:
-            raise _Failure(f"{where} answered what cannot be decompressed ({error})", passing=False) from error
-        status = response.status_code
-        if 200 <= status < 300:
-            if not whole:
-                raise _Failure(
-                    f"{where} answered more than {limit:,} bytes, which is more than its answer can have: ask for less "
-                    "at once (batch_size), or raise max_response_bytes",
-                    passing=False,
-                )
-            return load_json(data, f"what {where} answered", ServerError, max_bytes=limit)
-        text = settings.without_keys(data.decode("utf-8", "replace"))
+                f"{where} answered more than {limit:,} bytes, which is more than its answer can have: ask for less "
+                "at once (batch_size), or raise max_response_bytes",
+                passing=False,
+            )
+        return load_json(data, f"what {where} answered", ServerError, max_bytes=limit)
+
+    async def _begun(self, call: Call) -> httpx.Response:
+        """A successful answer whose body is still to be read."""
+        with self._translated(call):
+            async with asyncio.timeout(self.settings.timeout):
+                response = await self._sent(call)
+                if response.is_success:
+                    return response
+                try:
+                    raise RefusalError(await self._refused(call, response))
+                finally:
+                    await response.aclose()
+
+    async def _refused(self, call: Call, response: httpx.Response) -> Refusal:
+        """A tolerated refusal; any other is raised."""
+        settings, where, status = self.settings, self._where(call), response.status_code
+        data = b"".join([part async for part in _parts(response, _ERROR_BYTES)])
+        text = settings.without_keys(data[:_ERROR_BYTES].decode("utf-8", "replace"))
         if status in call.tolerated:
             return Refusal(status, text)
         if status in (401, 403):
@@ -329,13 +383,34 @@ class HttpConnection:
             wait=_retry_after(response),
         )
 
-    async def _exchanged(self, call: Call, limit: int) -> tuple[httpx.Response, bytes, bool]:
-        """The answer, its decompressed body up to the limit, and whether that is all of it."""
+    def _where(self, call: Call) -> str:
+        return f"{self.settings.shown_url}/{call.path}"
+
+    @contextmanager
+    def _translated(self, call: Call) -> Iterator[None]:
+        """Errors of the connection as failures that say what to do."""
+        settings, where = self.settings, self._where(call)
+        try:
+            yield
+        except (httpx.HTTPError, TimeoutError) as error:
+            kind = "cannot be reached"
+            if isinstance(error, httpx.TimeoutException | TimeoutError):
+                kind = "did not answer in time"
+            raise _Failure(
+                f"{where} {kind} ({type(error).__name__}, timeout {settings.timeout:g} s, {settings.retries + 1} "
+                "tries): is the server running, and is the address right?",
+                passing=True,
+            ) from error
+        except zlib.error as error:
+            raise _Failure(f"{where} answered what cannot be decompressed ({error})", passing=False) from error
+
+    async def _sent(self, call: Call) -> httpx.Response:
+        """The answer to a request, its body not read."""
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
             unbounded = httpx.Limits(max_connections=None)
-            client = httpx.AsyncClient(timeout=None, limits=unbounded)  # noqa: S113 - bounded as a whole, in _once
+            client = httpx.AsyncClient(timeout=None, limits=unbounded)  # noqa: S113 - bounded as a whole by the callers
             self._clients[loop] = client
             if isinstance(loop, OwnLoop):
                 # An encoder that is dropped without close() leaves no open connection behind.
@@ -350,20 +425,40 @@ class HttpConnection:
             headers=self.settings.request_headers(),
             content=content,
         )
-        response = await client.send(request, stream=True)
-        try:
-            unpacked = _unpacker(response.headers.get("Content-Encoding", ""))
-            limit = limit if response.is_success else _ERROR_BYTES
-            parts: list[bytes] = []
-            size = 0
-            async for raw in response.aiter_raw():
-                parts.append(unpacked(raw, limit - size + 1))
-                size += len(parts[-1])
-                if size > limit:
-                    return response, b"".join(parts)[:limit], False
-            return response, b"".join(parts), True
-        finally:
-            await response.aclose()
+        return await client.send(request, stream=True)
+
+
+async def _parts(response: httpx.Response, limit: int) -> AsyncGenerator[bytes]:
+    """The decompressed body part by part, ``limit + 1`` bytes at most."""
+    unpacked = _unpacker(response.headers.get("Content-Encoding", ""))
+    size = 0
+    async for raw in response.aiter_raw():
+        part = unpacked(raw, limit - size + 1)
+        size += len(part)
+        yield part
+        if size > limit:
+            return
+
+
+async def _data_lines(response: httpx.Response, limit: int) -> AsyncGenerator[bytes]:
+    """The ``data:`` lines of a body of server-sent events; the whole body of any other."""
+    events = response.headers.get("Content-Type", "").startswith("text/event-stream")
+    rest = bytearray()
+    size = 0
+    async for part in _parts(response, limit):
+        searched = len(rest)
+        rest += part
+        size += len(part)
+        if size > limit:
+            raise _Failure(f"the answer has more than {limit:,} bytes: it was cut off there", passing=False)
+        while events and (end := rest.find(b"\n", searched)) >= 0:
+            line = bytes(rest[:end]).strip()
+            del rest[: end + 1]
+            searched = 0
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+    if not events and rest:
+        yield bytes(rest)
 
 
 def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:

@@ -26,6 +26,14 @@ OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_HOST = httpx.URL(OPENAI_URL).host
 
 
+def openai_settings(base_url: str | HttpSettings, options: HttpOptions) -> HttpSettings:
+    """The settings of a server with OpenAI's interface: OpenAI's own address takes its key from ``OPENAI_API_KEY``."""
+    http = http_settings(base_url, options)
+    if http.api_key is None and http.api_key_env is None and httpx.URL(http.base_url).host == _OPENAI_HOST:
+        http = replace(http, api_key_env="OPENAI_API_KEY")
+    return http
+
+
 @checked_options
 class OpenAIEncoder(HttpEncoder):
     """Vectors from any server with OpenAI's ``/v1/embeddings`` (OpenAI, vLLM, infinity, Ollama, LM Studio, ...).
@@ -62,10 +70,7 @@ class OpenAIEncoder(HttpEncoder):
         encoding: Literal["float", "base64"] = "float",
         **options: Unpack[HttpOptions],
     ) -> None:
-        http = http_settings(base_url, options)
-        if http.api_key is None and http.api_key_env is None and httpx.URL(http.base_url).host == _OPENAI_HOST:
-            http = replace(http, api_key_env="OPENAI_API_KEY")
-        super().__init__(http, {}, batch_size)
+        super().__init__(openai_settings(base_url, options), {}, batch_size)
         self.model = model
         self._dimensions = dimensions
         self._normalize = normalize

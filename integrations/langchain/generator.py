@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,26 @@ class LangChainGenerator:
             return await (self.model | StrOutputParser()).abatch([self._input(p) for p in prompts], self._config)
         except Exception as error:
             raise self._failed(len(prompts), error) from error
+
+    def stream(self, prompt: Prompt) -> Generator[str]:
+        """The answer in pieces, none of them empty, as the model writes it; whole where the model does not stream.
+
+        Raises:
+            GenerationError: As in `generate`, at the start or in the middle of the answer.
+        """
+        try:
+            yield from filter(None, (self.model | StrOutputParser()).stream(self._input(prompt), self._config))
+        except Exception as error:
+            raise self._failed(1, error) from error
+
+    async def astream(self, prompt: Prompt) -> AsyncGenerator[str]:
+        """`stream` without blocking the event loop."""
+        try:
+            async for piece in (self.model | StrOutputParser()).astream(self._input(prompt), self._config):
+                if piece:
+                    yield piece
+        except Exception as error:
+            raise self._failed(1, error) from error
 
     @property
     def _config(self) -> RunnableConfig:

@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -113,6 +113,45 @@ class LlamaIndexGenerator:
             raise failures.exceptions[0] from None
         return [task.result() for task in tasks]
 
+    def stream(self, prompt: Prompt) -> Generator[str]:
+        """The answer in pieces, none of them empty, as the model writes it.
+
+        Raises:
+            GenerationError: The model failed, at the start or in the middle of its answer.
+        """
+        llm = self.llm
+        try:
+            if llm.metadata.is_chat_model:
+                for message in llm.stream_chat(_messages(prompt), **self.settings):
+                    if message.delta:
+                        yield message.delta
+            else:
+                for text in llm.stream_complete(_completion(prompt), **self.settings):
+                    if text.delta:
+                        yield text.delta
+        except Exception as error:
+            raise _failed(llm, error) from error
+
+    async def astream(self, prompt: Prompt) -> AsyncGenerator[str]:
+        """`stream` without blocking the event loop."""
+        llm = self.llm
+        if _blocks(llm, stream=True):
+            pieces = self.stream(prompt)
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield piece
+            return
+        try:
+            if llm.metadata.is_chat_model:
+                async for message in await llm.astream_chat(_messages(prompt), **self.settings):
+                    if message.delta:
+                        yield message.delta
+            else:
+                async for text in await llm.astream_complete(_completion(prompt), **self.settings):
+                    if text.delta:
+                        yield text.delta
+        except Exception as error:
+            raise _failed(llm, error) from error
+
     def _answer(self, prompt: Prompt) -> str:
         llm = self.llm
         try:
@@ -154,9 +193,9 @@ def _gates() -> weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Sem
     return weakref.WeakKeyDictionary()
 
 
-def _blocks(llm: LLM) -> bool:
+def _blocks(llm: LLM, *, stream: bool = False) -> bool:
     """Whether the model's async method is CustomLLM's: the synchronous one, on the event loop."""
-    name = "achat" if llm.metadata.is_chat_model else "acomplete"
+    name = ("astream_" if stream else "a") + ("chat" if llm.metadata.is_chat_model else "complete")
     # Unwrapped, because LlamaIndex wraps the methods of each subclass anew.
     return isinstance(llm, CustomLLM) and (
         inspect.unwrap(getattr(type(llm), name)) is inspect.unwrap(getattr(CustomLLM, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from langchain_core.messages import AIMessage, BaseMessage, SystemMessage
 
 from situate.errors import GenerationError
 from situate.integrations.langchain import LangChainGenerator
-from situate.types import Prompt, TextGenerator
+from situate.types import Prompt, StreamingGenerator, TextGenerator
 
 
 class Seen(BaseCallbackHandler):
@@ -112,3 +113,14 @@ async def test_cancelling_cancels_the_requests() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert cancelled.is_set()
+
+
+async def test_streams_piece_by_piece() -> None:
+    generator = LangChainGenerator(FakeListChatModel(responses=["late"]))
+    assert isinstance(generator, StreamingGenerator)
+    assert list(generator.stream(Prompt("question"))) == ["l", "a", "t", "e"]
+    assert [piece async for piece in generator.astream(Prompt("question"))] == ["l", "a", "t", "e"]
+    broken = LangChainGenerator(FakeListChatModel(responses=["late"], error_on_chunk_number=2))
+    for pieces in (broken.stream(Prompt("question")), broken.astream(Prompt("question"))):
+        with pytest.raises(GenerationError, match="FakeListChatModelError"):
+            list(pieces) if isinstance(pieces, Iterator) else [piece async for piece in pieces]

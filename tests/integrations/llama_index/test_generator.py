@@ -14,7 +14,7 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.settings import Settings
 
-from situate.chunkers import Prompt, TextGenerator
+from situate.chunkers import Prompt, StreamingGenerator, TextGenerator
 from situate.errors import GenerationError, InputError
 from situate.integrations.llama_index import LlamaIndexGenerator
 
@@ -154,3 +154,30 @@ def test_pickles() -> None:
 def test_concurrency_is_at_least_one() -> None:
     with pytest.raises(InputError, match="concurrency=0"):
         LlamaIndexGenerator(concurrency=0)
+
+
+class StreamedLLM(MockLLM):
+    """Streams asynchronously, and breaks off."""
+
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        async def pieces() -> Any:
+            yield CompletionResponse(text="one", delta="one")
+            yield CompletionResponse(text="one", delta="")
+            raise ConnectionError("no route, key sk-secret")
+
+        return pieces()
+
+
+async def test_streams_piece_by_piece() -> None:
+    # MockLLM answers with its prompt, word by word; it is a CustomLLM, whose async methods block
+    generator = LlamaIndexGenerator(MockLLM())
+    assert isinstance(generator, StreamingGenerator)
+    pieces = list(generator.stream(Prompt("chunking", prefix="late ")))
+    assert len(pieces) > 1
+    assert "".join(pieces) == "late chunking"
+    assert [piece async for piece in generator.astream(Prompt("chunking", prefix="late "))] == pieces
+    broken = LlamaIndexGenerator(StreamedLLM()).astream(Prompt("question"))
+    assert await anext(broken) == "one"
+    with pytest.raises(GenerationError, match="ConnectionError") as failure:
+        await anext(broken)
+    assert "secret" not in str(failure.value)
