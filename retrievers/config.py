@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
+from situate.retrievers.signals.base import Signal, signal_from_json
 
 Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
 TokenStorage: TypeAlias = Literal["float32", "float16"]
+#: Weights that a person writes as shares (.7, .2, .1) may come to a little more than 1.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -108,13 +113,17 @@ class PipelineConfig:
         maxsim_weight: Its share in the final score, with "minmax"; Qdrant's own fusion takes one half.
         keys: Metadata keys that filters use; each gets a payload index.
         boosts: Scores out of the metadata (`Recency`, `PayloadScore`), added to the final score of every candidate.
+        signals: Further signals (`situate.retrievers.signals`): values, kinds, or JSON
+            (``{"kind": "sparse", "model": ..., "weight": 0.3}``). Those that find candidates have their weight of the
+            fused score, dense and BM25 share the rest. Need "minmax".
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
             more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
-            ``document.average_length`` is not above 0.
+            ``document.average_length`` is not above 0. Or a signal cannot be read, two have one name, or their weights
+            come to more than 1.
     """
 
     dense: ChunkScheme = field(default_factory=ChunkScheme)
@@ -130,8 +139,10 @@ class PipelineConfig:
     maxsim_weight: float = 0.3
     keys: tuple[str, ...] = ()
     boosts: tuple[Boost, ...] = ()
+    signals: tuple[Signal, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "signals", tuple(map(signal_from_json, self.signals)))
         if self.prefetch < 1 or self.maxsim_depth < 1 or self.rrf_k < 1:
             raise InputError(
                 f"prefetch={self.prefetch}, maxsim_depth={self.maxsim_depth} and rrf_k={self.rrf_k} must be at least 1"
@@ -146,9 +157,23 @@ class PipelineConfig:
         for name, share in (("maxsim_weight", self.maxsim_weight), ("questions", self.questions)):
             if not 0 <= share <= 1:
                 raise InputError(f"{name}={share} is a share: it must lie between 0 and 1")
+        self._check_document()
         self._check_signals()
 
     def _check_signals(self) -> None:
+        names = [signal.name for signal in self.table]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"two signals have the name {twice[0]!r}: give one of them another name=")
+        if any(signal.weight for signal in self.signals) and self.fusion != "minmax":
+            raise InputError(f"fusion={self.fusion!r} has no shares: signals need fusion='minmax'")
+        shares = {signal.name: signal.weight for signal in self.signals if signal.stage == "find"}
+        if sum(shares.values()) > 1 + _ROUNDING:
+            raise InputError(f"the weights {shares} are shares of the fused score: together at most 1")
+        raising = [signal.name for signal in self.table if signal.stage == "raise" and signal.weight]
+        if raising and not self._rest:
+            raise InputError(f"the weights {shares} leave the dense vectors no share, which {raising[0]!r} could raise")
+
+    def _check_document(self) -> None:
         document = self.document
         shares = [] if document is None else [document.dense, document.lexical]
         if not (all(share >= 0 for share in shares) and sum(shares) < 1):
@@ -190,11 +215,72 @@ class PipelineConfig:
             token_vectors="float16",
         )
 
+    @property
+    def _rest(self) -> float:
+        """The share of the fused score that further signals leave to dense and BM25."""
+        rest = 1 - sum(signal.weight for signal in self.signals if signal.stage == "find")
+        return rest if rest > _ROUNDING else 0.0
+
+    @cached_property
+    def table(self) -> tuple[Signal, ...]:
+        """Every signal that the collection stores: those of the fields, and the further ones."""
+        from situate.retrievers.index.lexical import LexicalEncoder
+        from situate.retrievers.signals.chunk import ChunkTerms, ChunkVector
+        from situate.retrievers.signals.document import DocumentTerms, DocumentVector
+        from situate.retrievers.signals.questions import Questions
+        from situate.retrievers.signals.tokens import Tokens
+
+        document, lexical = self.document, self.lexical
+        each = self._rest / 2 if lexical else self._rest
+        signals: list[Signal] = [ChunkVector(self.dense, name=DENSE, weight=each)]
+        if lexical is not None:
+            signals.append(ChunkTerms(LexicalEncoder(lexical), name=BM25, weight=each))
+        if document is not None and document.dense:
+            signals.append(DocumentVector(name=DOCUMENT, weight=document.dense))
+        if document is not None and document.lexical and lexical is not None:
+            whole = LexicalEncoder(replace(lexical, average_length=document.average_length, neighbours=0.0))
+            signals.append(DocumentTerms(whole, name=DOCUMENT_BM25, weight=document.lexical))
+        if self.questions:
+            signals.append(Questions(weight=self.questions))
+        if self.token_vectors is not None:
+            tokens = Tokens(datatype=self.token_vectors, depth=self.maxsim_depth, weight=self.maxsim_weight)
+            signals.append(tokens)
+        return (*signals, *self.signals)
+
+    @cached_property
+    def searched(self) -> tuple[Signal, ...]:
+        """Those of them that a search compares: all with a weight, and the field's token vectors without one, too."""
+        return tuple(s for s in self.table if s.weight or (s.stage == "rescore" and s not in self.signals))
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether a signal needs the token vectors of the index's embedder."""
+        return any(signal.needs_tokens for signal in self.table)
+
+    def weighted(self, weights: Mapping[str, float]) -> PipelineConfig:
+        """The configuration with other weights of further signals, for a search: what is stored stays.
+
+        Raises:
+            InputError: There is no further signal of a name, or a weight is refused.
+        """
+        names = [signal.name for signal in self.signals]
+        if unknown := sorted(weights.keys() - set(names)):
+            raise InputError(f"there is no signal named {unknown[0]!r} to weigh: there are {names}")
+        return replace(
+            self, signals=tuple(replace(s, weight=weights[s.name]) if s.name in weights else s for s in self.signals)
+        )
+
+    def without(self, names: Collection[str]) -> PipelineConfig:
+        """The configuration without further signals of these names."""
+        kept = tuple(signal for signal in self.signals if signal.name not in names)
+        return self if len(kept) == len(self.signals) else replace(self, signals=kept)
+
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""
+        chunk = {signal.name: signal.stored() for signal in self.table if signal.kind == "chunk"}
         stored: dict[str, Any] = {
-            "dense": asdict(self.dense) | {"context": list(self.dense.context)},
-            "lexical": self.lexical.stored() if self.lexical else None,
+            "dense": chunk[DENSE],
+            "lexical": chunk.get(BM25),
             "token_vectors": self.token_vectors,
         }
         # Named only where they are set: an index that was built before they existed keeps its fingerprint.
@@ -205,4 +291,6 @@ class PipelineConfig:
             }
         if self.questions:
             stored["questions"] = True
+        if self.signals:
+            stored["signals"] = {signal.name: {"kind": signal.kind, **signal.stored()} for signal in self.signals}
         return stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -12,8 +13,10 @@ from pydantic import BaseModel, Field, SecretStr, SkipValidation
 from situate.embedders.types import OnOverflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
+from situate.retrievers.config import PipelineConfig
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.retriever import TextFusion
+from situate.retrievers.signals.base import Signal, signal_from_json
 from situate.retrievers.storage.connect import MEMORY, connect
 from situate.retrievers.types import QueryExpander, Reranker
 
@@ -25,9 +28,19 @@ if TYPE_CHECKING:
 
 #: What an `Index` takes as ``client``.
 ClientOrOpener: TypeAlias = "QdrantClient | Callable[[], QdrantClient] | None"
+#: A signal, its kind, or its fields as JSON.
+SignalLike: TypeAlias = Signal | str | Mapping[str, Any]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+
+def with_signals(config: PipelineConfig | None, signals: Sequence[SignalLike]) -> PipelineConfig | None:
+    """The configuration, `PipelineConfig.fast` by default, with these signals behind its own."""
+    if not signals:
+        return config
+    config = config if config is not None else PipelineConfig.fast()
+    return replace(config, signals=(*config.signals, *map(signal_from_json, signals)))
 
 
 def only(name: str, value: Any, reason: str) -> Callable[[Any], Mapping[str, Any]]:

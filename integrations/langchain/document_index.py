@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
-from situate.integrations._shared.settings import StoreOptions
+from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
 from situate.integrations.langchain.documents import assemble, from_document, text_ids, to_whole_document
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
@@ -38,6 +38,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         situators: Write context into chunks, in this order.
         client: Any Qdrant client; None opens ``path``. The fields of `StoreOptions` name the place of the store.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+        signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
@@ -53,6 +54,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     client: SkipValidation[Any] = None
     collection_name: str = Field(default="langchain", min_length=1)
     config: PipelineConfig | None = None
+    signals: SkipValidation[Sequence[SignalLike]] = ()
 
     _index: Handle[Any] = PrivateAttr(default_factory=Handle)
 
@@ -71,7 +73,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             collection=self.collection_name,
             chunker=OriginChunker(as_chunker(splitter)),
             situators=self.situators,
-            config=self.config,
+            config=with_signals(self.config, self.signals),
         )
 
     def _searched(self) -> Index:

@@ -20,7 +20,7 @@ from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from situate.integrations._shared.component import Handle, PicklesAsConfig
 from situate.integrations._shared.lifecycle import OpensIndex
-from situate.integrations._shared.settings import RetrieverOptions
+from situate.integrations._shared.settings import RetrieverOptions, SignalLike
 from situate.integrations.langchain.documents import Content, from_result
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers.config import PipelineConfig
@@ -164,6 +164,7 @@ class SituateRetriever(IndexRetriever):
         situators: Sequence[Situator] = (),
         client: QdrantClient | None = None,
         config: PipelineConfig | None = None,
+        signals: Sequence[SignalLike] = (),
         settings: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Self:
@@ -176,6 +177,7 @@ class SituateRetriever(IndexRetriever):
             situators: Write context into chunks.
             client: Any Qdrant client; None opens ``path``.
             config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+            signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
             settings: Fields of the retriever (``k``, ``expander``, ...), in place of ``options``.
             options: Fields of the retriever, and those of `StoreOptions` (``path``, ``collection_name``, ...).
         """
@@ -189,6 +191,7 @@ class SituateRetriever(IndexRetriever):
             splitter=splitter if splitter is not None else SituateTextSplitter(embeddings),
             situators=situators,
             config=config,
+            signals=signals,
             **{name: value for name, value in options.items() if name not in own},
         )
         fields = {**(settings or {}), **{name: options[name] for name in own}}

@@ -214,6 +214,7 @@ class SearchingStore(VectorStore):
             token_vectors=None,
             document=None,
             questions=0.0,
+            signals=(),
             fusion="rrf",
         )
         search = HybridSearch(self.index.gateway, config)
@@ -225,7 +226,7 @@ class SearchingStore(VectorStore):
         if mode not in ("hybrid", "dense"):
             raise InputError(f'mode={mode!r}: "hybrid" (all parts of the config) or "dense" (dense vectors alone)')
         config = self.index.config
-        return mode if config.lexical or config.token_vectors or config.feedback else "dense"
+        return mode if config.lexical or config.token_vectors or config.feedback or config.signals else "dense"
 
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, filter: FilterLike | None = None, *, mode: Mode | None = None, **others: Any

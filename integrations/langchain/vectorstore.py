@@ -13,7 +13,7 @@ from langchain_core.embeddings import Embeddings
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown, translated
 from situate.integrations._shared.lifecycle import OpensIndex
-from situate.integrations._shared.settings import StoreOptions
+from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
 from situate.integrations.langchain.documents import (
     Content,
     DocumentParts,
@@ -58,6 +58,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         splitter: Cuts whole documents: a `SituateTextSplitter`, any LangChain text splitter, or a situate chunker.
         situators: Write context into chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
+        signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
         mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
@@ -86,6 +87,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         splitter: TextSplitter | Chunker | None = None,
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
+        signals: Sequence[SignalLike] = (),
         mode: Mode = "hybrid",
         content: Content = "text",
         **location: Any,
@@ -95,7 +97,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
                 f"SituateVectorStore embeds chunks inside their documents, which {type(embedding).__name__} cannot: "
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
-        names = (*StoreOptions.model_fields, "client", "splitter", "situators", "config", "mode", "content")
+        names = (*StoreOptions.model_fields, "client", "splitter", "situators", "config", "signals", "mode", "content")
         where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
         self._splits = splitter is not None
@@ -106,7 +108,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             collection=where.collection_name,
             chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
-            config=config,
+            config=with_signals(config, signals),
         )
         self._partial = threading.Lock()
         self._mode: Mode = mode

@@ -20,7 +20,7 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Meaning, translated
 from situate.integrations._shared.lifecycle import OpensIndex
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY
-from situate.integrations._shared.settings import RetrieverOptions, StoreOptions
+from situate.integrations._shared.settings import RetrieverOptions, SignalLike, StoreOptions, with_signals
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
 from situate.integrations.llama_index.nodes import check_keys, cut_pages, page_groups, to_document, to_scored_node
@@ -145,6 +145,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         chunker: Chunker | None = None,
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
+        signals: Sequence[SignalLike] = (),
         **options: Any,
     ) -> Self:
         """Index the documents and retrieve from that index.
@@ -162,6 +163,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             chunker: As in `Index`.
             situators: As in `Index`.
             config: As in `Index`.
+            signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
             options: Arguments of the constructor, and the fields of `StoreOptions` (``path``, ``collection_name``,
                 ...).
         """
@@ -176,7 +178,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             collection=store.collection_name,
             chunker=chunker,
             situators=situators,
-            config=config,
+            config=with_signals(config, signals),
             progress=show_progress,
         )
         made = cls(index, callback_manager=callback_manager, **given)

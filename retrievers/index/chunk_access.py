@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.types import Vectors
-from situate.retrievers.index.payload import DENSE, DOCUMENT, DOCUMENT_BM25, STATE, to_chunk
+from situate.retrievers.index.payload import DENSE, STATE, to_chunk
 from situate.retrievers.search.filters import FilterLike, to_filter
 from situate.types import Chunk, stable_id
 
@@ -98,9 +98,9 @@ def nearest_with_vectors(
 
 def _document_vectors(index: Index, records: Sequence[models.Record]) -> dict[str, Any]:
     """Document id -> the document's own vectors, where one of these points carries them."""
-    if index.config.document is None:
+    names = [signal.name for signal in index.config.table if signal.stage == "document"]
+    if not names:
         return {}
-    names = [DOCUMENT] * bool(index.config.document.dense) + [DOCUMENT_BM25] * bool(index.config.document.lexical)
     owners = {record.id: (record.payload or {})["document_id"] for record in records}
     with_vectors = index.client.retrieve(index.collection, list(owners), with_payload=False, with_vectors=names)
     return {owners[record.id]: record.vector for record in with_vectors if record.vector}

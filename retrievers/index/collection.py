@@ -10,12 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.fingerprints import differences
-from situate.embedders.types import Vectors
 from situate.errors import IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
-from situate.retrievers.index.payload import BM25, DENSE, INDEXED_KEYS, STATE, TOKENS, WRITING, point_id, to_payload
-from situate.retrievers.index.signals import Signals, sparse_params, vector_params
+from situate.retrievers.index.payload import INDEXED_KEYS, STATE, WRITING, point_id, to_payload
 from situate.retrievers.search.gateway import plain
 from situate.types import Chunk
 from situate.vectors import check_finite
@@ -23,7 +21,9 @@ from situate.vectors import check_finite
 if TYPE_CHECKING:
     from qdrant_client import models
 
+    from situate.embedders.types import Vectors
     from situate.retrievers.search.gateway import Gateway
+    from situate.retrievers.signals.base import Value
 
 #: The key of a collection's metadata that holds its fingerprint.
 _METADATA_KEY = "situate"
@@ -45,29 +45,35 @@ class Version:
         document_id: The document.
         document_hash: Identifies the version.
         chunks: Its chunks, in order.
-        dense: float32 ``[chunks, dimension]``.
-        lexical: A BM25 vector per chunk, or None.
-        tokens: float32 ``[tokens, dimension]`` per chunk, or None.
-        signals: Vectors of the document and of questions, or None.
+        vectors: By a vector's name, its value for each chunk; None, or a multivector without rows, for none.
 
     Raises:
-        NonFiniteVectorError: A vector in ``dense`` or ``tokens`` holds NaN or infinity; the message names the chunk.
+        NonFiniteVectorError: A vector holds NaN or infinity; the message names the chunk.
     """
 
     document_id: str
     document_hash: str
     chunks: Sequence[Chunk]
-    dense: Vectors
-    lexical: Sequence[SparseVector] | None = None
-    tokens: Sequence[Vectors] | None = None
-    signals: Signals | None = None
+    vectors: Mapping[str, Sequence[Value | None] | Vectors]
 
     def __post_init__(self) -> None:
         for place, chunk in enumerate(self.chunks):
             got = f"no chunk of its batch was stored: chunk {chunk.index} of {self.document_id!r} got a vector with"
-            check_finite(self.dense[place], got)
-            if self.tokens is not None:
-                check_finite(self.tokens[place], got)
+            for values in self.vectors.values():
+                value = values[place]
+                if value is not None:
+                    check_finite(value.values if isinstance(value, SparseVector) else value, got)
+
+    def of_chunk(self, place: int, gateway: Gateway) -> dict[str, Any]:
+        """The named vectors of the chunk at this place, as the store takes them."""
+        named: dict[str, Any] = {}
+        for name, values in self.vectors.items():
+            value = values[place]
+            if isinstance(value, SparseVector) or (value is not None and value.ndim == 1):
+                named[name] = plain(value)
+            elif value is not None and len(value):
+                named[name] = gateway.stored(value)
+        return named
 
 
 def in_documents(document_ids: Sequence[str]) -> models.Filter:
@@ -166,22 +172,12 @@ class Collection:
         # A model trained for the dot product uses its vectors' lengths, which cosine would discard.
         dot = built_with["encoder"].get("similarity") == "dot"
         distance = models.Distance.DOT if dot else models.Distance.COSINE
-        vectors = {DENSE: models.VectorParams(size=dimension, distance=distance)}
-        vectors |= vector_params(config, dimension, distance)
-        if config.token_vectors is not None:
-            vectors[TOKENS] = models.VectorParams(
-                size=dimension,
-                distance=models.Distance.COSINE,
-                datatype=models.Datatype(config.token_vectors),
-                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
-                # Token vectors only ever score candidates: a graph over them would cost most of the index for nothing.
-                hnsw_config=models.HnswConfigDiff(m=0),
-            )
-        sparse = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)} if config.lexical else {}
-        sparse |= sparse_params(config)
+        params = {signal.name: signal.params(dimension, distance) for signal in config.table}
+        dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
+        sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
         self.client.create_collection(
             self.name,
-            vectors_config=vectors,
+            vectors_config=dense,
             sparse_vectors_config=sparse or None,
             metadata={_METADATA_KEY: built_with} | ({} if sample is None else {_SAMPLE_KEY: list(sample)}),
         )
@@ -306,18 +302,11 @@ def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.
     from qdrant_client import models
 
     for place, chunk in enumerate(version.chunks):
-        vectors: dict[str, Any] = {DENSE: plain(version.dense[place])}
-        if version.lexical is not None:
-            vectors[BM25] = plain(version.lexical[place])
-        if version.tokens is not None:
-            vectors[TOKENS] = gateway.stored(version.tokens[place])
-        if version.signals is not None:
-            vectors |= version.signals.of_chunk(place, gateway)
         # Made here, of the right types: pydantic's validation of a chunk's 60,000 numbers would take longer than
         # storing them.
         yield models.PointStruct.model_construct(
             id=point_id(chunk.id, version.document_hash),
-            vector=vectors,
+            vector=version.of_chunk(place, gateway),
             payload=to_payload(chunk, version.document_hash, len(version.chunks), number),
         )
 

@@ -24,9 +24,7 @@ from situate.retrievers.index.documents import (
     version_hash,
     with_warning,
 )
-from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.index.payload import STATE, to_chunk
-from situate.retrievers.index.signals import SignalEncoder
 from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
 from situate.retrievers.search.filters import FilterLike
@@ -34,6 +32,7 @@ from situate.retrievers.search.gateway import Gateway, gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.search.relevance import Background
+from situate.retrievers.signals.base import Batch
 from situate.retrievers.storage.connect import MEMORY, Location, connect
 from situate.retrievers.types import QueryText, SearchResult, Step, check_k
 from situate.threads import renew_after_fork
@@ -121,9 +120,7 @@ class Index(Openable):
         renew_after_fork(self)
 
     def _make_encoders(self) -> None:
-        self._lexical = LexicalEncoder(self.config.lexical) if self.config.lexical else None
-        self._signals = SignalEncoder(self.embedder, self.config)
-        self._query_encoder = QueryEncoder(self.embedder, self._lexical, self.config.token_vectors is not None)
+        self._query_encoder = QueryEncoder(self.embedder, self.config.searched)
 
     # -- handles, opened at first use ---------------------------------------------------------------------------
 
@@ -316,7 +313,7 @@ class Index(Openable):
             vectors = self.embedder.encode_chunks(
                 [(document, chunks) for document, chunks, _ in changed],
                 scheme=self.config.dense,
-                token_vectors=self.config.token_vectors is not None,
+                token_vectors=self.config.needs_tokens,
             )
             collection.write(self._versions(changed, vectors))
             self._written += sum(len(chunks) for _, chunks, _ in changed)
@@ -340,18 +337,12 @@ class Index(Openable):
         self, changed: Sequence[tuple[Document, list[Chunk], str]], vectors: Sequence[ChunkVectors]
     ) -> list[Version]:
         items = [(document, chunks) for document, chunks, _ in changed]
-        signals = self._signals.encode(items, [made.dense for made in vectors])
+        tokens = [made.tokens or () for made in vectors] if self.config.needs_tokens else None
+        batch = Batch(items, self.embedder, [made.dense for made in vectors], tokens)
+        named = {signal.name: signal.encode(batch) for signal in self.config.table}
         return [
-            Version(
-                document_id=document.id,
-                document_hash=document_hash,
-                chunks=chunks,
-                dense=made.dense,
-                lexical=self._lexical.encode_chunks(chunks) if self._lexical else None,
-                tokens=made.tokens,
-                signals=further,
-            )
-            for (document, chunks, document_hash), made, further in zip(changed, vectors, signals, strict=True)
+            Version(document.id, document_hash, chunks, {name: values[place] for name, values in named.items()})
+            for place, (document, chunks, document_hash) in enumerate(changed)
         ]
 
     # -- stored documents and chunks ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Hybrid search: dense and BM25 candidates, fusion, feedback, MaxSim."""
+"""Hybrid search: the candidates of every signal, fusion, feedback, MaxSim."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from situate.embedders.types import Vectors
+from situate.errors import InputError
 from situate.retrievers.config import Feedback, PipelineConfig
-from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS, STATE, TOKENS, to_chunk
-from situate.retrievers.index.signals import document_scores
+from situate.retrievers.index.payload import BM25, DENSE, STATE, TOKENS, to_chunk
 from situate.retrievers.search.boosts import boost_scores
 from situate.retrievers.search.filters import FilterLike, to_filter
 from situate.retrievers.search.fusion import best, blend, in_order, rocchio
 from situate.retrievers.search.gateway import Gateway, Query, Scores, among, plain
 from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.signals.base import Signal, Stage
+from situate.retrievers.signals.document import document_scores
+from situate.retrievers.signals.questions import lifted
+from situate.retrievers.signals.tokens import Tokens
 from situate.retrievers.storage.ids import point_key
 from situate.retrievers.types import Hit
 
@@ -36,9 +40,12 @@ class HybridSearch:
     are fused, and where token vectors are stored the best of them are scored by MaxSim and fused with their scores so
     far. With "minmax", which Qdrant does not offer, one request returns both candidate lists, which are fused here;
     each hit then has the score of every stage. Feedback costs a second search either way, because it needs the vectors
-    of the first one's hits. Boosts are added last, to every candidate's score; they cost a request, too. Questions that
-    a chunk answers raise its dense score, and scores of documents are part of the fused one by their shares; documents
-    cost one further request.
+    of the first one's hits. Boosts are added last, to every candidate's score; they cost a request, too.
+
+    What a signal does in it says its stage (`situate.retrievers.signals.base.Stage`): those that find candidates are
+    asked in the one request, and fused by their weights; those that raise the dense similarity are asked in it, too;
+    scores of documents are part of the fused one by their shares, at the cost of a further request; those that
+    rescore are asked for the best candidates, a request each.
 
     Args:
         gateway: The collection.
@@ -62,22 +69,16 @@ class HybridSearch:
         where = None if conditions is None else to_filter(conditions)
         if self.config.lexical is None or (vectors.lexical is not None and not len(vectors.lexical.indices)):
             vectors = replace(vectors, lexical=None)
-        if self.config.token_vectors is None:
-            vectors = replace(vectors, tokens=None)
         ranked = self._fused_here if self._needs_scores(vectors) else self._fused_by_qdrant
         return _newest(ranked(vectors, k, where))[:k]
 
     def _needs_scores(self, vectors: QueryVectors) -> bool:
         """Whether the stages' scores are needed here, because Qdrant does not offer the fusion."""
-        config = self.config
-        several = (
-            vectors.lexical is not None
-            or vectors.tokens is not None
-            or config.feedback is not None
-            or config.document is not None
-            or config.questions > 0
-        )
-        return config.fusion == "minmax" and several
+        asked = [signal.name for signal in self.config.searched if signal.query(vectors) is not None]
+        return self.config.fusion == "minmax" and (asked != [DENSE] or self.config.feedback is not None)
+
+    def _of_stage(self, *stages: Stage) -> list[Signal]:
+        return [signal for signal in self.config.searched if signal.stage in stages]
 
     # -- fused here ---------------------------------------------------------------------------------------------
 
@@ -89,18 +90,18 @@ class HybridSearch:
         feedback = self.config.feedback
         if feedback is not None and fused:
             vectors = _moved(vectors, feedback, self.gateway.vectors(best(fused, feedback.top), DENSE))
-            moved = self._candidates(replace(vectors, lexical=None), k, where, versions)
-            stages |= moved
+            stages |= self._candidates(vectors, k, where, versions, moved=given)
             fused = self._blended(stages, vectors, versions)
         final = fused
         if len(stages) > 1:
             stages["fused"] = fused
-        if vectors.tokens is not None and fused:
-            candidates = best(fused, max(k, self.config.maxsim_depth))
-            stages["maxsim"] = self.gateway.maxsim(vectors.tokens, TOKENS, candidates)
-            share = self.config.maxsim_weight
-            kept = {point: fused[point] for point in candidates}
-            final = blend([kept, stages["maxsim"]], [1 - share, share])
+        for signal in self.config.searched if fused else ():
+            if not isinstance(signal, Tokens) or (query := signal.query(vectors)) is None:
+                continue
+            candidates = best(final, max(k, signal.depth))
+            stages[signal.step] = signal.scores(self.gateway, query, candidates)
+            kept = {point: final[point] for point in candidates}
+            final = blend([kept, stages[signal.step]], [1 - signal.weight, signal.weight])
         return self._best_of(final, stages, k, given, first)
 
     def _best_of(
@@ -135,11 +136,11 @@ class HybridSearch:
         """
         if self.background is None or not points:
             return {}
-        if not found:
-            queries: dict[str, Query] = {DENSE: vectors.dense}
-            if vectors.lexical is not None:
-                queries[BM25] = vectors.lexical
-            found = self.gateway.nearest(queries, len(points), among(points))
+        missing: dict[str, Query] = {DENSE: vectors.dense} if DENSE not in found else {}
+        if BM25 not in found and vectors.lexical is not None:
+            missing[BM25] = vectors.lexical
+        if missing:
+            found = {**found, **self.gateway.nearest(missing, len(points), among(points))}
         background, greatest = self.background(), 0.0
         if vectors.lexical is not None and self.config.lexical is not None:
             greatest = background.greatest(vectors.lexical, self.config.lexical.k)
@@ -154,37 +155,58 @@ class HybridSearch:
         }
 
     def _candidates(
-        self, vectors: QueryVectors, k: int, where: models.Filter | None, versions: dict[int, str]
+        self,
+        vectors: QueryVectors,
+        k: int,
+        where: models.Filter | None,
+        versions: dict[int, str],
+        moved: QueryVectors | None = None,
     ) -> dict[str, Scores]:
-        """The best of dense, of BM25 and of questions, in one request; ``versions`` gets the documents' versions."""
+        """The best by every signal that finds any, in one request.
+
+        Args:
+            vectors: The query's.
+            k: How many hits are wanted.
+            where: Which points are considered.
+            versions: Gets the documents' versions, where documents have a score.
+            moved: The query's vectors before feedback: signals whose query is the same are not asked again.
+        """
         limit = max(k, self.config.prefetch)
-        queries: dict[str, Query] = {DENSE: vectors.dense}
-        if vectors.lexical is not None:
-            queries[BM25] = vectors.lexical
-        if self.config.questions:
-            queries[QUESTIONS] = vectors.dense[None]
-        if self.config.document is None:
+        queries: dict[str, Query] = {}
+        for signal in self._of_stage("find", "raise"):
+            query = signal.query(vectors)
+            if query is not None and (moved is None or signal.query(moved) is not query):
+                queries[signal.name] = query
+        if not queries and moved is None:
+            names = [signal.name for signal in self._of_stage("find")]
+            raise InputError(f"the query has vectors for none of the signals that find candidates, which are {names}")
+        if not queries:
+            return {}
+        if not self._of_stage("document"):
             return self.gateway.nearest(queries, limit, where)
         scores, hashes = self.gateway.nearest_with(queries, limit, where, "document_hash")
         versions.update(hashes)
         return scores
 
     def _blended(self, stages: dict[str, Scores], vectors: QueryVectors, versions: Mapping[int, str]) -> Scores:
-        """The fused score, and in it the scores of questions, and of documents by their shares."""
-        config = self.config
-        several = {name: stages[name] for name in (DENSE, BM25) if name in stages}
-        if config.questions:
-            several[DENSE] = _lifted(stages[DENSE], stages[QUESTIONS], config.questions)
+        """The fused score, and in it the scores of documents by their shares."""
+        several = {signal.name: stages[signal.name] for signal in self._of_stage("find") if signal.name in stages}
+        for signal in self._of_stage("raise"):
+            several[DENSE] = lifted(several[DENSE], stages[signal.name], signal.weight)
         # One stage alone keeps its own scores: a cosine carries more information than its place between least and
         # greatest.
-        base = blend(list(several.values())) if len(several) > 1 else several[DENSE]
-        if config.document is None:
+        if len(several) > 1:
+            weights = [signal.weight for signal in self._of_stage("find") if signal.name in several]
+            base = blend(list(several.values()), [weight / sum(weights) for weight in weights])
+        else:
+            base = next(iter(several.values()), {})
+        documents = self._of_stage("document")
+        if not documents:
             return base
         # Hits of an earlier round are no candidates any more.
         found = {point: version for point, version in versions.items() if point in base}
-        stages.update(document_scores(self.gateway, config, vectors, found))
-        shares = {DOCUMENT: config.document.dense, DOCUMENT_BM25: config.document.lexical}
-        shares = {name: share for name, share in shares.items() if share and stages.get(name)}
+        stages.update(document_scores(self.gateway, documents, vectors, found))
+        shares = {signal.name: signal.weight for signal in documents if stages.get(signal.name)}
         if not shares:
             return base
         return blend([base, *(stages[name] for name in shares)], [1 - sum(shares.values()), *shares.values()])
@@ -192,6 +214,8 @@ class HybridSearch:
     # -- fused by Qdrant ----------------------------------------------------------------------------------------
 
     def _fused_by_qdrant(self, vectors: QueryVectors, k: int, where: models.Filter | None) -> list[_Found]:
+        if self.config.token_vectors is None:
+            vectors = replace(vectors, tokens=None)
         given, feedback = vectors, self.config.feedback
         if feedback is not None:
             best_first = self._points(self._query(vectors, k), feedback.top, where, payload=False, vectors=True)
@@ -262,21 +286,6 @@ class HybridSearch:
 def _moved(vectors: QueryVectors, feedback: Feedback, relevant: Vectors) -> QueryVectors:
     """The query's dense vector moved towards the first hits of the fused ranking."""
     return replace(vectors, dense=rocchio(vectors.dense, relevant, beta=feedback.beta))
-
-
-def _lifted(dense: Scores, by_question: Scores, share: float) -> Scores:
-    """Each chunk's similarity, raised by a share of the lead of its nearest question.
-
-    A chunk without questions keeps its own, and a question that is not near changes nothing: a score of its own for
-    questions would put every chunk that has any before those that have none. A chunk that only a question found was
-    less similar than all that the chunks' own vectors found.
-    """
-    least = min(dense.values(), default=0.0)
-    lifted = dict(dense)
-    for point, score in by_question.items():
-        own = dense.get(point, least)
-        lifted[point] = own + share * max(0.0, score - own)
-    return lifted
 
 
 def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,8 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.pipeline.concurrency import in_this_process
+from situate.retrievers.signals.base import Signal, Value
+from situate.retrievers.signals.chunk import ChunkTerms
 from situate.retrievers.types import QueryText
 from situate.vectors import check_finite, mean_direction, unit
 
@@ -28,19 +31,22 @@ class QueryVectors:
         dense: float32 ``[dimension]``, L2-normalised.
         lexical: BM25 terms; None leaves BM25 out.
         tokens: float32 ``[tokens, dimension]`` for the MaxSim stage; None leaves it out.
+        further: By a signal's name, the value of its own model; a signal that needs one and has none is left out.
 
     Raises:
-        NonFiniteVectorError: ``dense`` or ``tokens`` holds NaN or infinity.
+        NonFiniteVectorError: A vector holds NaN or infinity.
     """
 
     dense: Vectors
     lexical: SparseVector | None = None
     tokens: Vectors | None = None
+    further: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, vector in (("dense", self.dense), ("tokens", self.tokens)):
+        for name, vector in {"dense": self.dense, "tokens": self.tokens, **self.further}.items():
             if vector is not None:
-                check_finite(vector, f"the query's {name} vector holds")
+                values = vector.values if isinstance(vector, SparseVector) else vector
+                check_finite(values, f"the query's {name} vector holds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +83,19 @@ class QueryEncoder:
     """Embeds the texts of queries, each in its role, and weighs their terms.
 
     The dense vector is the weighted mean of the texts in the roles "query" and "document"; BM25 takes the terms of
-    those in the roles "query" and "lexical", by their weights; MaxSim takes the first "query" text.
+    those in the roles "query" and "lexical", by their weights; MaxSim takes the first "query" text. Signals with
+    a model of their own are asked last.
 
     Args:
         embedder: Makes the vectors.
-        lexical: Makes the BM25 vector; None for none.
-        token_vectors: Whether token vectors are made.
+        signals: What they are compared with; says whether BM25's terms and token vectors are made.
     """
 
-    def __init__(self, embedder: Embedder, lexical: LexicalEncoder | None, token_vectors: bool) -> None:
+    def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
-        self.lexical = lexical
-        self.token_vectors = token_vectors
+        self.signals = [signal for signal in signals if type(signal).ask is not Signal.ask]
+        self.token_vectors = any(signal.needs_tokens for signal in signals)
+        self.lexical: LexicalEncoder | None = next((s.encoder for s in signals if type(s) is ChunkTerms), None)
 
     @cached_property
     def local(self) -> bool:
@@ -112,7 +119,7 @@ class QueryEncoder:
             tokens = embedder.embed_query_tokens([w.question for w in several]) if self.token_vectors else None
             rows["query"] = embedder.embed_queries(queries) if queries else ()
         rows["document"] = embedder.embed_documents(documents) if documents else ()
-        return list(self._joined(several, rows, tokens))
+        return self._with_further(several, list(self._joined(several, rows, tokens)))
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
@@ -123,7 +130,20 @@ class QueryEncoder:
             "query": await embedder.aembed_queries(queries) if queries else (),
             "document": await embedder.aembed_documents(documents) if documents else (),
         }
-        return next(self._joined([written], rows, tokens))
+        joined = list(self._joined([written], rows, tokens))
+        if not self.signals:
+            return joined[0]
+        return (await asyncio.to_thread(self._with_further, [written], joined))[0]
+
+    def _with_further(self, several: Sequence[WrittenQuery], joined: list[QueryVectors]) -> list[QueryVectors]:
+        """The vectors, with those of the signals' own models."""
+        made = {signal.name: asked for signal in self.signals if (asked := signal.ask(several, joined)) is not None}
+        if not made:
+            return joined
+        return [
+            replace(vectors, further={name: asked[i] for name, asked in made.items()})
+            for i, vectors in enumerate(joined)
+        ]
 
     def _joined(
         self, several: Sequence[WrittenQuery], rows: Mapping[str, Vectors | tuple[()]], tokens: Sequence[Vectors] | None

@@ -20,7 +20,7 @@ from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.documents import EmptyDocumentWarning, IndexReport
 from situate.retrievers.index.index import Index
-from situate.retrievers.index.payload import STATE, WRITING
+from situate.retrievers.index.payload import DENSE, STATE, WRITING
 from situate.retrievers.search.gateway import ClientGateway, gateway
 from situate.retrievers.storage.edge import EdgeClient
 from situate.retrievers.types import QueryText
@@ -202,7 +202,7 @@ def test_an_empty_id_is_refused(embedder: Embedder) -> None:
 def test_nan_never_reaches_the_store() -> None:
     chunk = Chunk.of(CATS, 0, 0, 4)
     with pytest.raises(NonFiniteVectorError, match="'cats' got a vector with NaN"):
-        Version("cats", "hash", [chunk], np.array([[np.nan, 1.0]], dtype=np.float32))
+        Version("cats", "hash", [chunk], {DENSE: np.array([[np.nan, 1.0]], dtype=np.float32)})
 
 
 def test_an_index_survives_closing_and_pickles_as_its_path(embedder: Embedder, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ class TestTwoWriters:
             Chunk(f"{text[:3]}-{i}", "d", i, text[i * size : (i + 1) * size], i * size, (i + 1) * size)
             for i in range(pieces)
         ]
-        return Version("d", text, chunks, np.eye(384, dtype=np.float32)[:pieces])
+        return Version("d", text, chunks, {DENSE: np.eye(384, dtype=np.float32)[:pieces]})
 
     def _stored(self, client: EdgeClient) -> list[tuple[str, str | None]]:
         payloads = [record.payload or {} for record in client.scroll("c", limit=100)[0]]

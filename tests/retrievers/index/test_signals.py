@@ -18,10 +18,11 @@ from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme
 from situate.retrievers.index.chunk_access import delete_chunks
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
-from situate.retrievers.index.signals import SignalEncoder, Signals
+from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25, QUESTIONS
 from situate.retrievers.search.gateway import gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.signals.base import Batch
 from situate.retrievers.storage.edge import EdgeClient
 from tests.retrievers.search.test_search import best, min_max, unit
 
@@ -58,9 +59,13 @@ class Data:
                 document.id,
                 f"hash {document.id}",
                 [Chunk.of(document, j, 5 * j, 5 * j + 4) for j in range(CHUNKS)],
-                self.dense[i],
-                [_sparse(self.terms[i * CHUNKS + j]) for j in range(CHUNKS)],
-                signals=Signals(self.documents[i], _sparse(self.document_terms[i]), self.questions[i]),
+                {
+                    DENSE: self.dense[i],
+                    BM25: [_sparse(self.terms[i * CHUNKS + j]) for j in range(CHUNKS)],
+                    DOCUMENT: [self.documents[i], *[None] * (CHUNKS - 1)],
+                    DOCUMENT_BM25: [_sparse(self.document_terms[i]), *[None] * (CHUNKS - 1)],
+                    QUESTIONS: self.questions[i],
+                },
             )
 
     def expected(self, dense: np.ndarray) -> np.ndarray:
@@ -213,16 +218,19 @@ def test_the_documents_vectors_are_those_of_its_chunks_and_its_words(embedder: E
     config = PipelineConfig(document=DocumentSignals(average_length=300))
     chunks = TextChunker(size=60).split(FERRY)
     dense = embedder.encode_chunks([(FERRY, chunks)], scheme=config.dense)[0].dense
-    (signals,) = SignalEncoder(embedder, config).encode([(FERRY, chunks)], [dense])
+    batch = Batch([(FERRY, chunks)], embedder, [dense])
+    made = {signal.name: signal.encode(batch)[0] for signal in config.table}
+    vector, terms = made[DOCUMENT][0], made[DOCUMENT_BM25][0]
+    assert not any(value is not None for name in (DOCUMENT, DOCUMENT_BM25) for value in made[name][1:])
     mean = dense.mean(0)
-    assert signals.document == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
+    assert vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-6)
     whole = Chunk.of(FERRY, 0, 0, len(FERRY.text))
     assert config.lexical is not None
     scheme = replace(config.lexical, average_length=300, neighbours=0)
     expected = LexicalEncoder(scheme).encode_chunks([whole])[0]
-    assert signals.terms is not None
-    assert signals.terms.indices.tolist() == expected.indices.tolist()
-    assert signals.terms.values == pytest.approx(expected.values)
+    assert isinstance(terms, SparseVector)
+    assert terms.indices.tolist() == expected.indices.tolist()
+    assert terms.values == pytest.approx(expected.values)
 
 
 def test_a_chunk_rises_with_its_document(embedder: Embedder) -> None:

@@ -15,6 +15,7 @@ from situate.errors import NonFiniteVectorError
 from situate.retrievers.config import Feedback, Fusion, LexicalScheme, PipelineConfig
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.lexical import SparseVector
+from situate.retrievers.index.payload import BM25, DENSE, TOKENS
 from situate.retrievers.search.gateway import gateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
@@ -53,9 +54,11 @@ class Data:
                 document.id,
                 f"hash {document.id}",
                 [Chunk.of(document, 0, 0, len(document.text))],
-                self.dense[i : i + 1],
-                [SparseVector(np.flatnonzero(self.terms[i]), self.terms[i][self.terms[i] > 0])],
-                [self.tokens[i]],
+                {
+                    DENSE: self.dense[i : i + 1],
+                    BM25: [SparseVector(np.flatnonzero(self.terms[i]), self.terms[i][self.terms[i] > 0])],
+                    TOKENS: [self.tokens[i]],
+                },
             )
             for i, document in enumerate(self.documents)
         ]

@@ -1,0 +1,223 @@
+"""The seam of signals: what a collection stores for one, and how a search compares it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import numpy as np
+
+from situate.embedders.types import Vectors
+from situate.errors import InputError
+from situate.types import Chunk, Document
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from situate.embedders.embedder import Embedder
+    from situate.retrievers.index.lexical import SparseVector
+    from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
+
+T = TypeVar("T")
+#: A dense vector ``[dimension]``, a multivector ``[rows, dimension]``, or weights of terms.
+Value: TypeAlias = "Vectors | SparseVector"
+#: Per document, per chunk, the value that is stored; None, or a multivector without rows, for none.
+Values: TypeAlias = "Sequence[Sequence[Value | None] | Vectors]"
+#: "find": the signal's nearest points are candidates, and have its share of the fused score. "raise": they are
+#: candidates, and raise the dense similarity. "document": documents of candidates are scored. "rescore": the best
+#: candidates are scored by MaxSim.
+Stage: TypeAlias = Literal["find", "raise", "document", "rescore"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents that are indexed together, and what was computed for all signals.
+
+    Attributes:
+        items: Documents and their chunks, in order.
+        embedder: The index's.
+        dense: Per document, float32 ``[chunks, dimension]``.
+        tokens: Per document, a float32 ``[tokens, dimension]`` per chunk; None where no signal needs them.
+    """
+
+    items: Sequence[tuple[Document, Sequence[Chunk]]]
+    embedder: Embedder
+    dense: Sequence[Vectors]
+    tokens: Sequence[Sequence[Vectors]] | None = None
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def chunks(self) -> list[Chunk]:
+        """The chunks of all documents."""
+        return [chunk for _, chunks in self.items for chunk in chunks]
+
+    def of_documents(self, rows: Sequence[T]) -> list[list[T]]:
+        """One value per chunk of all documents -> per document, those of its chunks."""
+        return groups(rows, [len(chunks) for _, chunks in self.items])
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` returns, computed once for all signals that ask by the same key."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal(ABC):
+    """One named vector of a collection: how chunks get it, how queries are compared with it, what it counts.
+
+    Signals are values: cheap to make, pickled as they are; a model that is named is loaded by the first text.
+
+    Attributes:
+        weight: Share in the fused score, in [0, 1]; 0 stores the signal and leaves it out of searches.
+        name: The vector's name in the collection; "" for the kind.
+
+    Raises:
+        InputError: ``weight`` is not in [0, 1].
+    """
+
+    #: The name of the signal's module, by which JSON chooses it.
+    kind: ClassVar[str]
+    stage: ClassVar[Stage] = "find"
+
+    weight: float = 0.3
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
+        if not 0 <= self.weight <= 1:
+            raise InputError(f"the weight of {self.name!r} is {self.weight}, a share: it must lie between 0 and 1")
+
+    @property
+    def step(self) -> str:
+        """The key of the signal's score in ``hit.scores``."""
+        return self.name
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether it needs the token vectors of the index's embedder."""
+        return False
+
+    @abstractmethod
+    def stored(self) -> Mapping[str, Any]:
+        """What decides the content of stored vectors, as JSON values: a part of the collection's fingerprint."""
+
+    @abstractmethod
+    def params(self, dimension: int, distance: models.Distance) -> models.VectorParams | models.SparseVectorParams:
+        """The named vector.
+
+        Args:
+            dimension: Of the index's embedder.
+            distance: How its vectors are compared.
+        """
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Values:
+        """The values of all chunks."""
+
+    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Value] | None:
+        """A value per query, where it takes a model or arithmetic; None where `query` returns another vector.
+
+        Args:
+            queries: The queries' texts.
+            vectors: Their vectors by the index's embedder.
+        """
+        return None
+
+    def query(self, vectors: QueryVectors) -> Value | None:
+        """What the stored vectors are compared with; None leaves the signal out of this search."""
+        return vectors.further.get(self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The signal as JSON values, which `signal_from_json` reads.
+
+        Raises:
+            InputError: It holds a model that is loaded already: name the model instead.
+        """
+        values: dict[str, Any] = {"kind": self.kind}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            default = self.kind if each.name == "name" else each.default
+            if value == default:
+                continue
+            if isinstance(value, tuple):
+                value = list(value)
+            if isinstance(value, Mapping):
+                value = dict(value)
+            if not isinstance(value, str | int | float | bool | list | dict | None):
+                raise InputError(
+                    f"the signal {self.name!r} holds a {type(value).__name__}, which JSON cannot: name the model "
+                    f"({each.name}='...'), and give its other settings as options"
+                )
+            values[each.name] = value
+        return values
+
+
+def signal_from_json(value: Any) -> Signal:
+    """The signal that a value names: a `Signal` itself, its kind ("tokens"), or ``{"kind": ..., field: value, ...}``.
+
+    Raises:
+        InputError: The kind is unknown, a field is unknown or missing, or a value is refused.
+    """
+    if isinstance(value, Signal):
+        return value
+    given = {"kind": value} if isinstance(value, str) else value
+    if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
+        raise InputError(f'{value!r} is no signal: give a Signal, its kind, or {{"kind": ..., "weight": ...}}')
+    cls = _class_of(given["kind"])
+    known = {each.name: each for each in fields(cls)}
+    settings: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if name != "kind"
+    }
+    if unknown := settings.keys() - known.keys():
+        raise InputError(
+            f"a {cls.kind!r} signal has no {', '.join(sorted(map(str, unknown)))}: it takes {', '.join(known)}"
+        )
+    missing = [
+        name
+        for name, each in known.items()
+        if each.default is MISSING and each.default_factory is MISSING and name not in settings
+    ]
+    if missing:
+        raise InputError(f'the {cls.kind!r} signal needs {", ".join(missing)}: {{"kind": "{cls.kind}", "model": ...}}')
+    return cls(**settings)
+
+
+def kinds() -> list[str]:
+    """The kinds of signals, sorted: the modules of this folder that hold one for configurations."""
+    package = importlib.import_module("situate.retrievers.signals")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _NOT_BY_NAME)
+
+
+#: Modules without a kind: the seam, and the signals that fields of `PipelineConfig` name.
+_NOT_BY_NAME = frozenset({"base", "chunk", "document", "questions"})
+
+
+def _class_of(kind: str) -> type[Signal]:
+    if kind not in kinds():
+        raise InputError(f"there is no signal of the kind {kind!r}: there are {', '.join(kinds())}")
+    module = importlib.import_module(f"situate.retrievers.signals.{kind}")
+    return next(
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Signal) and each.__dict__.get("kind") == kind
+    )
+
+
+def groups(rows: Sequence[T], lengths: Sequence[int]) -> list[list[T]]:
+    """Rows in groups of these lengths."""
+    ends = np.cumsum(lengths).tolist()
+    return [list(rows[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+
+
+def matrices(rows: Vectors, lengths: Sequence[int]) -> list[Vectors]:
+    """float32 ``[rows, dimension]`` in matrices of so many rows each."""
+    ends = np.cumsum(lengths).tolist()
+    return [rows[end - length : end] for end, length in zip(ends, lengths, strict=True)]

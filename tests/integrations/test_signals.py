@@ -1,0 +1,158 @@
+"""Every signal, by its kind, through `Index`, LlamaIndex and LangChain: stored, searched, its score on the hit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from langchain_core.documents import Document as LangChainDocument
+from llama_index.core.schema import Document as LlamaDocument
+
+from situate.embedders import Embedder
+from situate.errors import IncompatibleIndexError, InputError
+from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateRetriever, SituateVectorStore
+from situate.integrations.llama_index import SituateEmbedding, SituateRetriever as LlamaRetriever
+from situate.retrievers import Index, PipelineConfig
+from situate.retrievers.signals.base import Signal, kinds, signal_from_json
+from situate.retrievers.signals.tokens import Tokens
+from situate.types import Document
+
+TEXTS = {
+    "ferry": "The ferry to the island leaves at nine. It is back by noon. Tickets are sold on board.",
+    "orchard": "Apples ripen in autumn. Pears keep in a cool cellar for months. Plums are dried or made into jam.",
+    "council": "The council met on Tuesday. It voted for the new bridge. Work begins in spring.",
+}
+QUERY = "How long can I store pears?"
+#: A signal as JSON, and the score that a hit has of it.
+SIGNALS: dict[str, tuple[Any, str]] = {
+    "tokens": ({"kind": "tokens", "weight": 0.4}, "maxsim"),
+}
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder()
+
+
+def by_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
+    index = Index(embedder, config=PipelineConfig(signals=tuple(signals)))
+    index.add([Document(name, text) for name, text in TEXTS.items()])
+    return index
+
+
+def by_llama_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
+    documents = [LlamaDocument(id_=name, text=text) for name, text in TEXTS.items()]
+    model = SituateEmbedding.from_embedder(embedder)
+    retriever = LlamaRetriever.from_documents(documents, embed_model=model, signals=signals)
+    assert retriever.retrieve(QUERY)[0].node.ref_doc_id == "orchard"
+    return retriever.index
+
+
+def langchain_documents() -> list[LangChainDocument]:
+    return [LangChainDocument(text, id=name) for name, text in TEXTS.items()]
+
+
+def by_store(embedder: Embedder, signals: Sequence[Any]) -> Index:
+    store = SituateVectorStore(SituateEmbeddings.from_embedder(embedder), signals=signals)
+    store.add_documents(langchain_documents())
+    assert store.similarity_search(QUERY)[0].id == "orchard"
+    return store.index
+
+
+def by_retriever(embedder: Embedder, signals: Sequence[Any]) -> Index:
+    embeddings = SituateEmbeddings.from_embedder(embedder)
+    retriever = SituateRetriever.from_documents(langchain_documents(), embeddings, signals=signals)
+    assert "Pears" in retriever.invoke(QUERY)[0].page_content
+    return retriever.index
+
+
+def by_document_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
+    made = SituateDocumentIndex(embeddings=SituateEmbeddings.from_embedder(embedder), signals=signals)
+    made.upsert(langchain_documents())
+    assert "Pears" in made.invoke(QUERY)[0].page_content
+    return made.index
+
+
+WAYS: dict[str, Callable[[Embedder, Sequence[Any]], Index]] = {
+    "Index": by_index,
+    "LlamaIndex": by_llama_index,
+    "LangChain store": by_store,
+    "LangChain retriever": by_retriever,
+    "LangChain document index": by_document_index,
+}
+
+
+def test_every_kind_is_tried() -> None:
+    assert set(SIGNALS) == set(kinds())
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+@pytest.mark.parametrize("way", WAYS)
+def test_each_is_reached_by_name_and_scores_its_hits(embedder: Embedder, kind: str, way: str) -> None:
+    signal, step = SIGNALS[kind]
+    with WAYS[way](embedder, [signal]) as index:
+        (hit, *_) = index.search(QUERY, 3)
+        assert hit.chunk.document_id == "orchard"
+        assert step in hit.scores
+        named = signal_from_json(signal).name
+        params = index.client.get_collection(index.collection).config.params
+        assert named in {**(params.vectors or {}), **(params.sparse_vectors or {})}
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_each_is_written_as_json_and_read_again(kind: str) -> None:
+    signal = signal_from_json(SIGNALS[kind][0])
+    assert signal_from_json(signal.to_json()) == signal
+    assert signal_from_json(signal) is signal
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("sparce", "there is no signal of the kind 'sparce': there are .*tokens"),
+        ({"kind": "base"}, "no signal of the kind 'base'"),
+        ({"weight": 0.3}, "is no signal"),
+        ({"kind": "tokens", "wieght": 0.3}, "'tokens' signal has no wieght: it takes weight, name"),
+        ({"kind": "tokens", "weight": 1.5}, "weight of 'tokens' is 1.5"),
+        ({"kind": "tokens", "datatype": "int2"}, "int2"),
+        ({"kind": "tokens", "depth": 0}, "at least 1"),
+    ],
+)
+def test_a_signal_that_cannot_be_read_is_refused(given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        PipelineConfig(signals=(given,))
+
+
+def test_configurations_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(InputError, match="two signals have the name 'tokens'"):
+        PipelineConfig(token_vectors="float16", signals=("tokens",))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="signals need fusion='minmax'"):
+        PipelineConfig(fusion="rrf", signals=(Tokens(),))
+    with pytest.raises(InputError, match="no signal named 'sparse' to weigh: there are \\['tokens'\\]"):
+        PipelineConfig(signals=(Tokens(),)).weighted({"sparse": 0.3})
+
+
+def test_an_unused_signal_is_stored_and_costs_a_search_nothing(embedder: Embedder) -> None:
+    unused = Tokens(weight=0.0)
+    with by_index(embedder, [unused]) as index, by_index(embedder, []) as plain:
+        vectors = index._query_encoder.encode_many([])
+        assert not index._query_encoder.token_vectors
+        assert vectors == []
+        assert [(h.chunk.id, h.score, h.scores) for h in index.search(QUERY)] == [
+            (h.chunk.id, h.score, h.scores) for h in plain.search(QUERY)
+        ]
+
+
+def test_what_a_signal_stores_is_in_the_fingerprint(embedder: Embedder, tmp_path: Any) -> None:
+    def opened(*signals: Signal) -> Index:
+        return Index(embedder, path=tmp_path, config=PipelineConfig(signals=signals))
+
+    with opened(Tokens()) as index:
+        index.add([Document("ferry", TEXTS["ferry"])])
+    with opened(Tokens(weight=0.1, depth=5)) as index:  # how it is searched may change
+        assert index.count() == 1
+    with opened(Tokens(datatype="float32")) as index, pytest.raises(IncompatibleIndexError, match=r"signals\.tokens"):
+        index.open()
+    with opened() as index, pytest.raises(IncompatibleIndexError, match="signals="):
+        index.open()
