@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _METADATA_KEY = "situate"
 #: Not compared: the fingerprint has its digest.
 _SAMPLE_KEY = "situate_sample"
+#: The key of the signals that are being filled in, and the last document that has them.
+_FILLING_KEY = "situate_filling"
 #: Points in one upsert, and in one page of a scroll.
 BATCH_POINTS = 256
 #: On a server another writer may be at work: only versions in writing for this long count as abandoned.
@@ -96,10 +98,16 @@ class Collection:
 
     Args:
         gateway: The gateway to it.
+
+    Attributes:
+        absent: Names of signals that the configuration has and the collection not: nothing is written for them.
+        incomplete: Those, and the ones that some of its documents lack: searches leave them out.
     """
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self.absent: frozenset[str] = frozenset()
+        self.incomplete: frozenset[str] = frozenset()
         self.client = gateway.client
         self.name = gateway.collection
         # An embedded store belongs to this process alone: versions that are half written at opening were abandoned.
@@ -120,6 +128,8 @@ class Collection:
             config: What is stored.
             sample: Passages that the encoder reads before anything else; a new collection keeps them.
 
+        A collection that only lacks further signals is opened without them: see `absent`.
+
         Returns:
             The configuration, with BM25's terms made as the collection's are.
 
@@ -128,7 +138,7 @@ class Collection:
         """
         from qdrant_client.http.exceptions import UnexpectedResponse
 
-        built_with = json.loads(json.dumps({"encoder": fingerprint, "stored": config.stored()}, default=str))
+        built_with = _fingerprint(fingerprint, config)
         if not self.client.collection_exists(self.name):
             try:
                 self._create(dimension, config, built_with, sample)
@@ -146,14 +156,18 @@ class Collection:
             )
         if config.lexical is not None and "terms" not in ((before.get("stored") or {}).get("lexical") or {"terms": 2}):
             config = replace(config, lexical=replace(config.lexical, terms=1))
-            built_with["stored"] = json.loads(json.dumps(config.stored()))
-        if before != built_with:
+            built_with = _fingerprint(fingerprint, config)
+        stored = (before.get("stored") or {}).get("signals") or {}
+        absent = frozenset(signal.name for signal in config.signals) - stored.keys()
+        if before != (_fingerprint(fingerprint, config.without(absent)) if absent else built_with):
             raise IncompatibleIndexError(
                 f"collection {self.name!r} was built with {differences(before, built_with)}: vectors of different "
                 "encoders cannot be compared. Use the encoder and configuration that it was built with, or index the "
                 "documents into a new collection"
             )
         self._repair()
+        self.absent = absent
+        self.incomplete = absent | set(self._filling()["names"])
         return config
 
     def sample(self) -> tuple[str, ...] | None:
@@ -164,14 +178,66 @@ class Collection:
     def _metadata(self) -> Mapping[str, Any]:
         return self.client.get_collection(self.name).config.metadata or {}
 
+    # -- signals that are added later ---------------------------------------------------------------------------
+
+    def begin_filling(self, fingerprint: Mapping[str, Any], dimension: int, config: PipelineConfig) -> str:
+        """Make the named vectors of `absent` signals; from now on they are written with every document.
+
+        Args:
+            fingerprint: As in `open`.
+            dimension: As in `open`.
+            config: As in `open`.
+
+        Returns:
+            The last document that has all of them already; "" for none.
+        """
+        from qdrant_client import models
+
+        if self.absent:
+            described = self.client.get_collection(self.name).config.params
+            known = {*(described.vectors or {}), *(described.sparse_vectors or {})}
+            for signal in config.signals:
+                if signal.name not in self.absent:
+                    continue
+                if signal.name in known:  # a crash left it there before anything was written
+                    self.client.delete_vector_name(self.name, signal.name)
+                params = signal.params(dimension, _distance(fingerprint))
+                made: models.VectorNameConfig
+                if isinstance(params, models.VectorParams):
+                    fields = {"size", "distance", "multivector_config", "datatype"}
+                    dense = models.DenseVectorConfig(**params.model_dump(include=fields))
+                    made = models.DenseVectorNameConfig(dense=dense)
+                else:
+                    made = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig(modifier=params.modifier))
+                self.client.create_vector_name(self.name, signal.name, made)
+            self._set_metadata(
+                {_METADATA_KEY: _fingerprint(fingerprint, config), **_filling_entry(self.incomplete, "")}
+            )
+            self.absent = frozenset()
+        after: str = self._filling()["after"]
+        return after
+
+    def filled_until(self, document_id: str) -> None:
+        """Note that this document and all before it have the incomplete signals: a later call goes on behind it."""
+        self._set_metadata(_filling_entry(self.incomplete, document_id))
+
+    def end_filling(self) -> None:
+        """Every document has the signals: searches use them."""
+        self._set_metadata(_filling_entry((), ""))
+        self.incomplete = frozenset()
+
+    def _filling(self) -> Mapping[str, Any]:
+        return self._metadata().get(_FILLING_KEY) or {"names": [], "after": ""}
+
+    def _set_metadata(self, metadata: dict[str, Any]) -> None:
+        self.client.update_collection(self.name, metadata=metadata)
+
     def _create(
         self, dimension: int, config: PipelineConfig, built_with: Mapping[str, Any], sample: Sequence[str] | None
     ) -> None:
         from qdrant_client import models
 
-        # A model trained for the dot product uses its vectors' lengths, which cosine would discard.
-        dot = built_with["encoder"].get("similarity") == "dot"
-        distance = models.Distance.DOT if dot else models.Distance.COSINE
+        distance = _distance(built_with["encoder"])
         params = {signal.name: signal.params(dimension, distance) for signal in config.table}
         dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
         sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
@@ -286,16 +352,46 @@ class Collection:
         """Payloads of all points of these documents."""
         return self._scroll(in_documents(document_ids), True)
 
+    def records(self, document_ids: Sequence[str], vectors: Sequence[str] = ()) -> list[models.Record]:
+        """All points of these documents, with their payloads and these of their vectors."""
+        return list(self._records(in_documents(document_ids), True, vectors))
+
     def _scroll(self, where: models.Filter, keys: list[str] | bool) -> Iterable[Mapping[str, Any]]:
+        return (record.payload or {} for record in self._records(where, keys))
+
+    def _records(
+        self, where: models.Filter, keys: list[str] | bool, vectors: Sequence[str] = ()
+    ) -> Iterable[models.Record]:
         offset: Any = None
         while True:
             records, offset = self.client.scroll(
-                self.name, where, limit=BATCH_POINTS, offset=offset, with_payload=keys, with_vectors=False
+                self.name,
+                where,
+                limit=BATCH_POINTS,
+                offset=offset,
+                with_payload=keys,
+                with_vectors=list(vectors) or False,
             )
-            for record in records:
-                yield record.payload or {}
+            yield from records
             if offset is None:
                 return
+
+
+def _fingerprint(encoder: Mapping[str, Any], config: PipelineConfig) -> dict[str, Any]:
+    """What decides the stored vectors, as it is read back from a collection's metadata."""
+    read: dict[str, Any] = json.loads(json.dumps({"encoder": encoder, "stored": config.stored()}, default=str))
+    return read
+
+
+def _filling_entry(names: Iterable[str], after: str) -> dict[str, Any]:
+    return {_FILLING_KEY: {"names": sorted(names), "after": after}}
+
+
+def _distance(encoder: Mapping[str, Any]) -> models.Distance:
+    """A model trained for the dot product uses its vectors' lengths, which cosine would discard."""
+    from qdrant_client import models
+
+    return models.Distance.DOT if encoder.get("similarity") == "dot" else models.Distance.COSINE
 
 
 def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.PointStruct]:

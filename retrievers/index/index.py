@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from situate.batches import in_batches
 from situate.embedders.types import Vectors
-from situate.errors import InputError, StorageError
+from situate.errors import FallbackWarning, InputError, StorageError
 from situate.lifecycle import Openable
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
 from situate.retrievers.index.documents import (
+    BATCH_DOCUMENTS,
     IndexReport,
     Item,
     check_storable,
@@ -24,6 +27,7 @@ from situate.retrievers.index.documents import (
     version_hash,
     with_warning,
 )
+from situate.retrievers.index.filling import fill
 from situate.retrievers.index.payload import STATE, to_chunk
 from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
@@ -173,6 +177,14 @@ class Index(Openable):
                 if config != self.config:
                     self.config = config
                     self._make_encoders()
+                if opened.incomplete:
+                    warnings.warn(
+                        f"documents of collection {self.collection!r} lack the signals {sorted(opened.incomplete)}: "
+                        "searches leave these out until Index.fill_signals() has run",
+                        FallbackWarning,
+                        stacklevel=3,
+                    )
+                    self._query_encoder.compare(self.config.without(opened.incomplete).searched)
                 self._opened = opened
             return self._opened
 
@@ -251,6 +263,39 @@ class Index(Openable):
         """`add_chunks` without blocking the event loop."""
         return await self._aadd(items)
 
+    def fill_signals(self) -> int:
+        """Write the signals that the configuration has and documents lack, made of the stored text.
+
+        Searches work meanwhile, without these signals, and documents that are added have them. Interrupted, it is
+        resumed by calling it again. An index that was opened elsewhere before sees the signals when it is opened anew.
+
+        Returns:
+            The number of chunks that were filled in; 0 where nothing was missing.
+
+        Raises:
+            StorageError: Documents are replaced again and again while their signals are made.
+        """
+        from tqdm.auto import tqdm
+
+        collection = self._collection()
+        if not collection.incomplete:
+            return 0
+        after = collection.begin_filling(self.embedder.fingerprint, self.embedder.dimension, self.config)
+        names, filled = collection.incomplete, 0
+        ids = [document_id for document_id in collection.document_ids() if document_id > after]
+        with tqdm(total=len(ids), desc=f"filling {self.collection!r}", disable=not self.progress) as bar:
+            for some in in_batches(ids, BATCH_DOCUMENTS):
+                filled += fill(collection, self.embedder, self.config, names, some)
+                collection.filled_until(some[-1])
+                bar.update(len(some))
+        collection.end_filling()
+        self._query_encoder.compare(self.config.searched)
+        return filled
+
+    async def afill_signals(self) -> int:
+        """`fill_signals` without blocking the event loop."""
+        return await asyncio.to_thread(self.fill_signals)
+
     def delete(self, document_ids: Iterable[str]) -> None:
         """Delete documents with all their chunks; unknown ids are skipped."""
         if ids := list(document_ids):
@@ -295,6 +340,7 @@ class Index(Openable):
             else:
                 distinct[document.id] = document, given
         collection = self._collection()
+        absent = collection.absent
         known = collection.complete_versions(list(distinct))
         skipped: list[str] = []
         changed: list[tuple[Document, list[Chunk], str]] = []
@@ -315,7 +361,9 @@ class Index(Openable):
                 scheme=self.config.dense,
                 token_vectors=self.config.needs_tokens,
             )
-            collection.write(self._versions(changed, vectors))
+            collection.write(self._versions(changed, vectors, absent))
+            if begun := absent - collection.absent:  # they were begun to be filled in after these were made
+                fill(collection, self.embedder, self.config, begun, [document.id for document, _, _ in changed])
             self._written += sum(len(chunks) for _, chunks, _ in changed)
         replaced = sum(document.id in known for document, _, _ in changed)
         return IndexReport(
@@ -334,12 +382,15 @@ class Index(Openable):
         return chunks
 
     def _versions(
-        self, changed: Sequence[tuple[Document, list[Chunk], str]], vectors: Sequence[ChunkVectors]
+        self,
+        changed: Sequence[tuple[Document, list[Chunk], str]],
+        vectors: Sequence[ChunkVectors],
+        absent: frozenset[str],
     ) -> list[Version]:
         items = [(document, chunks) for document, chunks, _ in changed]
         tokens = [made.tokens or () for made in vectors] if self.config.needs_tokens else None
         batch = Batch(items, self.embedder, [made.dense for made in vectors], tokens)
-        named = {signal.name: signal.encode(batch) for signal in self.config.table}
+        named = {signal.name: signal.encode(batch) for signal in self.config.table if signal.name not in absent}
         return [
             Version(document.id, document_hash, chunks, {name: values[place] for name, values in named.items()})
             for place, (document, chunks, document_hash) in enumerate(changed)
@@ -434,7 +485,8 @@ class Index(Openable):
         self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
-        hits = HybridSearch(self.gateway, self.config, self.background).search(vectors, k, filter)
+        config = self.config.without(self._collection().incomplete)
+        hits = HybridSearch(self.gateway, config, self.background).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:
             record(step)

@@ -93,6 +93,10 @@ class QueryEncoder:
 
     def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
+        self.compare(signals)
+
+    def compare(self, signals: Sequence[Signal]) -> None:
+        """Make vectors for these signals from now on."""
         self.signals = [signal for signal in signals if type(signal).ask is not Signal.ask]
         self.token_vectors = any(signal.needs_tokens for signal in signals)
         self.lexical: LexicalEncoder | None = next((s.encoder for s in signals if type(s) is ChunkTerms), None)

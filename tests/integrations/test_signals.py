@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from langchain_core.documents import Document as LangChainDocument
 from llama_index.core.schema import Document as LlamaDocument
 
 from situate.embedders import Embedder
-from situate.errors import IncompatibleIndexError, InputError
+from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateRetriever, SituateVectorStore
 from situate.integrations.llama_index import SituateEmbedding, SituateRetriever as LlamaRetriever
 from situate.retrievers import Index, PipelineConfig
@@ -32,7 +33,7 @@ SIGNALS: dict[str, tuple[Any, str]] = {
 
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
-    return Embedder()
+    return Embedder(dtype="float32")
 
 
 def by_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
@@ -144,7 +145,7 @@ def test_an_unused_signal_is_stored_and_costs_a_search_nothing(embedder: Embedde
         ]
 
 
-def test_what_a_signal_stores_is_in_the_fingerprint(embedder: Embedder, tmp_path: Any) -> None:
+def test_what_a_signal_stores_is_in_the_fingerprint(embedder: Embedder, tmp_path: Path) -> None:
     def opened(*signals: Signal) -> Index:
         return Index(embedder, path=tmp_path, config=PipelineConfig(signals=signals))
 
@@ -156,3 +157,51 @@ def test_what_a_signal_stores_is_in_the_fingerprint(embedder: Embedder, tmp_path
         index.open()
     with opened() as index, pytest.raises(IncompatibleIndexError, match="signals="):
         index.open()
+
+
+@pytest.mark.parametrize("kind", SIGNALS)
+def test_a_signal_that_is_added_later_is_filled_in_from_the_stored_text(
+    embedder: Embedder, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after the first document and resumed; searches work without it meanwhile, and additions have it."""
+    signal, step = signal_from_json(SIGNALS[kind][0]), SIGNALS[kind][1]
+    documents = [Document(name, text) for name, text in TEXTS.items()]
+    with Index(embedder, path=tmp_path, config=PipelineConfig()) as index:
+        index.add(documents[:2])
+    config = PipelineConfig(signals=(signal,))
+    monkeypatch.setattr("situate.retrievers.index.index.BATCH_DOCUMENTS", 1)
+    with Index(embedder, path=tmp_path, config=config) as index:
+        with pytest.warns(FallbackWarning, match=f"lack the signals \\['{signal.name}'\\].*fill_signals"):
+            assert step not in index.search(QUERY)[0].scores
+        index.add([Document("fish", "Carp live in ponds.")])
+        with monkeypatch.context() as broken:
+            broken.setattr(index.client, "update_vectors", Once(index.client.update_vectors))
+            with pytest.raises(KeyboardInterrupt):
+                index.fill_signals()
+        index.add(documents[2:])
+    with Index(embedder, path=tmp_path, config=config) as index:
+        with pytest.warns(FallbackWarning, match="lack the signals"):
+            assert step not in index.search(QUERY)[0].scores
+        assert index.fill_signals() == 2  # "ferry" was filled in before
+        assert index.fill_signals() == 0
+        late = {hit.chunk.id: hit.scores[step] for hit in index.search(QUERY, 4) if step in hit.scores}
+    with Index(embedder, path=tmp_path, config=config) as index:
+        assert index.fill_signals() == 0
+        assert step in index.search(QUERY)[0].scores
+    with Index(embedder, config=config) as fresh:
+        fresh.add([*documents, Document("fish", "Carp live in ponds.")])
+        made = {hit.chunk.id: hit.scores[step] for hit in fresh.search(QUERY, 4) if step in hit.scores}
+        assert made == pytest.approx(late, rel=2e-3)  # tokens are stored as float16
+
+
+class Once:
+    """A call that is interrupted at its second use."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self.call, self.used = call, False
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        if self.used:
+            raise KeyboardInterrupt
+        self.used = True
+        return self.call(*args, **more)
