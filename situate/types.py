@@ -19,6 +19,8 @@ ID_NAMESPACE = UUID("5b0d7d6c-3f0e-5c84-9a2f-6d1f5f0a3c11")
 
 #: The metadata key of a document with pages: the character at which each page begins.
 PAGE_STARTS = "page_starts"
+#: The metadata key of a document that was joined from pages: for each of them, what is known of it alone.
+PAGE_METADATA = "page_metadata"
 #: The metadata keys that tell a chunk's pages: the first, the first and the last, and the places in these two.
 PAGE, PAGES, PAGE_SPAN = "page", "pages", "page_span"
 
@@ -38,7 +40,7 @@ class Document:
         id: The caller's own id; any non-empty string.
         text: The text that chunks are spans of. Never changed by situate.
         metadata: JSON values. ``title``, ``path``, ``date`` and ``speaker`` also situate the document's chunks, and
-            ``page_starts`` tells where its pages begin.
+            ``page_starts`` tells where its pages begin, ``page_metadata`` what is known of each of them.
     """
 
     id: str
@@ -137,7 +139,8 @@ class Chunk:
     """A span of a document: ``document.text[start:end] == text`` always holds.
 
     Attributes:
-        id: A uuid5 of document id, span and text, so that indexing twice changes nothing.
+        id: A uuid5 of document id, span and text, so that indexing twice changes nothing. In a document with pages the
+            span counts from the page's beginning, so that a change of a page leaves the ids of the others as they are.
         document_id: The id of the document it was cut from.
         index: Its place among the document's chunks, from 0.
         text: The chunk's own words.
@@ -172,23 +175,33 @@ class Chunk:
                 f"but the text has {len(document.text)} characters: spans need 0 <= start < end <= length"
             )
         text = document.text[start:end]
+        metadata = _metadata(document, start, end)
+        place = [str(start), str(end)]
+        if document.page_starts:
+            first = metadata[PAGE_SPAN][0]
+            place = [f"page {metadata[PAGE]}", str(first), str(first + end - start)]
         return cls(
-            id=stable_id(document.id, str(start), str(end), text),
+            id=stable_id(document.id, *place, text),
             document_id=document.id,
             index=index,
             text=text,
             start=start,
             end=end,
             context=context if context is not None else Context(title=document.title),
-            metadata=_metadata(document, start, end),
+            metadata=metadata,
         )
 
 
 def _metadata(document: Document, start: int, end: int) -> dict[str, Any]:
+    """The metadata of the chunk ``document.text[start:end]``."""
     metadata = dict(document.metadata)
     if starts := document.page_starts:
         first, last = bisect_right(starts, start), bisect_right(starts, end - 1)
         del metadata[PAGE_STARTS]
+        known = metadata.get(PAGE_METADATA)
+        if isinstance(known, list | tuple) and len(known) == len(starts) and isinstance(known[first - 1], Mapping):
+            del metadata[PAGE_METADATA]
+            metadata |= known[first - 1]
         span = [start - starts[first - 1], end - starts[last - 1]]
         metadata |= {PAGE: first, PAGES: [first, last], PAGE_SPAN: span}
     return metadata

@@ -8,7 +8,11 @@ from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.document_index import SituateDocumentIndex as SituateDocumentIndex
-    from situate.integrations.langchain.documents import chunk_context as chunk_context, situated_text as situated_text
+    from situate.integrations.langchain.documents import (
+        chunk_context as chunk_context,
+        join_pages as join_pages,
+        situated_text as situated_text,
+    )
     from situate.integrations.langchain.embeddings import SituateEmbeddings as SituateEmbeddings
     from situate.integrations.langchain.generator import LangChainGenerator as LangChainGenerator
     from situate.integrations.langchain.hyde import HyDEEmbeddings as HyDEEmbeddings, HyDERetriever as HyDERetriever
@@ -37,6 +41,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.integrations.langchain.document_index": ("SituateDocumentIndex",),
         "situate.integrations.langchain.documents": (
             "chunk_context",
+            "join_pages",
             "situated_text",
         ),
         "situate.integrations.langchain.embeddings": ("SituateEmbeddings",),

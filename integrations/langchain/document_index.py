@@ -14,8 +14,9 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
+from situate.integrations._shared.pages import refuse_parts
 from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
-from situate.integrations.langchain.documents import assemble, from_document, text_ids, to_whole_document
+from situate.integrations.langchain.documents import assemble, from_document, text_ids, whole_documents
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
@@ -39,6 +40,8 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         client: Any Qdrant client; None opens ``path``. The fields of `StoreOptions` name the place of the store.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
+        join_pages: Whether pages or elements of one file, as loaders return them (without ids of their own), are one
+            document, whose id is the file's path.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
@@ -55,6 +58,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     collection_name: str = Field(default="langchain", min_length=1)
     config: PipelineConfig | None = None
     signals: SkipValidation[Sequence[SignalLike]] = ()
+    join_pages: bool = True
 
     _index: Handle[Any] = PrivateAttr(default_factory=Handle)
 
@@ -90,16 +94,16 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             The ids, in order; those of documents without any text under "failed".
 
         Raises:
-            InputError: An item was already split.
+            InputError: An item was already split, or pages of a file came without others of it that the index holds.
         """
         refuse_unknown("upsert", kwargs)
-        documents = _whole(items)
+        documents = self._whole(items)
         return _response(documents, self.index.add(documents))
 
     async def aupsert(self, items: Sequence[LangChainDocument], /, **kwargs: Any) -> UpsertResponse:
         """`upsert` without blocking the event loop."""
         refuse_unknown("aupsert", kwargs)
-        documents = await asyncio.to_thread(_whole, items)
+        documents = await asyncio.to_thread(self._whole, items)
         return _response(documents, await self.index.aadd(documents))
 
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
@@ -134,15 +138,17 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         """`delete` without blocking the event loop."""
         return await asyncio.to_thread(self.delete, ids, **kwargs)
 
-
-def _whole(items: Sequence[LangChainDocument]) -> list[Document]:
-    for item in items:
-        if ORIGIN_KEY in item.metadata:
-            raise InputError(
-                f"document {item.id!r} was already split: pass whole documents to SituateDocumentIndex, or chunks to "
-                "SituateVectorStore"
-            )
-    return [to_whole_document(item) for item in items]
+    def _whole(self, items: Sequence[LangChainDocument]) -> list[Document]:
+        for item in items:
+            if ORIGIN_KEY in item.metadata:
+                raise InputError(
+                    f"document {item.id!r} was already split: pass whole documents to SituateDocumentIndex, or chunks "
+                    "to SituateVectorStore"
+                )
+        join = self.join_pages and getattr(self.splitter, "join_pages", True)
+        documents = [document for document, _ in whole_documents(items, [None] * len(items), join_pages=join)]
+        refuse_parts(documents, self.index)
+        return documents
 
 
 def _response(documents: Sequence[Document], report: IndexReport) -> UpsertResponse:

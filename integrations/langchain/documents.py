@@ -14,9 +14,10 @@ from langchain_core.documents import Document as LangChainDocument
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
 from situate.integrations._shared.origin import CONTEXT_KEY, DEGRADED_KEY, ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.pages import file_groups, is_page, joined
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
-from situate.types import PAGE, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Context, Document, stable_id
+from situate.types import PAGE, PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Context, Document, stable_id
 
 START_INDEX = "start_index"
 #: The metadata key under which LangChain's rerankers write their score.
@@ -63,7 +64,7 @@ def read_origin(metadata: Mapping[str, Any]) -> ChunkOrigin | None:
         ) from error
 
 
-_PAGE_KEYS = (PAGE_STARTS, PAGE, PAGES, PAGE_SPAN)
+_PAGE_KEYS = (PAGE_STARTS, PAGE_METADATA, PAGE, PAGES, PAGE_SPAN)
 
 # -- documents ------------------------------------------------------------------------------------------------------
 
@@ -91,6 +92,48 @@ def to_whole_document(document: LangChainDocument, id: str | None = None) -> Doc
     given = to_document(document, id)
     text, metadata = read(given.text, given.metadata, given.metadata.get("source") or given.metadata.get("file_path"))
     return given if text == given.text else Document(given.id, text, metadata)
+
+
+def whole_documents(
+    documents: Sequence[LangChainDocument], ids: Sequence[str | None], *, join_pages: bool
+) -> list[tuple[Document, list[int]]]:
+    """Documents before splitting, each with the places of those that it was made of.
+
+    The pages or elements of one file are one document; a page with an id of its own stays a document of its own, so
+    that it can be replaced and deleted by that id.
+
+    Args:
+        documents: Left as they are.
+        ids: Their ids, before those that they carry.
+        join_pages: False: each is a document of its own.
+    """
+    whole = [to_whole_document(document, id) for document, id in zip(documents, ids, strict=True)]
+    if not join_pages:
+        return [(document, [place]) for place, document in enumerate(whole)]
+    named = [bool(id or document.id) for document, id in zip(documents, ids, strict=True)]
+    free = [None if has_id else document for document, has_id in zip(whole, named, strict=True)]
+    made: list[tuple[Document, list[int]]] = []
+    for group in file_groups(free):
+        first = free[group[0]]
+        is_file = first is not None and is_page(first)
+        made.append((joined([whole[n] for n in group]) if is_file else whole[group[0]], group))
+    return made
+
+
+def join_pages(documents: Sequence[LangChainDocument]) -> list[LangChainDocument]:
+    """The documents, with the pages or elements of one file as one document, whose id is the file's path.
+
+    For LangChain's ``index()``, which gives every document an id of its own: it then keeps its records by files, and a
+    file of which a page has changed is read anew as a whole.
+
+    Args:
+        documents: As a loader returned them; left as they are.
+    """
+    whole = whole_documents(documents, [None] * len(documents), join_pages=True)
+    return [
+        from_document(document) if document.id != document_id(documents[group[0]]) else documents[group[0]]
+        for document, group in whole
+    ]
 
 
 def from_document(document: Document) -> LangChainDocument:
@@ -323,7 +366,10 @@ def assemble(chunks: Iterable[Chunk]) -> Document:
         if origin.own:
             metadata[START_INDEX] = origin.own[0]
         if PAGE_SPAN in metadata:
-            metadata = {key: value for key, value in metadata.items() if key not in _PAGE_KEYS} | dict(origin.pages)
+            known = origin.pages.get(PAGE_METADATA)
+            of_page = known[metadata[PAGE] - 1] if known else {}
+            own = {key: value for key, value in metadata.items() if key not in _PAGE_KEYS and key not in of_page}
+            metadata = own | dict(origin.pages)
     return Document(first.document_id, "".join(text), metadata)
 
 
@@ -358,13 +404,20 @@ class Additions:
     partial: list[DocumentParts]
 
 
-def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] | None, *, splits: bool) -> Additions:
+def additions(
+    documents: Iterable[LangChainDocument],
+    ids: Sequence[str | None] | None,
+    *,
+    splits: bool,
+    join_pages: bool = True,
+) -> Additions:
     """The documents of a call.
 
     Args:
         documents: The caller's; left as they are.
         ids: Their ids, before those that they carry.
         splits: Whether documents without an origin are cut by the store.
+        join_pages: Whether those that are pages or elements of one file are one document.
 
     Raises:
         InputError: There are not as many ids as documents, two different documents have the same id, or a chunk was
@@ -376,10 +429,10 @@ def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] 
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
     given = ids if ids is not None else [None] * len(documents)
     names = [id or document_id(document) for id, document in zip(given, documents, strict=True)]
-    whole: list[Document] = []
+    uncut: list[int] = []
     chunks: list[Chunk] = []
     named: dict[str, LangChainDocument] = {}
-    for name, document in zip(names, documents, strict=True):
+    for place, (name, document) in enumerate(zip(names, documents, strict=True)):
         other = named.setdefault(name, document)
         if ORIGIN_KEY not in document.metadata and (
             other.page_content != document.page_content or other.metadata != document.metadata
@@ -389,13 +442,17 @@ def additions(documents: Iterable[LangChainDocument], ids: Sequence[str | None] 
                 "each its own id, or add the one that counts"
             )
         if splits and ORIGIN_KEY not in document.metadata:
-            whole.append(to_whole_document(document, name))
+            uncut.append(place)
         else:
             chunks.append(to_chunk(document, name))
+    made = whole_documents([documents[n] for n in uncut], [given[n] for n in uncut], join_pages=join_pages)
+    for whole, places in made:
+        for n in places:
+            names[uncut[n]] = whole.id
     together = _by_document(chunks)
     return Additions(
         ids=names,
-        whole=whole,
+        whole=[whole for whole, _ in made],
         cut=[parts.item() for parts in together if parts.complete],
         partial=[parts for parts in together if not parts.complete],
     )

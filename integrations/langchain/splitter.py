@@ -13,8 +13,9 @@ from langchain_text_splitters import TextSplitter
 from situate.chunkers.spans import chunks_from_spans, recover_spans
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown
+from situate.integrations._shared.pages import cut_document
 from situate.integrations._shared.splitting import under_headings
-from situate.integrations.langchain.documents import from_chunk, to_whole_document, with_origins
+from situate.integrations.langchain.documents import from_chunk, whole_documents, with_origins
 from situate.types import Chunk, Chunker, Document
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class SituateTextSplitter(TextSplitter):
         chunk_overlap: The most tokens that two neighbouring chunks share.
         chunker: Any situate chunker, in place of Markdown by structure and other text recursively; it has its own
             sizes.
+        join_pages: Whether documents that are pages or elements of one file, as `PyPDFLoader` and others return them
+            (without ids of their own), are cut as one document. Chunks lie within pages, but for the rest of a sentence
+            that runs over.
 
     Raises:
         InputError: Neither or both of ``embeddings`` and ``chunker`` were given, or the sizes are out of range.
@@ -45,6 +49,7 @@ class SituateTextSplitter(TextSplitter):
         chunk_size: int = 200,
         chunk_overlap: int = 0,
         chunker: Chunker | None = None,
+        join_pages: bool = True,
     ) -> None:
         if (embeddings is None) == (chunker is None):
             raise InputError(
@@ -58,6 +63,7 @@ class SituateTextSplitter(TextSplitter):
         super().__init__(chunk_size=chunk_size, chunk_overlap=chunk_overlap, add_start_index=True)
         self._embeddings = embeddings
         self._chunker = chunker
+        self.join_pages = join_pages
 
     @property
     def chunker(self) -> Chunker:
@@ -128,10 +134,11 @@ class SituateTextSplitter(TextSplitter):
 
     def split_documents(self, documents: Iterable[LangChainDocument]) -> list[LangChainDocument]:
         """The chunks of the documents, in order. The documents are left as they are."""
+        documents = list(documents)
         chunks: list[LangChainDocument] = []
-        for given in documents:
-            document = to_whole_document(given)
-            chunks += [from_chunk(chunk) for chunk in with_origins(document, self.chunker.split(document))]
+        for document, _ in whole_documents(documents, [None] * len(documents), join_pages=self.join_pages):
+            cut = with_origins(document, cut_document(document, self.chunker))
+            chunks += [from_chunk(chunk) for chunk in cut]
         return chunks
 
     async def atransform_documents(
@@ -187,7 +194,7 @@ class OriginChunker:
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order, each with its origin."""
-        return with_origins(document, self.chunker.split(document))
+        return with_origins(document, cut_document(document, self.chunker))
 
 
 def describe(chunker: Chunker) -> Any:

@@ -13,8 +13,10 @@ from langchain_core.embeddings import Embeddings
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown, translated
 from situate.integrations._shared.lifecycle import OpensIndex
+from situate.integrations._shared.pages import refuse_parts
 from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
 from situate.integrations.langchain.documents import (
+    Additions,
     Content,
     DocumentParts,
     Item,
@@ -44,7 +46,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
     How it treats a `Document`:
 
     - with a ``splitter``: a whole document, which is cut, situated, embedded with all of its text in view, and
-      replaced as a whole;
+      replaced as a whole; pages or elements of one file, as loaders return them, are one document under the file's
+      path, unless they have ids of their own;
     - a chunk that `SituateTextSplitter` cut: it is put back into its document, chunks that are stored already
       included, and all of them are embedded together;
     - any other: one passage, stored under its own id with one vector, as in any vector store.
@@ -62,6 +65,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
+        join_pages: Whether the ``splitter`` cuts the pages of one file as one document.
         location: Fields of `StoreOptions`: ``path``, ``api_key``, ``collection_name``, ``client_options``.
 
     Raises:
@@ -90,6 +94,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         signals: Sequence[SignalLike] = (),
         mode: Mode = "hybrid",
         content: Content = "text",
+        join_pages: bool = True,
         **location: Any,
     ) -> None:
         if not isinstance(embedding, SituateEmbeddings):
@@ -97,10 +102,12 @@ class SituateVectorStore(OpensIndex, SearchingStore):
                 f"SituateVectorStore embeds chunks inside their documents, which {type(embedding).__name__} cannot: "
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
-        names = (*StoreOptions.model_fields, "client", "splitter", "situators", "config", "signals", "mode", "content")
+        own = ("client", "splitter", "situators", "config", "signals", "mode", "content", "join_pages")
+        names = (*StoreOptions.model_fields, *own)
         where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
         self._splits = splitter is not None
+        self._join_pages = join_pages and getattr(splitter, "join_pages", True)
         self.index = Index(
             embedding.embedder,
             client=where._index_client(client),
@@ -154,13 +161,14 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             kwargs: None.
 
         Returns:
-            One id per document.
+            One id per document; for a page of a file the file's.
 
         Raises:
-            InputError: A chunk's text was changed after splitting, or metadata cannot be stored as JSON.
+            InputError: A chunk's text was changed after splitting, metadata cannot be stored as JSON, or pages of a
+                file came without others of it that the store holds.
         """
         refuse_unknown("add_documents", kwargs)
-        new = additions(documents, ids, splits=self._splits)
+        new = self._additions(documents, ids)
         if new.whole:
             self.index.add(new.whole)
         if new.cut:
@@ -179,7 +187,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
     ) -> list[str]:
         """`add_documents` without blocking the event loop."""
         refuse_unknown("aadd_documents", kwargs)
-        new = await asyncio.to_thread(additions, documents, ids, splits=self._splits)
+        new = await asyncio.to_thread(self._additions, documents, ids)
         if new.whole:
             await self.index.aadd(new.whole)
         if new.cut:
@@ -187,6 +195,11 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         if new.partial:
             await asyncio.to_thread(self._add_partial, new.partial)
         return new.ids
+
+    def _additions(self, documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None) -> Additions:
+        new = additions(documents, ids, splits=self._splits, join_pages=self._join_pages)
+        refuse_parts(new.whole, self.index)
+        return new
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The chunks and the whole documents with these ids; unknown ids are skipped."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         HyDERetriever as HyDERetriever,
     )
     from situate.integrations.llama_index.node_parser import LateChunkingNodeParser as LateChunkingNodeParser
+    from situate.integrations.llama_index.nodes import join_pages as join_pages
     from situate.integrations.llama_index.rerank import (
         CrossEncoderRerank as CrossEncoderRerank,
         LateInteractionRerank as LateInteractionRerank,
@@ -39,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "HyDERetriever",
         ),
         "situate.integrations.llama_index.node_parser": ("LateChunkingNodeParser",),
+        "situate.integrations.llama_index.nodes": ("join_pages",),
         "situate.integrations.llama_index.rerank": (
             "CrossEncoderRerank",
             "LateInteractionRerank",

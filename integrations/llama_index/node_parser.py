@@ -25,15 +25,15 @@ from situate.embedders.types import ChunkScheme, ChunkVectors
 from situate.errors import InputError, SpanError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY, ChunkOrigin
+from situate.integrations._shared.pages import PageBounds, cut_document, joined, page_bounds
 from situate.integrations._shared.splitting import under_headings
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.nodes import (
     check_keys,
     configuration,
     failed,
-    joined,
+    file_groups,
     model_key,
-    page_groups,
     part_from,
     scheme_key,
     text_digest,
@@ -77,9 +77,12 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     Node ids are derived from document id, span and text, so that the same document gives the same nodes; an
     ``id_func`` of yours (here or on the splitter) is used instead. Offsets are exact also where a text repeats.
 
-    Pages of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path, one after the
-    other, each with a ``page_label``), are cut page by page but embedded and situated as one document; a node keeps
-    its page's label, and its offsets count within the page. HTML source is read as Markdown; offsets are None then.
+    Pages of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path, each with a
+    ``page_label``), are embedded and situated as one document, unless ``join_pages`` is False. LlamaIndex keeps
+    its books by documents (docstore, ``delete_ref_doc``), so each node belongs to the page that it begins on and keeps
+    its metadata; the rest of a sentence that runs over to the next page belongs to it too. Offsets count within the
+    page; they are None where a node runs over, and in HTML source, which is read as Markdown. Where books are to be
+    kept by files, and for the elements that Unstructured makes of a page, call `join_pages` on the documents first.
 
     With `HierarchicalNodeParser` as splitter the nodes of every level have late vectors, and parents and children stay
     related for `AutoMergingRetriever`. `HTMLNodeParser` and `JSONNodeParser` rewrite what they read: the text that
@@ -98,6 +101,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         context_key: The metadata key that shows a node's context to language and embedding models. A document
             that has such a key of its own is refused.
         context_fields: The `Context` fields shown there; () for none.
+        join_pages: Whether documents that are pages of one file are read together.
     """
 
     embed_model: SituateEmbedding = Field(default_factory=default_embedding, description="Makes the vectors.")
@@ -111,6 +115,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     situators: list[Any] = Field(default_factory=list, description="Write context before vectors are made.")
     context_key: str = Field(default=CONTEXT_KEY, min_length=1, description="Metadata key of the visible context.")
     context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context shown there.")
+    join_pages: bool = Field(default=True, description="Whether pages of one file are read together.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -224,7 +229,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     def _batches(self, nodes: Sequence[BaseNode], show_progress: bool) -> Iterator[list[list[BaseNode]]]:
         batch: list[list[BaseNode]] = []
         with_text = [node for node in nodes if node.get_content().strip()]
-        for group in get_tqdm_iterable(page_groups(with_text), show_progress, "Late chunking"):
+        for group in get_tqdm_iterable(
+            file_groups(with_text, self.join_pages, elements=False), show_progress, "Late chunking"
+        ):
             batch.append(group)
             if sum(map(len, batch)) >= BATCH_DOCUMENTS:
                 yield batch
@@ -264,29 +271,46 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     def _cut_group(self, splitter: Any, pages: Sequence[BaseNode], **kwargs: Any) -> list[_Cut]:
         if isinstance(splitter, HierarchicalNodeParser):
             return [cut for page in pages for cut in self._cut_by_levels(splitter, page, **kwargs)]
-        by_parser = isinstance(splitter, NodeParser)
-        cuts = [
-            self._cut_by_parser(splitter, page, **kwargs) if by_parser else self._cut_by_chunker(splitter, page)
-            for page in pages
-        ]
-        return [_together(cuts)] if len(cuts) > 1 else cuts
+        documents = [to_document(page) for page in pages]
+        # These two rewrite what they read, so that no sentence can be followed over a page's end.
+        if len(pages) == 1 or isinstance(splitter, HTMLNodeParser | JSONNodeParser):
+            return [
+                self._cut_page(splitter, page, whole, **kwargs) for page, whole in zip(pages, documents, strict=True)
+            ]
+        file = joined(documents)
+        cuts: list[_Cut] = []
+        for page, whole, bounds in zip(pages, documents, page_bounds(file), strict=True):
+            piece = replace(whole, text=file.text[bounds.start : bounds.end])
+            cuts.append(_moved(self._cut_page(splitter, page, piece, **kwargs), file, page, whole, bounds))
+        return [_together(file, cuts)]
+
+    def _cut_page(self, splitter: Any, source: BaseNode, document: Document, **kwargs: Any) -> _Cut:
+        """The cut of one document.
+
+        Args:
+            splitter: The splitter.
+            source: What the nodes are related to.
+            document: What is cut: the source as it is read; of a page, with what belongs to it of its neighbours.
+            kwargs: Passed on to a parser.
+        """
+        if isinstance(splitter, NodeParser):
+            return self._cut_by_parser(splitter, source, document, **kwargs)
+        return self._cut_by_chunker(splitter, source, document)
 
     def _default_splitter(self) -> Chunker:
         from situate.chunkers import AutoChunker
 
         return AutoChunker.for_model(self.embed_model.embedder, self.chunk_size)
 
-    def _cut_by_chunker(self, chunker: Chunker, source: BaseNode) -> _Cut:
-        document = to_document(source)
-        chunks = chunker.split(document)
+    def _cut_by_chunker(self, chunker: Chunker, source: BaseNode, document: Document) -> _Cut:
+        chunks = cut_document(document, chunker)
         nodes = build_nodes_from_splits([chunk.text for chunk in chunks], source, id_func=self.id_func)
         self._name(nodes, chunks)
         offset = _offset(source) if document.text == source.get_content() else None
         return _Cut(document, chunks, nodes, [offset] * len(chunks))
 
-    def _cut_by_parser(self, parser: NodeParser, source: BaseNode, **kwargs: Any) -> _Cut:
+    def _cut_by_parser(self, parser: NodeParser, source: BaseNode, document: Document, **kwargs: Any) -> _Cut:
         rewrites = isinstance(parser, HTMLNodeParser | JSONNodeParser)
-        document = to_document(source)
         placed = not rewrites and document.text == source.get_content()
         nodes = _parsed(parser, source, None if placed or rewrites else document.text, **kwargs)
         if rewrites:
@@ -426,29 +450,35 @@ def _parsed(parser: NodeParser, source: BaseNode, text: str | None, **kwargs: An
     return [node for node in nodes if isinstance(node, TextNode) and node.text.strip()]
 
 
-def _together(pages: Sequence[_Cut]) -> _Cut:
+def _moved(cut: _Cut, file: Document, page: BaseNode, document: Document, bounds: PageBounds) -> _Cut:
+    """The cut of a page as a part of its file's.
+
+    Args:
+        cut: The cut of the page.
+        file: The file's pages as one document.
+        page: The page.
+        document: The page as it is read.
+        bounds: Where its text stands in the file's.
+    """
+    placed = _offset(page) if document.text == page.get_content() else None
+    chunks: list[Chunk] = []
+    offsets: list[int | None] = []
+    for chunk in cut.chunks:
+        moved = Chunk.of(file, chunk.index, bounds.start + chunk.start, bounds.start + chunk.end, chunk.context)
+        chunks.append(replace(moved, metadata={**chunk.metadata, **moved.metadata}))
+        own = bounds.page <= moved.start and moved.end <= bounds.page + len(document.text)
+        offsets.append(placed - bounds.page if placed is not None and own else None)
+    return _Cut(file, chunks, cut.nodes, offsets)
+
+
+def _together(file: Document, pages: Sequence[_Cut]) -> _Cut:
     """The cuts of a file's pages as one cut of the file."""
-    document, starts = joined([page.document for page in pages])
-    chunks = [
-        replace(
-            chunk,
-            document_id=document.id,
-            start=start + chunk.start,
-            end=start + chunk.end,
-        )
-        for page, start in zip(pages, starts, strict=True)
-        for chunk in page.chunks
-    ]
-    numbered = [replace(chunk, index=index) for index, chunk in enumerate(chunks)]
+    chunks = [replace(chunk, index=i) for i, chunk in enumerate(chunk for page in pages for chunk in page.chunks)]
     return _Cut(
-        document,
-        under_headings(document, numbered, anew=True),
+        file,
+        under_headings(file, chunks, anew=True),
         [node for page in pages for node in page.nodes],
-        [
-            None if offset is None else offset - start
-            for page, start in zip(pages, starts, strict=True)
-            for offset in page.offsets
-        ],
+        [offset for page in pages for offset in page.offsets],
     )
 
 

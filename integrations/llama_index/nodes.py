@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import (
     BaseNode,
+    Document as LlamaDocument,
     MetadataMode,
     NodeRelationship,
     NodeWithScore,
@@ -23,19 +24,18 @@ from situate.chunkers.situators.summarising import SUMMARY_FAILED
 from situate.chunkers.spans import base_context
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.integrations._shared import pages
 from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
-from situate.integrations._shared.splitting import read, under_headings
+from situate.integrations._shared.splitting import read
 from situate.outside import load_json
 from situate.retrievers.types import Hit
-from situate.types import PAGE_SPAN, PAGE_STARTS, Chunk, Chunker, Context, Document
+from situate.types import PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, Chunk, Context, Document
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
 
 #: Metadata keys of LlamaIndex's readers, and situate's names for them.
 _READER_KEYS = {"file_path": "path", "creation_date": "date"}
-#: The text between two pages of a file.
-_PAGE_BREAK = "\n\n"
 #: The metadata key under which a document in an `Index` keeps LlamaIndex's display settings.
 _VIEW_KEY = "_llama_index"
 
@@ -141,7 +141,8 @@ def write_context(
     """
     if known is not None:
         added = {name: value for name, value in chunk.metadata.items() if name not in known or known[name] != value}
-        own = {name: value for name, value in node.metadata.items() if name != PAGE_STARTS or PAGE_SPAN not in added}
+        hidden = (PAGE_STARTS, PAGE_METADATA) if PAGE_SPAN in added else ()
+        own = {name: value for name, value in node.metadata.items() if name not in hidden}
         node.metadata = {**own, **added}
         for name in added:
             node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, name, True)
@@ -237,52 +238,50 @@ def failed(chunks: Iterable[Chunk]) -> int:
 # -- pages of one file ----------------------------------------------------------------------------------------------
 
 
-def page_groups(nodes: Sequence[BaseNode]) -> list[list[BaseNode]]:
-    """The documents, those together that are the pages of one file, one after the other."""
-    groups: list[list[BaseNode]] = []
-    before: Any = None
-    for node in nodes:
-        file = None
-        if node.metadata.get("page_label") is not None and node.source_node is None:
-            file = node.metadata.get("file_path") or node.metadata.get("file_name") or node.metadata.get("source")
-        if file is not None and file == before:
-            groups[-1].append(node)
-        else:
-            groups.append([node])
-        before = file
-    return groups
+def file_groups(nodes: Sequence[BaseNode], join_pages: bool = True, *, elements: bool = True) -> list[list[BaseNode]]:
+    """The documents, those together that are the pages or elements of one file.
 
-
-def joined(pages: Sequence[Document]) -> tuple[Document, list[int]]:
-    """The pages of one file as one document under the file's path, and where each page begins in it.
-
-    The metadata are those that all pages have in common.
+    Args:
+        nodes: The documents; nodes that were cut from one stand alone.
+        join_pages: False: each stands alone.
+        elements: False: elements of a page stand alone.
     """
-    starts: list[int] = []
-    end = 0
-    for page in pages:
-        starts.append(end)
-        end += len(page.text) + len(_PAGE_BREAK)
-    first = pages[0].metadata
-    common = {key: value for key, value in first.items() if all(page.metadata.get(key) == value for page in pages)}
-    name = str(first.get("file_path") or first.get("file_name") or first.get("source") or pages[0].id)
-    return Document(name, _PAGE_BREAK.join(page.text for page in pages), common), starts
+    if not join_pages:
+        return [[node] for node in nodes]
+    whole = [to_document(node) if node.source_node is None else None for node in nodes]
+    if not elements:
+        whole = [None if document is None or pages.is_element(document) else document for document in whole]
+    return [[nodes[place] for place in group] for group in pages.file_groups(whole)]
 
 
-def cut_pages(pages: Sequence[Document], chunker: Chunker) -> tuple[Document, list[Chunk]]:
-    """A file's pages as one document, and its chunks, which lie within pages.
+def join_pages(documents: Sequence[LlamaDocument]) -> list[LlamaDocument]:
+    """The documents, with the pages or elements of one file as one document, whose id is the file's path.
 
-    Each chunk has its page's metadata and, as ``page_span``, its place in the page's text; headings go on from page to
-    page.
+    LlamaIndex keeps its books by documents: a docstore, ``delete_ref_doc`` and ``refresh_ref_docs`` then know files,
+    and a file of which a page has changed is read anew as a whole.
+
+    Args:
+        documents: As `SimpleDirectoryReader` or another reader returns them; left as they are.
     """
-    document, starts = joined(pages)
-    chunks: list[Chunk] = []
-    for page, offset in zip(pages, starts, strict=True):
-        for chunk in chunker.split(page):
-            start, end = offset + chunk.start, offset + chunk.end
-            moved = Chunk.of(document, len(chunks), start, end, chunk.context)
-            chunks.append(replace(moved, metadata={**chunk.metadata, "page_span": [chunk.start, chunk.end]}))
-    return document, under_headings(document, chunks, anew=True)
+    result: list[LlamaDocument] = []
+    given = [Document(page.node_id, page.get_content(), page.metadata) for page in documents]
+    for group in pages.file_groups(given):
+        first = documents[group[0]]
+        if not pages.is_page(given[group[0]]):
+            result.append(first)
+            continue
+        document = pages.joined([given[place] for place in group])
+        hidden = [PAGE_STARTS, PAGE_METADATA]
+        result.append(
+            LlamaDocument(
+                id_=document.id,
+                text=document.text,
+                metadata=dict(document.metadata),
+                excluded_embed_metadata_keys=[*first.excluded_embed_metadata_keys, *hidden],
+                excluded_llm_metadata_keys=[*first.excluded_llm_metadata_keys, *hidden],
+            )
+        )
+    return result
 
 
 # -- the origin in a node's metadata --------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Meaning, translated
 from situate.integrations._shared.lifecycle import OpensIndex
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY
+from situate.integrations._shared.pages import cut_document, file_of, is_page, joined, refuse_part
 from situate.integrations._shared.settings import RetrieverOptions, SignalLike, StoreOptions, with_signals
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
-from situate.integrations.llama_index.nodes import check_keys, cut_pages, page_groups, to_document, to_scored_node
+from situate.integrations.llama_index.nodes import check_keys, file_groups, to_document, to_scored_node
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
@@ -76,6 +77,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         scores: What a node's score is: "ranking", what the nodes are ordered by, which is relative to the query's
             candidates; "relevance", on one scale for all queries where a step gives one, as `SimilarityPostprocessor`
             needs it. Each node has both (``relevance``).
+        join_pages: Whether documents that are pages or elements of one file are added as one document.
         callback_manager: LlamaIndex's.
         options: Over an index: the fields of `RetrieverOptions` (``expander``, ``rerankers``, ``threshold``, ...).
 
@@ -95,6 +97,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         context_key: str = CONTEXT_KEY,
         context_fields: Sequence[str] = ("headings", "sentence"),
         scores: Literal["ranking", "relevance"] = "ranking",
+        join_pages: bool = True,
         callback_manager: CallbackManager | None = None,
         **options: Any,
     ) -> None:
@@ -114,6 +117,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.scores = scores
+        self.join_pages = join_pages
         self._context_key = context_key
         self._context_fields = tuple(context_fields)
 
@@ -168,7 +172,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
                 ...).
         """
         model = embed_model if embed_model is not None else default_embedding()
-        options = translated(cls, {*_OPTIONS, *_STORE, "context_key", "context_fields", "scores"}, options)
+        options = translated(cls, {*_OPTIONS, *_STORE, *_SHOWN}, options)
         store = StoreOptions(**{name: options.pop(name) for name in list(options) if name in _STORE})
         given = {"similarity_top_k": similarity_top_k, "filters": filters, **options}
         index = Index(
@@ -188,12 +192,14 @@ class SituateRetriever(OpensIndex, BaseRetriever):
     def add_documents(self, documents: Sequence[BaseNode]) -> None:
         """Index further documents; one with a known id replaces the earlier one.
 
-        Pages of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path, one after the
-        other, each with a ``page_label``), become one document whose id is the path. Its chunks lie within pages, keep
-        the page's metadata, and name their span there as ``page_span``.
+        Pages or elements of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path,
+        each with a ``page_label``), become one document whose id is the path, unless ``join_pages`` is False. Its
+        chunks lie within pages, but for the rest of a sentence that runs over, keep the page's metadata, and name their
+        span there as ``page_span``. All pages of a file belong in one call.
 
         Raises:
-            InputError: A document's metadata has a key where the context or the origin of its nodes would be shown.
+            InputError: A document's metadata has a key where the context or the origin of its nodes would be shown; or
+                pages of a file came without others of it that the index holds.
         """
         self._add(documents)
 
@@ -223,14 +229,18 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             check_keys(given, self._context_key, ORIGIN_KEY)
         whole: list[Document] = []
         files: list[tuple[Document, list[Chunk]]] = []
-        for group in page_groups(documents):
+        for group in file_groups(documents, self.join_pages):
             pages = [to_document(page, keep_view=True) for page in group]
-            if len(pages) == 1:
+            stored: list[Chunk] = []
+            if self.join_pages and is_page(pages[0]):
+                stored = self.index.get_chunks([file_of(pages[0])])
+            if len(pages) == 1 and not stored:
                 whole += pages
                 continue
-            document, chunks = cut_pages(pages, self.index.chunker)
-            stored = [(chunk.id, dict(chunk.metadata)) for chunk in self.index.get_chunks([document.id])]
-            if stored != [(chunk.id, dict(chunk.metadata)) for chunk in chunks]:
+            document = joined(pages)
+            refuse_part(document, stored)
+            chunks = cut_document(document, self.index.chunker)
+            if _identities(stored) != _identities(chunks):
                 files.append((document, chunks))
         return whole, files
 
@@ -265,7 +275,10 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         Returns:
             Per document, whether it was new or changed.
         """
-        return [changed for group in page_groups(documents) for changed in [self._add(group)] * len(group)]
+        changed: dict[str, bool] = {}
+        for group in file_groups(documents, self.join_pages):
+            changed |= dict.fromkeys((document.node_id for document in group), self._add(group))
+        return [changed[document.node_id] for document in documents]
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         dense = _given(query_bundle)
@@ -312,7 +325,12 @@ class SituateRetriever(OpensIndex, BaseRetriever):
 
 #: Arguments of the constructor, and those that `from_documents` reads as the store's.
 _OPTIONS = {"similarity_top_k", *(RetrieverOptions.model_fields.keys() - {"k"})}
+_SHOWN = {"context_key", "context_fields", "scores", "join_pages"}
 _STORE = {*StoreOptions.model_fields, *StoreOptions.also_known_as, *StoreOptions.known_otherwise}
+
+
+def _identities(chunks: Sequence[Chunk]) -> list[tuple[str, dict[str, Any]]]:
+    return [(chunk.id, dict(chunk.metadata)) for chunk in chunks]
 
 
 def _given(bundle: QueryBundle) -> Vectors | None:
