@@ -1,0 +1,115 @@
+"""The parts that a configuration chooses by a word: chunkers, situators, expanders, rerankers, served models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
+
+from situate.chunkers.auto import AutoChunker
+from situate.chunkers.code import CodeChunker
+from situate.chunkers.dialogue import DialogueChunker
+from situate.chunkers.html import HtmlChunker
+from situate.chunkers.markdown import MarkdownChunker
+from situate.chunkers.semantic import ClusterSemanticChunker, SemanticChunker
+from situate.chunkers.sentence_window import SentenceWindowChunker
+from situate.chunkers.situators.headings import HeadingSituator
+from situate.chunkers.situators.questions import QuestionSituator
+from situate.chunkers.situators.sentence import LLMSituator
+from situate.chunkers.text import FixedTokenChunker, TextChunker
+from situate.configuration.options import Options, options
+from situate.embedders.models.settings import EmbedderSettings
+from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+from situate.embedders.pairs.t5 import DuoT5Model, MonoT5Model
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.expand.rewriting import MultiQuery, StepBack
+from situate.retrievers.rerank.aggregate import ByDocument
+from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
+from situate.retrievers.rerank.duo import DuoReranker
+from situate.retrievers.rerank.late_interaction import LateInteractionReranker
+from situate.retrievers.rerank.llm import ListwiseReranker, PairwiseReranker, PointwiseReranker
+from situate.retrievers.rerank.mmr import Mmr
+from situate.retrievers.search.boosts import PayloadScore, Recency
+
+#: A class, or a class and the one that makes one of its parameters.
+Kinds = Mapping[str, Callable[..., Any] | tuple[Callable[..., Any], str, Callable[..., Any]]]
+
+CHUNKERS: Kinds = {
+    "auto": AutoChunker,
+    "markdown": MarkdownChunker,
+    "text": TextChunker,
+    "html": HtmlChunker,
+    "code": CodeChunker,
+    "dialogue": DialogueChunker,
+    "sentence_window": SentenceWindowChunker,
+    "semantic": SemanticChunker,
+    "cluster_semantic": ClusterSemanticChunker,
+    "fixed": FixedTokenChunker,
+}
+SITUATORS: Kinds = {"headings": HeadingSituator, "sentence": LLMSituator, "questions": QuestionSituator}
+EXPANDERS: Kinds = {"hyde": Hyde, "multi_query": MultiQuery, "step_back": StepBack}
+RERANKERS: Kinds = {
+    "cross_encoder": (CrossEncoderReranker, "model", CrossEncoderModel),
+    "monot5": (CrossEncoderReranker, "model", MonoT5Model),
+    "duot5": (DuoReranker, "model", DuoT5Model),
+    "late_interaction": LateInteractionReranker,
+    "mmr": Mmr,
+    "pointwise": PointwiseReranker,
+    "pairwise": PairwiseReranker,
+    "listwise": ListwiseReranker,
+    "document": ByDocument,
+}
+BOOSTS: Kinds = {"recency": Recency, "payload_score": PayloadScore}
+
+
+def _one_of(kinds: Kinds) -> Any:
+    """The type of a value that names one of these kinds: a word, or a mapping with the word as ``kind``."""
+    tagged: Any = None
+    for kind, made in kinds.items():
+        target, *inside = made if isinstance(made, tuple) else (made,)
+        model = options(target, kind, inside=(inside[0], inside[1]) if inside else None)
+        one: Any = Annotated[model, Tag(kind)]
+        tagged = one if tagged is None else tagged | one
+    return Annotated[tagged, Discriminator(_kind_of), BeforeValidator(_in_full), _OrAWord(kinds)]
+
+
+class _OrAWord:
+    """Adds the bare word to the JSON schema."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self.kinds = kinds
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"enum": list(self.kinds)}, handler(core)]}
+
+
+def _kind_of(value: Any) -> Any:
+    return value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+
+
+def _in_full(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+ChunkerOptions = _one_of(CHUNKERS)
+SituatorOptions = _one_of(SITUATORS)
+ExpanderOptions = _one_of(EXPANDERS)
+RerankerOptions = _one_of(RERANKERS)
+BoostOptions: Any = _one_of(BOOSTS)
+
+#: The parameters of an `Embedder`.
+EmbedderOptions = options(
+    EmbedderSettings,
+    without=frozenset({"model", "encoder"}),
+    also=(("adapters", dict[str, str] | None), ("extension", Literal["linear", "ntk", "yarn", "self"] | None)),
+)
+#: What is changed of a preset. Signals are written as their own JSON.
+ConfigOptions: type[Options] = options(
+    PipelineConfig,
+    also=(
+        ("boosts", tuple[BoostOptions, ...]),
+        ("signals", Annotated[tuple[dict[str, Any] | str, ...], Field(description="Further signals, by kind.")]),
+    ),
+)
