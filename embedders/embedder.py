@@ -28,13 +28,14 @@ from situate.embedders.types import (
     OnOverflow,
     Pooling,
     Role,
+    Span,
     SpanEncoder,
     SpanText,
     Vectors,
     checked_texts,
     pools_spans,
 )
-from situate.errors import SituateWarning
+from situate.errors import SituateWarning, SpanError
 from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 from situate.vectors import check_finite, unit
@@ -411,6 +412,30 @@ class Embedder:
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "document"), "document", tokens=True), texts)
 
+    def embed_span_tokens(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[Vectors]]:
+        """The token vectors of spans of documents: each text is read once, and its spans are taken out of it.
+
+        Args:
+            texts: Texts, written as documents.
+            spans: Per text, ``[start, end)`` character offsets into it; a text without any is not read.
+
+        Returns:
+            Per text and span, float32 ``[tokens, dimension]``, rows L2-normalised: the tokens that share a character
+            with the span.
+
+        Raises:
+            SpanError: A span is empty, reversed or outside its text.
+            ConventionError: The model has no token vectors.
+            NonFiniteVectorError: The model computed NaN or infinity.
+        """
+        return self._of_spans(self._encode(self._with_spans(texts, spans), "document", tokens=True), spans)
+
+    async def aembed_span_tokens(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[list[Vectors]]:
+        """`embed_span_tokens` without blocking the event loop."""
+        await self._aready()
+        inputs = await asyncio.to_thread(self._with_spans, texts, spans)
+        return self._of_spans(await self._aencode(inputs, "document", tokens=True), spans)
+
     async def _aready(self) -> None:
         """Look the model up in a thread: it reads files, once."""
         if self._encoder is None:
@@ -428,6 +453,27 @@ class Embedder:
                 end = written.prefix + len(text)
                 inputs.append(dataclasses.replace(written, spans=((written.prefix, end),)))
         return inputs
+
+    def _with_spans(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[SpanText]:
+        """The texts that have spans, written as documents; a span outside of its text does not reach what is around."""
+        inputs: list[SpanText] = []
+        for written, text, own in zip(self._written(texts, "document"), texts, spans, strict=True):
+            for start, end in own:
+                if not 0 <= start < end <= len(text):
+                    raise SpanError(
+                        f"the span ({start}, {end}) is empty or outside of its text, which has {len(text)} characters"
+                    )
+            if own:
+                moved = tuple((written.prefix + start, written.prefix + end) for start, end in own)
+                inputs.append(dataclasses.replace(written, spans=moved))
+        return inputs
+
+    def _of_spans(self, encoded: Sequence[Encoded], spans: Sequence[Sequence[Span]]) -> list[list[Vectors]]:
+        done = iter(encoded)
+        matrices = [list(next(done).tokens or ()) if own else [] for own in spans]
+        for matrix in (matrix for each in matrices for matrix in each):
+            check_finite(matrix, f"model {self.model!r} computed")
+        return matrices
 
     def _plans(self, items: Sequence[Item], scheme: ChunkScheme | None, token_vectors: bool) -> list[Plan]:
         chosen = self.scheme if scheme is None else scheme

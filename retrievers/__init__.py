@@ -22,9 +22,12 @@ if TYPE_CHECKING:
         StepBack as StepBack,
         Turn as Turn,
     )
+    from situate.retrievers.highlight.attribution import Attribution as Attribution
+    from situate.retrievers.highlight.highlighter import Highlighter as Highlighter
     from situate.retrievers.index.documents import IndexReport as IndexReport
     from situate.retrievers.index.index import Index as Index
     from situate.retrievers.index.question_filter import QuestionFilter as QuestionFilter
+    from situate.retrievers.marks import Highlight as Highlight, Mark as Mark
     from situate.retrievers.pipeline.steps import StepPolicy as StepPolicy
     from situate.retrievers.retriever import Retriever as Retriever, RetrieverSettings as RetrieverSettings
     from situate.retrievers.search.boosts import PayloadScore as PayloadScore, Recency as Recency
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         SearchResult as SearchResult,
         Step as Step,
     )
+    from situate.retrievers.where import Where as Where
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -62,9 +66,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "StepBack",
             "Turn",
         ),
+        "situate.retrievers.highlight.attribution": ("Attribution",),
+        "situate.retrievers.highlight.highlighter": ("Highlighter",),
         "situate.retrievers.index.documents": ("IndexReport",),
         "situate.retrievers.index.index": ("Index",),
         "situate.retrievers.index.question_filter": ("QuestionFilter",),
+        "situate.retrievers.marks": ("Highlight", "Mark"),
         "situate.retrievers.pipeline.steps": ("StepPolicy",),
         "situate.retrievers.retriever": ("Retriever", "RetrieverSettings"),
         "situate.retrievers.search.boosts": (
@@ -82,5 +89,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "SearchResult",
             "Step",
         ),
+        "situate.retrievers.where": ("Where",),
     },
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Generic, TypeVar
 
+from situate.retrievers.marks import Highlight, Mark
 from situate.retrievers.types import Hit, SearchResult
 from situate.types import Chunk, Context
 
@@ -59,6 +60,7 @@ def _encode_result(result: SearchResult) -> Any:
                 "score": hit.score,
                 "scores": dict(hit.scores),
                 "relevance": hit.relevance,
+                **({} if hit.highlight is None else {"marks": [list(astuple(mark)) for mark in hit.highlight.marks]}),
             }
             for hit in result.hits
         ],
@@ -72,10 +74,15 @@ def _decode_result(value: Any) -> SearchResult:
             hit["score"],
             hit["scores"],
             hit.get("relevance"),
+            _highlight(hit),
         )
         for hit in value["hits"]
     )
     return SearchResult(value["query"], hits)
+
+
+def _highlight(hit: Any) -> Highlight | None:
+    return Highlight(hit["chunk"]["text"], tuple(Mark(*mark) for mark in hit["marks"])) if "marks" in hit else None
 
 
 def _same_hits(a: SearchResult, b: SearchResult) -> bool:

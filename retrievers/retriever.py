@@ -1,4 +1,4 @@
-"""The query pipeline: expand, search, rerank, cut off; an optional step that fails is skipped and marked."""
+"""The query pipeline: expand, search, rerank, cut off, highlight; an optional step that fails is skipped and marked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.lifecycle import Openable
 from situate.parameters import checked_parameters
+from situate.retrievers.highlight.highlighter import Highlighter
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.rerank.ranking import warm_up
@@ -51,6 +52,8 @@ class RetrieverSettings:
         on_error: "degrade": a step that fails is skipped, logged once and marked on the result; "raise" raises.
         policy: Timeouts, retries and ``on_error`` of the optional steps, in place of ``on_error`` alone.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
+        highlight: Mark the spans of each hit that match the query best (``Hit.highlight``), by the token vectors of the
+            index's embedder; see `situate.retrievers.highlight.Highlighter`.
 
     Raises:
         InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
@@ -63,6 +66,7 @@ class RetrieverSettings:
     on_error: OnError = "degrade"
     policy: StepPolicy | None = None
     policies: Mapping[str, StepPolicy] | None = None
+    highlight: bool = False
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -91,6 +95,7 @@ class Retriever(Openable):
         on_error: How an optional step fails: "degrade" or "raise".
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name or kind.
+        highlight: Mark the spans of each hit that match the query best.
 
     Attributes:
         settings: These settings as one value.
@@ -112,12 +117,14 @@ class Retriever(Openable):
         on_error: OnError = "degrade",
         policy: StepPolicy | None = None,
         policies: Mapping[str, StepPolicy] | None = None,
+        highlight: bool = False,
     ) -> None:
-        self.settings = RetrieverSettings(k, candidates, fuse_texts, threshold, on_error, policy, policies)
+        self.settings = RetrieverSettings(k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight)
         self.index = index
         self.expander = expander
         self.rerankers = tuple(rerankers)
         self._runner = self.settings.runner()
+        self._highlighter = Highlighter(index.embedder) if highlight else None
 
     @classmethod
     def from_settings(
@@ -197,7 +204,10 @@ class Retriever(Openable):
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.rerank, question_of(query, texts), hits)
             hits = trace.run(f"rerank:{reranker.name}", work, hits)
-        return self._result(query, hits, k, found, trace, expanded)
+        hits = self._cut(hits, k, trace, expanded)
+        if (marker := self._highlighter) is not None and hits:
+            hits = trace.run(marker.name, partial(marker.highlight, question_of(query, texts), hits), hits)
+        return self._result(query, hits, found, trace, expanded)
 
     async def aretrieve(
         self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
@@ -222,7 +232,10 @@ class Retriever(Openable):
         for reranker in self.rerankers if hits else ():
             work = partial(reranker.arerank, question_of(query, texts), hits)
             hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
-        return self._result(query, hits, k, found, trace, expanded)
+        hits = self._cut(hits, k, trace, expanded)
+        if (marker := self._highlighter) is not None and hits:
+            hits = await trace.arun(marker.name, partial(marker.ahighlight, question_of(query, texts), hits), hits)
+        return self._result(query, hits, found, trace, expanded)
 
     def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
         """The texts of each search. Texts without a vector join the first that has one."""
@@ -251,15 +264,18 @@ class Retriever(Openable):
     def _depth(self, k: int) -> int:
         return max(k, self.settings.candidates) if self.rerankers else k
 
+    def _cut(self, hits: Sequence[Hit], k: int, trace: Trace, expanded: int) -> list[Hit]:
+        """The best ``k`` hits above the threshold, which holds only where no reranker failed."""
+        threshold = self.settings.threshold
+        if threshold is not None and not any(step.error for step in trace.steps[expanded:]):
+            hits = [hit for hit in hits if (hit.score if hit.relevance is None else hit.relevance) >= threshold]
+        return list(hits[:k])
+
     def _result(
-        self, query: str, hits: Sequence[Hit], k: int, found: SearchResult, trace: Trace, expanded: int
+        self, query: str, hits: Sequence[Hit], found: SearchResult, trace: Trace, expanded: int
     ) -> SearchResult:
         steps = (*trace.steps[:expanded], *found.steps, *trace.steps[expanded:])
-        reranked = not any(step.error for step in trace.steps[expanded:])
-        if self.settings.threshold is not None and reranked:
-            threshold = self.settings.threshold
-            hits = [hit for hit in hits if (hit.score if hit.relevance is None else hit.relevance) >= threshold]
-        return SearchResult(query, tuple(hits[:k]), steps)
+        return SearchResult(query, tuple(hits), steps)
 
 
 async def _all(

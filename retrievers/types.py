@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from situate.errors import InputError
+from situate.retrievers.marks import Highlight
+from situate.retrievers.where import Where
 from situate.types import Chunk
 
 
@@ -24,12 +26,20 @@ class Hit:
         relevance: The passage's relevance to the query, in [0, 1] and on one scale for all queries of a collection:
             measured by the search (`situate.retrievers.search.relevance`), or the probability or grade of a reranker
             that has one. None where no step gives one. It does not order hits.
+        highlight: The spans of the passage that match the query best; None where nothing has looked for them
+            (`situate.retrievers.highlight.Highlighter`, ``Retriever(highlight=True)``).
     """
 
     chunk: Chunk
     score: float
     scores: Mapping[str, float] = field(default_factory=dict)
     relevance: float | None = None
+    highlight: Highlight | None = None
+
+    @property
+    def where(self) -> Where:
+        """Where the passage stands: document, title, headings, pages, character span."""
+        return Where.of(self.chunk)
 
     def rescored(self, step: str, score: float) -> Hit:
         """A copy ranked by ``score``, which is also noted under ``step``."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from situate.embedders.embedder import Embedder
     from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+    from situate.retrievers.highlight import Highlighter
 
 #: What an `Index` takes as ``client``.
 ClientOrOpener: TypeAlias = "QdrantClient | Callable[[], QdrantClient] | None"
@@ -259,6 +260,29 @@ class StepOptions(BaseModel):
         return StepRunner(self._policy())
 
 
+class HighlightOptions(Configured, StepOptions):
+    """How passages are marked; see `situate.retrievers.highlight.Highlighter`.
+
+    Attributes:
+        at_most: Marks of a passage for a query, and spans of evidence for a sentence of an answer, at most.
+        gain: What a further span must add to the score of those before.
+        support: A sentence of an answer is supported by spans that together score this, at least.
+        timeout: Seconds for the step, loading the model and retries included; None for no limit.
+        retries: Further attempts after a temporary failure.
+        on_error: "degrade" leaves the passages unmarked, logs a warning and notes the reason; "raise" raises.
+    """
+
+    at_most: int = Field(default=2, ge=1, description="Marks of a passage.")
+    gain: float = Field(default=0.08, ge=0, description="What a further span must add.")
+    support: float = Field(default=0.33, description="Score from which a sentence is supported.")
+    timeout: float | None = Field(default=None, gt=0, description="Seconds for the step, retries included.")
+
+    def _made_highlighter(self, embedder: Embedder) -> Highlighter:
+        from situate.retrievers.highlight import Highlighter
+
+        return Highlighter(embedder, at_most=self.at_most, gain=self.gain, support=self.support)
+
+
 class HydeOptions(Configured, StepOptions):
     """How hypothetical documents are generated.
 
@@ -336,6 +360,7 @@ class RetrieverOptions(Configured):
         on_error: How an optional step fails: "degrade" goes on without it, "raise" raises.
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
+        highlight: Mark the spans of each passage that match the query best.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"similarity_top_k": "k", "score_threshold": "threshold"}
@@ -354,6 +379,7 @@ class RetrieverOptions(Configured):
     on_error: OnError = "degrade"
     policy: SkipValidation[StepPolicy | None] = None
     policies: SkipValidation[Mapping[str, StepPolicy] | None] = None
+    highlight: bool = False
 
     def _retriever_settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in RetrieverOptions.model_fields}
