@@ -36,6 +36,15 @@ def test_snippets_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_the_pages_that_promise_it_take_part() -> None:
-    techniques = {"chunkers", "late-chunking", "situated-context", "document-scores", "hyde", "fusion", "reranking"}
+    techniques = {
+        "chunkers",
+        "late-chunking",
+        "situated-context",
+        "document-scores",
+        "hyde",
+        "fusion",
+        "reranking",
+        "highlights",
+    }
     techniques |= {"boosts", "thresholds", "semantic-cache", "steps", "encoder", "models", "storage"}
     assert {"README", "quality"} | techniques <= {page.stem for page in PAGES}

@@ -16,6 +16,10 @@ ORIGIN_KEY = "situate"
 CONTEXT_KEY = "document_context"
 #: The metadata key of a document or node for the skipped optional steps of its query.
 DEGRADED_KEY = "situate_degraded"
+#: The metadata key of a found passage for its place: `Where.to_dict`.
+WHERE_KEY = "situate_where"
+#: The metadata key of a found passage for the spans that match the query: a list of start, end, score, text.
+HIGHLIGHT_KEY = "situate_highlight"
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from situate.integrations.langchain.documents import (
         chunk_context as chunk_context,
         join_pages as join_pages,
+        passage_highlight as passage_highlight,
+        passage_where as passage_where,
         situated_text as situated_text,
     )
     from situate.integrations.langchain.embeddings import SituateEmbeddings as SituateEmbeddings
     from situate.integrations.langchain.generator import LangChainGenerator as LangChainGenerator
+    from situate.integrations.langchain.highlight import SituateHighlighter as SituateHighlighter
     from situate.integrations.langchain.hyde import HyDEEmbeddings as HyDEEmbeddings, HyDERetriever as HyDERetriever
     from situate.integrations.langchain.rerankers import (
         CrossEncoderReranker as CrossEncoderReranker,
@@ -44,10 +47,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.integrations.langchain.documents": (
             "chunk_context",
             "join_pages",
+            "passage_highlight",
+            "passage_where",
             "situated_text",
         ),
         "situate.integrations.langchain.embeddings": ("SituateEmbeddings",),
         "situate.integrations.langchain.generator": ("LangChainGenerator",),
+        "situate.integrations.langchain.highlight": ("SituateHighlighter",),
         "situate.integrations.langchain.hyde": (
             "HyDEEmbeddings",
             "HyDERetriever",

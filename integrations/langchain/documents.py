@@ -13,10 +13,22 @@ from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.spans import base_context
 from situate.errors import InputError
-from situate.integrations._shared.origin import CONTEXT_KEY, DEGRADED_KEY, ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.marking import place_metadata, read_highlight, read_where
+from situate.integrations._shared.origin import (
+    CONTEXT_KEY,
+    DEGRADED_KEY,
+    HIGHLIGHT_KEY,
+    ORIGIN_KEY,
+    WHERE_KEY,
+    ChunkOrigin,
+    digest,
+)
 from situate.integrations._shared.pages import file_groups, is_page, joined
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
+from situate.retrievers.marks import Highlight
+from situate.retrievers.types import Hit
+from situate.retrievers.where import Where
 from situate.types import PAGE, PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Context, Document, stable_id
 
 START_INDEX = "start_index"
@@ -29,7 +41,7 @@ SHOWN = ("title", "headings", "sentence")
 Content: TypeAlias = Literal["text", "situated"]
 
 #: Metadata keys that are added to a found passage.
-_ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY)
+_ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY, WHERE_KEY, HIGHLIGHT_KEY)
 
 #: Fields that an origin always writes, and those that it writes only if they are set.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")
@@ -232,7 +244,8 @@ def _own(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a document's metadata without the keys that a search adds."""
     if CONTEXT_KEY in metadata and ORIGIN_KEY not in metadata:
         raise InputError(f"metadata[{CONTEXT_KEY!r}] is where a found passage shows its context: rename your own key")
-    return {key: copy.deepcopy(value) for key, value in metadata.items() if key not in (CONTEXT_KEY, DEGRADED_KEY)}
+    added = {*_ADDED} - {RELEVANCE_SCORE}
+    return {key: copy.deepcopy(value) for key, value in metadata.items() if key not in added}
 
 
 def from_situated(chunk: Chunk) -> LangChainDocument:
@@ -279,38 +292,52 @@ def _compared(document: LangChainDocument) -> tuple[Any, ...]:
     return document.id, document.page_content, metadata
 
 
-def from_found(chunk: Chunk, content: Content = "text") -> LangChainDocument:
-    """A chunk that a store found, with its context under ``document_context``, for prompts.
+def from_found(hit: Hit, content: Content = "text") -> LangChainDocument:
+    """A chunk that a store found, with its context under ``document_context``, for prompts, and its place.
 
     Args:
-        chunk: The chunk. One that was stored as a document of its own, without an origin, is returned as it is.
-        content: "situated" also writes its context in front of ``page_content``; ``start_index`` and the origin
-            still give the span of the passage alone.
+        hit: The chunk. One that was stored as a document of its own, without an origin, is returned as it is.
+        content: "situated" also writes its context in front of ``page_content``; ``start_index``, the origin and
+            ``situate_where`` still give the span of the passage alone.
     """
-    found = from_chunk(chunk)
-    return _shown(found, content) if ORIGIN_KEY in found.metadata else found
+    found = from_chunk(hit.chunk)
+    return _shown(found, hit, content) if ORIGIN_KEY in found.metadata else found
 
 
-def from_result(
-    chunk: Chunk, score: float, content: Content = "text", degraded: Mapping[str, str] | None = None
-) -> LangChainDocument:
+def from_result(hit: Hit, content: Content = "text", degraded: Mapping[str, str] | None = None) -> LangChainDocument:
     """A chunk that a retriever found: `from_found`, always with an origin, and with its score as ``relevance_score``.
 
     Args:
-        chunk: The chunk.
-        score: Its score.
+        hit: The chunk.
         content: As in `from_found`.
         degraded: The optional steps of the query that failed, with the reasons; noted as ``situate_degraded``.
     """
-    found = _shown(from_situated(chunk), content)
-    found.metadata |= {RELEVANCE_SCORE: score, **({DEGRADED_KEY: dict(degraded)} if degraded else {})}
+    found = _shown(from_situated(hit.chunk), hit, content)
+    found.metadata |= {RELEVANCE_SCORE: float(hit.score), **({DEGRADED_KEY: dict(degraded)} if degraded else {})}
     return found
 
 
-def _shown(found: LangChainDocument, content: Content) -> RetrievedDocument:
+def _shown(found: LangChainDocument, hit: Hit, content: Content) -> RetrievedDocument:
     text = situated_text(found) if content == "situated" else found.page_content
-    metadata = {CONTEXT_KEY: chunk_context(found).render(SHOWN), **found.metadata}
+    metadata = {
+        CONTEXT_KEY: chunk_context(found).render(SHOWN),
+        **found.metadata,
+        **place_metadata(hit, len(text) - len(found.page_content)),
+    }
     return RetrievedDocument(id=found.id, page_content=text, metadata=metadata)
+
+
+def passage_where(document: LangChainDocument) -> Where | None:
+    """Where a found passage stands: document, title, headings, pages, character span; None of other documents."""
+    return read_where(document.metadata)
+
+
+def passage_highlight(document: LangChainDocument) -> Highlight | None:
+    """The spans of ``page_content`` that match the query best, with their forms for terminals, HTML and Markdown.
+
+    None where nothing has marked any: see `SituateHighlighter`, and ``highlight=True`` of the retrievers.
+    """
+    return read_highlight(document.metadata, document.page_content)
 
 
 def chunk_context(document: LangChainDocument) -> Context:

@@ -103,7 +103,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
         """
         if not documents:
             return []
-        hits, originals = _hits(documents)
+        hits, originals = document_hits(documents)
         reranker, trace = self._ranks(), self._trace()
         work = partial(reranker.rerank, query, hits)
         return self._kept(trace.run(f"rerank:{reranker.name}", work, hits), originals, trace)
@@ -114,7 +114,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
         """`compress_documents` without blocking the event loop."""
         if not documents:
             return []
-        hits, originals = _hits(documents)
+        hits, originals = document_hits(documents)
         reranker, trace = self._ranks(), self._trace()
         work = partial(reranker.arerank, query, hits)
         return self._kept(await trace.arun(f"rerank:{reranker.name}", work, hits), originals, trace)
@@ -206,7 +206,7 @@ class LateInteractionReranker(RerankerCompressor):
         return reranker
 
 
-def _hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, LangChainDocument]]:
+def document_hits(documents: Sequence[LangChainDocument]) -> tuple[list[Hit], dict[str, LangChainDocument]]:
     """The documents as hits, each under an id of its own, and the documents by these ids."""
     hits: list[Hit] = []
     originals: dict[str, LangChainDocument] = {}

@@ -118,7 +118,7 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
 
     def _documents(self, result: SearchResult) -> list[LangChainDocument]:
         degraded = {step.name: step.error for step in result.steps if step.error is not None}
-        return [from_result(hit.chunk, float(hit.score), self.content, degraded) for hit in result.hits]
+        return [from_result(hit, self.content, degraded) for hit in result.hits]
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         params = super()._get_ls_params(**kwargs)

@@ -130,7 +130,7 @@ class SearchingStore(VectorStore):
         """The ``k`` chunks whose dense vectors are nearest to ``embedding``."""
         refuse_unknown("similarity_search_by_vector", kwargs)
         hits = self._dense(np.asarray(embedding, dtype=np.float32), k, filter)
-        return [from_found(hit.chunk, self._content) for hit in hits]
+        return [from_found(hit, self._content) for hit in hits]
 
     async def asimilarity_search_by_vector(
         self, embedding: list[float], k: int = 4, filter: FilterLike | None = None, **kwargs: Any
@@ -188,7 +188,7 @@ class SearchingStore(VectorStore):
         found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
         vectors: list[list[float]] = [vector.tolist() for _, vector in found]
         chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
-        return [from_found(found[place][0], self._content) for place in chosen]
+        return [from_found(Hit(found[place][0], 0.0), self._content) for place in chosen]
 
     async def amax_marginal_relevance_search_by_vector(
         self,
@@ -262,12 +262,12 @@ class SearchingStore(VectorStore):
 
     def _relevant(self, hits: Sequence[Hit]) -> list[_Scored]:
         """The hits by relevance. A fused score is relative to the query's candidates."""
-        scored = [(from_found(hit.chunk, self._content), _relevance(hit)) for hit in hits]
+        scored = [(from_found(hit, self._content), _relevance(hit)) for hit in hits]
         return sorted(scored, key=lambda pair: -pair[1])
 
     def _scored(self, hits: Sequence[Hit], threshold: float | None) -> list[_Scored]:
         return [
-            (from_found(hit.chunk, self._content), hit.score)
+            (from_found(hit, self._content), hit.score)
             for hit in hits
             if threshold is None or _relevance(hit) >= threshold
         ]

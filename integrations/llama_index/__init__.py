@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from situate.integrations.llama_index.configuration import from_config as from_config
     from situate.integrations.llama_index.embedding import SituateEmbedding as SituateEmbedding
     from situate.integrations.llama_index.generator import LlamaIndexGenerator as LlamaIndexGenerator
+    from situate.integrations.llama_index.highlight import SituateHighlighter as SituateHighlighter
     from situate.integrations.llama_index.hyde import (
         HyDEDraftsEvent as HyDEDraftsEvent,
         HyDEQueryTransform as HyDEQueryTransform,
         HyDERetriever as HyDERetriever,
     )
     from situate.integrations.llama_index.node_parser import LateChunkingNodeParser as LateChunkingNodeParser
-    from situate.integrations.llama_index.nodes import join_pages as join_pages
+    from situate.integrations.llama_index.nodes import (
+        join_pages as join_pages,
+        passage_highlight as passage_highlight,
+        passage_where as passage_where,
+    )
     from situate.integrations.llama_index.rerank import (
         CrossEncoderRerank as CrossEncoderRerank,
         LateInteractionRerank as LateInteractionRerank,
@@ -36,13 +41,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.integrations.llama_index.configuration": ("from_config",),
         "situate.integrations.llama_index.embedding": ("SituateEmbedding",),
         "situate.integrations.llama_index.generator": ("LlamaIndexGenerator",),
+        "situate.integrations.llama_index.highlight": ("SituateHighlighter",),
         "situate.integrations.llama_index.hyde": (
             "HyDEDraftsEvent",
             "HyDEQueryTransform",
             "HyDERetriever",
         ),
         "situate.integrations.llama_index.node_parser": ("LateChunkingNodeParser",),
-        "situate.integrations.llama_index.nodes": ("join_pages",),
+        "situate.integrations.llama_index.nodes": ("join_pages", "passage_highlight", "passage_where"),
         "situate.integrations.llama_index.rerank": (
             "CrossEncoderRerank",
             "LateInteractionRerank",

@@ -25,10 +25,13 @@ from situate.chunkers.spans import base_context
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
 from situate.integrations._shared import pages
-from situate.integrations._shared.origin import ORIGIN_KEY, ChunkOrigin, digest
+from situate.integrations._shared.marking import place_metadata, read_highlight, read_where
+from situate.integrations._shared.origin import HIGHLIGHT_KEY, ORIGIN_KEY, WHERE_KEY, ChunkOrigin, digest
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
+from situate.retrievers.marks import Highlight
 from situate.retrievers.types import Hit
+from situate.retrievers.where import Where
 from situate.types import PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, Chunk, Context, Document
 
 if TYPE_CHECKING:
@@ -190,8 +193,31 @@ def to_scored_node(
     """A hit as a node with its score, or its relevance as the score; the context is written as `write_context` does."""
     node = to_node(hit.chunk)
     write_context(node, hit.chunk, key=key, fields=fields)
+    write_place(node, hit)
     score = hit.relevance if by_relevance and hit.relevance is not None else hit.score
     return RetrievedNode(node=node, score=float(score), relevance=hit.relevance, degraded=dict(degraded))
+
+
+def write_place(node: BaseNode, hit: Hit) -> None:
+    """Write where a passage stands, and its marks where it has any, into a node's metadata, hidden from models."""
+    place = place_metadata(hit)
+    node.metadata = {**node.metadata, **place}
+    for key in place:
+        node.excluded_embed_metadata_keys = _listed(node.excluded_embed_metadata_keys, key, True)
+        node.excluded_llm_metadata_keys = _listed(node.excluded_llm_metadata_keys, key, True)
+
+
+def passage_where(found: BaseNode | NodeWithScore) -> Where | None:
+    """Where a found passage stands: document, title, headings, pages, character span; None of other nodes."""
+    return read_where(found.metadata)
+
+
+def passage_highlight(found: BaseNode | NodeWithScore) -> Highlight | None:
+    """The spans of a node's text that match the query best, with their forms for terminals, HTML and Markdown.
+
+    None where nothing has marked any: see `SituateHighlighter`, and ``highlight=True`` of `SituateRetriever`.
+    """
+    return read_highlight(found.metadata, found.get_content())
 
 
 def configuration(part: object) -> Any:
@@ -355,8 +381,8 @@ def forget_vector(node: BaseNode) -> None:
 
 
 def without_origin(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata without the origin."""
-    return {key: value for key, value in metadata.items() if key != ORIGIN_KEY}
+    """The metadata without the origin, and without the place and the marks that a search added."""
+    return {key: value for key, value in metadata.items() if key not in (ORIGIN_KEY, WHERE_KEY, HIGHLIGHT_KEY)}
 
 
 def text_digest(text: str) -> str:

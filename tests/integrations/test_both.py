@@ -61,6 +61,8 @@ MODELS: dict[str, Make] = {
     ),
     "llama_index.SituateLLMRerank": lambda: llama_index.SituateLLMRerank(llm=MockLLM(), method="listwise"),
     "llama_index.SituateRerank": lambda: llama_index.SituateRerank(using=Mmr(embed_model().embedder)),
+    "llama_index.SituateHighlighter": lambda: llama_index.SituateHighlighter(embed_model=embed_model(), at_most=3),
+    "langchain.SituateHighlighter": lambda: langchain.SituateHighlighter(embeddings=embeddings(), at_most=3),
     "langchain.SituateEmbeddings": lambda: langchain.SituateEmbeddings(max_tokens=64),
     "langchain.SituateCrossEncoder": lambda: langchain.SituateCrossEncoder(output="logit"),
     "langchain.CrossEncoderReranker": lambda: langchain.CrossEncoderReranker(top_n=3),

@@ -25,6 +25,7 @@ from situate.integrations.langchain.documents import (
     to_document,
     with_origins,
 )
+from situate.retrievers.types import Hit
 from situate.types import Chunk, Context, Document
 
 
@@ -135,7 +136,7 @@ def test_a_foreign_value_under_our_key_is_refused(value: object) -> None:
 def test_a_result_carries_score_and_place() -> None:
     document = Document("d", "One. Two.", {"title": "T"})
     chunk = Chunk.of(document, 1, 5, 9)
-    found = from_result(chunk, 0.5)
+    found = from_result(Hit(chunk, 0.5))
     assert found.metadata[RELEVANCE_SCORE] == 0.5
     assert found.metadata[START_INDEX] == 5
     assert chunk_context(found).title == "T"

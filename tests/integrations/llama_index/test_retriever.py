@@ -77,7 +77,7 @@ def test_nodes_are_whole(retriever: SituateRetriever) -> None:
     assert DOCUMENTS[0].text[node.start_char_idx : node.end_char_idx] == node.text
     assert node.ref_doc_id == "travel"
     assert set(node.relationships) == {NodeRelationship.SOURCE}
-    shown = {key: value for key, value in node.metadata.items() if key != "situate"}
+    shown = {key: value for key, value in node.metadata.items() if key not in ("situate", "situate_where")}
     assert shown == {**DOCUMENTS[0].metadata, "document_context": "Travel > Costs"}
     assert "file_path" not in node.get_content(metadata_mode=MetadataMode.LLM)
     assert "context: Travel > Costs" in node.get_content(metadata_mode=MetadataMode.LLM)
