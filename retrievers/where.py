@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from situate.types import Chunk
+from situate.types import PAGES, Chunk
 
 #: Metadata keys that hold one page, the most telling first: a label is what is printed on the page, while ``page`` is
 #: counted from 0 by some loaders that also write the label.
@@ -26,7 +26,8 @@ class Where:
         title: Its title.
         path: Where the document came from (file path, URL).
         headings: The headings above the passage, outermost first.
-        pages: The pages that it stands on: ``metadata["pages"]``, else ``page_label``, ``page_number`` or ``page``.
+        pages: The pages that it stands on: ``metadata["pages"]``, two numbers being the first and the last one, else
+            ``page_label``, ``page_number`` or ``page``.
         start: First character in the document's text.
         end: One past the last character.
     """
@@ -52,12 +53,15 @@ class Where:
         """The title (or path, or id), the headings and the pages on one line.
 
         >>> str(Where("h", "Handbook", headings=("Leave", "Parental leave"), pages=(3, 4)))
-        'Handbook > Leave > Parental leave, pages 3, 4'
+        'Handbook > Leave > Parental leave, pages 3-4'
         """
         place = " > ".join((self.title or self.path or self.document_id, *self.headings))
-        if not self.pages:
-            return place
-        return f"{place}, {'page' if len(self.pages) == 1 else 'pages'} {', '.join(map(str, self.pages))}"
+        first, last = (self.pages or (None,))[0], (self.pages or (None,))[-1]
+        if first == last:
+            return place if first is None else f"{place}, page {first}"
+        if isinstance(first, int) and self.pages == tuple(range(first, first + len(self.pages))):
+            return f"{place}, pages {first}-{last}"
+        return f"{place}, pages {', '.join(map(str, self.pages))}"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set, and the span, as JSON values."""
@@ -77,7 +81,11 @@ def _text(value: Any) -> str | None:
 
 
 def _pages(metadata: Mapping[str, Any]) -> tuple[int | str, ...]:
-    several = metadata.get("pages")
+    several = metadata.get(PAGES)
     if not isinstance(several, Sequence) or isinstance(several, str) or len(several) > _MOST_PAGES:
         several = [next((metadata[key] for key in _PAGE_KEYS if metadata.get(key) is not None), None)]
-    return tuple(page for page in several if isinstance(page, int | str) and not isinstance(page, bool))
+    pages = tuple(page for page in several if isinstance(page, int | str) and not isinstance(page, bool))
+    match pages:
+        case (int(first), int(last)) if first <= last < first + _MOST_PAGES:
+            return tuple(range(first, last + 1))
+    return pages

@@ -21,7 +21,7 @@ def hit(context: Context | None = None, **metadata: object) -> Hit:
 def test_a_hit_tells_where_it_stands() -> None:
     found = hit(Context(title="Handbook", headings=("Handbook", "Leave")), pages=[3, 4], file_path="/x/d.pdf").where
     assert found == Where("d.pdf", "Handbook", "/x/d.pdf", ("Leave",), (3, 4), 10, 14)
-    assert str(found) == "Handbook > Leave, pages 3, 4"
+    assert str(found) == "Handbook > Leave, pages 3-4"
     assert Where.from_dict(found.to_dict()) == found
 
 
@@ -31,6 +31,10 @@ def test_a_hit_tells_where_it_stands() -> None:
         ({"page": 3}, (3,)),
         ({"page": 0, "page_label": "1"}, ("1",)),  # PyPDFLoader counts from 0 and writes the label
         ({"page_number": 2}, (2,)),
+        ({"pages": [3, 5], "page_label": "iii"}, (3, 4, 5)),
+        ({"pages": [3, 3]}, (3,)),
+        ({"pages": [3, 7, 9]}, (3, 7, 9)),
+        ({"pages": [1, 10**12]}, (1, 10**12)),
         ({"pages": [], "page": 3}, ()),
         ({"pages": 12, "page": 3}, (3,)),  # a document's length
         ({"page": None}, ()),
