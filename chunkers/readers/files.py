@@ -6,15 +6,16 @@ import codecs
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.chunkers.readers.decoding import decoded
 from situate.chunkers.readers.html import decoded_page, html_to_markdown
+from situate.chunkers.readers.pdf.reader import MAX_PAGES, SECONDS, PdfReader
 from situate.errors import InputError, MissingExtraError
 from situate.outside import load_json, safe_message
 from situate.types import Document
@@ -27,6 +28,10 @@ MAX_BYTES = 256 * 2**20
 _FRONT_MATTER = re.compile(r"(title|date):[ \t]+(?:\"([^\"]+)\"|'([^']+)'|([^\s\"'>|#&*!\[{].*))", re.IGNORECASE)
 
 
+#: A kind of file: its bytes and its name -> the text and metadata of its document.
+_Kind: TypeAlias = Callable[[bytes, str], tuple[str, dict[str, Any]]]
+
+
 class SkippedFilesWarning(UserWarning):
     """Files or lines were not read; the message counts them and says why."""
 
@@ -37,12 +42,16 @@ def read_documents(
     on_error: Literal["skip", "raise"] = "skip",
     max_bytes: int | None = MAX_BYTES,
     follow_symlinks: bool = False,
+    password: str | None = None,
+    max_pages: int | None = MAX_PAGES,
+    seconds: float | None = SECONDS,
 ) -> Iterator[Document]:
     """The documents of a folder or a file, one at a time.
 
     Reads ``.md``, ``.markdown``, ``.txt``, ``.html``, ``.htm``, ``.pdf`` and ``.jsonl``. A folder is read with its
     subfolders, in the order of the paths, without hidden files; one that holds a ``documents.jsonl`` is a data set,
-    and only that file is read. HTML becomes Markdown, so that its headings situate what stands below them.
+    and only that file is read. HTML and PDF become Markdown, so that their headings situate what stands below them; of
+    a PDF metadata ``page_starts`` tell where its pages begin, and its chunks on which of them they stand.
 
     A document's id is its path below ``path``, with forward slashes. In JSON Lines, ``{"id", "title", "text", ...}``,
     a line is a document with its own id, and every further key is metadata. Text is in the encoding of its byte order
@@ -55,6 +64,9 @@ def read_documents(
             at the end; "raise" stops there.
         max_bytes: Bytes of a file, or of a line of JSON Lines, at most; larger ones are skipped. None for no limit.
         follow_symlinks: Whether symbolic links that lead out of the folder are followed; else they are skipped.
+        password: Opens encrypted PDF files.
+        max_pages: Pages of a PDF at most; longer ones are skipped. None for no limit.
+        seconds: The most time that a PDF may take; one that takes more is skipped. None for no limit.
 
     Raises:
         InputError: There is no such path, its kind is not known, or an argument is out of range; with
@@ -66,14 +78,17 @@ def read_documents(
         raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
     if not (root.is_file() or root.is_dir()):
         raise InputError(f"{str(path)!r} is neither a file nor a folder, and is not read")
-    if root.is_file() and root.suffix.lower() not in _KINDS:
-        raise InputError(f"{str(path)!r} is none of {', '.join(sorted(_KINDS))}: convert it, or give a folder")
+    if root.is_file() and root.suffix.lower() not in {*_KINDS, ".pdf"}:
+        raise InputError(
+            f"{str(path)!r} is none of {', '.join(sorted([*_KINDS, '.pdf']))}: convert it, or give a folder"
+        )
     if on_error not in ("skip", "raise"):
         raise InputError(f'on_error={on_error!r}: "skip" or "raise"')
     if max_bytes is not None and max_bytes < 1:
         raise InputError(f"max_bytes={max_bytes} must be 1 or more, or None for no limit")
     # The checks above are made when the function is called, not when the first document is read.
-    return _read(root, _Skipped(on_error), max_bytes, follow_symlinks)
+    pdf = PdfReader(password, max_pages, seconds)
+    return _read(root, _Skipped(on_error), max_bytes, follow_symlinks, pdf)
 
 
 @dataclass
@@ -96,7 +111,17 @@ class _Skipped:
             )
 
 
-def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks: bool) -> Iterator[Document]:
+def _read(
+    root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks: bool, pdf: PdfReader
+) -> Iterator[Document]:
+    with pdf:
+        yield from _documents(root, skipped, max_bytes, follow_symlinks, _KINDS | {".pdf": pdf.document})
+    skipped.say()
+
+
+def _documents(
+    root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks: bool, kinds: Mapping[str, _Kind]
+) -> Iterator[Document]:
     base = root.parent if root.is_file() else root
     for file in _files(root, skipped, follow_symlinks):
         # The bytes of a name that are no UTF-8 are written as \\xff: a document's id is text.
@@ -108,19 +133,18 @@ def _read(root: Path, skipped: _Skipped, max_bytes: int | None, follow_symlinks:
             except OSError as error:
                 skipped.note(name, safe_message(error), error)
             continue
-        if suffix not in _KINDS:
+        if suffix not in kinds:
             # Files of another kind are not a failure: they are counted, and reading goes on.
             skipped.reasons.append(f"{name} (no kind that is read)")
             continue
         try:
-            text, metadata = _KINDS[suffix](_bytes(file, max_bytes), name)
+            text, metadata = kinds[suffix](_bytes(file, max_bytes), name)
         except MissingExtraError:
             raise
         except Exception as error:  # noqa: BLE001 - parsers of foreign formats fail in ways of their own
             skipped.note(name, safe_message(error), error)
             continue
         yield Document(name, text, {"path": name} | metadata)
-    skipped.say()
 
 
 def _files(root: Path, skipped: _Skipped, follow_symlinks: bool) -> list[Path]:
@@ -237,28 +261,11 @@ def _html(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     return text, {"format": "markdown"} | ({"title": title} if title else {})
 
 
-def _pdf(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    try:
-        from pypdf import PdfReader
-    except ImportError as error:
-        raise MissingExtraError.of("pypdf", "documents", "reading PDF files") from error
-    from io import BytesIO
-
-    reader = PdfReader(BytesIO(data))
-    pages = [page.extract_text() for page in reader.pages]
-    title = reader.metadata.title if reader.metadata else None
-    metadata: dict[str, Any] = {"format": "text", "pages": len(pages)}
-    if isinstance(title, str) and title.strip():
-        metadata["title"] = title.strip()
-    return "\n\n".join(pages), metadata
-
-
-_KINDS: dict[str, Callable[[bytes, str], tuple[str, dict[str, Any]]]] = {
+_KINDS: dict[str, _Kind] = {
     ".md": _markdown,
     ".markdown": _markdown,
     ".txt": _text,
     ".html": _html,
     ".htm": _html,
-    ".pdf": _pdf,
     ".jsonl": _text,
 }

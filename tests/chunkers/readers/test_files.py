@@ -320,7 +320,7 @@ def test_one_nested_line_does_not_stop_the_rest(tmp_path: Path) -> None:
         list(read_documents(tmp_path, on_error="raise"))
 
 
-@pytest.mark.parametrize(("package", "name", "content"), [("pypdf", "a.pdf", pdf_of("x"))])
+@pytest.mark.parametrize(("package", "name", "content"), [("pypdfium2", "a.pdf", pdf_of("x"))])
 def test_a_missing_library_names_the_extra(
     package: str, name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,237 @@
+"""PDFs: pages, headings, columns, tables, running heads, hyphens; and files that are not read."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+import zlib
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
+
+from situate.chunkers import AutoChunker, Document, read_documents
+from situate.chunkers.readers.files import SkippedFilesWarning
+from situate.chunkers.readers.pdf.reader import PdfReader, UnreadPagesWarning
+from situate.errors import InputError
+from tests.pdfs import HEIGHT, column, heading, pdf, report, ruled
+
+REPORT = report()
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[PdfReader]:
+    with PdfReader() as reader:
+        yield reader
+
+
+def test_a_pdf_is_read_in_every_respect(tmp_path: Path) -> None:
+    (tmp_path / "report.pdf").write_bytes(REPORT)
+    (document,) = read_documents(tmp_path)
+    assert document.text == (
+        "# Annual Report on Boilers\n\n"
+        "## 1 Maintenance\n\n"
+        "Every boiler of the works is inspected twice a year, once before the heating season and once behind the "
+        "maintenance of the pumps. A well-known firm does it, and its well-known engineers write what they find.\n\n"
+        "### 1.1 Valves\n\n"
+        "The flow valves are fitted first, and this sentence runs on to the next page of the report.\n\n"
+        "## 2 The Boiler House\n\n"
+        "The left column opens the report and tells of the boiler house, which has stood behind the old mill since the "
+        "great flood carried the first one off. Its chimney leans towards the river by a hand's breadth, and no one "
+        "minds it.\n\n"
+        "The right column goes on with pumps: there are four of them in the cellar, and a fifth is kept in reserve for "
+        "the winters in which the others freeze in spite of the lamps that are hung below the pipes on every night of "
+        "hard frost.\n\n"
+        "## 3 Inspections\n\n"
+        "| Boiler | Pressure | Inspector |\n| --- | --- | --- |\n| North | 2.1 bar | Ida |\n| East | 1.9 bar | Omar |\n"
+        "| South | 2.4 bar | Ida |\n| West | 2.0 bar | Jun |\n\n"
+        "All of them passed, and none of the valves had to be replaced in the whole year.\n\n"
+        "## 4 Outlook\n\n"
+        "In the coming year the reserve pump is to be used in turn with the others."
+    )
+    starts = document.metadata["page_starts"]
+    opening = ["# Annual", "report.", "## 3", "| South", "## 4"]
+    assert [document.text[start:].startswith(words) for start, words in zip(starts, opening, strict=True)] == [True] * 5
+    assert document.metadata == {
+        "path": "report.pdf", "format": "markdown", "pages": 5, "page_starts": starts, "title": "Annual report",
+    }  # fmt: skip
+
+
+def test_chunks_tell_page_and_headings(reader: PdfReader) -> None:
+    text, metadata = reader.document(REPORT)
+    chunks = AutoChunker(size=200).split(Document("d", text, metadata))
+    found: dict[str, set[int]] = {}
+    for chunk in chunks:
+        found.setdefault(chunk.context.headings[-1], set()).update(chunk.metadata["pages"])
+    assert found == {
+        "1 Maintenance": {1}, "1.1 Valves": {1, 2}, "2 The Boiler House": {2}, "3 Inspections": {3, 4},
+        "4 Outlook": {5},
+    }  # fmt: skip
+    assert all(chunk.context.headings[0] == "Annual Report on Boilers" for chunk in chunks)
+
+
+def test_turned_pages_and_vertical_lines_are_read_alike(reader: PdfReader) -> None:
+    def draw(canvas: Canvas) -> None:
+        for turn in (0, 90, 180, 270):
+            canvas.translate(300, 420)
+            canvas.rotate(turn)
+            canvas.translate(-300, -420)
+            y = heading(canvas, "Turned", 18, HEIGHT - 320)
+            column(canvas, ["The page is turned, and its text is read", "as if it were not."], y=y, x=100)
+            ruled(canvas, [["A", "B"], ["1", "2"]], y - 60, x=100)
+            canvas.showPage()
+
+    text = reader.read(pdf(draw)).text
+    once = (
+        "# Turned\n\nThe page is turned, and its text is read as if it were not.\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"
+    )
+    assert text == "\n\n".join([once] * 4)
+
+
+def test_form_fields_are_read_with_their_names(reader: PdfReader) -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.acroForm.textfield(name="given", tooltip="Given name", value="Ada", x=100, y=600)
+        canvas.acroForm.textfield(name="empty", value="", x=100, y=500)
+        canvas.acroForm.checkbox(name="agreed", checked=True, x=100, y=400)
+        canvas.showPage()
+
+    assert reader.read(pdf(draw)).text == "Given name: Ada\n\nagreed: Yes"
+
+
+def scan(words: str = "") -> bytes:
+    def draw(canvas: Canvas) -> None:
+        column(canvas, [words])
+        canvas.showPage()
+        canvas.drawInlineImage(_image(), 72, 300, 200, 200)
+        canvas.showPage()
+
+    return pdf(draw)
+
+
+def _image() -> object:
+    from PIL import Image
+
+    return Image.new("1", (8, 8))
+
+
+def unmapped() -> bytes:
+    """A PDF whose font names its glyphs by numbers alone."""
+    body = "(7KLV LV D VHQWHQFH WKDW FDQQRW EH UHDG)"
+    content = f"BT /F1 12 Tf 72 720 Td {body} Tj ET"
+    names = " ".join(f"/g{code}" for code in range(32, 127))
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+        "/Resources << /Font << /F1 5 0 R >> >> >>",
+        f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
+        "<< /Type /Font /Subtype /Type3 /FontBBox [0 0 10 10] /FontMatrix [0.1 0 0 0.1 0 0] /CharProcs << >> "
+        f"/FirstChar 32 /LastChar 126 /Widths [{'6 ' * 95}] /Encoding << /Differences [32 {names}] >> >>",
+    ]
+    out = "%PDF-1.4\n" + "".join(f"{n} 0 obj\n{body}\nendobj\n" for n, body in enumerate(objects, 1))
+    return (out + "trailer << /Root 1 0 R >>\n%%EOF").encode()
+
+
+def encrypted() -> bytes:
+    def draw(canvas: Canvas) -> None:
+        column(canvas, ["A secret that the password opens."])
+        canvas.showPage()
+
+    return pdf(draw, encrypt=StandardEncryption("open sesame"))
+
+
+def bomb() -> bytes:
+    """A page whose content is 1 GiB of spaces behind two layers of compression."""
+    packer = zlib.compressobj(9)
+    head = packer.compress(b"") + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(b" " * 2**24) + packer.flush(zlib.Z_FULL_FLUSH)
+    content = zlib.compress(head + block * 64, 9)
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Contents 4 0 R >>",
+        b"<< /Filter [/FlateDecode /FlateDecode] /Length %d >>\nstream\n" % len(content) + content + b"\nendstream",
+    ]
+    written = b"".join(b"%d 0 obj\n" % number + body + b"\nendobj\n" for number, body in enumerate(objects, 1))
+    return b"%PDF-1.4\n" + written + b"trailer << /Root 1 0 R >>\n%%EOF"
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"PK\3\4 a mislabelled archive", "no PDF"),
+        (b"%PDF-1.7\n%%EOF", "broken"),
+        (REPORT[: len(REPORT) // 3], "broken"),
+        (encrypted(), "encrypted: pass password="),
+        (scan(), "a scan"),
+        (unmapped(), "ToUnicode"),
+        (pdf(lambda canvas: canvas.showPage()), "holds no text"),
+    ],
+    ids=["empty", "mislabelled", "broken", "cut off", "encrypted", "scan", "unmapped", "blank"],
+)
+def test_what_cannot_be_read_is_named_and_the_others_are_read(data: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(data)
+    (tmp_path / "b.txt").write_text("fine", encoding="utf-8")
+    with pytest.warns(SkippedFilesWarning, match=rf"a\.pdf \(.*{why}"):
+        assert [document.text for document in read_documents(tmp_path)] == ["fine"]
+
+
+def test_a_bomb_neither_hangs_nor_takes_all_memory(reader: PdfReader) -> None:
+    with pytest.raises(InputError, match=r"memory|text|broken"):
+        reader.read(bomb())
+    assert reader.read(REPORT).title == "Annual report"
+
+
+def test_a_password_opens_and_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(encrypted())
+    (document,) = read_documents(tmp_path, password="open sesame")
+    assert document.text == "A secret that the password opens."
+    with pytest.raises(InputError, match="the password does not open it"):
+        list(read_documents(tmp_path, password="wrong", on_error="raise"))
+    assert "sesame" not in repr(PdfReader("open sesame"))
+
+
+def test_scanned_pages_among_others_are_named(reader: PdfReader) -> None:
+    with pytest.warns(UnreadPagesWarning, match=r"a\.pdf: 1 of 2 pages \(2\) hold images and no text"):
+        text, metadata = reader.document(scan("Words on the first page."), "a.pdf")
+    assert (text, metadata["page_starts"]) == ("Words on the first page.", [0, 24])
+
+
+def test_limits_end_a_file_and_not_the_next(reader: PdfReader) -> None:
+    with PdfReader(max_pages=4) as limited, pytest.raises(InputError, match="5 pages and max_pages=4"):
+        limited.read(REPORT)
+    with PdfReader(seconds=0.01) as limited:
+        with pytest.raises(InputError, match=r"more than seconds=0\.01"):
+            limited.read(REPORT)
+        with pytest.raises(InputError, match=r"more than seconds=0\.01"):
+            limited.read(REPORT)
+    for values in ({"max_pages": 0}, {"seconds": 0.0}):
+        with pytest.raises(InputError, match=next(iter(values))):
+            PdfReader(**values)
+
+
+def test_a_reader_is_copied_as_its_settings(reader: PdfReader) -> None:
+    reader.read(REPORT)
+    for copy in (deepcopy(reader), pickle.loads(pickle.dumps(reader))):
+        with copy:
+            assert copy == reader
+            assert copy.read(REPORT) == reader.read(REPORT)
+
+
+def test_line_numbers_and_marks_outside_of_the_page_are_no_text(reader: PdfReader) -> None:
+    lines = [f"The witness says the sentence of line {number} of the record." for number in range(1, 21)]
+
+    def draw(canvas: Canvas) -> None:
+        canvas.drawString(700, 400, "Printer's mark")
+        for number, line in enumerate(lines, 1):
+            canvas.drawRightString(60, HEIGHT - 80 - 20 * number, str(number))
+            canvas.drawString(100, HEIGHT - 80 - 20 * number, line)
+        canvas.showPage()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reader.read(pdf(draw)).text.split() == " ".join(lines).split()
