@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from situate.chunkers.sentences import sentence_spans
-from situate.embedders.types import Span, Vectors
+from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.vectors import check_finite
-
-#: A longer sentence (a table without full stops, say) is cut at white space.
-LONGEST_UNIT = 400
-#: A line that is an item of a list, a row of a table, a heading or a quotation.
-_NEW_ITEM = re.compile(r"[\r\n][ \t]*(?=(?:[-*+\u2022|#>]|\d{1,3}[.)])[ \t]?)")
-_SPACES = re.compile(r"\s+")
-_LETTER = re.compile(r"[^\W_]")
-
-
-def units(text: str) -> list[Span]:
-    """The spans of a text that may be marked: its sentences, items of lists, rows of tables.
-
-    A longer one than ``LONGEST_UNIT`` characters is cut; one without a letter or digit is left out.
-    """
-    return [
-        unit
-        for start, end in sentence_spans(text)
-        for item in _cut(text, start, end, _NEW_ITEM)
-        for unit in _bounded(text, *item)
-        if _LETTER.search(text, *unit)
-    ]
-
-
-def _cut(text: str, start: int, end: int, at: re.Pattern[str]) -> Iterator[Span]:
-    """The pieces of ``text[start:end]`` between matches."""
-    for match in at.finditer(text, start, end):
-        yield start, match.start()
-        start = match.end()
-    yield start, end
-
-
-def _bounded(text: str, start: int, end: int) -> Iterator[Span]:
-    while end - start > LONGEST_UNIT:
-        stop = start + LONGEST_UNIT
-        spaces = list(_SPACES.finditer(text, start + LONGEST_UNIT // 2, stop))
-        if spaces:
-            yield start, spaces[-1].start()
-            start = spaces[-1].end()
-        else:
-            yield start, stop
-            start = stop
-    if start < end:
-        yield start, end
 
 
 def best_matches(targets: Vectors, spans: Sequence[Vectors]) -> Vectors:

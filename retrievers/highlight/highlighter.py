@@ -14,11 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from situate.chunkers.statements import statement_spans
 from situate.embedders.types import Span, Vectors
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.highlight.attribution import Attribution, Claim, Evidence
-from situate.retrievers.highlight.covering import best_matches, covering, units
+from situate.retrievers.highlight.covering import best_matches, covering
 from situate.retrievers.marks import Highlight, Mark
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
@@ -67,7 +68,7 @@ class _Read:
     @classmethod
     def of(cls, hits: Sequence[Hit]) -> _Read:
         texts = list(dict.fromkeys(hit.chunk.text for hit in hits))
-        return cls(texts, [units(text) for text in texts])
+        return cls(texts, [statement_spans(text) for text in texts])
 
     def behind(self, text: str, spans: list[Span]) -> _Read:
         """The same passages behind another text."""
@@ -151,7 +152,7 @@ class Highlighter:
             ConventionError: The embedder's model has no token vectors.
             NonFiniteVectorError: A vector holds NaN or infinity.
         """
-        sentences, read = units(answer), _Read.of(hits)
+        sentences, read = statement_spans(answer), _Read.of(hits)
         if not sentences:
             return Attribution(answer)
         tokens = self.embedder.embed_span_tokens(*self._inputs(read.behind(answer, sentences)))
@@ -159,7 +160,7 @@ class Highlighter:
 
     async def aattribute(self, answer: str, hits: Sequence[Hit]) -> Attribution:
         """`attribute` without blocking the event loop."""
-        sentences, read = await asyncio.to_thread(lambda: (units(answer), _Read.of(hits)))
+        sentences, read = await asyncio.to_thread(lambda: (statement_spans(answer), _Read.of(hits)))
         if not sentences:
             return Attribution(answer)
         async with self._limit.slot():

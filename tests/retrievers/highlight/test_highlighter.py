@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,7 @@ from situate.embedders import Embedder
 from situate.errors import InputError, SpanError
 from situate.retrievers import Highlighter, Hit, Index, Retriever
 from situate.retrievers.cache_codecs import RESULTS
-from situate.retrievers.highlight.covering import LONGEST_UNIT, covering, units
+from situate.retrievers.highlight.covering import covering
 from situate.retrievers.highlight.highlighter import _UNRELATED
 from situate.types import Document
 
@@ -33,27 +32,6 @@ def embedder() -> Embedder:
 @pytest.fixture(scope="module")
 def highlighter(embedder: Embedder) -> Highlighter:
     return Highlighter(embedder)
-
-
-def test_units_are_sentences_and_items_of_lists() -> None:
-    assert [LEAVE[start:end] for start, end in units(LEAVE)] == [
-        "Parental leave is open to every employee.",
-        "It is twelve weeks long and paid in full.",
-        "The form is on the intranet.",
-        "- Ask your manager first.",
-        "- Pension contributions go on.",
-    ]
-    assert units("...\n\n---") == []
-    long = "word " * 500 + "x" * 1_000
-    assert all(end - start <= LONGEST_UNIT for start, end in units(long))
-    assert "".join(long[start:end] for start, end in units(long)).replace(" ", "") == long.replace(" ", "")
-
-
-def test_units_take_linear_time() -> None:
-    for text in ("\n" * 100_000, "\n - " * 30_000, "x" * 100_000, ". " * 50_000):
-        started = time.process_time()
-        units(text)
-        assert time.process_time() - started < 3
 
 
 def test_further_spans_are_chosen_for_what_they_add() -> None:
