@@ -160,18 +160,23 @@ class CrossEncoderReranker(RerankerCompressor):
         model: Hub id or folder, or a `SituateCrossEncoder` with settings of one's own. ``relevance_score`` is in [0, 1]
             unless that one is set otherwise.
         context: `Context` fields that are read in front of the passage ("title", "headings", ...).
+        prior: Share of the ``relevance_score`` that the documents came with, in [0, 1].
+        sentences: Judge a document's sentences one by one, and take the mean of its best so many; None: the whole.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"model_name": "model"}
 
     model: str | SituateCrossEncoder = DEFAULT_CROSS_ENCODER
     context: tuple[str, ...] = ()
+    prior: float = Field(default=0.0, ge=0.0, le=1.0)
+    sentences: int | None = Field(default=None, ge=1)
 
     def _ranks(self) -> Reranker:
         cross_encoder = SituateCrossEncoder(model=self.model) if isinstance(self.model, str) else self.model
-        settings = (cross_encoder.model_dump(), self.context)
+        options: dict[str, Any] = {"context": self.context, "prior": self.prior, "sentences": self.sentences}
         reranker: Reranker = self._handle.get(
-            settings, lambda: rerank.CrossEncoderReranker(cross_encoder.scorer, context=self.context)
+            (cross_encoder.model_dump(), options),
+            lambda: rerank.CrossEncoderReranker(cross_encoder.scorer, **options),
         )
         return reranker
 

@@ -205,6 +205,7 @@ class SituateLLMRerank(BaseRerank):
         llm: Any LlamaIndex model or situate `TextGenerator`; None: ``Settings.llm``.
         method: The form of its judgements.
         top: Only the first so many nodes are judged, the others follow; None: the method's own number.
+        prior: Share of the scores that the nodes came with, from 0 to 1. Both are stretched to [0, 1] first.
     """
 
     shared_on_copy: ClassVar[tuple[str, ...]] = ("llm",)
@@ -214,6 +215,7 @@ class SituateLLMRerank(BaseRerank):
         default="pointwise", description="The form of its judgements."
     )
     top: int | None = Field(default=None, gt=0, description="How many nodes are judged.")
+    prior: float = Field(default=0.0, ge=0, le=1, description="Share of the scores that the nodes came with.")
     timeout: float | None = Field(default=30.0, gt=0, description="Seconds for the step, retries included.")
 
     @classmethod
@@ -237,14 +239,14 @@ class SituateLLMRerank(BaseRerank):
         return "Settings.llm" if self.llm is None else model
 
     def _settings(self) -> Any:
-        return id(self.llm), self.method, self.top
+        return id(self.llm), self.method, self.top, self.prior
 
     def _made(self) -> Reranker:
         from situate.retrievers.rerank import ListwiseReranker, PairwiseReranker, PointwiseReranker
 
         rerankers = {"pointwise": PointwiseReranker, "pairwise": PairwiseReranker, "listwise": ListwiseReranker}
         top: dict[str, Any] = {} if self.top is None else {"top": self.top}
-        reranker: Reranker = rerankers[self.method](as_generator(self.llm), **top)
+        reranker: Reranker = rerankers[self.method](as_generator(self.llm), prior=self.prior, **top)
         return reranker
 
 
@@ -254,7 +256,14 @@ class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):
     Any model of sentence-transformers' `CrossEncoder`, in batches by token count. Long passages are read in windows,
     not cut. Cheap to construct; loaded for the first query; pickled as its configuration. The settings of the model
     are those of `CrossEncoderOptions`.
+
+    Attributes:
+        prior: Share of the scores that the nodes came with, from 0 to 1. Both are stretched to [0, 1] first.
+        sentences: Judge a node's sentences one by one, and take the mean of its best so many; None: the whole node.
     """
+
+    prior: float = Field(default=0.0, ge=0, le=1, description="Share of the scores that the nodes came with.")
+    sentences: int | None = Field(default=None, ge=1, description="Best sentences that make a node's score.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -266,12 +275,12 @@ class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):
         return self.model
 
     def _settings(self) -> Any:
-        return self._cross_encoder_settings()
+        return self._cross_encoder_settings(), self.prior, self.sentences
 
     def _made(self) -> Reranker:
         from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
 
-        return CrossEncoderReranker(self._made_cross_encoder())
+        return CrossEncoderReranker(self._made_cross_encoder(), prior=self.prior, sentences=self.sentences)
 
 
 class LateInteractionRerank(BaseRerank):

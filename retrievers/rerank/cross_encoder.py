@@ -1,6 +1,7 @@
 """Reranking by a model that reads query and passage together.
 
-Nogueira and Cho 2019, "Passage Re-ranking with BERT".
+Nogueira and Cho 2019, "Passage Re-ranking with BERT". Sentence by sentence: Akkalyoncu Yilmaz et al. 2019,
+"Applying BERT to Document Retrieval with Birch".
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from situate.chunkers.statements import statement_spans
 from situate.embedders.pairs.cross_encoder import DEFAULT_CROSS_ENCODER, CrossEncoderModel, PairScorer
-from situate.errors import ModelError
+from situate.errors import InputError, ModelError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
@@ -35,11 +37,13 @@ class CrossEncoderReranker(ModelReranker):
             `MonoT5Model`, a server.
         context: `Context` fields that are read in front of the passage.
         prior: Share of the score that the hits came with, in [0, 1]; then a score says only which hit is better.
+        sentences: Judge a passage's sentences one by one; its score is the mean of its best so many. For models that
+            were trained on single sentences, and passages of which one sentence answers. None: the passage as a whole.
         top: Only the first so many hits are judged; None for all.
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``prior`` is not in [0, 1], or ``top`` is less than 1.
+        InputError: ``prior`` is not in [0, 1], or ``sentences`` or ``top`` is less than 1.
     """
 
     def __init__(
@@ -48,11 +52,15 @@ class CrossEncoderReranker(ModelReranker):
         *,
         context: Sequence[str] = (),
         prior: float = 0.0,
+        sentences: int | None = None,
         top: int | None = None,
         name: str = "cross_encoder",
     ) -> None:
+        if sentences is not None and sentences < 1:
+            raise InputError(f"sentences={sentences} must be 1 or more, or None for the passage as a whole")
         self.settings = RerankSettings(name, tuple(context), prior, top)
         self.scorer: PairScorer = CrossEncoderModel(model) if isinstance(model, str) else model
+        self.sentences = sentences
         self.name = name
         self._limit = model_limit(self.scorer, AT_ONCE)
 
@@ -64,28 +72,46 @@ class CrossEncoderReranker(ModelReranker):
             NonFiniteVectorError: It computed NaN or infinity.
         """
         found, judged = self.settings.judged(query, hits)
-        return self._ranked(found, judged, self.scorer.score(self._pairs(query, judged))) if judged else found
+        if not judged:
+            return found
+        read = self._read(judged)
+        return self._ranked(found, judged, read, self.scorer.score(_pairs(query, read)))
 
     async def arerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """`rerank` without blocking the event loop; cancelling it withdraws the pairs that have not run."""
         found, judged = self.settings.judged(query, hits)
         if not judged:
             return found
+        read = self._read(judged)
         async with self._limit.slot():
-            return self._ranked(found, judged, await self.scorer.ascore(self._pairs(query, judged)))
+            return self._ranked(found, judged, read, await self.scorer.ascore(_pairs(query, read)))
 
-    def _pairs(self, query: str, judged: Sequence[Hit]) -> list[tuple[str, str]]:
-        return [(query, passage) for passage in self.settings.passages(judged)]
+    def _read(self, judged: Sequence[Hit]) -> list[list[str]]:
+        """Per hit the texts that are scored: the passage, or its sentences."""
+        if self.sentences is None:
+            return [[passage] for passage in self.settings.passages(judged)]
+        texts = [[hit.chunk.text[slice(*span)] for span in statement_spans(hit.chunk.text)] for hit in judged]
+        before = [hit.chunk.context.render(self.settings.context) if self.settings.context else "" for hit in judged]
+        return [
+            [f"{context}\n{text}" if context else text for text in own or [hit.chunk.text]]
+            for hit, context, own in zip(judged, before, texts, strict=True)
+        ]
 
-    def _ranked(self, hits: list[Hit], judged: list[Hit], result: PairScores) -> list[Hit]:
-        if len(result.scores) != len(judged):
-            raise ModelError(f"the reranker {self.name!r} gave {len(result.scores)} scores for {len(judged)} pairs")
-        note(
-            pairs=len(judged),
-            windows=int(result.windows.sum()),
-            tokens=result.tokens,
-            lost_tokens=result.lost_tokens,
-        )
-        scores = result.scores.tolist()
+    def _ranked(self, hits: list[Hit], judged: list[Hit], read: list[list[str]], result: PairScores) -> list[Hit]:
+        pairs = sum(map(len, read))
+        if len(result.scores) != pairs:
+            raise ModelError(f"the reranker {self.name!r} gave {len(result.scores)} scores for {pairs} pairs")
+        note(pairs=pairs, windows=int(result.windows.sum()), tokens=result.tokens, lost_tokens=result.lost_tokens)
+        each = iter(result.scores.tolist())
+        scores = [_mean_of_best([next(each) for _ in texts], self.sentences or 1) for texts in read]
         probabilities = getattr(self.scorer, "output", None) == "probability"
         return self.settings.ranked(hits, judged, scores, scores if probabilities else None)
+
+
+def _pairs(query: str, read: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    return [(query, text) for texts in read for text in texts]
+
+
+def _mean_of_best(scores: list[float], count: int) -> float:
+    best = sorted(scores, reverse=True)[:count]
+    return sum(best) / len(best)

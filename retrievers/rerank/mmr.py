@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings
+from situate.retrievers.search.fusion import stretched
 from situate.retrievers.types import Hit
 from situate.vectors import check_finite
 
@@ -45,10 +47,12 @@ class Mmr(ModelReranker):
         balance: The paper's lambda: 1 is relevance alone, 0 diversity alone.
         keep: How many hits to choose; None for all.
         context: `Context` fields that are read in front of the passage.
+        prior: Share of the score that the hits came with in their relevance, stretched to [0, 1]; 1: they are as
+            relevant as the step before says, and the embedder judges their likeness alone.
         name: The step's name, under which the value at which a hit was chosen is noted.
 
     Raises:
-        InputError: ``balance`` is not in [0, 1], or ``keep`` is less than 1.
+        InputError: ``balance`` or ``prior`` is not in [0, 1], or ``keep`` is less than 1.
     """
 
     def __init__(
@@ -58,13 +62,17 @@ class Mmr(ModelReranker):
         balance: float = 0.7,
         keep: int | None = None,
         context: Sequence[str] = (),
+        prior: float = 0.0,
         name: str = "mmr",
     ) -> None:
         if not 0 <= balance <= 1:
             raise InputError(f"balance={balance} must lie between 0 and 1")
         if keep is not None and keep < 1:
             raise InputError(f"keep={keep} must be 1 or more, or None for all")
+        if not 0 <= prior <= 1:
+            raise InputError(f"prior={prior} must lie between 0 and 1")
         self.settings = RerankSettings(name, tuple(context))
+        self.prior = prior
         self.embedder = embedder
         self.balance = balance
         self.keep = keep
@@ -99,7 +107,8 @@ class Mmr(ModelReranker):
             return await self._limit.in_thread(lambda: self._ranked(found, judged, vector, vectors))
 
     def _ranked(self, hits: list[Hit], judged: list[Hit], query: Vectors, vectors: Vectors) -> list[Hit]:
-        order, values = mmr(query, vectors, self.balance, self.keep)
+        prior = self.prior * np.array(stretched([hit.score for hit in judged])) if self.prior else None
+        order, values = mmr((1 - self.prior) * query, vectors, self.balance, self.keep, prior)
         # a value may rise where cosines are negative; the score must not, because hits are ordered by it
         scores = np.minimum.accumulate(values).tolist()
         chosen = [judged[place] for place in order]
@@ -107,7 +116,11 @@ class Mmr(ModelReranker):
 
 
 def mmr(
-    query: Vectors, passages: Vectors, balance: float = 0.7, keep: int | None = None
+    query: Vectors,
+    passages: Vectors,
+    balance: float = 0.7,
+    keep: int | None = None,
+    prior: NDArray[np.float64] | None = None,
 ) -> tuple[list[int], list[float]]:
     """The greedy choice of the passage with the largest ``b * cos(query, p) - (1 - b) * max cos(chosen, p)``.
 
@@ -116,6 +129,7 @@ def mmr(
         passages: float32 ``[passages, dimension]``, L2-normalised.
         balance: ``b``, the paper's lambda.
         keep: How many to choose; None for all.
+        prior: float64 ``[passages]``: added to the cosines with the query.
 
     Returns:
         Places in ``passages`` in the order of the choice, and the value of each when it was chosen. Ties go to the
@@ -126,7 +140,8 @@ def mmr(
     """
     check_finite(passages, "a passage's vector holds")
     check_finite(query, "the query's vector holds")
-    relevance = balance * (passages @ query).astype(np.float64)
+    relevance = (passages @ query).astype(np.float64)
+    relevance = balance * (relevance if prior is None else relevance + prior)
     alike = np.full(len(passages), -1.0)
     open_ = np.ones(len(passages), dtype=bool)
     order: list[int] = []

@@ -21,8 +21,9 @@ class RerankSettings:
     Attributes:
         name: The step's name, under which the score is noted.
         context: `Context` fields that are read in front of the passage.
-        prior: Share of the score that the hits came with, in [0, 1]. Both are stretched to [0, 1] over the judged hits
-            of the query first; 0 ranks by the reranker's scores as they are.
+        prior: Share of the score that the hits came with, in [0, 1] (Birch, Akkalyoncu Yilmaz et al. 2019; CEDR,
+            MacAvaney et al. 2019). Both are stretched to [0, 1] over the judged hits of the query first; 0 ranks by the
+            reranker's scores as they are.
         top: Only the first so many hits are judged, the others follow in their order; None for all.
 
     Raises:

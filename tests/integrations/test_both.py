@@ -55,7 +55,7 @@ MODELS: dict[str, Make] = {
         situators=[HeadingSituator()],
     ),
     "llama_index.SituatedContext": lambda: llama_index.SituatedContext(situators=[HeadingSituator()], llm=False),
-    "llama_index.CrossEncoderRerank": lambda: llama_index.CrossEncoderRerank(top_n=3, output="logit"),
+    "llama_index.CrossEncoderRerank": lambda: llama_index.CrossEncoderRerank(top_n=3, output="logit", prior=0.5),
     "llama_index.LateInteractionRerank": lambda: llama_index.LateInteractionRerank(
         embed_model=embed_model(), prior=0.5
     ),
@@ -65,7 +65,7 @@ MODELS: dict[str, Make] = {
     "langchain.SituateHighlighter": lambda: langchain.SituateHighlighter(embeddings=embeddings(), at_most=3),
     "langchain.SituateEmbeddings": lambda: langchain.SituateEmbeddings(max_tokens=64),
     "langchain.SituateCrossEncoder": lambda: langchain.SituateCrossEncoder(output="logit"),
-    "langchain.CrossEncoderReranker": lambda: langchain.CrossEncoderReranker(top_n=3),
+    "langchain.CrossEncoderReranker": lambda: langchain.CrossEncoderReranker(top_n=3, prior=0.5, sentences=2),
     "langchain.LateInteractionReranker": lambda: langchain.LateInteractionReranker(embeddings=embeddings(), prior=0.5),
     "langchain.SituateReranker": lambda: langchain.SituateReranker(reranker=Mmr(embed_model().embedder)),
     "langchain.HyDEEmbeddings": lambda: langchain.HyDEEmbeddings(

@@ -545,3 +545,44 @@ def test_duo_refuses_nan_lost_comparisons_and_nonsense(hits):
         DuoReranker(broken).rerank(QUERY, hits("a", "b", "c"))
     with pytest.raises(InputError, match="top=1"):
         DuoReranker(broken, top=1)
+
+
+# Sentences, and the score before
+
+
+@both
+async def test_sentences_are_judged_one_by_one_and_the_best_count(mode, hits):
+    scorer = Scores(0.1, 0.9, 0.5, 0.8, 0.2)
+    scorer.output = "probability"
+    passages = hits("Travel is online. Parents take leave. It is paid.", "Leave is long.", "...")
+    reranker = CrossEncoderReranker(scorer, sentences=2)
+    found = await rerank(mode, reranker, QUERY, passages)
+    assert [text for _, text in scorer.pairs] == [
+        "Travel is online.",
+        "Parents take leave.",
+        "It is paid.",
+        "Leave is long.",
+        "...",
+    ]
+    assert [hit.score for hit in found] == pytest.approx([0.8, 0.7, 0.2])
+    assert [hit.chunk.id for hit in found] == ["chunk-1", "chunk-0", "chunk-2"]
+    assert [hit.relevance for hit in found] == [hit.score for hit in found]
+
+
+def test_each_sentence_is_read_behind_its_context(hits):
+    scorer = Scores(0.1, 0.9)
+    hit = hits("Twelve weeks. Paid.")[0]
+    hit = replace(hit, chunk=replace(hit.chunk, context=Context(title="Leave")))
+    CrossEncoderReranker(scorer, sentences=1, context=["title"]).rerank(QUERY, [hit])
+    assert [text for _, text in scorer.pairs] == ["Leave\nTwelve weeks.", "Leave\nPaid."]
+    with pytest.raises(InputError, match="sentences=0"):
+        CrossEncoderReranker(scorer, sentences=0)
+
+
+@both
+async def test_mmr_takes_the_score_before_for_relevance(mode, embedder, hits):
+    found = await rerank(mode, Mmr(embedder, balance=1.0, prior=1.0), QUERY, hits(*TEXTS))
+    assert texts(found) == list(TEXTS)
+    assert [hit.score for hit in found] == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    with pytest.raises(InputError, match=r"prior=1\.5"):
+        Mmr(embedder, prior=1.5)
