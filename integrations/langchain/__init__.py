@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from situate.integrations.langchain.generator import LangChainGenerator as LangChainGenerator
     from situate.integrations.langchain.highlight import SituateHighlighter as SituateHighlighter
     from situate.integrations.langchain.hyde import HyDEEmbeddings as HyDEEmbeddings, HyDERetriever as HyDERetriever
+    from situate.integrations.langchain.loader import SituateLoader as SituateLoader
     from situate.integrations.langchain.rerankers import (
         CrossEncoderReranker as CrossEncoderReranker,
         LateInteractionReranker as LateInteractionReranker,
@@ -58,6 +59,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "HyDEEmbeddings",
             "HyDERetriever",
         ),
+        "situate.integrations.langchain.loader": ("SituateLoader",),
         "situate.integrations.langchain.rerankers": (
             "CrossEncoderReranker",
             "LateInteractionReranker",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         passage_highlight as passage_highlight,
         passage_where as passage_where,
     )
+    from situate.integrations.llama_index.reader import SituateReader as SituateReader
     from situate.integrations.llama_index.rerank import (
         CrossEncoderRerank as CrossEncoderRerank,
         LateInteractionRerank as LateInteractionRerank,
@@ -49,6 +50,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ),
         "situate.integrations.llama_index.node_parser": ("LateChunkingNodeParser",),
         "situate.integrations.llama_index.nodes": ("join_pages", "passage_highlight", "passage_where"),
+        "situate.integrations.llama_index.reader": ("SituateReader",),
         "situate.integrations.llama_index.rerank": (
             "CrossEncoderRerank",
             "LateInteractionRerank",

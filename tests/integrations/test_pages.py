@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.documents import Document as LangChainDocument
-from llama_index.core.schema import Document as LlamaIndexDocument
+from llama_index.core import SimpleDirectoryReader
+from llama_index.core.schema import Document as LlamaIndexDocument, MetadataMode
 
+from situate.chunkers import Context, read_documents
 from situate.integrations import langchain, llama_index
+from situate.integrations.llama_index.nodes import read_origin
+from tests.pdfs import report
 
 FIRST, SECOND = (
     "# Boilers\n\nThe boiler is serviced twice a year, in May and in October.\n\n",
@@ -69,3 +75,52 @@ def test_langchain_passages_tell_their_pages(embeddings: langchain.SituateEmbedd
         assert holder.get(["d"]) == [document]
     split = langchain.SituateTextSplitter(embeddings).split_documents([document])
     assert where([passage.metadata for passage in split]) == WHERE
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "report.pdf").write_bytes(report())
+    (folder / "note.txt").write_text("A note.", encoding="utf-8")
+    return folder
+
+
+PAGES = {
+    "1 Maintenance": {1}, "1.1 Valves": {1, 2}, "2 The Boiler House": {2}, "3 Inspections": {3, 4}, "4 Outlook": {5},
+}  # fmt: skip
+
+
+def pages_of(chunks: Iterable[tuple[Context, Mapping[str, Any]]]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for context, metadata in chunks:
+        found.setdefault(context.headings[-1], set()).update(metadata["pages"])
+    return found
+
+
+def test_a_pdf_comes_through_llama_index(folder: Path, embed_model: llama_index.SituateEmbedding) -> None:
+    reader = llama_index.SituateReader(password="open sesame")
+    assert "sesame" not in repr(reader) + str(reader.to_dict())
+    documents = SimpleDirectoryReader(str(folder), file_extractor={".pdf": reader}).load_data()
+    (document,) = [document for document in documents if document.metadata["file_name"] == "report.pdf"]
+    (expected,) = [found for found in read_documents(folder) if found.id == "report.pdf"]
+    assert document.text == expected.text
+    assert document.metadata["page_starts"] == expected.metadata["page_starts"]
+    assert "page_starts" not in document.get_content(metadata_mode=MetadataMode.LLM)
+    (again,) = pickle.loads(pickle.dumps(reader)).load_data(folder / "report.pdf")
+    assert (again.id_, again.text) == ((folder / "report.pdf").as_posix(), expected.text)
+    assert {found.id_ for found in reader.load_data(folder)} == {again.id_, (folder / "note.txt").as_posix()}
+    nodes = llama_index.LateChunkingNodeParser(embed_model=embed_model).get_nodes_from_documents([document])
+    origins = [read_origin(node) for node in nodes]
+    assert pages_of((o.context, n.metadata) for o, n in zip(origins, nodes, strict=True) if o is not None) == PAGES
+
+
+def test_a_pdf_comes_through_langchain(folder: Path, embeddings: langchain.SituateEmbeddings) -> None:
+    documents = {document.metadata["source"]: document for document in langchain.SituateLoader(folder).load()}
+    source = (folder / "report.pdf").as_posix()
+    assert set(documents) == {source, (folder / "note.txt").as_posix()}
+    document = documents[source]
+    (expected,) = [found for found in read_documents(folder) if found.id == "report.pdf"]
+    assert (document.id, document.page_content) == (source, expected.text)
+    assert langchain.SituateLoader(source).load() == [document]
+    chunks = langchain.SituateTextSplitter(embeddings).split_documents([document])
+    assert pages_of((langchain.chunk_context(chunk), chunk.metadata) for chunk in chunks) == PAGES
