@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.markdown import MarkdownChunker
 from situate.chunkers.text import TextChunker
-from situate.errors import ModelError
+from situate.errors import FallbackWarning, InputError, MissingExtraError, ModelError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from situate.chunkers.code import CodeChunker
     from situate.types import Chunk, Document
 
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
@@ -41,10 +43,11 @@ class HasTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class AutoChunker(SizedChunker):
-    """`MarkdownChunker` for Markdown, `TextChunker` for any other text.
+    """`MarkdownChunker` for Markdown, `CodeChunker` for source code, `TextChunker` for any other text.
 
-    Metadata ``format`` ("markdown" or "text") decides; else the suffix of metadata ``path`` or of the document's id;
-    and where that is unknown, whether a line of the text can only be meant as a Markdown heading.
+    Metadata ``format`` ("markdown", "code" with its ``language``, or "text") decides; else the suffix of metadata
+    ``path`` or of the document's id; and where that is unknown, whether a line of the text can only be meant as a
+    Markdown heading.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
@@ -67,7 +70,29 @@ class AutoChunker(SizedChunker):
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
+        language = document.metadata.get("language")
+        if document.metadata.get("format") == "code" and isinstance(language, str):
+            return self._code(document, language)
         return (self._markdown if is_markdown(document) else self._text).split(document)
+
+    def _code(self, document: Document, language: str) -> list[Chunk]:
+        """The chunks of source code; as text, where the language's grammar is not installed."""
+        from situate.chunkers.code import CodeChunker  # imports numpy
+
+        try:
+            chunker = self._coders.get(language)
+            if chunker is None:
+                chunker = CodeChunker(self.size, self.overlap, self.tokenizer, self.balance, language)
+            chunks = chunker.split(document)
+        except (InputError, MissingExtraError) as error:
+            warnings.warn(f"code is cut as text: {error}", FallbackWarning, stacklevel=3)
+            chunker, chunks = self._text, self._text.split(document)
+        self._coders[language] = chunker
+        return chunks
+
+    @cached_property
+    def _coders(self) -> dict[str, CodeChunker | TextChunker]:
+        return {}
 
     @cached_property
     def _markdown(self) -> MarkdownChunker:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.formats import FORMATS
 from situate.chunkers.readers.html import decoded_page, html_to_markdown
 from situate.chunkers.readers.pdf.reader import MAX_PAGES, SECONDS, PdfReader
 from situate.errors import InputError, MissingExtraError
@@ -48,10 +49,11 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of a folder or a file, one at a time.
 
-    Reads ``.md``, ``.markdown``, ``.txt``, ``.html``, ``.htm``, ``.pdf`` and ``.jsonl``. A folder is read with its
-    subfolders, in the order of the paths, without hidden files; one that holds a ``documents.jsonl`` is a data set,
-    and only that file is read. HTML and PDF become Markdown, so that their headings situate what stands below them; of
-    a PDF metadata ``page_starts`` tell where its pages begin, and its chunks on which of them they stand.
+    Reads Markdown, text, HTML, PDF, JSON Lines and the kinds of `situate.chunkers.readers.formats`: Word, PowerPoint,
+    Excel, EPUB, RTF, e-mail, notebooks, reStructuredText, CSV and source code. A folder is read with its subfolders, in
+    the order of the paths, without hidden files; one that holds a ``documents.jsonl`` is a data set, and only that file
+    is read. All but text and code becomes Markdown, so that its headings situate what stands below them; of a PDF or a
+    presentation metadata ``page_starts`` tell where its pages begin, and its chunks on which of them they stand.
 
     A document's id is its path below ``path``, with forward slashes. In JSON Lines, ``{"id", "title", "text", ...}``,
     a line is a document with its own id, and every further key is metadata. Text is in the encoding of its byte order
@@ -71,7 +73,7 @@ def read_documents(
     Raises:
         InputError: There is no such path, its kind is not known, or an argument is out of range; with
             ``on_error="raise"`` also the first file or line that cannot be read.
-        MissingExtraError: A PDF file is there, and the extra ``documents`` is not installed.
+        MissingExtraError: A PDF or office file is there, and the extra ``documents`` is not installed.
     """
     root = Path(path)
     if not root.exists():
@@ -268,4 +270,5 @@ _KINDS: dict[str, _Kind] = {
     ".html": _html,
     ".htm": _html,
     ".jsonl": _text,
+    **FORMATS,
 }

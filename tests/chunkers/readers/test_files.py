@@ -211,9 +211,9 @@ def test_the_title_is_the_one_of_the_document(tmp_path: Path, front: str, title:
 def test_a_missing_path_and_an_unknown_kind_raise_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_documents(tmp_path / "nothing")
-    (tmp_path / "x.docx").write_bytes(b"")
+    (tmp_path / "x.xyz").write_bytes(b"")
     with pytest.raises(InputError, match=r"\.pdf"):
-        read_documents(tmp_path / "x.docx")
+        read_documents(tmp_path / "x.xyz")
 
 
 def test_an_empty_folder_has_no_documents(tmp_path: Path) -> None:

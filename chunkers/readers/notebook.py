@@ -1,0 +1,76 @@
+"""Jupyter notebooks as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from situate.chunkers.base import encodable
+from situate.chunkers.headings import markdown_headings
+from situate.chunkers.readers.decoding import decoded
+from situate.errors import InputError
+from situate.outside import load_json
+
+#: Characters of an output that are kept: a loop's progress bar can have millions.
+_OUTPUT = 4_000
+
+
+def read_notebook(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    """A notebook: its text cells as they are, code cells and their printed outputs as fences under the headings.
+
+    Of an output that is longer than 4,000 characters the beginning is kept, and a line says how much is left out.
+
+    Raises:
+        InputError: It is no notebook.
+    """
+    book = load_json(decoded(data, name), "the notebook", max_bytes=4 * len(data) + 4)
+    if not isinstance(book, Mapping):
+        raise InputError("no notebook: its JSON is no object")
+    cells = book.get("cells")
+    if cells is None and isinstance(sheets := book.get("worksheets"), list):  # before 2015
+        cells = [cell for sheet in sheets if isinstance(sheet, Mapping) for cell in sheet.get("cells") or ()]
+    if not isinstance(cells, list):
+        raise InputError("no notebook: it has no list of cells")
+    known = book.get("metadata")
+    language = _at(known, "language_info", "name") or _at(known, "kernelspec", "language") or "python"
+    parts = [part for cell in cells if isinstance(cell, Mapping) for part in _cell(cell, str(language))]
+    text = "\n\n".join(parts)
+    title = next((heading.text for heading in markdown_headings(encodable(text)) if heading.level == 1), None)
+    return text, {"format": "markdown", "language": str(language), **({"title": title} if title else {})}
+
+
+def _cell(cell: Mapping[str, Any], language: str) -> list[str]:
+    source = _text(cell.get("source", cell.get("input"))).strip("\n")
+    if cell.get("cell_type") == "heading" and source.strip():
+        level = cell.get("level")
+        return [f"{'#' * (level if type(level) is int and 1 <= level <= 6 else 1)} {' '.join(source.split())}"]
+    if cell.get("cell_type") != "code":
+        return [source] if source.strip() else []
+    parts = [_fence(source, language)] if source.strip() else []
+    for output in cell.get("outputs") or ():
+        if isinstance(output, Mapping):
+            printed = _text(output.get("text") or _at(output, "data", "text/plain")).strip("\n")
+            if len(printed) > _OUTPUT:
+                printed = f"{printed[:_OUTPUT]}\n[{len(printed) - _OUTPUT:,} more characters are left out]"
+            parts += [_fence(printed, "text")] if printed.strip() else []
+    return parts
+
+
+def _fence(text: str, language: str) -> str:
+    """A fence around the text, longer than any in it."""
+    sign = "```"
+    while sign in text:
+        sign += "`"
+    return f"{sign}{language}\n{text}\n{sign}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join(line for line in value if isinstance(line, str))
+    return value if isinstance(value, str) else ""
+
+
+def _at(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

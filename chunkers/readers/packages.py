@@ -1,0 +1,64 @@
+"""Zip packages (office files, EPUB), opened within limits."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from zipfile import BadZipFile, ZipFile
+
+from situate.errors import InputError
+
+#: Bytes of all members together, unpacked, and of one XML member, which a parser holds as objects.
+MAX_UNPACKED, MAX_XML = 512 * 2**20, 128 * 2**20
+#: How many times larger than the file its members may be, where they are large. Text seldom packs better than 50 times.
+MAX_RATIO = 200
+MAX_MEMBERS = 20_000
+_SMALL = 16 * 2**20
+#: The file is encrypted, or of the years before 2007.
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_DECLARATION = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+
+
+def opened(data: bytes, kind: str, *, declarations: bool = False) -> ZipFile:
+    """The package in ``data``. Its members are only ever read by name, never written to a disk.
+
+    Args:
+        data: The file.
+        kind: What it should be, for messages.
+        declarations: Whether XML members may have a document type. Those of office files have none, so that one that
+            does can only be meant to make a parser expand or fetch entities.
+
+    Raises:
+        InputError: It is no package, is encrypted, or is larger than the limits when unpacked.
+    """
+    if data.startswith(_OLE):
+        raise InputError(f"encrypted, or no {kind} but a format of before 2007: remove the password, or save it anew")
+    try:
+        package = ZipFile(BytesIO(data))
+    except (BadZipFile, ValueError, NotImplementedError) as error:
+        raise InputError(f"no {kind}, or a damaged one: {error}") from error
+    members = package.infolist()
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_MEMBERS or total > MAX_UNPACKED or total > max(_SMALL, MAX_RATIO * len(data)):
+        raise InputError(
+            f"{len(members):,} members of {total:,} bytes in a file of {len(data):,}: at most {MAX_MEMBERS:,} members, "
+            f"{MAX_UNPACKED:,} bytes and {MAX_RATIO} times the file are unpacked"
+        )
+    for member in members:
+        if member.flag_bits & 1:
+            raise InputError("encrypted: remove the password")
+        if member.filename.endswith((".xml", ".rels")):
+            if member.file_size > MAX_XML:
+                raise InputError(f"{member.filename!r} has {member.file_size:,} bytes: at most {MAX_XML:,} are read")
+            if not declarations and _declares(package, member.filename):
+                raise InputError(f"{member.filename!r} declares a document type, which no {kind} does: it is not read")
+    return package
+
+
+def _declares(package: ZipFile, member: str) -> bool:
+    """Whether XML declares a document type, which stands before its first element."""
+    with package.open(member) as stream:
+        start = stream.read(4096)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        start = start.replace(b"\0", b"")
+    return _DECLARATION.search(start) is not None

@@ -1,0 +1,56 @@
+"""Rows of cells as Markdown tables; CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from situate.chunkers.readers.decoding import decoded
+from situate.errors import InputError
+
+_DELIMITERS = ",;\t|"
+#: Rows by which a file's delimiter is found.
+_SAMPLE = 50
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as a Markdown table, the first one being its header; "" where no cell has text.
+
+    White space in a cell becomes a space: a Markdown row is a line. Rows without any text are left out.
+    """
+    kept = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    kept = [row for row in kept if any(row)]
+    width = max((max(n for n, cell in enumerate(row, 1) if cell) for row in kept), default=0)
+    lines = [f"| {' | '.join([*row[:width], *[''] * (width - len(row))])} |" for row in kept]
+    return "\n".join([*lines[:1], f"|{' --- |' * width}", *lines[1:]]) if lines else ""
+
+
+def read_csv(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    """A CSV or TSV file as a Markdown table, whose first row is its header.
+
+    The delimiter (comma, semicolon, tab, bar) is the one that gives the first rows the same number of columns.
+
+    Raises:
+        InputError: A cell has more than 131,072 characters (the quotes do not match, say).
+    """
+    lines = decoded(data, name).lstrip("\ufeff").splitlines(keepends=True)
+    delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(f"no CSV that can be read: {error}") from error
+    return markdown_table(rows), {"format": "markdown"}
+
+
+def _fit(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
+    """How many of the first rows have the commonest number of columns, where that is several; and that number."""
+    try:
+        rows = list(islice(csv.reader(lines, delimiter=delimiter), _SAMPLE))
+    except csv.Error:
+        return 0, 0
+    widths = Counter(len(row) for row in rows if len(row) > 1)
+    width, count = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+    return count, width

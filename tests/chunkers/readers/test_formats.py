@@ -1,0 +1,344 @@
+"""Office files, books, mail, tables and source code as documents, and what is wrong with some of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from email.message import EmailMessage
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from situate.chunkers import AutoChunker, Chunk, Document, read_documents
+from situate.chunkers.readers import packages
+from situate.chunkers.readers.files import SkippedFilesWarning
+from situate.chunkers.readers.formats import FORMATS
+from situate.errors import FallbackWarning, InputError, MissingExtraError
+
+
+def read(suffix: str, data: bytes | str) -> Document:
+    name = f"a{suffix}"
+    text, metadata = FORMATS[suffix](data.encode() if isinstance(data, str) else data, name)
+    return Document(name, text, metadata)
+
+
+def chunks(document: Document, size: int = 200) -> list[Chunk]:
+    return AutoChunker(size).split(document)
+
+
+def zipped(members: dict[str, bytes | str]) -> bytes:
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as package:
+        for name, data in members.items():
+            package.writestr(name, data)
+    return stream.getvalue()
+
+
+# -- a file of each kind, written by another library or by hand -----------------------------------------------------
+
+_W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+
+
+def docx(body: str = "", **members: bytes | str) -> bytes:
+    """A Word document: its parts as Word writes them."""
+
+    def style(id: str, name: str) -> str:
+        return f'<w:style w:type="paragraph" w:styleId="{id}"><w:name w:val="{name}"/></w:style>'
+
+    def paragraph(text: str, style: str = "") -> str:
+        kind = f'<w:pPr><w:pStyle w:val="{style}"/></w:pPr>' if style else ""
+        return f"<w:p>{kind}<w:r><w:t>{text}</w:t></w:r></w:p>"
+
+    def row(*cells: str) -> str:
+        return f"<w:tr>{''.join(f'<w:tc>{paragraph(cell)}</w:tc>' for cell in cells)}</w:tr>"
+
+    body = body or (
+        paragraph("Travel", "Heading1")
+        + paragraph("Costs", "Heading2")
+        + paragraph("It pays 180 euros.")
+        + f"<w:tbl>{row('Town', 'Limit')}{row('Rome', '210')}</w:tbl>"
+    )
+    package = "application/vnd.openxmlformats-package.relationships+xml"
+    main = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+    styles = "application/vnd.openxmlformats-officedocument.wordprocessingml.styles+xml"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    links = "http://schemas.openxmlformats.org/package/2006/relationships"
+    return zipped(
+        {
+            "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+            f'<Default Extension="rels" ContentType="{package}"/>'
+            f'<Override PartName="/word/document.xml" ContentType="{main}"/>'
+            f'<Override PartName="/word/styles.xml" ContentType="{styles}"/></Types>',
+            "_rels/.rels": f'<Relationships xmlns="{links}"><Relationship Id="r1" '
+            f'Type="{office}/officeDocument" Target="word/document.xml"/></Relationships>',
+            "word/_rels/document.xml.rels": f'<Relationships xmlns="{links}"><Relationship Id="r2" '
+            f'Type="{office}/styles" Target="styles.xml"/></Relationships>',
+            "word/styles.xml": f"<w:styles {_W}>{style('Heading1', 'heading 1')}{style('Heading2', 'heading 2')}"
+            "</w:styles>",
+            "word/document.xml": f"<w:document {_W}><w:body>{body}</w:body></w:document>",
+            "docProps/core.xml": '<cp:coreProperties xmlns:cp="x" xmlns:dc="y"><dc:title>Rules &amp; costs</dc:title>'
+            "</cp:coreProperties>",
+            **members,
+        }
+    )
+
+
+def pptx() -> bytes:
+    from pptx import Presentation
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+    from pptx.util import Inches
+
+    deck = Presentation()
+    first = deck.slides.add_slide(deck.slide_layouts[1])
+    first.shapes.title.text = "Travel"
+    frame = first.placeholders[1].text_frame
+    frame.text = "Costs"
+    frame.add_paragraph().text = "# 180 euros"
+    frame.paragraphs[1].level = 1
+    first.notes_slide.notes_text_frame.text = "Say it slowly."
+    second = deck.slides.add_slide(deck.slide_layouts[6])
+    table = second.shapes.add_table(2, 2, 0, 0, Inches(2), Inches(2)).table
+    for place, text in enumerate(("Town", "Limit", "Rome", "210")):
+        table.cell(place // 2, place % 2).text = text
+    data = CategoryChartData()
+    data.categories = ["2023", "2024"]
+    data.add_series("Sales", (1.5, 2))
+    second.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, Inches(2), Inches(2), data)
+    stream = BytesIO()
+    deck.save(stream)
+    return stream.getvalue()
+
+
+def xlsx() -> bytes:
+    from datetime import datetime
+
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.active
+    sheet.title = "Limits"
+    for row in (["Town", "Limit", "From"], ["Rome", 210.0, datetime(2024, 5, 1)], [], ["All in euros."]):
+        sheet.append(row)
+    book.create_sheet("Others").append(["a | b", None, "c"])
+    stream = BytesIO()
+    book.save(stream)
+    return stream.getvalue()
+
+
+def epub(**members: bytes | str) -> bytes:
+    return zipped(
+        {
+            "mimetype": "application/epub+zip",
+            "META-INF/container.xml": '<container xmlns="u"><rootfiles><rootfile full-path="OPS/book.opf"/></rootfiles>'
+            "</container>",
+            "OPS/book.opf": '<package xmlns="o" xmlns:dc="d"><metadata><dc:title>The Boiler</dc:title>'
+            '<dc:language>en</dc:language></metadata><manifest><item id="b" href="text/b%20c.xhtml"/>'
+            '<item id="a" href="text/a.xhtml"/><item id="x" href="../../../etc/passwd"/></manifest>'
+            '<spine><itemref idref="a"/><itemref idref="x"/><itemref idref="b"/></spine></package>',
+            "OPS/text/a.xhtml": "<!DOCTYPE html><html><body><h1>Heat</h1><p>It is hot.</p></body></html>",
+            "OPS/text/b c.xhtml": "<html><body><h1>Cold</h1><p>It is cold.</p></body></html>",
+            **members,
+        }
+    )
+
+
+def eml() -> bytes:
+    inner = EmailMessage()
+    inner["Subject"], inner["From"] = "Limits", "ada@example.org"
+    inner.set_content("Rome is 210.\n\n# not a heading\n")
+    mail = EmailMessage()
+    mail["Subject"], mail["From"], mail["To"] = "Costs for Rome", "Bo <bo@example.org>", "cy@example.org"
+    mail["Date"] = "Wed, 01 May 2024 10:00:00 +0200"
+    mail.set_content("See below.")
+    mail.add_alternative("<p>See <b>below</b>.</p>", subtype="html")
+    mail.add_attachment(inner)
+    mail.add_attachment(b"MZ", maintype="application", subtype="octet-stream", filename="../run.exe")
+    return mail.as_bytes()
+
+
+def notebook() -> str:
+    cells = [
+        {"cell_type": "markdown", "source": ["# Heat\n", "It is hot."]},
+        {
+            "cell_type": "code",
+            "source": "print('a')  # not a heading",
+            "outputs": [{"output_type": "stream", "text": ["a\n"]}, {"data": {"text/plain": "x" * 5000}}],
+        },
+    ]
+    return json.dumps({"cells": cells, "metadata": {"kernelspec": {"language": "julia"}}})
+
+
+RST = (
+    "=====\nGuide\n=====\n\nIntro.\n\nCosts\n=====\n\nA check::\n\n    Law\n    ===\n\n.. autofunction:: f\n\n"
+    "Law\n---\n\nBy law.\n"
+)
+RTF = r"{\rtf1\ansi\ansicpg1252{\fonttbl\f0 Arial;}\f0 Caf\'e9 \b costs\b0  180\~euros.\par{\*\generator x;}Next.}"
+
+
+def test_word() -> None:
+    document = read(".docx", docx())
+    assert (
+        document.text == "# Travel\n\n## Costs\n\nIt pays 180 euros.\n\n| Town | Limit |\n| --- | --- |\n| Rome | 210 |"
+    )
+    assert document.title == "Rules & costs"
+    [*_, last] = chunks(document, 60)
+    assert last.context.headings == ("Travel", "Costs")
+
+
+def test_powerpoint() -> None:
+    document = read(".pptx", pptx())
+    first, second = chunks(document, 400)
+    assert first.text == "## Travel\n\n- Costs\n  - # 180 euros\n\nNotes: Say it slowly."
+    assert first.context.headings == ("Travel",)
+    assert (first.metadata["page"], second.metadata["page"], document.metadata["pages"]) == (1, 2, 2)
+    assert second.text == (
+        "## Slide 2\n\n| Town | Limit |\n| --- | --- |\n| Rome | 210 |\n\n|  | Sales |\n| --- | --- |\n| 2023 | 1.5 |\n"
+        "| 2024 | 2 |"
+    )
+
+
+def test_excel() -> None:
+    document = read(".xlsx", xlsx())
+    assert document.text == (
+        "## Limits\n\n| Town | Limit | From |\n| --- | --- | --- |\n| Rome | 210 | 2024-05-01 |\n\nAll in euros.\n\n"
+        "## Others\n\n| a \\| b |  | c |\n| --- | --- | --- |"
+    )
+    assert {chunk.context.headings for chunk in chunks(document, 60)} == {("Limits",), ("Others",)}
+
+
+def test_books() -> None:
+    document = read(".epub", epub())
+    assert document.text == "# Heat\n\nIt is hot.\n\n# Cold\n\nIt is cold."
+    assert document.metadata == {"format": "markdown", "title": "The Boiler", "language": "en"}
+
+
+def test_mail() -> None:
+    document = read(".eml", eml())
+    assert document.text == (
+        "# Costs for Rome\n\nFrom: Bo <bo@example.org>\nTo: cy@example.org\nDate: Wed, 01 May 2024 10:00:00 +0200\n\n"
+        "See below.\n\n## Limits\n\nFrom: ada@example.org\n\nRome is 210.\n\n\\# not a heading"
+    )
+    assert document.metadata["attachments"] == ["../run.exe"]
+    assert (document.title, document.metadata["date"]) == ("Costs for Rome", "2024-05-01")
+    assert chunks(document, 60)[-1].context.headings == ("Costs for Rome", "Limits")
+
+
+def test_notebooks() -> None:
+    document = read(".ipynb", notebook())
+    assert document.text.startswith(
+        "# Heat\nIt is hot.\n\n```julia\nprint('a')  # not a heading\n```\n\n```text\na\n```"
+    )
+    assert document.text.endswith("x\n[1,000 more characters are left out]\n```")
+    assert {chunk.context.headings for chunk in chunks(document)} == {("Heat",)}
+
+
+def test_restructured_text() -> None:
+    document = read(".rst", RST)
+    assert document.title == "Guide"
+    above = {chunk.text.splitlines()[-1]: chunk.context.headings for chunk in chunks(document, 60)}
+    assert above["By law."] == ("Guide", "Costs", "Law")
+    assert "    Law\n    ===" in document.text
+    assert ".. autofunction:: f" in document.text
+
+
+def test_rich_text() -> None:
+    assert read(".rtf", RTF).text == "Café costs 180\xa0euros.\nNext."
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+def test_csv_keeps_its_columns(sign: str) -> None:
+    rows = [["Town", "Limit, in euros", "Note"], *([f"Town {n}", str(n), f"a|b\n{n}"] for n in range(40))]
+    lines = [sign.join(f'"{cell}"' for cell in row) for row in rows]
+    document = read(".csv", "\ufeff" + "\r\n".join(lines))
+    assert document.text.startswith(
+        "| Town | Limit, in euros | Note |\n| --- | --- | --- |\n| Town 0 | 0 | a\\|b 0 |\n"
+    )
+    first, *rest = chunks(document)
+    assert first.context.columns == ()
+    assert {chunk.context.columns for chunk in rest} == {("Town", "Limit, in euros", "Note")}
+    for chunk in rest:
+        assert chunk.text.startswith("| Town")
+        assert chunk.text.endswith(" |")
+
+
+def test_source_code_is_cut_along_its_definitions() -> None:
+    document = read(
+        ".py", "class Boiler:\n    def heat(self):\n        return 1\n\n    def cool(self):\n        return 2\n"
+    )
+    assert document.metadata == {"format": "code", "language": "python"}
+    assert [chunk.context.headings for chunk in chunks(document, 50)][-1] == ("Boiler", "cool")
+    chunker = AutoChunker(200)
+    with pytest.warns(FallbackWarning, match="tree-sitter-cobol"):
+        assert chunker.split(Document("a", "MOVE A TO B.", {"format": "code", "language": "cobol"}))
+    assert chunker.split(Document("b", "MOVE B TO A.", {"format": "code", "language": "cobol"})), "warned of once"
+
+
+# -- what is wrong with files ----------------------------------------------------------------------------------------
+
+_ENTITY = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
+BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "empty": (".docx", lambda: b"", "no DOCX"),
+    "mislabelled": (".xlsx", lambda: b"%PDF-1.4", "no XLSX"),
+    "of before 2007, or encrypted": (".pptx", lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 99, "password"),
+    "cut off": (".docx", lambda: docx()[:-60], "no DOCX"),
+    "another package": (".docx", lambda: zipped({"a.txt": "x"}), ""),
+    "external entity": (".docx", lambda: docx(**{"word/comments.xml": _ENTITY + "<x/>"}), "document type"),
+    "hidden entity": (".docx", lambda: docx(**{"word/c.xml": _ENTITY.encode("utf-16")}), "document type"),
+    "bomb": (".docx", lambda: docx(**{"word/media/a.bin": b"\0" * 17_000_000}), "unpacked"),
+    "entity in a book": (".epub", lambda: epub(**{"OPS/book.opf": _ENTITY + "<package>&a;</package>"}), "Entit"),
+    "book without a spine's file": (".epub", lambda: zipped({"META-INF/container.xml": "<c/>"}), "no package document"),
+    "no mail": (".eml", lambda: b"Just words.", "no e-mail"),
+    "no notebook": (".ipynb", lambda: b"[1]", "no notebook"),
+    "endless cell": (".csv", lambda: b'a,b\n"' + b"x" * 200_000, "no CSV"),
+    "no RTF": (".rtf", lambda: b"words", "no RTF"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_one_bad_file_never_costs_the_others(tmp_path: Path, fault: str) -> None:
+    suffix, data, why = BAD[fault]
+    (tmp_path / f"a{suffix}").write_bytes(data())
+    (tmp_path / "b.md").write_text("# Words")
+    started = time.perf_counter()
+    with pytest.warns(SkippedFilesWarning, match=rf"(?s)1 files or lines were skipped: a\{suffix} .*{why}"):
+        assert [document.id for document in read_documents(tmp_path)] == ["b.md"]
+    assert time.perf_counter() - started < 5
+
+
+def test_limits_of_a_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "MAX_MEMBERS", 3)
+    with pytest.raises(InputError, match="at most 3 members"):
+        packages.opened(docx(), "DOCX")
+    monkeypatch.setattr(packages, "MAX_XML", 3)
+    monkeypatch.setattr(packages, "MAX_MEMBERS", 30)
+    with pytest.raises(InputError, match="at most 3 are read"):
+        packages.opened(docx(), "DOCX")
+
+
+def test_a_folder_may_change_while_it_is_read(tmp_path: Path) -> None:
+    for name in ("a.md", "b.csv", "c.md"):
+        (tmp_path / name).write_text("Words,more\n1,2\n")
+    documents = read_documents(tmp_path)
+    assert next(documents).id == "a.md"
+    (tmp_path / "b.csv").unlink()
+    with pytest.warns(SkippedFilesWarning, match=r"b\.csv \(FileNotFoundError"):
+        assert [document.id for document in documents] == ["c.md"]
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".docx", "mammoth"), (".pptx", "pptx"), (".xlsx", "openpyxl")])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, suffix: str, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"situate\[documents\]"):
+        read(suffix, docx())
+
+
+@pytest.mark.parametrize("text", ["a,b\n" * 100_000, ('"' * 3 + "\n") * 20_000, ";" * 200_000])
+def test_a_large_table_is_read_in_linear_time(text: str) -> None:
+    started = time.perf_counter()
+    read(".csv", text)
+    assert time.perf_counter() - started < 10
