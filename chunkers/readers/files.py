@@ -33,6 +33,11 @@ _FRONT_MATTER = re.compile(r"(title|date):[ \t]+(?:\"([^\"]+)\"|'([^']+)'|([^\s\
 _Kind: TypeAlias = Callable[[bytes, str], tuple[str, dict[str, Any]]]
 
 
+def readable_suffixes() -> tuple[str, ...]:
+    """The endings of the file names that `read_documents` reads, sorted: ``.c``, ``.docx``, ..."""
+    return tuple(sorted([*_KINDS, ".pdf"]))
+
+
 class SkippedFilesWarning(UserWarning):
     """Files or lines were not read; the message counts them and says why."""
 
@@ -80,10 +85,8 @@ def read_documents(
         raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
     if not (root.is_file() or root.is_dir()):
         raise InputError(f"{str(path)!r} is neither a file nor a folder, and is not read")
-    if root.is_file() and root.suffix.lower() not in {*_KINDS, ".pdf"}:
-        raise InputError(
-            f"{str(path)!r} is none of {', '.join(sorted([*_KINDS, '.pdf']))}: convert it, or give a folder"
-        )
+    if root.is_file() and root.suffix.lower() not in (known := readable_suffixes()):
+        raise InputError(f"{str(path)!r} is none of {', '.join(known)}: convert it, or give a folder")
     if on_error not in ("skip", "raise"):
         raise InputError(f'on_error={on_error!r}: "skip" or "raise"')
     if max_bytes is not None and max_bytes < 1:

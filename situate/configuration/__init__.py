@@ -8,11 +8,13 @@ from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.configuration.sections import (
+        ChatSettings as ChatSettings,
         LanguageModelSettings as LanguageModelSettings,
         ModelSettings as ModelSettings,
         ServerSettings as ServerSettings,
         StepSettings as StepSettings,
         StoreSettings as StoreSettings,
+        TenantSettings as TenantSettings,
     )
     from situate.configuration.settings import (
         Settings as Settings,
@@ -25,11 +27,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "situate.configuration.sections": (
+            "ChatSettings",
             "LanguageModelSettings",
             "ModelSettings",
             "ServerSettings",
             "StepSettings",
             "StoreSettings",
+            "TenantSettings",
         ),
         "situate.configuration.settings": (
             "Settings",

@@ -18,6 +18,7 @@ from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.remote.generator import OpenAIGenerator
 from situate.embedders.remote.openai import OPENAI_URL
 from situate.errors import InputError
+from situate.outside import Secret
 from situate.retrievers.retriever import RetrieverSettings
 from situate.retrievers.storage.connect import connect, server_urls
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Where documents are stored without a configuration.
 DEFAULT_STORE = ".situate"
+#: Where the chat application keeps files and conversations without a configuration.
+DEFAULT_CHAT = ".situate-chat"
 #: Keys of a configuration that hold keys of servers.
 SECRETS = frozenset({"api_key"})
 
@@ -232,6 +235,47 @@ class StepSettings(Section):
     def settings(self) -> RetrieverSettings:
         """The settings of the retriever, beside its expander and its rerankers."""
         return RetrieverSettings(**{name: getattr(self, name) for name in _STEP_NAMES})
+
+
+class TenantSettings(Section):
+    """A tenant of the chat application.
+
+    Attributes:
+        api_key: ``${NAME}`` of the environment variable that holds the tenant's key.
+    """
+
+    api_key: EnvironmentKey
+
+    def key(self) -> Secret:
+        """The key.
+
+        Raises:
+            InputError: The variable is not set.
+        """
+        name = _variable(self.api_key) or ""
+        if not (key := os.environ.get(name)):
+            raise InputError(f"a tenant's key is in the environment variable {name}, which is not set")
+        return Secret(key)
+
+
+class ChatSettings(Section):
+    """The chat application.
+
+    Attributes:
+        folder: Where uploaded files and conversations are kept; a relative one lies beside the configuration.
+        tenants: Who may use it, each with documents and a key of its own; none: anyone on this machine.
+        hosts: The names by which a browser may reach an application without tenants.
+        relevance: Passages of less relevance are no source.
+        passages: Passages that an answer is written from, at most.
+        title: The page's title.
+    """
+
+    folder: str = Field(default=DEFAULT_CHAT, min_length=1)
+    tenants: dict[str, TenantSettings] = Field(default_factory=dict)
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    relevance: float = Field(default=0.5, ge=0, le=1)
+    passages: int = Field(default=6, ge=1, le=20)
+    title: str = "Situate"
 
 
 _STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error")

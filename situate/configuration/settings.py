@@ -22,7 +22,14 @@ from pydantic_settings import (
 from situate.configuration.components import ChunkerOptions, ConfigOptions, SituatorOptions
 from situate.configuration.options import Options, Section, check_keys
 from situate.configuration.problems import problem, where
-from situate.configuration.sections import SECRETS, LanguageModelSettings, ModelSettings, StepSettings, StoreSettings
+from situate.configuration.sections import (
+    SECRETS,
+    ChatSettings,
+    LanguageModelSettings,
+    ModelSettings,
+    StepSettings,
+    StoreSettings,
+)
 from situate.configuration.yaml_file import Place, YamlFile, read_yaml
 from situate.embedders.remote.generator import OpenAIGenerator
 from situate.errors import InputError, ModelError
@@ -62,6 +69,7 @@ class Settings(BaseSettings):
         tenant: Whose documents these are: each tenant has a collection of its own.
         steps: How a query is answered.
         language_model: What expanders, situators, rerankers and the chat ask.
+        chat: The chat application.
     """
 
     model_config = SettingsConfigDict(
@@ -76,6 +84,7 @@ class Settings(BaseSettings):
     tenant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
     steps: StepSettings = Field(default_factory=StepSettings)
     language_model: LanguageModelSettings | None = None
+    chat: ChatSettings = Field(default_factory=ChatSettings)
 
     _file: YamlFile | None = PrivateAttr(default=None)
 
@@ -226,6 +235,9 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     if file is not None and (folder := made.store.folder) is not None and not folder.is_absolute():
         store = made.store.model_copy(update={"path": str(file.path.parent / folder)})
         made = made.model_copy(update={"store": store})
+    if file is not None and not Path(made.chat.folder).is_absolute():
+        chat = made.chat.model_copy(update={"folder": str(file.path.parent / made.chat.folder)})
+        made = made.model_copy(update={"chat": chat})
     made._file = file
     return made
 
