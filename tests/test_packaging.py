@@ -41,5 +41,9 @@ def test_every_module_and_data_file_is_in_the_wheel(wheel: Path) -> None:
         held = set(archive.namelist())
     modules = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py")}
     data = {path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.toml")}
-    front = {path.relative_to(ROOT / "situate") for path in (ROOT / "situate").glob("*.py")}
+    data |= {path.relative_to(ROOT / "situate") for path in (ROOT / "situate/app/web/static").iterdir()}
+    front = {
+        path.relative_to(ROOT / "situate")
+        for path in [*(ROOT / "situate").glob("*.py"), *(ROOT / "situate/app").rglob("*.py")]
+    }
     assert {f"situate/{path}" for path in modules | data | front} | {"situate/py.typed"} <= held

@@ -1,0 +1,1 @@
+"""Applications that people start: the chat application."""

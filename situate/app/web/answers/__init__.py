@@ -1,0 +1,1 @@
+"""Answers, and their sources shown in the documents."""

@@ -1,0 +1,68 @@
+"""Server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from situate.errors import SituateError
+from situate.outside import safe_message
+
+_log = logging.getLogger("situate.web")
+
+#: Seconds of silence after which a comment is sent, so that proxies do not close the connection.
+KEEP_ALIVE = 15.0
+
+
+def encoded(name: str, data: Any) -> bytes:
+    """One event. JSON has no line breaks, so nothing in ``data`` can begin another event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+class EventResponse(StreamingResponse):
+    """A stream of events, which ends with the event "error" where making them fails.
+
+    Args:
+        events: Names and data.
+    """
+
+    def __init__(self, events: AsyncGenerator[tuple[str, Any]]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_lines(events), media_type="text/event-stream", headers=headers)
+
+
+async def _lines(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[bytes]:
+    made: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
+    # One task makes all events: spans that are open around several of them belong to its context.
+    maker = asyncio.create_task(_make(events, made))
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE):
+                    line = await made.get()
+            except TimeoutError:
+                line = b": waiting\n\n"
+            if line is None:
+                return
+            yield line
+    finally:
+        maker.cancel()
+
+
+async def _make(events: AsyncGenerator[tuple[str, Any]], made: asyncio.Queue[bytes | None]) -> None:
+    try:
+        async with aclosing(events):
+            async for name, data in events:
+                await made.put(encoded(name, data))
+    except SituateError as error:
+        await made.put(encoded("error", {"error": str(error)}))
+    except Exception as error:  # noqa: BLE001 - the status was sent long ago: the stream alone can tell
+        _log.error("stream", extra={"error": safe_message(error)})
+        await made.put(encoded("error", {"error": "the server failed"}))
+    await made.put(None)

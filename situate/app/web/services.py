@@ -1,0 +1,81 @@
+"""The parts of a chat application, and how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from situate.app.web.access import Access, Rate
+from situate.app.web.answers.answering import Answering
+from situate.app.web.settings import Place, WebSettings
+from situate.app.web.store.conversations import Conversations
+from situate.app.web.store.ingest import Ingest
+from situate.app.web.store.library import Library
+from situate.errors import SituateError
+from situate.outside import safe_message
+from situate.retrievers.retriever import Retriever
+from situate.types import TextGenerator
+
+_log = logging.getLogger("situate.web")
+
+
+class Services:
+    """The parts of a chat application.
+
+    Args:
+        retriever: How collections are searched and stored.
+        generator: The language model, if any.
+        settings: Tenants, folder, limits.
+    """
+
+    def __init__(self, retriever: Retriever, generator: TextGenerator | None, settings: WebSettings) -> None:
+        self.settings = settings
+        self.generator = generator
+        self.library = Library(retriever, settings)
+        self.conversations = Conversations(settings.home / "conversations.sqlite")
+        self.answering = Answering(self.library, self.conversations, generator, settings)
+        self.ingest = Ingest(self.library)
+        self.access = Access(settings)
+        self.questions = Rate(settings.limits.questions_per_minute, "questions")
+        self.uploads = Rate(settings.limits.uploads_per_minute, "files")
+        self.answers = asyncio.Semaphore(settings.limits.answers)
+        self._warming: asyncio.Task[None] | None = None
+        self._why_not_ready = "the models are being loaded"
+
+    async def start(self) -> None:
+        """Open the store, take up files that were left, and load the models meanwhile.
+
+        Raises:
+            StoreLockedError: Another process serves the same store.
+            SituateError: The store or the embedding model cannot be used.
+        """
+        await self.library.aopen()
+        await self.ingest.start()
+        self._warming = asyncio.create_task(self._warm_up())
+
+    async def stop(self) -> None:
+        """Finish the file that is being read, and close the store."""
+        await self.ingest.stop()
+        if self._warming is not None:
+            await self._warming
+        if (close := getattr(self.generator, "aclose", None)) is not None:
+            await close()  # connections of this event loop
+        await self.library.aclose()
+
+    async def why_not_ready(self) -> str:
+        """Why questions cannot be answered now; "" where they can."""
+        if not self._why_not_ready:
+            try:
+                index = self.library.index(Place(self.settings.tenants[0]))
+                await asyncio.to_thread(index.client.collection_exists, index.collection)
+            except SituateError as error:
+                return safe_message(error)
+        return self._why_not_ready
+
+    async def _warm_up(self) -> None:
+        try:
+            await self.library.awarm_up()
+            self._why_not_ready = ""
+        except SituateError as error:
+            self._why_not_ready = safe_message(error)
+            _log.error("not ready", extra={"error": self._why_not_ready})

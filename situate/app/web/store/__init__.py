@@ -1,0 +1,1 @@
+"""What an application stores: documents, their files and index, conversations."""

@@ -1,0 +1,160 @@
+"""Uploaded files -> indexed documents, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from situate.app.web.settings import Place
+from situate.app.web.store.library import Library
+from situate.app.web.store.records import PASSING, Record
+from situate.chunkers.readers.files import read_documents
+from situate.errors import InputError, SituateError
+from situate.outside import safe_message
+from situate.retrievers.pipeline.tracing import otel_span
+from situate.types import Document
+
+_log = logging.getLogger("situate.web")
+
+
+class BusyError(SituateError):
+    """More is waiting than the application takes on."""
+
+
+class Ingest:
+    """Reads and indexes files, one after the other, in the order of their upload.
+
+    What waits is on the list of documents: files that were not read when the application stopped are read at the next
+    start.
+
+    Args:
+        library: Where the documents go.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self._records = library.records
+        self._waiting: asyncio.Queue[tuple[Place, Record]] = asyncio.Queue()
+        self._followers: dict[Place, set[asyncio.Queue[Record | None]]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin, with what was left by the run before."""
+        for place, record in await asyncio.to_thread(self._records.unfinished):
+            self._waiting.put_nowait((place, record))
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Finish the file that is being read, and leave the others for the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        for followers in self._followers.values():
+            for follower in followers:
+                follower.put_nowait(None)
+
+    async def submit(self, place: Place, record: Record) -> Record:
+        """Put a file in the queue.
+
+        Raises:
+            BusyError: The queue is full.
+        """
+        if self._waiting.qsize() >= self.library.settings.limits.waiting:
+            raise BusyError(f"{self._waiting.qsize()} files wait to be read: try again in a while")
+        record = await asyncio.to_thread(self._records.put, place, record)
+        self._waiting.put_nowait((place, record))
+        return record
+
+    async def follow(self, place: Place) -> AsyncGenerator[Record]:
+        """The documents that wait or are read, each time that their state changes, until none is left."""
+        changed: asyncio.Queue[Record | None] = asyncio.Queue()
+        self._followers[place].add(changed)
+        try:
+            open_ids: set[str] = set()
+            for record in await asyncio.to_thread(self._records.documents, place):
+                if record.state in PASSING:
+                    open_ids.add(record.id)
+                    yield record
+            while open_ids and (change := await changed.get()) is not None:
+                (open_ids.add if change.state in PASSING else open_ids.discard)(change.id)
+                yield change
+        finally:
+            self._followers[place].discard(changed)
+
+    def deleted(self, place: Place, document_id: str) -> None:
+        """Tell followers that a document is gone."""
+        self._tell(place, Record(document_id, state="failed", detail="deleted"))
+
+    async def _run(self) -> None:
+        while True:
+            place, record = await self._waiting.get()
+            work = asyncio.ensure_future(self._read(place, record))
+            try:
+                # A file that is being indexed is finished when the application stops.
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                await work
+                raise
+
+    async def _read(self, place: Place, record: Record) -> None:
+        started = time.perf_counter()
+        try:
+            with otel_span("situate.web.ingest"):
+                state = await self._indexed(place, record)
+        except Exception as error:  # noqa: BLE001 - readers of foreign formats fail in ways of their own
+            told = safe_message(error) if not isinstance(error, SituateError) else str(error)
+            state = await self._change(place, record, state="failed", detail=told)
+        if state is not None:
+            extra = {"tenant": place.tenant, "state": state.state, "bytes": state.bytes, "chunks": state.chunks}
+            _log.info("document", extra={**extra, "seconds": round(time.perf_counter() - started, 3)})
+
+    async def _indexed(self, place: Place, record: Record) -> Record | None:
+        if await self._change(place, record, state="reading") is None:
+            return None
+        document = await asyncio.to_thread(read_file, self.library.files(place) / record.file, record.id)
+        index = await asyncio.to_thread(self.library.index, place)
+        pages = document.metadata.get("pages")
+        known = {"characters": len(document.text), "pages": pages if isinstance(pages, int) else 0}
+        if (record_ := await self._change(place, record, state="indexing", **known)) is None:
+            return None
+        await index.aadd([document])
+        chunks = len(await asyncio.to_thread(index.get_chunks, [document.id]))
+        ready = await self._change(place, record_, state="ready", chunks=chunks, detail="")
+        if ready is None and await asyncio.to_thread(self._records.document, place, document.id) is None:
+            # It was deleted while it was indexed.
+            await index.adelete([document.id])
+        return ready
+
+    async def _change(self, place: Place, record: Record, **changes: object) -> Record | None:
+        changed = await asyncio.to_thread(lambda: self._records.change(place, record, **changes))
+        if changed is not None:
+            self._tell(place, changed)
+        return changed
+
+    def _tell(self, place: Place, record: Record) -> None:
+        for follower in self._followers[place]:
+            follower.put_nowait(record)
+
+
+def read_file(path: Path, name: str) -> Document:
+    """The document in an uploaded file.
+
+    Args:
+        path: The file.
+        name: Its name, which becomes the document's id and path.
+
+    Raises:
+        InputError: It cannot be read, or holds no text.
+        MissingExtraError: A library for its kind is not installed.
+    """
+    document = next(iter(read_documents(path, on_error="raise")), None)
+    if document is None or not document.text.strip():
+        raise InputError(f"{name!r} holds no text that can be read: is it a scan, or empty?")
+    return replace(document, id=name, metadata={**document.metadata, "path": name})
