@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from situate.app.web import web_settings
+from situate.configuration import load
 from situate.retrievers.storage.connect import server_urls
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +103,27 @@ def test_the_health_check_asks_the_server(file: str, status: int | None, healthy
     assert (done.returncode == 0) is healthy, done.stderr
     if status:
         assert asked in (["/readyz"], ["/healthz"])
+
+
+def test_the_chat_application_and_its_server_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "examples" / "chatbot"
+    services = yaml.safe_load((folder / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    _, plain = read("compose.yaml")
+    for same in ("image", "healthcheck"):
+        assert services["qdrant"][same] == plain["services"]["qdrant"][same]
+    assert "ports" not in services["qdrant"], "the chat application alone reaches the server"
+    assert services["chat"]["ports"] == ["127.0.0.1:8000:8000"]
+    # The configuration names the variables that the compose file demands, and the server by its service's name.
+    demanded = {line.partition("=")[0] for line in services["chat"]["environment"]}
+    for name in demanded:
+        monkeypatch.setenv(name, "a-key-of-many-letters")
+    settings = load(folder / "situate.yaml")
+    assert server_urls(settings.store.url) == ["http://qdrant:6333"]
+    assert {settings.store.api_key, *(t.api_key for t in settings.chat.tenants.values())} == {
+        f"${{{name}}}" for name in demanded
+    }
+    assert settings.chat.folder.startswith(services["chat"]["volumes"][0].partition(":")[2])
+    assert web_settings(settings).tenants == ("team",)
+    docker = (folder / "Dockerfile").read_text(encoding="utf-8")
+    copied = re.findall(r"^COPY ([\w./ -]+) \S+$", docker, re.MULTILINE)
+    assert all((ROOT / source).exists() for line in copied for source in line.split())
