@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
 from situate.retrievers.signals.base import Signal, signal_from_json
@@ -30,13 +31,16 @@ class LexicalScheme:
         k: Saturation of term frequency.
         b: Length normalisation, 0 to 1.
         average_length: The number of terms that counts as an average text; 200 tokens of English have about 128.
-        language: Stop words and stemmer, by English name; "none", or a language for which Qdrant has none, for neither.
+        language: "auto": each document is read in its own language, a query in those of the collection's documents. Or
+            the English name of the language of all, or the names of several. Stop words and a stemmer where they find
+            more than n-grams, n-grams beside each word (`docs/languages.md`); "none" for neither.
         split_identifiers: Also index the words inside camelCase and snake_case identifiers.
-        terms: How text becomes terms: 2 normalises it (`situate.retrievers.index.terms`), 1 leaves all to Qdrant's
-            tokenizer, as in collections of earlier versions. An index takes 1 by itself for such a collection.
+        terms: How text becomes terms: 3 normalises it (`situate.retrievers.index.terms`) and reads languages apart; 2
+            normalises it and leaves the language to Qdrant ("english" by default); 1 leaves all to Qdrant. An index
+            takes 1 or 2 by itself for a collection of an earlier version.
 
     Raises:
-        InputError: ``terms`` is neither 1 nor 2.
+        InputError: ``terms`` is none of these, or with 3 a language is unknown.
     """
 
     context: tuple[str, ...] = ("title", "headings", "sentence", "questions")
@@ -44,17 +48,28 @@ class LexicalScheme:
     k: float = 1.2
     b: float = 0.75
     average_length: float = 128.0
-    language: str = "english"
+    language: str | tuple[str, ...] = "auto"
     split_identifiers: bool = True
-    terms: int = 2
+    terms: int = 3
 
     def __post_init__(self) -> None:
-        if self.terms not in (1, 2):
-            raise InputError(f"terms={self.terms}: 2, or 1 for collections of earlier versions")
+        if self.terms not in (1, 2, 3):
+            raise InputError(f"terms={self.terms}: 3, or 1 or 2 for collections of earlier versions")
+        if self.terms < 3 and self.language == "auto":
+            object.__setattr__(self, "language", ENGLISH)  # what earlier versions took
+        if self.terms == 3 and self.language not in ("auto", NONE):
+            names = (self.language,) if isinstance(self.language, str) else self.language
+            unknown = [name for name in names if name not in LANGUAGES]
+            if unknown or not names:
+                raise InputError(
+                    f"language={self.language!r}: {unknown} are not among the names of languages: 'auto', 'none', or "
+                    f"of {', '.join(LANGUAGES)}"
+                )
 
     def stored(self) -> dict[str, Any]:
         """What decides the terms of stored vectors, as JSON values."""
-        stored = asdict(self) | {"context": list(self.context)}
+        language = self.language if isinstance(self.language, str) else list(self.language)
+        stored = asdict(self) | {"context": list(self.context), "language": language}
         # Collections of versions with one kind of terms name none.
         return {name: value for name, value in stored.items() if name != "terms" or value != 1}
 

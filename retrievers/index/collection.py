@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ _METADATA_KEY = "situate"
 _SAMPLE_KEY = "situate_sample"
 #: The key of the signals that are being filled in, and the last document that has them.
 _FILLING_KEY = "situate_filling"
+#: Not compared: a key, and the number of documents, for each of their readings (`situate.retrievers.index.languages`).
+_LANGUAGE_KEY = "situate_language_"
+#: On a server another writer may add languages: they are read again after so many seconds.
+LANGUAGES_SECONDS = 60.0
 #: Points in one upsert, and in one page of a scroll.
 BATCH_POINTS = 256
 #: On a server another writer may be at work: only versions in writing for this long count as abandoned.
@@ -112,6 +117,9 @@ class Collection:
         self.name = gateway.collection
         # An embedded store belongs to this process alone: versions that are half written at opening were abandoned.
         self._abandoned_after = 0.0 if gateway.embedded else ABANDONED_SECONDS
+        self._languages: Mapping[str, int] | None = None
+        self._languages_kept: Mapping[str, int] = {}
+        self._languages_read = 0.0
 
     def open(
         self,
@@ -154,8 +162,9 @@ class Collection:
                 f"collection {self.name!r} was not made by situate's Index: choose another collection name, or use "
                 "the framework's own Qdrant store for it"
             )
-        if config.lexical is not None and "terms" not in ((before.get("stored") or {}).get("lexical") or {"terms": 2}):
-            config = replace(config, lexical=replace(config.lexical, terms=1))
+        lexical = (before.get("stored") or {}).get("lexical")
+        if config.lexical is not None and lexical and (terms := lexical.get("terms", 1)) < config.lexical.terms:
+            config = replace(config, lexical=replace(config.lexical, terms=terms))
             built_with = _fingerprint(fingerprint, config)
         stored = (before.get("stored") or {}).get("signals") or {}
         absent = frozenset(signal.name for signal in config.signals) - stored.keys()
@@ -174,6 +183,34 @@ class Collection:
         """The sample that an existing collection keeps for its encoder to read before anything else."""
         kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None
         return None if kept is None else tuple(kept)
+
+    def languages(self) -> Mapping[str, int]:
+        """About how many documents were written in each reading, as `LexicalEncoder.language_of` names it.
+
+        Replaced and deleted documents count, too.
+        """
+        stale = not self.gateway.embedded and time.monotonic() - self._languages_read > LANGUAGES_SECONDS
+        if self._languages is None or stale:
+            metadata = self._metadata()
+            kept = {key.removeprefix(_LANGUAGE_KEY): metadata[key] for key in metadata if key.startswith(_LANGUAGE_KEY)}
+            # What this process counted beyond the last number that it stored stays.
+            self._languages = {name: max(n, (self._languages or {}).get(name, 0)) for name, n in kept.items()}
+            self._languages_kept, self._languages_read = kept, time.monotonic()
+        return self._languages
+
+    def add_languages(self, languages: Iterable[str]) -> Mapping[str, int]:
+        """Count the readings of documents that are about to be written; returns `languages`.
+
+        A count is stored when it is new and whenever it has doubled: it is read as a share.
+        """
+        counts = Counter(self.languages())
+        counts.update(languages)
+        self._languages = dict(counts)
+        if new := {name: n for name, n in counts.items() if n >= 2 * self._languages_kept.get(name, 0)}:
+            # A key each: Qdrant merges metadata, so writers at the same time lose no language.
+            self.client.update_collection(self.name, metadata={_LANGUAGE_KEY + name: n for name, n in new.items()})
+            self._languages_kept = {**self._languages_kept, **new}
+        return self._languages
 
     def _metadata(self) -> Mapping[str, Any]:
         return self.client.get_collection(self.name).config.metadata or {}

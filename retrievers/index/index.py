@@ -37,6 +37,7 @@ from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.search.relevance import Background
 from situate.retrievers.signals.base import Batch
+from situate.retrievers.signals.chunk import ChunkTerms
 from situate.retrievers.storage.connect import MEMORY, Location, connect
 from situate.retrievers.types import QueryText, SearchResult, Step, check_k
 from situate.threads import renew_after_fork
@@ -186,7 +187,16 @@ class Index(Openable):
                     )
                     self._query_encoder.compare(self.config.without(opened.incomplete).searched)
                 self._opened = opened
+                self._read_in_languages_of(opened)
             return self._opened
+
+    def _read_in_languages_of(self, collection: Collection, batch: Batch | None = None) -> None:
+        """Read queries in the languages of the collection's documents, and of a batch that is about to be written."""
+        terms = next((signal for signal in self.config.table if type(signal) is ChunkTerms), None)
+        if terms is not None and terms.encoder.scheme.language == "auto":
+            if batch is not None:
+                collection.add_languages(terms.languages(batch))
+            self._query_encoder.languages = collection.languages()
 
     async def _query_batcher(self) -> QueryBatcher:
         if (batcher := self._batcher) is not None:
@@ -391,6 +401,7 @@ class Index(Openable):
         tokens = [made.tokens or () for made in vectors] if self.config.needs_tokens else None
         batch = Batch(items, self.embedder, [made.dense for made in vectors], tokens)
         named = {signal.name: signal.encode(batch) for signal in self.config.table if signal.name not in absent}
+        self._read_in_languages_of(self._collection(), batch)
         return [
             Version(document.id, document_hash, chunks, {name: values[place] for name, values in named.items()})
             for place, (document, chunks, document_hash) in enumerate(changed)
@@ -485,6 +496,7 @@ class Index(Openable):
         self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
     ) -> SearchResult:
         started = time.perf_counter()
+        self._read_in_languages_of(self._collection())
         config = self.config.without(self._collection().incomplete)
         hits = HybridSearch(self.gateway, config, self.background).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))

@@ -22,6 +22,9 @@ _UNSPACED = (
 #: Letters that stand for combining marks: those of Tangut. Marks of two scripts may share one; words never do.
 _MARK, _MARKS = 0x17000, 6113
 _LETTER = f"[{_UNSPACED}][{chr(_MARK)}-{chr(_MARK + _MARKS)}]*"
+_HANGUL = re.compile("[\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3]")
+#: Marks an n-gram as such, so that it is no word: a letter that no text has in this place.
+_NGRAM = "\U00018800"
 _RUN, _LETTERS = re.compile(f"(?:{_LETTER})+"), re.compile(_LETTER)
 #: Characters that change no word: soft hyphen, grapheme joiner, tatweel, zero-width and direction marks, variation
 #: selectors.
@@ -55,6 +58,20 @@ def normalised(text: str) -> str:
     """
     text = unicodedata.normalize("NFKC", text.translate(_INVISIBLE)).casefold()
     return _RUN.sub(_pairs, text.translate(_INVISIBLE).translate(_marks()))
+
+
+def ngrams(word: str) -> list[str]:
+    """The overlapping 4-grams of a word that is longer, of Hangul the pairs of syllables, each marked as an n-gram.
+
+    Pairs of letters (`normalised`) have none.
+
+    >>> [gram[1:] for gram in ngrams("wohnung")], ngrams("haus")
+    (['wohn', 'ohnu', 'hnun', 'nung'], [])
+    """
+    size = 2 if _HANGUL.match(word) else 4
+    if len(word) <= size or _LETTERS.match(word):
+        return []
+    return [_NGRAM + word[i : i + size] for i in range(len(word) - size + 1)]
 
 
 def _pairs(run: re.Match[str]) -> str:

@@ -89,10 +89,14 @@ class QueryEncoder:
     Args:
         embedder: Makes the vectors.
         signals: What they are compared with; says whether BM25's terms and token vectors are made.
+
+    Attributes:
+        languages: The readings of the collection's documents, for BM25: see `LexicalEncoder.encode_query`.
     """
 
     def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
+        self.languages: Mapping[str, int] = {}
         self.compare(signals)
 
     def compare(self, signals: Sequence[Signal]) -> None:
@@ -168,7 +172,7 @@ class QueryEncoder:
             return None
         first = written.question
         more = [(t.weight, t.text) for t in written.texts if t.role != "document" and t.weight and t.text != first]
-        return self.lexical.encode_query(first, more)
+        return self.lexical.encode_query(first, more, self.languages)
 
 
 def question_of(query: str, texts: Sequence[QueryText]) -> str:

@@ -112,7 +112,9 @@ class Background:
         for term, weight in zip(terms.indices.tolist(), terms.values.tolist(), strict=True):
             count = min(self.chunks, self.frequencies.get(term, 0) * scale)
             idf += weight * math.log1p((self.chunks - count + 0.5) / (count + 0.5))
-        return (k + 1) * idf * max(1.0, FEW_TERMS / max(1, len(terms.indices)))
+        # Of a query that is read in several languages a chunk can match one reading.
+        reachable = terms.total / (float(terms.values.sum()) or 1.0)
+        return (k + 1) * idf * reachable * max(1.0, FEW_TERMS / max(1.0, terms.total))
 
     def relevance(self, similarity: float, share: float | None) -> float:
         """The relevance of a chunk to a query, in [0, 1].

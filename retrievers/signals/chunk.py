@@ -69,7 +69,17 @@ class ChunkTerms(Signal):
 
     def encode(self, batch: Batch) -> Values:
         """A BM25 vector per chunk, its neighbours' mixed in."""
-        return [self.encoder.encode_chunks(chunks) for _, chunks in batch.items]
+        return [
+            self.encoder.encode_chunks(chunks, language)
+            for (_, chunks), language in zip(batch.items, self.languages(batch), strict=True)
+        ]
+
+    def languages(self, batch: Batch) -> list[str]:
+        """How each document is read, as `LexicalEncoder.language_of` says."""
+        return batch.once(
+            ("languages", self.encoder.scheme.language),
+            lambda: [self.encoder.language_of(chunks) for _, chunks in batch.items],
+        )
 
     def query(self, vectors: QueryVectors) -> Value | None:
         """The query's terms; None where it has none."""

@@ -59,9 +59,9 @@ class DocumentTerms(ChunkTerms):
     def encode(self, batch: Batch) -> Values:
         """The first chunk's value, of each document."""
         made: list[list[Value | None]] = []
-        for document, chunks in batch.items:
+        for (document, chunks), language in zip(batch.items, self.languages(batch), strict=True):
             whole = Chunk.of(document, 0, 0, len(document.text), replace(chunks[0].context, headings=(), questions=()))
-            made.append([self.encoder.encode_chunks([whole])[0], *[None] * (len(chunks) - 1)])
+            made.append([self.encoder.encode_chunks([whole], language)[0], *[None] * (len(chunks) - 1)])
         return made
 
 

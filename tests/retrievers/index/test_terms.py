@@ -69,7 +69,7 @@ def test_a_question_shares_terms_with_its_answer_and_not_with_another(language: 
 def test_a_mark_makes_another_word() -> None:
     assert terms("कल") != terms("काल")
     assert not terms("कल") & terms("काल")
-    assert len(terms("नमस्ते")) == 1
+    assert len(terms("नमस्ते", LexicalEncoder(LexicalScheme(language="none")))) == 1
 
 
 def test_ascii_terms_are_those_of_before() -> None:
