@@ -97,7 +97,9 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
     dense_vector_name: str = Field(default="dense", description="Named vector of embeddings.")
     sparse_vector_name: str = Field(default="bm25", description="Named vector of BM25 terms.")
     lexical: LexicalScheme | None = Field(
-        default=LexicalScheme(context=(), neighbours=0.0), description="How BM25 vectors are made."
+        # The collection keeps no languages, by which queries would be read.
+        default=LexicalScheme(context=(), neighbours=0.0, language="english"),
+        description="How BM25 vectors are made; language= names another language than English, or several.",
     )
     metadata_keys: list[str] = Field(default_factory=list, description="Metadata keys with a payload index.")
 

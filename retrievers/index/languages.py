@@ -106,9 +106,8 @@ def weights(text: str, counts: Mapping[str, int]) -> dict[str, float]:
     found = dict.fromkeys(counts, 0.0)
     for code, probability in _detector().rank(text):
         if (name := _BY_CODE.get(code, NGRAMS)) in counts:
-            found[name] += probability * counts[name]
-    if not any(found.values()):  # of a language that no document is written in
-        found = {name: float(count) for name, count in counts.items()}
+            # Not the sum: what is left for a hundred other languages says nothing of a query of names.
+            found[name] = max(found[name], probability * counts[name])
     most = max(found.values())
     return {name: value / most for name, value in sorted(found.items()) if value >= _LEAST * most}
 
