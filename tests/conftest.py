@@ -15,7 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["SITUATE_CORES"] = "all"
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-#: `make test-full` runs the long forms of the fault and conformance suites.
+#: `make test-full` runs the long forms of the suites.
 FULL = os.environ.get("SITUATE_FULL") == "1"
 
 # The short suite draws the same examples every time, so that only a change can make it fail; the long one looks for
@@ -23,6 +23,13 @@ FULL = os.environ.get("SITUATE_FULL") == "1"
 settings.register_profile("short", derandomize=True, deadline=None)
 settings.register_profile("full", deadline=None)
 settings.load_profile("full" if FULL else "short")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked ``full`` to the long form."""
+    if not FULL:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("full")])
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -266,7 +265,6 @@ async def test_the_official_store_asynchronously(model: SituateEmbedding, parser
 
 
 @pytest.mark.full
-@pytest.mark.skipif(os.environ.get("SITUATE_FULL") != "1", reason="each worker imports and loads everything anew")
 def test_worker_processes_load_their_own_model(model: SituateEmbedding, parser: LateChunkingNodeParser) -> None:
     pipeline = IngestionPipeline(transformations=[parser, model], disable_cache=True)
     alone = pipeline.run(documents=documents())

@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from situate.embedders.forward import native
-from tests.conftest import FULL
 
 ROOT = Path(__file__).parents[3]
 CC = shutil.which("gcc")
 pytestmark = [
     pytest.mark.full,
-    pytest.mark.skipif(not FULL, reason="the long suite compiles with sanitizers (make test-full)"),
     pytest.mark.skipif(CC is None or native.library() is None, reason="no gcc, or no compiled pass here"),
 ]
 #: Takes the place of the module that was installed, before anything imports it.

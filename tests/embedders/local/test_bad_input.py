@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import random
 import warnings
@@ -31,9 +30,9 @@ from situate.errors import (
     TruncationWarning,
     UnsafeModelError,
 )
+from tests.conftest import FULL
 from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
 
-FULL = os.environ.get("SITUATE_FULL") == "1"
 CHARACTERS = 10_000_000 if FULL else 100_000
 
 SURFACES = [

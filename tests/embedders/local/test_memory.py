@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,9 +19,9 @@ from situate.embedders.forward import linears as _linears
 from situate.embedders.local import devices as _devices
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
+from tests.conftest import FULL
 from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
 
-FULL = os.environ.get("SITUATE_FULL") == "1"
 NUMBERS = count(4000, -1)
 
 

@@ -24,9 +24,6 @@ from situate.embedders.types import SpanText
 from situate.errors import FallbackWarning, InputError, ModelError, SpanError, TruncationWarning
 from tests.embedders.forward.test_packed import FAMILIES, TEXTS, save
 
-LONG = pytest.mark.skipif(
-    os.environ.get("SITUATE_FULL") != "1", reason="the long suite starts more processes (make test-full)"
-)
 #: Enough for many shares.
 MANY = [SpanText(f"{TEXTS[i % 5]} number {i}", ((0, 5), (2, 11)) if i % 7 == 0 else None) for i in range(1500)]
 
@@ -119,7 +116,7 @@ def test_a_process_that_dies_is_an_error_and_takes_the_others_with_it(team: Enco
 # A process takes seconds to import what it needs, so the next tests belong to the long suite.
 
 
-@LONG
+@pytest.mark.full
 def test_the_next_call_starts_new_processes_and_closing_ends_them(team: Encoder) -> None:
     assert len(team.encode(MANY)) == len(MANY)
     before = workers()
@@ -129,7 +126,7 @@ def test_the_next_call_starts_new_processes_and_closing_ends_them(team: Encoder)
     assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
 
 
-@LONG
+@pytest.mark.full
 def test_warnings_reach_the_caller(tmp_path: Path) -> None:
     deberta = save(tmp_path, FAMILIES["deberta-v2"][0]())
     with (
@@ -139,7 +136,7 @@ def test_warnings_reach_the_caller(tmp_path: Path) -> None:
         padded.encode(MANY[:2])
 
 
-@LONG
+@pytest.mark.full
 def test_an_encoder_that_is_forgotten_ends_its_processes(folder: Path) -> None:
     before = workers()
     encoder = Encoder(folder, device=["cpu"], dtype="float32")
@@ -153,7 +150,7 @@ def test_an_encoder_that_is_forgotten_ends_its_processes(folder: Path) -> None:
     assert not workers() & own
 
 
-@LONG
+@pytest.mark.full
 def test_a_program_ends_with_processes_open(folder: Path) -> None:
     program = (
         "import sys\n"
@@ -168,7 +165,7 @@ def test_a_program_ends_with_processes_open(folder: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "700"), done.stderr
 
 
-@LONG
+@pytest.mark.full
 def test_a_program_without_a_main_guard_gets_an_error_that_names_it(folder: Path) -> None:
     program = (
         "import sys\n"
@@ -183,7 +180,7 @@ def test_a_program_without_a_main_guard_gets_an_error_that_names_it(folder: Path
     assert "__name__ == '__main__'" in done.stderr
 
 
-@LONG
+@pytest.mark.full
 def test_embedders_pass_their_devices_to_the_encoder(folder: Path) -> None:
     settings: dict[str, Any] = {"pooling": "mean", "query_instruction": "", "document_instruction": ""}
     embedder = Embedder(folder, device=["cpu", "cpu"], dtype="float32", **settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from situate.embedders import Family
 from situate.embedders.models.registry import families
 
-pytestmark = pytest.mark.skipif(os.environ.get("SITUATE_FULL") != "1", reason="imports a thousand definitions")
+pytestmark = pytest.mark.full  # it imports a thousand definitions
 
 TASK = "a task"
 #: mteb's deviations, by the start of the model's id, and why the record stays as it is.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 
 import numpy as np
@@ -13,8 +12,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from situate.embedders.text import tokenizer as _tokens
 from situate.embedders.text.pieces import _PATTERNS, cuts, may_be_cut
 from situate.embedders.text.tokenizer import TextTokenizer
+from tests.conftest import FULL
 
-TRIALS = 3000 if os.environ.get("SITUATE_FULL") == "1" else 150
+TRIALS = 3000 if FULL else 150
 SURFACES = """I'm don't we'll WE'VE it's 's'll x y 1984 3.14159 0x1F a1b2c3 'tis '' -- ... (see) [12] {"k":1} </s>
 <|im_start|> m<|im_end|>n naïve Ångström 東京都。千代田区、 「引用」 カタカナ！ 한국어 ไทย 👩‍👩‍👧 abcdefghijklmnop
 QmFzZTY0IHRleHQ+/12== https://a.b/c?d=e&f=1#g snake_case_2 CamelCase2"""

@@ -26,7 +26,6 @@ ray = pytest.importorskip("ray", reason="bulk indexing needs the extra 'ray'")
 ray_data = pytest.importorskip("ray.data", reason="bulk indexing needs the extra 'ray'")
 
 KEY = "a-secret"
-FULL = os.environ.get("SITUATE_FULL") == "1"
 pytestmark = [
     # Ray's own warnings, on other libraries and on sockets that it leaves to the garbage collector.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
@@ -145,7 +144,7 @@ def test_an_interrupted_run_is_resumed_and_a_dead_actor_replaced(
         assert contents(index) == expected
 
 
-@pytest.mark.skipif(not FULL, reason="each run starts processes that import everything anew")
+@pytest.mark.full
 def test_several_actors_and_another_run(cluster: None, server: RestServer, expected: Any) -> None:
     with served(server) as index:
         report = add_dataset(index, dataset())
@@ -187,7 +186,7 @@ with index_on(path=sys.argv[1]) as index:
 """
 
 
-@pytest.mark.skipif(not FULL, reason="starts a Ray of its own, and kills its process")
+@pytest.mark.full
 def test_a_killed_run_is_resumed(cluster: None, tmp_path: Path, expected: Any) -> None:
     import subprocess
 

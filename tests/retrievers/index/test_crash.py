@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from situate.chunkers import Document
+from tests.conftest import FULL
 from tests.retrievers.index.crash_writer import IDS, open_index, text_of
 
-ROUNDS = 200 if os.environ.get("SITUATE_FULL") == "1" else 6
+ROUNDS = 200 if FULL else 6
 
 
 class Ledger:

@@ -28,11 +28,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from qdrant_client import QdrantClient, models
 
 from situate.retrievers.storage.edge import EdgeClient
+from tests.conftest import FULL
 
 from . import strategies as some
 from .conftest import SERVER, create
 
-FULL = os.environ.get("SITUATE_FULL") == "1"
 _names = itertools.count()
 
 pytestmark = [

@@ -23,8 +23,8 @@ from qdrant_client import models
 from situate.errors import InputError, NonFiniteVectorError, SituateError, StorageError, StoreCorruptError
 from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient
 from situate.retrievers.storage.edge.files import checksums
+from tests.conftest import FULL
 
-FULL = os.environ.get("SITUATE_FULL") == "1"
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
 
 
