@@ -7,6 +7,8 @@ DOCS ?= examples/documents
 # Tests run in so many processes, each taking over what another has left.
 WORKERS ?= auto
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+# Tests start many processes, which would all compile the package anew where the environment keeps Python from caching.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
 
