@@ -21,10 +21,16 @@ if TYPE_CHECKING:
         resolve_model as resolve_model,
     )
     from situate.embedders.models.settings import EmbedderSettings as EmbedderSettings
+    from situate.embedders.pairs.answers import AnswerModel as AnswerModel
     from situate.embedders.pairs.cross_encoder import (
         CrossEncoderModel as CrossEncoderModel,
         PairScorer as PairScorer,
         PairScores as PairScores,
+    )
+    from situate.embedders.pairs.decoder import Decoder as Decoder
+    from situate.embedders.pairs.likelihood import (
+        LikelihoodTemplate as LikelihoodTemplate,
+        QueryLikelihoodModel as QueryLikelihoodModel,
     )
     from situate.embedders.pairs.t5 import (
         DuelScorer as DuelScorer,
@@ -69,11 +75,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "resolve_model",
         ),
         "situate.embedders.models.settings": ("EmbedderSettings",),
+        "situate.embedders.pairs.answers": ("AnswerModel",),
         "situate.embedders.pairs.cross_encoder": (
             "CrossEncoderModel",
             "PairScorer",
             "PairScores",
         ),
+        "situate.embedders.pairs.decoder": ("Decoder",),
+        "situate.embedders.pairs.likelihood": ("LikelihoodTemplate", "QueryLikelihoodModel"),
         "situate.embedders.pairs.t5": (
             "DuelScorer",
             "DuoT5Model",

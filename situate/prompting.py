@@ -184,7 +184,7 @@ def lines(answer: str, at_most: int, limit: int) -> list[str]:
     return list(found.values())[:at_most]
 
 
-def checked_generator(generator: TextGenerator) -> TextGenerator:
+def checked_generator(generator: object) -> TextGenerator:
     """``generator``, checked to be a `TextGenerator`.
 
     Raises:

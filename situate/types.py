@@ -277,3 +277,22 @@ class StreamingGenerator(TextGenerator, Protocol):
     def astream(self, prompt: Prompt) -> AsyncGenerator[str]:
         """`stream` without blocking the event loop."""
         ...
+
+
+@runtime_checkable
+class AnswerScorer(Protocol):
+    """A language model whose logits are at hand: it tells how likely each of a few answers is."""
+
+    def answer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        """Per prompt the probability of each answer among them.
+
+        They sum to 1, or are all 0 where the model gave none of the answers a probability.
+
+        Raises:
+            GenerationError: The model failed. A `PromptRefusedError` is not tried again.
+        """
+        ...
+
+    async def aanswer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        """`answer_probabilities` without blocking the event loop; cancelling it cancels the requests."""
+        ...

@@ -45,12 +45,15 @@ class PairScores:
         windows: int64 ``[pairs]``: in how many windows each passage was read.
         tokens: Tokens that the model read.
         lost_tokens: Tokens that it did not read, because a query or a passage was too long.
+        spread: float32 ``[pairs]``: the standard error of each score, where the model has one: two passages whose
+            scores differ by less are not told apart.
     """
 
     scores: Vectors
     windows: NDArray[np.int64]
     tokens: int
     lost_tokens: int
+    spread: Vectors | None = None
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Unpack
@@ -17,6 +18,8 @@ from situate.types import Prompt
 
 #: Statuses by which a server refuses a prompt itself, so that another try would not help.
 _REFUSED = frozenset({400, 413, 422})
+#: Tokens whose log-probabilities are asked for: the most that OpenAI returns.
+_LIKELIEST = 20
 #: Bytes of an answer: of the JSON around its pieces, most of all.
 _ANSWER_BYTES = 16 * 2**20
 
@@ -82,6 +85,26 @@ class OpenAIGenerator:
             raise self._failed(error) from error
         return [self._text(answer) for answer in answers]
 
+    def answer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        """Per prompt the probability of each answer among them, by the log-probabilities of the answer's first token.
+
+        All are 0 where none of the answers is among the likeliest tokens. For servers that return log-probabilities,
+        and models that answer without reasoning first.
+
+        Raises:
+            GenerationError: As in `generate`, or the server returns no log-probabilities.
+        """
+        return run_on_own_loop(lambda: self.aanswer_probabilities(prompts, answers)) if prompts else []
+
+    async def aanswer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        """`answer_probabilities` without blocking the event loop; cancelling it cancels the requests."""
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": _LIKELIEST}
+        try:
+            said = await self._connection.aask([self._call(prompt, **more) for prompt in prompts])
+        except ServerError as error:
+            raise self._failed(error) from error
+        return [self._shares(answer, answers) for answer in said]
+
     def stream(self, prompt: Prompt) -> Generator[str]:
         """The answer in pieces, none of them empty; closing the iterator ends the request.
 
@@ -125,10 +148,25 @@ class OpenAIGenerator:
         chosen = {"temperature": self.temperature, "max_tokens": self.max_tokens}
         return {"model": self.model, **{k: v for k, v in chosen.items() if v is not None}, **self.request}
 
-    def _call(self, prompt: Prompt, *, stream: bool = False) -> Call:
+    def _shares(self, answer: Any, answers: Sequence[str]) -> list[float]:
+        if isinstance(answer, Refusal):
+            raise self._refused(answer)
+        try:
+            tokens = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            found = [(str(each["token"]).strip(), math.exp(min(float(each["logprob"]), 0.0))) for each in tokens]
+        except (LookupError, TypeError, ValueError) as error:
+            raise GenerationError(
+                f"what {self.http.shown_url} answered holds no log-probabilities (choices[0].logprobs.content): the "
+                f"server or the model {self.model!r} does not give any; leave soft=True out"
+            ) from error
+        shares = [sum(share for token, share in found if token == wanted) for wanted in answers]
+        total = sum(shares)
+        return [share / total if total > 0 else 0.0 for share in shares]
+
+    def _call(self, prompt: Prompt, **more: Any) -> Call:
         messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
         messages.append({"role": "user", "content": prompt.prefix + prompt.text})
-        body = {**self._fields(), "messages": messages} | ({"stream": True} if stream else {})
+        body = {**self._fields(), "messages": messages, **more}
         return Call("chat/completions", body, _REFUSED, _ANSWER_BYTES)
 
     def _text(self, answer: Any, *, streamed: bool = False) -> str:

@@ -24,6 +24,7 @@ from situate.integrations.llama_index.generator import as_generator
 from situate.integrations.llama_index.nodes import RetrievedNode, to_hit
 from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.types import Hit, Reranker
+from situate.types import AnswerScorer
 
 dispatcher = get_dispatcher(__name__)
 
@@ -202,8 +203,10 @@ class SituateLLMRerank(BaseRerank):
     passages are shown as data.
 
     Attributes:
-        llm: Any LlamaIndex model or situate `TextGenerator`; None: ``Settings.llm``.
+        llm: Any LlamaIndex model, situate `TextGenerator` or `AnswerScorer`; None: ``Settings.llm``.
         method: The form of its judgements.
+        soft: Whether the probabilities of grades and choices are asked for in place of texts, from an `AnswerScorer`;
+            None: where the model gives nothing else.
         top: Only the first so many nodes are judged, the others follow; None: the method's own number.
         prior: Share of the scores that the nodes came with, from 0 to 1. Both are stretched to [0, 1] first.
     """
@@ -214,6 +217,7 @@ class SituateLLMRerank(BaseRerank):
     method: Literal["pointwise", "pairwise", "listwise"] = Field(
         default="pointwise", description="The form of its judgements."
     )
+    soft: bool | None = Field(default=None, description="Whether probabilities are asked for.")
     top: int | None = Field(default=None, gt=0, description="How many nodes are judged.")
     prior: float = Field(default=0.0, ge=0, le=1, description="Share of the scores that the nodes came with.")
     timeout: float | None = Field(default=30.0, gt=0, description="Seconds for the step, retries included.")
@@ -226,7 +230,8 @@ class SituateLLMRerank(BaseRerank):
     @field_validator("llm")
     @classmethod
     def _check_llm(cls, value: Any) -> Any:
-        as_generator(value)
+        if not isinstance(value, AnswerScorer):
+            as_generator(value)
         return value
 
     @field_serializer("llm")
@@ -239,15 +244,17 @@ class SituateLLMRerank(BaseRerank):
         return "Settings.llm" if self.llm is None else model
 
     def _settings(self) -> Any:
-        return id(self.llm), self.method, self.top, self.prior
+        return id(self.llm), self.method, self.soft, self.top, self.prior
 
     def _made(self) -> Reranker:
         from situate.retrievers.rerank import ListwiseReranker, PairwiseReranker, PointwiseReranker
 
-        rerankers = {"pointwise": PointwiseReranker, "pairwise": PairwiseReranker, "listwise": ListwiseReranker}
-        top: dict[str, Any] = {} if self.top is None else {"top": self.top}
-        reranker: Reranker = rerankers[self.method](as_generator(self.llm), prior=self.prior, **top)
-        return reranker
+        llm: Any = self.llm if isinstance(self.llm, AnswerScorer) else as_generator(self.llm)
+        options: dict[str, Any] = {"prior": self.prior, **({} if self.top is None else {"top": self.top})}
+        if self.method == "listwise":
+            return ListwiseReranker(llm, **options)
+        made = PointwiseReranker if self.method == "pointwise" else PairwiseReranker
+        return made(llm, soft=self.soft, **options)
 
 
 class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):

@@ -60,7 +60,7 @@ def in_this_process(model: object) -> bool:
     from situate import embedders as e
 
     encoders = e.Encoder | e.LibraryEncoder | e.MultiVectorEmbedder
-    here = encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model
+    here = encoders | e.CrossEncoderModel | e.MonoT5Model | e.DuoT5Model | e.QueryLikelihoodModel
     # An embedder has an encoder, and so does a cache in front of one.
     while not isinstance(model, here) and (beneath := getattr(model, "encoder", None)) is not None:
         model = beneath

@@ -9,6 +9,7 @@ from situate._lazy import lazy_exports
 if TYPE_CHECKING:
     from situate.retrievers.rerank.aggregate import ByDocument as ByDocument
     from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker as CrossEncoderReranker
+    from situate.retrievers.rerank.diffusion import DiffusionReranker as DiffusionReranker
     from situate.retrievers.rerank.duo import DuoReranker as DuoReranker
     from situate.retrievers.rerank.late_interaction import (
         LateInteractionReranker as LateInteractionReranker,
@@ -29,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "situate.retrievers.rerank.aggregate": ("ByDocument",),
         "situate.retrievers.rerank.cross_encoder": ("CrossEncoderReranker",),
+        "situate.retrievers.rerank.diffusion": ("DiffusionReranker",),
         "situate.retrievers.rerank.duo": ("DuoReranker",),
         "situate.retrievers.rerank.late_interaction": (
             "LateInteractionReranker",

@@ -7,6 +7,7 @@ Nogueira and Cho 2019, "Passage Re-ranking with BERT". Sentence by sentence: Akk
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from situate.chunkers.statements import statement_spans
@@ -30,11 +31,12 @@ class CrossEncoderReranker(ModelReranker):
     """Orders hits by a cross-encoder's scores.
 
     Scores are probabilities in [0, 1] unless the model was built otherwise, so that one threshold holds for every
-    query. Hits that repeat a chunk are judged once; hits without text go last.
+    query. Hits that repeat a chunk are judged once; hits without text go last. A model that knows how sure its scores
+    are (`QueryLikelihoodModel`) has that noted under the step's name and ":spread".
 
     Args:
         model: A model's folder or hub id, or a `PairScorer`: a `CrossEncoderModel` with settings of one's own, a
-            `MonoT5Model`, a server.
+            `MonoT5Model`, a `QueryLikelihoodModel`, a server.
         context: `Context` fields that are read in front of the passage.
         prior: Share of the score that the hits came with, in [0, 1]; then a score says only which hit is better.
         sentences: Judge a passage's sentences one by one; its score is the mean of its best so many. For models that
@@ -105,6 +107,11 @@ class CrossEncoderReranker(ModelReranker):
         each = iter(result.scores.tolist())
         scores = [_mean_of_best([next(each) for _ in texts], self.sentences or 1) for texts in read]
         probabilities = getattr(self.scorer, "output", None) == "probability"
+        if result.spread is not None and self.sentences is None:
+            judged = [
+                replace(hit, scores={**hit.scores, f"{self.name}:spread": float(spread)})
+                for hit, spread in zip(judged, result.spread, strict=True)
+            ]
         return self.settings.ranked(hits, judged, scores, scores if probabilities else None)
 
 

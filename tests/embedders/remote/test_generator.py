@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import pickle
 import socket
 import threading
@@ -199,3 +200,24 @@ def test_a_server_that_is_not_there_and_an_option_that_is_unknown(generator: Any
         next(generator(url).stream(PROMPT))
     with pytest.raises(InputError, match="base_url="):
         OpenAIGenerator("small", url="http://127.0.0.1/v1")  # type: ignore[call-arg]
+
+
+async def test_probabilities_of_answers_are_those_of_the_likeliest_first_tokens(generator: Any, server: Server) -> None:
+    def likeliest(path: str, body: Any) -> tuple[int, Any]:
+        shares = (
+            {"3": 0.5, " 3": 0.1, "2": 0.2, "yes": 0.2} if "late" in body["messages"][-1]["content"] else {"x": 1.0}
+        )
+        tokens = [{"token": token, "logprob": math.log(share)} for token, share in shares.items()]
+        return 200, {"choices": [{"logprobs": {"content": [{"top_logprobs": tokens}]}}]}
+
+    server.answer = likeliest
+    model = generator(server.url)
+    for found in (
+        model.answer_probabilities([PROMPT, Prompt("?")], ["2", "3"]),
+        await model.aanswer_probabilities([PROMPT, Prompt("?")], ["2", "3"]),
+    ):
+        assert found == [[pytest.approx(0.25), pytest.approx(0.75)], [0, 0]]
+    assert {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}.items() <= server.requests[-1][2].items()
+    server.answer = echo
+    with pytest.raises(GenerationError, match="holds no log-probabilities"):
+        model.answer_probabilities([PROMPT], ["2", "3"])

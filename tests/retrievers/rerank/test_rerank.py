@@ -17,6 +17,7 @@ from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.rerank import (
     ByDocument,
     CrossEncoderReranker,
+    DiffusionReranker,
     DuoReranker,
     LateInteractionReranker,
     ListwiseReranker,
@@ -28,6 +29,7 @@ from situate.retrievers.rerank import (
     StoredTokens,
     maxsim,
 )
+from situate.retrievers.rerank.diffusion import diffused
 from situate.retrievers.rerank.mmr import mmr
 from situate.retrievers.types import Hit, Reranker
 from situate.types import Chunk, Context, Document
@@ -586,3 +588,38 @@ async def test_mmr_takes_the_score_before_for_relevance(mode, embedder, hits):
     assert [hit.score for hit in found] == pytest.approx([1, 2 / 3, 1 / 3, 0])
     with pytest.raises(InputError, match=r"prior=1\.5"):
         Mmr(embedder, prior=1.5)
+
+
+# Diffusion
+
+
+def test_diffusion_is_the_limit_of_its_steps():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(7, 5)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = rng.random(7)
+    weights = np.zeros((7, 7))
+    for i in range(7):
+        cosines = {j: max(float(vectors[i] @ vectors[j]), 0) for j in range(7) if j != i}
+        nearest = sorted(cosines, key=lambda j: -cosines[j])[:3]
+        for j in nearest:
+            weights[i, j] = cosines[j] / 3
+    expected = scores.copy()
+    for _ in range(200):
+        expected = 0.6 * scores + 0.4 * weights @ expected
+    np.testing.assert_allclose(diffused(scores, vectors, 0.4, 3), expected, atol=1e-6)
+    np.testing.assert_allclose(diffused(scores, vectors, 0.0, 3), scores)
+    np.testing.assert_allclose(diffused(scores[:1], vectors[:1], 0.4, 3), 0.6 * scores[:1])
+    np.testing.assert_allclose(diffused(scores[:2], np.eye(2, dtype=np.float32), 0.4, 3), 0.6 * scores[:2])
+
+
+@both
+async def test_diffusion_lifts_a_passage_among_good_ones_over_an_isolated_one(mode, embedder, hits):
+    leave = [f"Parental leave is {n} weeks long and paid." for n in ("twelve", "ten", "eleven")]
+    given = hits(leave[0], leave[1], "Flights are booked online.", leave[2])
+    found = await rerank(mode, DiffusionReranker(embedder, share=0.5, neighbours=2), QUERY, given)
+    assert texts(found)[-1] == "Flights are booked online."
+    assert texts(await rerank(mode, DiffusionReranker(embedder, share=0), QUERY, given)) == texts(given)
+    for wrong in ({"share": 1.0}, {"share": -0.1}, {"neighbours": 0}, {"top": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            DiffusionReranker(embedder, **wrong)

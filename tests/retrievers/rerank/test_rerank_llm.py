@@ -272,3 +272,65 @@ async def test_an_answer_of_nested_json_degrades_one_item(mode, scripted, hits, 
     found = await rerank(mode, build(scripted(answer)), QUERY, hits(*PASSAGES, "quality 2"))
     assert len(found) == 5
     assert found[0].chunk.text == "quality 3"
+
+
+# Soft scores
+
+
+class Likely:
+    """An `AnswerScorer`: the likelier the better a passage is, by its grade."""
+
+    def __init__(self, shares=None):
+        self.shares = shares
+        self.prompts = []
+
+    def answer_probabilities(self, prompts, answers):
+        self.prompts += prompts
+        return [self.shares or self.judged(prompt, answers) for prompt in prompts]
+
+    async def aanswer_probabilities(self, prompts, answers):
+        return self.answer_probabilities(prompts, answers)
+
+    def judged(self, prompt, answers):
+        if tuple(answers) == ("A", "B"):
+            a, b = quality(inside(prompt, "passage_a")[0]), quality(inside(prompt, "passage_b")[0])
+            return [0.9, 0.1] if a > b else [0.3, 0.7]
+        grade = quality(inside(prompt, "passage")[0])
+        return [0.7 if place == grade else 0.1 for place in range(4)]
+
+
+@both
+async def test_a_grade_is_the_mean_of_the_probabilities(mode, hits):
+    found = await rerank(mode, PointwiseReranker(Likely()), QUERY, hits(*PASSAGES))
+    assert texts(found) == BEST_FIRST
+    assert [hit.score for hit in found] == pytest.approx([(0.1 * 3 + 0.6 * grade) / 3 + 0.1 for grade in (3, 2, 1, 0)])
+    assert [hit.relevance for hit in found] == [hit.score for hit in found]
+
+
+@both
+async def test_choices_are_the_means_of_the_probabilities(mode, hits):
+    found = await rerank(mode, PairwiseReranker(Likely()), QUERY, hits("quality 1", "quality 3"))
+    # better: 0.9 as A, 0.7 as B; worse: 0.3 as A, 0.1 as B
+    assert {hit.chunk.text: hit.score for hit in found} == pytest.approx({"quality 3": 0.8, "quality 1": 0.2})
+
+
+def test_probabilities_that_say_nothing_fail_the_step(hits):
+    with pytest.raises(GenerationError, match="could be read"):
+        PointwiseReranker(Likely([0.0] * 4)).rerank(QUERY, hits(*PASSAGES))
+    with pytest.raises(GenerationError, match="not one probability for each"):
+        PointwiseReranker(Likely([0.5] * 2)).rerank(QUERY, hits(*PASSAGES))
+
+
+def test_soft_scores_are_chosen_or_follow_from_the_model(scripted, hits):
+    class Two(Likely, scripted):
+        def __init__(self):
+            Likely.__init__(self)
+            scripted.__init__(self, grader)
+
+    assert not PointwiseReranker(Two()).soft
+    assert PointwiseReranker(Two(), soft=True).soft
+    assert PointwiseReranker(Likely()).soft
+    with pytest.raises(InputError, match="soft=True needs the probabilities"):
+        PointwiseReranker(scripted(grader), soft=True)
+    with pytest.raises(InputError, match="no TextGenerator"):
+        ListwiseReranker(Likely())
