@@ -1,1 +1,1 @@
-"""Applications that people start: the chat application."""
+"""Programs over the rooms: the command line, an MCP server, and the chat application (`situate.app.web`)."""

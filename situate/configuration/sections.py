@@ -222,6 +222,7 @@ class StepSettings(Section):
         fuse_texts: How the searches for an expander's texts are fused.
         threshold: Leave out hits of less relevance.
         on_error: How an optional step fails.
+        highlight: Mark the spans of each hit that match the query best.
     """
 
     expander: ExpanderOptions | None = None
@@ -231,6 +232,7 @@ class StepSettings(Section):
     fuse_texts: Literal["rrf", "minmax", "dbsf"] | None = None
     threshold: float | None = None
     on_error: Literal["degrade", "raise"] = "degrade"
+    highlight: bool = False
 
     def settings(self) -> RetrieverSettings:
         """The settings of the retriever, beside its expander and its rerankers."""
@@ -278,7 +280,7 @@ class ChatSettings(Section):
     title: str = "Situate"
 
 
-_STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error")
+_STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error", "highlight")
 
 
 def _opened(target: Any, variable: str | None, options: dict[str, Any]) -> QdrantClient:

@@ -1,0 +1,166 @@
+"""`compare`: the presets on one's own documents and questions."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from situate.app.output import console, progress
+from situate.chunkers.readers.files import read_documents
+from situate.configuration.settings import Preset, Settings
+from situate.errors import InputError
+from situate.outside import load_json
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.evaluation.comparison import Comparison, compare
+from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
+from situate.retrievers.index.documents import document_batches
+from situate.retrievers.index.index import Index
+from situate.retrievers.types import Hit
+
+_BASELINE = "plain"
+_DOCUMENT_MEASURES = ("nDCG@10", "R@10", "RR@10")
+_SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5")
+_FORM = '{"question": ..., "document": its path or id, "answer": an excerpt of it, if you like}'
+
+
+def load_set(data: Path, questions: Path | None = None) -> EvaluationSet:
+    """Documents and questions: a set in JSON Lines or BEIR's form, or any folder with a file of questions.
+
+    Raises:
+        InputError: There are no questions, or one names a document or an excerpt that is not there.
+    """
+    if questions is None and (data / "qrels.jsonl").is_file():
+        return load_jsonl(data)
+    if questions is None and (data / "qrels").is_dir():
+        return load_beir(data)
+    file = questions if questions is not None else data / "questions.jsonl"
+    if not file.is_file():
+        raise InputError(
+            f"{str(file)!r} is missing: write a question a line, {_FORM}; or give a set with qrels (docs/quality.md)"
+        )
+    # The questions may lie among the documents, and are none of them.
+    documents = {
+        document.id: document
+        for document in read_documents(data)
+        if not (document.id == file.name or document.id.startswith(f"{file.name}:"))
+    }
+    texts: dict[str, str] = {}
+    judgements: list[Judgement] = []
+    for number, (where, row) in enumerate(_rows(file)):
+        document = documents.get(str(row["document"]))
+        if document is None:
+            raise InputError(
+                f"{where}: there is no document {row['document']!r} in {str(data)!r}; ids are paths below it"
+            )
+        spans = None
+        if (answer := row.get("answer")) is not None:
+            at = document.text.find(str(answer))
+            if at < 0:
+                raise InputError(f"{where}: the answer does not stand in {document.id!r}, word for word")
+            spans = ((at, at + len(str(answer))),)
+        texts[str(number)] = str(row["question"])
+        judgements.append(Judgement(str(number), document.id, spans=spans))
+    if not texts:
+        raise InputError(f"{str(file)!r} holds no question: write one a line, {_FORM}")
+    with_spans = [judgement for judgement in judgements if judgement.spans is not None]
+    if with_spans and len(with_spans) < len(judgements):
+        # Excerpts of some alone cannot be measured together with whole documents.
+        judgements = [replace(judgement, spans=None) for judgement in judgements]
+    return EvaluationSet(data.resolve().name, list(documents.values()), texts, judgements)
+
+
+def compare_presets(
+    settings: Settings,
+    data: Path,
+    questions: Path | None = None,
+    presets: Sequence[str] | None = None,
+    measures: Sequence[str] | None = None,
+    plot: Path | None = None,
+    *,
+    as_json: bool = False,
+) -> int:
+    """Index the documents by each preset, ask all questions, and print a table; the exit code.
+
+    Raises:
+        InputError: There is no such preset or measure, or the data cannot be read.
+    """
+    known = get_args(Preset)
+    chosen = list(dict.fromkeys(presets or known))
+    if wrong := [name for name in chosen if name not in known]:
+        raise InputError(f"there is no preset {wrong[0]!r}: {', '.join(known)}")
+    found = load_set(data, questions)
+    comparison = _measured(settings, found, chosen, tuple(measures or _measures(found)), shown=not as_json)
+    baseline = _BASELINE if _BASELINE in chosen else chosen[0]
+    if plot is not None and len(chosen) > 1:
+        measure = next(iter(comparison.scores[baseline]))
+        comparison.plot(plot, measure, baseline)
+    out = console()
+    out.print(comparison.to_json(baseline) if as_json else comparison.table(baseline), markup=False)
+    if not as_json:
+        asked = len({judgement.query_id for judgement in found.judgements})
+        out.print(
+            f"\n{len(found.documents)} documents, {asked} questions. In brackets: points over {baseline}, with 95 % "
+            "intervals of a paired bootstrap; one that contains 0 shows no difference.",
+            style="dim",
+            markup=False,
+        )
+    return 0
+
+
+def _measures(found: EvaluationSet) -> tuple[str, ...]:
+    return _SPAN_MEASURES if found.has_spans else _DOCUMENT_MEASURES
+
+
+def _measured(
+    settings: Settings, found: EvaluationSet, chosen: Sequence[str], measures: Sequence[str], *, shown: bool
+) -> Comparison:
+    embedder = settings.embedder()
+    characters = sum(len(document.text) for document in found.documents)
+    searches: dict[str, Callable[[str], list[Hit]]] = {}
+    indexes: list[Index] = []
+    try:
+        with progress("indexing", characters * len(chosen), shown=shown) as advance:
+            for preset in chosen:
+                changed = settings.model_copy(update={"preset": preset})
+                _check_config(changed)
+                index = changed.index(embedder=embedder)
+                indexes.append(index)
+                for batch in document_batches((document, None) for document in found.documents):
+                    index.add([document for document, _ in batch])
+                    advance(sum(len(document.text) for document, _ in batch), preset)
+                searches[preset] = _search(index)
+        return compare(found, searches, list(measures), count_tokens=_count(embedder))
+    finally:
+        for index in indexes:
+            index.close()
+
+
+def _check_config(settings: Settings) -> None:
+    try:
+        config: PipelineConfig = settings.pipeline()
+    except InputError as error:
+        raise InputError(f"config does not fit the preset {settings.preset!r}: {error}") from error
+    assert config is not None
+
+
+def _search(index: Index) -> Callable[[str], list[Hit]]:
+    return lambda query: list(index.search(query, 100).hits)
+
+
+def _count(embedder: Any) -> Callable[[str], int]:
+    return lambda text: len(embedder.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            row = load_json(line.removeprefix(codecs.BOM_UTF8), where)
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("question", "document")):
+                raise InputError(f"{where} is no question: {_FORM}")
+            yield where, row

@@ -1,0 +1,140 @@
+"""`index`: files into a store, with progress by the work that is done."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from situate.app.output import progress
+from situate.chunkers.readers.files import read_documents
+from situate.configuration.settings import Settings
+from situate.errors import InputError
+from situate.retrievers.index.documents import IndexReport, document_batches
+from situate.retrievers.index.index import Index
+from situate.types import Document
+
+
+@dataclass
+class Indexed:
+    """What indexing did.
+
+    Attributes:
+        report: What was stored.
+        characters: Characters of all documents that were read.
+        seconds: Wall time.
+        notes: Files that were not read, and why.
+        pruned: Ids of documents that were deleted because their files are gone.
+        interrupted: Whether it was stopped before the end.
+    """
+
+    report: IndexReport = field(default_factory=IndexReport)
+    characters: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    pruned: tuple[str, ...] = ()
+    interrupted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        report = self.report
+        return {
+            "added": report.added,
+            "replaced": report.replaced,
+            "unchanged": report.unchanged,
+            "chunks": report.chunks,
+            "skipped": list(report.skipped),
+            "refused": list(report.refused),
+            "pruned": list(self.pruned),
+            "notes": list(self.notes),
+            "characters": self.characters,
+            "seconds": round(self.seconds, 3),
+            "interrupted": self.interrupted,
+        }
+
+
+def index_paths(
+    settings: Settings, index: Index, paths: Sequence[Path], *, prune: bool = False, shown: bool = True
+) -> Indexed:
+    """Index files and folders. An interrupt leaves whole documents, and the next run goes on after them.
+
+    Args:
+        settings: Names the store, beside which documents get their ids.
+        index: Takes the documents.
+        paths: Files and folders.
+        prune: Delete documents below ``paths`` whose files are gone.
+        shown: Show a progress bar.
+
+    Raises:
+        InputError: A path does not exist, or two different documents have one id.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
+    index.open()
+    started = time.perf_counter()
+    done = Indexed()
+    base = _base(settings)
+    total = sum(map(_bytes, paths))
+    with warnings.catch_warnings(record=True) as caught, progress("indexing", total, shown=shown) as advance:
+        warnings.simplefilter("always")
+        try:
+            for batch in document_batches((document, None) for document in _documents(paths, base)):
+                documents = [document for document, _ in batch]
+                done.report += index.add(documents)
+                done.characters += sum(len(document.text) for document in documents)
+                rate = done.characters / max(time.perf_counter() - started, 1e-9)
+                work = sum(len(document.text.encode(errors="replace")) for document in documents)
+                advance(work, f"{rate:,.0f} characters/s")
+        except KeyboardInterrupt:
+            done.interrupted = True
+    if prune and not done.interrupted:
+        done.pruned = tuple(stored for stored in index.document_ids() if _is_gone(stored, paths, base))
+        index.delete(done.pruned)
+    done.notes = tuple(dict.fromkeys(str(one.message) for one in caught if _is_ours(one.category)))
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+def _is_gone(document_id: str, paths: Sequence[Path], base: Path) -> bool:
+    """Whether a document is a file below one of the paths that is not there any more."""
+    file = base / document_id
+    below = any(file.is_relative_to(os.path.abspath(path)) for path in paths)
+    return below and not os.path.lexists(file)
+
+
+def _documents(paths: Sequence[Path], base: Path) -> Iterator[Document]:
+    """The documents below the paths; one that is a file has its path below ``base`` as id, wherever it was named."""
+    for path in paths:
+        home = path if path.is_dir() else path.parent
+        for document in read_documents(path):
+            if document.metadata.get("path") == document.id:
+                name = _document_id(home / document.id, base)
+                document = replace(document, id=name, metadata={**document.metadata, "path": name})
+            yield document
+
+
+def _base(settings: Settings) -> Path:
+    """The folder of the store; without one, the working directory."""
+    folder = settings.store.folder
+    return Path.cwd() if folder is None else folder.resolve().parent
+
+
+def _document_id(path: Path, base: Path) -> str:
+    absolute = Path(os.path.abspath(path))
+    named = absolute.relative_to(base) if absolute.is_relative_to(base) else absolute
+    return os.fsencode(named.as_posix()).decode("utf-8", errors="backslashreplace")
+
+
+def _bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _is_ours(category: type[Warning]) -> bool:
+    return category.__module__.startswith("situate.")

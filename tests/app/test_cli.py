@@ -1,0 +1,269 @@
+"""The command line: what it prints, its exit codes, and what it says about bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from situate import Index
+from situate.app.cli import EXIT_CODES, run
+from situate.app.commands import app
+from tests.app.conftest import LEAVE, ROOT
+from tests.embedders.remote.test_remote import Server
+
+PAGE = ROOT / "docs" / "command-line.md"
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def test_search_prints_passages_with_their_places(ran: Any, ran_json: Any) -> None:
+    code, out, _ = ran("search", "How long is parental leave?", "-k", "1")
+    assert code == 0
+    assert out.startswith("1 Leave > Parental leave (docs/leave.md)")
+    assert "twelve weeks" in out
+    assert "\x1b" not in out
+    found = ran_json("search", "How long is parental leave?", "-k", "1")
+    (hit,) = found["hits"]
+    assert (hit["document_id"], hit["headings"]) == ("docs/leave.md", ["Parental leave"])
+    assert LEAVE[hit["start"] : hit["end"]] == hit["text"]
+    assert any("twelve weeks" in hit["text"][start:end] for start, end in hit["marks"])
+    assert ran("search", "leave", "--filter", "path=docs/none.md")[0] == 1
+    assert ran_json("search", "leave", "-f", "path=docs/travel.md")["hits"][0]["document_id"] == "docs/travel.md"
+
+
+def test_indexing_again_changes_nothing_and_gone_files_stay_until_they_are_pruned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def index(*arguments: str) -> dict[str, Any]:
+        assert run(["index", *arguments, "--json"]) == 0
+        report: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return report
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "read.md").write_text("# One\n\nThe oak has acorns.")
+    (tmp_path / "b" / "read.md").write_text("# Two\n\nThe pine has cones.")
+    (tmp_path / "b" / "broken.pdf").write_bytes(b"PK\x03\x04 no pdf at all")
+    (tmp_path / "b" / "empty.md").write_bytes(b"")
+    first = index("a", "b")
+    # files of one name in two folders are two documents, and what cannot be read is named
+    assert (first["added"], first["documents_stored"], first["skipped"]) == (2, 2, ["b/empty.md"])
+    assert any("broken.pdf" in note for note in first["notes"])
+    monkeypatch.chdir(tmp_path / "b")
+    again = index(".", "--store", "../.situate")
+    assert (again["added"], again["unchanged"]) == (0, 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "read.md").unlink()
+    assert index("a")["documents_stored"] == 2
+    assert index("b", "--prune")["documents_stored"] == 2
+    pruned = index("a", "--prune")
+    assert (pruned["pruned"], pruned["documents_stored"]) == (["a/read.md"], 1)
+
+
+def test_an_interrupt_leaves_whole_documents_and_the_next_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for number in range(100):
+        (tmp_path / "docs" / f"{number:03}.md").write_text(f"# Tree {number}\n\n" + "The oak has acorns. " * 30)
+    original, calls = Index.add, []
+
+    def add(self: Index, documents: Any) -> Any:
+        calls.append(len(documents))
+        if len(calls) == 2:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return original(self, documents)
+
+    monkeypatch.setattr(Index, "add", add)
+    assert run(["index", "docs", "--json"]) == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    stopped = json.loads(capsys.readouterr().out)
+    assert stopped["interrupted"]
+    assert stopped["added"] == calls[0] < 100
+    assert run(["index", "docs", "--json"]) == 0
+    rest = json.loads(capsys.readouterr().out)
+    assert (rest["added"] + rest["replaced"] + rest["unchanged"], rest["documents_stored"]) == (100, 100)
+    assert rest["unchanged"] >= calls[0]
+
+
+def test_a_store_of_another_process_is_named(filled: Path, ran: Any) -> None:
+    held = "import sys; from situate import connect; c = connect(sys.argv[1]); print(flush=True); input()"
+    command = [sys.executable, "-c", held, str(filled / ".situate")]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
+    with subprocess.Popen(command, **pipes) as other:
+        other.stdout.readline()  # type: ignore[union-attr]
+        for arguments in (("search", "leave"), ("index", "docs"), ("mcp",)):
+            code, _, err = ran(*arguments)
+            assert code == 4
+            assert "another process" in err or "locked" in err
+        code, out, _ = ran("doctor", "--json")
+        assert code == 0
+        assert {"store": "yellow"}.items() <= {check["name"]: check["colour"] for check in json.loads(out)}.items()
+        other.communicate(b"\n")
+    assert ran("search", "leave")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("search", "leave", "--store", "nowhere"), 2, "there is no store"),
+        (("index", "nothing.md"), 2, "does not exist"),
+        (("search", "leave", "--config", "wrong.yaml"), 2, r"wrong\.yaml, line 2 \(stoer\): .*did you mean store"),
+        (("search", "leave", "--filter", "year"), 2, "no KEY=VALUE"),
+        (("search", "leave", "-k", "0"), 2, "greater than or equal to 1"),
+        (("serch",), 2, "Did you mean 'search'"),
+        (("compare", "docs"), 2, "questions.jsonl' is missing"),
+        (("compare", "docs", "-p", "best"), 2, "there is no preset 'best'"),
+        (("search", "leave", "--model", "nobody/nothing"), 3, "nobody/nothing"),
+        (("search", "leave", "--config", "quality.yaml"), 4, "built with"),
+        (("search", "leave", "--store", "http://127.0.0.1:1"), 4, r"127\.0\.0\.1:1"),
+        (("chat", "--llm-url", "nowhere", "--llm-model", "m"), 2, "no http or https address"),
+        (("mcp", "--transport", "http", "--host", "0.0.0.0"), 2, "no keys"),
+    ],
+)
+def test_bad_input_has_a_message_and_a_code(
+    filled: Path, ran: Any, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    (filled / "wrong.yaml").write_text("model: x\nstoer: y\n")
+    (filled / "quality.yaml").write_text("preset: quality\n")
+    got, out, err = ran(*arguments)
+    assert (got, out) == (code, "")
+    assert re.search(message, err)
+    assert "Traceback" not in err
+    assert ran("search", "leave", "-k", "1")[0] == 0, "nothing is lost"
+
+
+def test_documents_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.md").write_text(
+        "# [red]Evil[/] \x1b]0;title\x07\n\n\x1b[2J[bold]oak[/bold] \u202eacorns <script>"
+    )
+    assert run(["index", "evil.md"]) == 0
+    assert run(["search", "oak acorns"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "[bold]oak[/bold]" in out
+    assert "[red]Evil[/]" in out
+
+
+def test_chat_without_a_model_quotes_the_best_passages(ran: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("How long is parental leave?\n\nWho won the cup in 1966?\n"))
+    code, out, _ = ran("chat")
+    assert code == 0
+    assert "twelve weeks of leave, paid in full. [1]" in out
+    assert "[1] Leave > Parental leave (docs/leave.md)" in out
+    assert out.rstrip().endswith("Nothing relevant was found in the documents.")
+
+
+def test_chat_with_a_model_streams_and_cites(ran: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "sk-secret-1234567890")
+    answers = ["<think>hm</think>Twelve weeks [1].", "long parental leave pay", "Paid in full [1]."]
+    server.answer = lambda path, body: (200, {"choices": [{"message": {"content": answers.pop(0)}}]})
+    monkeypatch.setattr(sys, "stdin", io.StringIO("How long is parental leave?\nIs it paid?\n"))
+    model = ("--llm-url", f"{server.url}/v1", "--llm-model", "small", "--llm-key-env", "SOME_KEY")
+    code, out, err = ran("chat", *model)
+    assert (code, err) == (0, "")
+    assert "hm" not in out
+    assert "Twelve weeks [1]." in out
+    assert "Paid in full [1]." in out
+    asked, rewritten, followed = (body["messages"][-1]["content"] for _, _, body in server.requests)
+    assert "<passage-1>" in asked
+    assert "Is it paid?" in rewritten
+    assert "assistant: Twelve weeks [1]." in followed
+    assert all(headers["Authorization"] == "Bearer sk-secret-1234567890" for _, headers, _ in server.requests)
+
+
+def test_chat_goes_on_without_a_model_that_fails(ran: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answer = lambda path, body: (400, {"error": "no such model"})
+    monkeypatch.setattr(sys, "stdin", io.StringIO("How long is parental leave?\n"))
+    code, out, _ = ran("chat", "--llm-url", f"{server.url}/v1", "--llm-model", "small", "--json")
+    answer = json.loads(out)
+    assert code == 5
+    assert (answer["kind"], answer["cited"][0]) == ("extract", 1)
+    assert "twelve weeks" in answer["answer"]
+    assert "no such model" in answer["error"]
+
+
+def test_doctor(ran_json: Any, ran: Any, server: Server) -> None:
+    checks = {check["name"]: check for check in ran_json("doctor")}
+    assert {"situate", "extras", "device", "model cache", "model", "store", "language model"} <= checks.keys()
+    assert all(check["colour"] != "red" for check in checks.values())
+    assert "2 documents, 2 passages, whole" in checks["store"]["detail"]
+    assert ran("doctor", "--model", "nobody/nothing")[0] == 1
+    code, out, _ = ran("doctor", "--config", str(ROOT / "nothing.yaml"))
+    assert (code, out) == (2, "")
+
+
+def test_compare_measures_the_presets_on_ones_own_questions(ran: Any, filled: Path, tmp_path: Path) -> None:
+    questions = [
+        {"question": "How long is parental leave?", "document": "leave.md", "answer": "twelve weeks of leave"},
+        {"question": "Who books flights?", "document": "travel.md", "answer": "the travel desk"},
+    ]
+    file, plot = tmp_path / "questions.jsonl", tmp_path / "plot.png"
+    file.write_text("\n".join(map(json.dumps, questions)))
+    options = ("--questions", str(file), "-p", "plain", "-p", "fast")
+    code, out, _ = ran("compare", "docs", *options, "--plot", str(plot), "--json")
+    assert code == 0
+    measured = json.loads(out)
+    assert list(measured["configurations"]) == ["plain", "fast"]
+    assert measured["configurations"]["fast"]["char_recall@5"]["mean"] == 1
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    file.write_text(json.dumps({**questions[0], "answer": "thirteen weeks"}))
+    code, _, err = ran("compare", "docs", *options)
+    assert code == 2
+    assert "line 1: the answer does not stand in 'leave.md'" in err
+
+
+def test_describe_and_schema(ran: Any) -> None:
+    code, out, _ = ran("describe", "sentence-transformers/all-MiniLM-L6-v2")
+    assert code == 0
+    assert "384 numbers" in out
+    code, out, _ = ran("schema")
+    assert code == 0
+    assert json.loads(out)["properties"]["store"]
+
+
+def test_the_page_names_every_command_option_and_exit_code(ran: Any) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for command in COMMANDS:
+        code, out, _ = ran(command.rstrip("_"), "--help")
+        assert code == 0
+        assert f"situate {command.rstrip('_')}" in page
+        missing = [name for name in re.findall(r"(?<=\s)--[a-z-]+", out) if f"`{name}" not in page and name != "--help"]
+        assert not missing, (command, missing)
+    for number, meaning in EXIT_CODES.items():
+        assert f"| {number} | {meaning} |" in page
+
+
+def test_a_missing_extra_is_named_and_completion_is_there(situate_command: Any, tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['typer'] = None; from situate.app.cli import main; main(['doctor'])"
+    without = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert without.returncode == 2
+    assert "pip install 'situate[app]'" in without.stderr
+    shown = situate_command("--show-completion", "bash", cwd=tmp_path)
+    assert "_SITUATE_COMPLETE" in shown.stdout or "complete" in shown.stdout
+    version = situate_command("--version", cwd=tmp_path)
+    assert version.stdout.startswith("situate 0.")
