@@ -25,7 +25,7 @@ from situate.embedders.types import (
     ChunkVectors,
     DType,
     Encoded,
-    OnOverflow,
+    Overflow,
     Pooling,
     Role,
     Span,
@@ -83,7 +83,10 @@ class Embedder:
         query_adapter: The adapter for queries, where a pair was trained for both sides.
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
         max_tokens: Tokens that a text is cut to, special tokens included; None for the model's own.
-        on_overflow: How a longer text is treated: cut with a warning, refused with an error, or read in windows.
+        on_overflow: How a longer text is treated: "warn" cuts it with a warning, "raise" refuses it, "window" reads it
+            in windows. "auto" reads documents in windows and cuts queries with a warning; a model whose vector is one
+            token's (CLS or last-token pooling), one that only sentence-transformers runs, and an `Index` on a
+            collection that was built with cut documents, cut both.
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
@@ -113,7 +116,7 @@ class Embedder:
         query_adapter: str | None = None,
         extension: Method | Extension | None = None,
         max_tokens: int | None = None,
-        on_overflow: OnOverflow = "warn",
+        on_overflow: Overflow = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
         allow_pickle: bool = False,
@@ -181,6 +184,17 @@ class Embedder:
             InputError: There is no such adapter.
         """
         return self.from_settings(dataclasses.replace(self._settings, adapter=adapter, query_adapter=query_adapter))
+
+    def agreeing_with(self, fingerprint: Mapping[str, Any]) -> Embedder:
+        """This embedder, or with ``on_overflow="auto"`` one that treats long documents as that fingerprint's did.
+
+        Args:
+            fingerprint: Of the embedder that a collection was built with.
+        """
+        cut = self._settings.on_overflow == "auto" and fingerprint.get("on_overflow") == "cut"
+        if not cut or self.fingerprint["on_overflow"] == "cut":
+            return self
+        return self.from_settings(dataclasses.replace(self._settings, on_overflow="warn"))
 
     @property
     def settings(self) -> EmbedderSettings:

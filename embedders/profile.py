@@ -14,7 +14,7 @@ from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.models.settings import EmbedderSettings
-from situate.embedders.types import SpanEncoder
+from situate.embedders.types import SpanEncoder, overflow_of
 from situate.errors import ConventionError, InputError, ModelNotFoundError
 from situate.threads import renew_after_fork
 
@@ -131,8 +131,16 @@ class ModelProfile:
             "normalize": family.normalize,
             "dimensions": encoder.dimension if settings.dimensions is None else settings.dimensions,
             "max_tokens": settings.max_tokens,
-            "on_overflow": "window" if settings.on_overflow == "window" else "cut",
+            "on_overflow": "window" if self._windows else "cut",
         }
+
+    @property
+    def _windows(self) -> bool:
+        """Whether documents that are too long are read in windows."""
+        chosen, family = self.settings.on_overflow, self.family
+        if chosen == "auto" and (self.settings.encoder is not None or family.library):
+            return False  # that encoder decides, or sentence-transformers
+        return overflow_of(chosen, family.pooling, "document") == "window"
 
     def query_adapter(self) -> str | None:
         """The digest of the adapter that queries are embedded with, where it is another than the documents'."""

@@ -12,7 +12,10 @@ from situate.vectors import Vectors as Vectors
 
 Span: TypeAlias = tuple[int, int]
 Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max", "mean_sqrt_len"]
+#: How a text without spans that is longer than the model reads is treated.
 OnOverflow: TypeAlias = Literal["warn", "raise", "window"]
+#: The same for all texts of an encoder: "auto" is decided by `overflow_of`.
+Overflow: TypeAlias = Literal["auto", "warn", "raise", "window"]
 DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Role: TypeAlias = Literal["query", "document"]
 
@@ -61,6 +64,17 @@ class Encoded:
     vectors: Vectors
     tokens: tuple[Vectors, ...] | None = None
     lost_tokens: int = 0
+
+
+def overflow_of(chosen: Overflow, pooling: Pooling, role: Role) -> OnOverflow:
+    """How a text that is too long is treated: "auto" reads a document in windows, and cuts a query with a warning.
+
+    Where one token stands for everything (CLS and last-token pooling), a vector has no room for a second window: such
+    models cut documents too. A query is what anyone may send, so the work on it stays bounded.
+    """
+    if chosen != "auto":
+        return chosen
+    return "window" if role == "document" and pooling not in ("cls", "last") else "warn"
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:

@@ -421,6 +421,8 @@ class SemanticCache(Generic[T]):
                 return self._model
             from qdrant_client import models
 
+            from situate.embedders.embedder import Embedder
+
             size = self.embedder.dimension
             if self.client.collection_exists(self.collection):
                 found = self.client.get_collection(self.collection).config.params.vectors
@@ -436,7 +438,11 @@ class SemanticCache(Generic[T]):
                 for key in ("tenant", "model", "document_ids"):
                     self.client.create_payload_index(self.collection, key, models.PayloadSchemaType.KEYWORD)
                 self.client.create_payload_index(self.collection, "expires", models.PayloadSchemaType.FLOAT)
-            fingerprint = self.embedder.fingerprint
+            embedder = self.embedder
+            if isinstance(embedder, Embedder):
+                # By default queries are cut, as before documents were read in windows: older entries stay valid.
+                embedder = embedder.agreeing_with({"on_overflow": "cut"})
+            fingerprint = embedder.fingerprint
             self._model = stable_id(*(f"{key}={fingerprint[key]!r}" for key in sorted(fingerprint)))
             return self._model
 

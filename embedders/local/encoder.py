@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from situate.embedders.local.loaded import LoadedModel, ModelKey
 from situate.embedders.local.processes import DeviceProcesses
@@ -25,7 +25,7 @@ from situate.embedders.text.pooling import SpanOutput
 from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
 from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import Encoded, OnOverflow, Pooling, Role, SpanText
+from situate.embedders.types import Encoded, Overflow, Pooling, Role, SpanText, overflow_of
 from situate.errors import ConventionError, InputError, TruncationWarning
 from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork
@@ -73,7 +73,7 @@ class Encoder:
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
             name or an `Extension`.
         on_overflow: How a text without spans that is longer than ``max_tokens`` is treated: cut with a warning, refused
-            with an error, or read in windows.
+            with an error, or read in windows; "auto" reads documents in windows and cuts queries (`overflow_of`).
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
         add_special_tokens: Whether the tokenizer's special tokens are put around each pass.
         end_token: Whether the end token closes each pass also where the tokenizer's own files leave it out.
@@ -100,7 +100,7 @@ class Encoder:
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         extension: Method | Extension | None = None,
-        on_overflow: OnOverflow = "warn",
+        on_overflow: Overflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
         end_token: bool = False,
@@ -112,8 +112,8 @@ class Encoder:
     ) -> None:
         if pooling not in _POOLINGS:
             raise InputError(f"pooling {pooling!r} is not one of {', '.join(map(repr, _POOLINGS))}")
-        if on_overflow not in ("warn", "raise", "window"):
-            raise InputError(f"on_overflow {on_overflow!r} is not one of 'warn', 'raise', 'window'")
+        if on_overflow not in get_args(Overflow):
+            raise InputError(f"on_overflow {on_overflow!r} is not one of {', '.join(map(repr, get_args(Overflow)))}")
         numbers = {"dimensions": dimensions, "layers": layers, "max_tokens": max_tokens, "batch_tokens": batch_tokens}
         for name, value in numbers.items():
             if value is not None and value < 1:
@@ -123,7 +123,7 @@ class Encoder:
         self.model = os.fspath(model)
         self.pooling: Pooling = pooling
         self.normalize = normalize
-        self.on_overflow: OnOverflow = on_overflow
+        self.on_overflow: Overflow = on_overflow
         self.add_special_tokens = add_special_tokens
         self.end_token = end_token
         self.pool_prefix = pool_prefix
@@ -300,7 +300,7 @@ class Encoder:
         running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
         try:
             for start, part in _slices(inputs):
-                plans = self._read(part, start)
+                plans = self._read(part, start, role)
                 request = pooling_request(plans, self.pooling, token_vectors)
                 if len(part) == len(inputs) and (result := scheduler.run_now(request)) is not None:
                     return output.encoded(plans, result, token_vectors)
@@ -344,7 +344,9 @@ class Encoder:
             for start, part in _slices(inputs):
                 # A query is tokenized faster than a thread is woken; two hundred at once would block the loop.
                 small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
-                plans = self._read(part, start) if small else await asyncio.to_thread(self._read, part, start)
+                plans = (
+                    self._read(part, start, role) if small else await asyncio.to_thread(self._read, part, start, role)
+                )
                 request = pooling_request(plans, self.pooling, token_vectors)
                 future = ready.scheduler.submit(request, role, block=False)
                 if future is None:
@@ -458,10 +460,10 @@ class Encoder:
         found = self._read([item], 0)[0]
         return found, [self._tokenizer.words(ids) for ids in found.sequences]
 
-    def _read(self, inputs: Sequence[SpanText], first: int) -> list[ReadPlan]:
+    def _read(self, inputs: Sequence[SpanText], first: int, role: Role = "document") -> list[ReadPlan]:
         rules = ReadRules(
             pooling=self.pooling,
-            on_overflow=self.on_overflow,
+            on_overflow=overflow_of(self.on_overflow, self.pooling, role),
             max_tokens=self.max_tokens,
             position_limit=self.position_limit,
             pool_prefix=self.pool_prefix,

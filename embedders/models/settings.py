@@ -9,7 +9,7 @@ from situate.embedders.models.adapters import check_name
 from situate.embedders.models.extension import Extension
 from situate.embedders.models.families import Family
 from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
-from situate.embedders.types import ChunkScheme, DType, OnOverflow, Pooling, Role, SpanEncoder
+from situate.embedders.types import ChunkScheme, DType, Overflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 
@@ -43,7 +43,7 @@ class EmbedderSettings:
     query_adapter: str | None = None
     extension: Extension | None = None
     max_tokens: int | None = None
-    on_overflow: OnOverflow = "warn"
+    on_overflow: Overflow = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -54,7 +54,7 @@ class EmbedderSettings:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}: ask for 1 or more, or None for all")
-        choices: tuple[tuple[str, Any], ...] = (("pooling", Pooling), ("dtype", DType), ("on_overflow", OnOverflow))
+        choices: tuple[tuple[str, Any], ...] = (("pooling", Pooling), ("dtype", DType), ("on_overflow", Overflow))
         for name, choice in choices:
             value = getattr(self, name)
             if value not in get_args(choice) and not (name == "pooling" and value is None):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SecretStr, SkipValidation
 
-from situate.embedders.types import OnOverflow, Pooling
+from situate.embedders.types import Overflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.config import PipelineConfig
@@ -110,7 +110,8 @@ class EmbedderOptions(Configured):
         query_adapter: The one for queries, where a pair was trained for both sides.
         device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16" or "float16".
-        on_overflow: How a text that is longer than the model reads is treated: "warn", "raise" or "window".
+        on_overflow: How a text that is longer than the model reads is treated: "auto", "warn", "raise" or "window"; see
+            `Embedder`.
         revision: Branch, tag or commit of the hub's repository.
         trust_remote_code: Whether the model's own Python code may run.
         allow_pickle: Whether pickled weights, which can run any code, may be read.
@@ -171,7 +172,7 @@ class EmbedderOptions(Configured):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Format of the weights."
     )
-    on_overflow: OnOverflow = Field(default="warn", description="What happens to texts that are too long.")
+    on_overflow: Overflow = Field(default="auto", description="What happens to texts that are too long.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
     trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
     allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")

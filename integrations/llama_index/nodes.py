@@ -392,7 +392,9 @@ def text_digest(text: str) -> str:
 
 def model_key(embedder: Embedder) -> str:
     """Names the encoder: two with the same key put the same text at the same place."""
-    values = {name: value for name, value in embedder.fingerprint.items() if name != "scheme"}
+    # Vectors of texts that fit are the same however longer ones are treated: nodes of before keep theirs.
+    fingerprint = embedder.agreeing_with({"on_overflow": "cut"}).fingerprint
+    values = {name: value for name, value in fingerprint.items() if name != "scheme"}
     return f"{values.get('model', '')}@{text_digest(json.dumps(values, sort_keys=True, default=str))}"
 
 

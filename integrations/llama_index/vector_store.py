@@ -198,7 +198,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
                 "set sparse_vector_name, or lexical=None for dense search alone"
             )
         before = (info.config.metadata or {}).get(_OURS)
-        now = None if self._embedder is None else _fingerprint(self._embedder)
+        now = None if self._embedder is None else _fingerprint(self._embedder.agreeing_with(before or {}))
         if now is not None and before is not None and before != now:
             raise IncompatibleIndexError(
                 f"collection {self.collection_name!r} was built with another encoder, {differences(before, now)}: "

@@ -179,6 +179,10 @@ class Collection:
         self.incomplete = absent | set(self._filling()["names"])
         return config
 
+    def encoder(self) -> Mapping[str, Any]:
+        """The fingerprint of the encoder that the collection was built with; {} where another library made it."""
+        return (self._metadata().get(_METADATA_KEY) or {}).get("encoder") or {}
+
     def sample(self) -> tuple[str, ...] | None:
         """The sample that an existing collection keeps for its encoder to read before anything else."""
         kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None

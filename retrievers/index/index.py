@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from situate.batches import in_batches
 from situate.embedders.types import Vectors
-from situate.errors import FallbackWarning, InputError, StorageError
+from situate.errors import FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.lifecycle import Openable
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
@@ -169,7 +169,7 @@ class Index(Openable):
                 opened = Collection(gateway(client, self.collection))
                 try:
                     sample = _sample(self.embedder.encoder, opened)
-                    config = opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
+                    config = self._checked(opened, sample)
                 except BaseException:
                     # After any error a store that this index opened must not stay locked.
                     if self._given_client is None:
@@ -197,6 +197,19 @@ class Index(Openable):
             if batch is not None:
                 collection.add_languages(terms.languages(batch))
             self._query_encoder.languages = collection.languages()
+
+    def _checked(self, opened: Collection, sample: Sequence[str] | None) -> PipelineConfig:
+        """The collection's configuration; a collection that was built with cut documents goes on so."""
+        try:
+            return opened.open(self.embedder.fingerprint, self.embedder.dimension, self.config, sample)
+        except IncompatibleIndexError:
+            embedder = self.embedder.agreeing_with(opened.encoder())
+            if embedder is self.embedder:
+                raise
+        config = opened.open(embedder.fingerprint, embedder.dimension, self.config, sample)
+        self.embedder = embedder
+        self._make_encoders()
+        return config
 
     async def _query_batcher(self) -> QueryBatcher:
         if (batcher := self._batcher) is not None:

@@ -170,7 +170,7 @@ def test_the_fingerprint_is_json_and_follows_what_decides_a_vector(minilm_path):
         Embedder(pooling="cls"),
         Embedder(scheme=ChunkScheme(late=True)),
         Embedder(max_tokens=100),
-        Embedder(on_overflow="window"),
+        Embedder(on_overflow="warn"),
     ]
     for other in others:
         assert other.fingerprint != base.fingerprint
@@ -381,12 +381,29 @@ def test_what_is_not_a_list_of_texts_is_refused(embedder):
 
 def test_a_long_text_is_cut_with_a_warning_refused_or_read_in_windows():
     with pytest.warns(TruncationWarning, match="1 of 2 texts"):
-        cut = Embedder(dtype="float32", device="cpu").embed_documents([LONG, "short"])
+        cut = Embedder(dtype="float32", device="cpu", on_overflow="warn").embed_documents([LONG, "short"])
     with pytest.raises(OverflowLimitError, match="max_tokens is 256"):
         Embedder(dtype="float32", device="cpu", on_overflow="raise").embed_documents([LONG])
     windows = Embedder(dtype="float32", device="cpu", on_overflow="window").embed_documents([LONG, "short"])
     assert np.abs(windows[0] - cut[0]).max() > 1e-4
     np.testing.assert_allclose(windows[1], cut[1], atol=1e-6)
+
+
+def test_by_default_documents_are_read_in_windows_and_queries_cut(recwarn):
+    default = Embedder(dtype="float32", device="cpu")
+    windows = Embedder(dtype="float32", device="cpu", on_overflow="window")
+    np.testing.assert_array_equal(default.embed_documents([LONG]), windows.embed_documents([LONG]))
+    assert not recwarn
+    assert default.fingerprint == windows.fingerprint
+    with pytest.warns(TruncationWarning, match="1 of 1 texts"):
+        query = default.embed_queries([LONG])
+    assert np.abs(query - windows.embed_queries([LONG])).max() > 1e-4
+    # One token stands for everything: a second window would be read and not be pooled.
+    for pooling in ("cls", "last"):
+        embedder = Embedder(dtype="float32", device="cpu", pooling=pooling)
+        assert embedder.fingerprint["on_overflow"] == "cut"
+        with pytest.warns(TruncationWarning):
+            embedder.embed_documents([LONG])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -222,7 +222,8 @@ def test_unsorted_and_overlapping_foreign_spans_are_put_in_order(index: Index) -
     index.delete(["d"])
 
 
-def test_a_chunk_longer_than_the_window_is_read_whole_in_the_late_pass(embedder: Embedder) -> None:
+def test_a_chunk_longer_than_the_window_is_read_whole_in_the_late_pass() -> None:
+    embedder = Embedder(on_overflow="warn")
     text = " ".join(f"Sentence {i} is about apples and pears." for i in range(40)) + " The zeppelin leaves at nine."
     config = PipelineConfig(dense=ChunkScheme(late=True), lexical=None)
     chunker = TextChunker(size=100_000)

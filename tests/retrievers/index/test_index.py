@@ -220,7 +220,7 @@ def test_an_index_survives_closing_and_pickles_as_its_path(embedder: Embedder, t
 #: The name in an index's error -> settings that change nothing else of the fingerprint.
 ENCODER_SETTINGS: dict[str, dict[str, Any]] = {
     "max_tokens": {"max_tokens": 128},
-    "on_overflow": {"on_overflow": "window"},
+    "on_overflow": {"on_overflow": "warn"},
     "layers": {"layers": 3},
     "scheme.late": {"scheme": ChunkScheme(late=True)},
     "scheme.context": {"scheme": ChunkScheme(context=("title",))},

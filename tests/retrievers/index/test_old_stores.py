@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from situate.chunkers import Document, HeadingSituator
+from situate.chunkers import Document, FixedTokenChunker, HeadingSituator
 from situate.embedders import Embedder
+from situate.errors import TruncationWarning
 from situate.retrievers import Index, PipelineConfig
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -65,3 +66,16 @@ def test_searches_find_the_same(old: tuple[dict[str, Any], Index]) -> None:
     hits = index.search(EXPECTED["question"], k=5).hits
     assert [hit.chunk.id for hit in hits] == [chunk for chunk, _ in expected["hits"]]
     assert [hit.score for hit in hits] == pytest.approx([score for _, score in expected["hits"]], abs=2e-3)
+
+
+def test_an_old_store_keeps_cutting_what_is_too_long(old: tuple[dict[str, Any], Index]) -> None:
+    _, index = old
+    index.open()
+    assert index.embedder.fingerprint["on_overflow"] == "cut"
+    long = Document("long", " ".join(f"The pump of line {n} is checked." for n in range(100)))
+    [chunk] = FixedTokenChunker(10_000).split(long)
+    with pytest.warns(TruncationWarning):
+        index.add_chunks([(long, [chunk])])
+    with Index(Embedder(), chunker=FixedTokenChunker(10_000), config=index.config) as new:
+        assert new.add([long]).chunks == 1
+        assert new.embedder.fingerprint["on_overflow"] == "window"
