@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from situate.chunkers.situators.headings import HeadingSituator as HeadingSituator
     from situate.chunkers.situators.questions import QuestionSituator as QuestionSituator
     from situate.chunkers.situators.report import SituatingReport as SituatingReport
+    from situate.chunkers.situators.rows import RowSituator as RowSituator
     from situate.chunkers.situators.sentence import LLMSituator as LLMSituator
     from situate.chunkers.spans import recover_spans as recover_spans
     from situate.chunkers.text import (
@@ -62,6 +63,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.chunkers.situators.answer_cache": ("AnswerCache",),
         "situate.chunkers.situators.headings": ("HeadingSituator",),
         "situate.chunkers.situators.questions": ("QuestionSituator",),
+        "situate.chunkers.situators.rows": ("RowSituator",),
         "situate.chunkers.situators.report": ("SituatingReport",),
         "situate.chunkers.situators.sentence": ("LLMSituator",),
         "situate.chunkers.spans": ("recover_spans",),

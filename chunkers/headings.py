@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,21 @@ class Table:
     columns: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table, below its header.
+
+    Attributes:
+        start: First character.
+        end: One past its line's last.
+        cells: The column's name and the value, for each cell with a value.
+    """
+
+    start: int
+    end: int
+    cells: tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True)
 class Outline:
     """The blocks of a Markdown text that its chunks depend on, each kind in order."""
@@ -96,16 +111,8 @@ def markdown_headings(text: str) -> list[Heading]:
 def outline(text: str) -> Outline:
     """The headings, fences and tables of a Markdown text: CommonMark, and the tables of GitHub's flavour."""
     parser = _parser()
-    skipped = front_matter_end(text)
-    body = text[skipped:]
-    starts = [skipped, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
-
-    def place(line: int) -> int:
-        return min(starts[min(line, len(starts) - 1)], len(text))
-
+    tokens, place = _parsed(parser, text)
     found = Outline([], [], [])
-    # Byte order marks, which stand inside of a text that was joined out of files, hide no heading; places are of lines.
-    tokens = parser.parse(body.replace("\ufeff", ""))
     for number, token in enumerate(tokens):
         if token.map is None:
             continue
@@ -120,6 +127,37 @@ def outline(text: str) -> Outline:
         elif token.type == "table_open":
             found.tables.append(Table(place(first), place(last), _columns(tokens, number)))
     return found
+
+
+def table_rows(text: str) -> list[Row]:
+    """The rows of all tables of a Markdown text, in order, without their header rows."""
+    tokens, place = _parsed(_parser(), text)
+    rows: list[Row] = []
+    names: list[str] = []
+    for number, token in enumerate(tokens):
+        if token.type == "table_open":
+            names = []
+        elif token.type == "th_open":
+            names.append(" ".join(tokens[number + 1].content.split()))
+        elif token.type == "tr_open" and token.map is not None and names:
+            inner = (cell for cell in _until(tokens, number, "tr_close") if cell.type == "inline")
+            values = (" ".join(cell.content.split()) for cell in inner)
+            cells = tuple((name, value) for name, value in zip(names, values, strict=False) if value)
+            rows.append(Row(place(token.map[0]), place(token.map[1]), cells))
+    return rows
+
+
+def _parsed(parser: MarkdownIt, text: str) -> tuple[list[Token], Callable[[int], int]]:
+    """The tokens of a Markdown text, and where each of its lines begins."""
+    skipped = front_matter_end(text)
+    body = text[skipped:]
+    starts = [skipped, *(skipped + match.end() for match in _LINE_END.finditer(body)), len(text) + 1]
+
+    def place(line: int) -> int:
+        return min(starts[min(line, len(starts) - 1)], len(text))
+
+    # Byte order marks, which stand inside of a text that was joined out of files, hide no heading; places are of lines.
+    return parser.parse(body.replace("\ufeff", "")), place
 
 
 def _columns(tokens: list[Token], number: int) -> tuple[str, ...]:

@@ -89,6 +89,7 @@ class Context:
         sentence: A situating sentence that a language model wrote (contextual retrieval, Anthropic 2024).
         questions: Questions that the chunk answers (doc2query, Nogueira et al. 2019).
         columns: The column names of the table that the chunk's rows stand in, where the chunk lacks the header row.
+        rows: The rows of tables in the chunk as sentences (`situate.chunkers.RowSituator`).
     """
 
     title: str | None = None
@@ -100,6 +101,7 @@ class Context:
     sentence: str | None = None
     questions: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
     def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
         """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.
@@ -115,8 +117,8 @@ class Context:
                     value = separator.join(filter(None, (value, " | ".join(self.columns))))
             elif name == "columns":
                 value = " | ".join(self.columns)
-            elif name == "questions":
-                value = separator.join(self.questions)
+            elif isinstance(value, tuple):
+                value = separator.join(value)
             if value:
                 lines.append(value)
         return separator.join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -49,3 +50,19 @@ def minilm_path() -> str:
     assert spec is not None
     assert spec.origin is not None
     return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def colbert_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random ColBERT."""
+    from tests.tiny_models import tiny_colbert
+
+    return tiny_colbert(tmp_path_factory.mktemp("colbert"))
+
+
+@pytest.fixture(scope="session")
+def splade_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SPLADE model."""
+    from tests.tiny_models import tiny_splade
+
+    return tiny_splade(tmp_path_factory.mktemp("splade"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from situate.embedders.library.model import RoleEmbedder
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType
+from situate.embedders.types import DType, checked_texts
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
@@ -98,6 +98,23 @@ class SparseEmbedder(RoleEmbedder[SparseVector]):
     async def aembed_documents(self, texts: Sequence[str]) -> list[SparseVector]:
         """`embed_documents` without blocking the event loop."""
         return await self._aembed(texts, "document")
+
+    def count_tokens(self, texts: Sequence[str]) -> list[SparseVector]:
+        """Per text its own tokens, each weighed by how often it occurs, special tokens left out: no network runs.
+
+        The query of models that weigh documents alone (uniCOIL, DeepImpact, TILDEv2). Errors as in `embed_queries`.
+        """
+        wanted = checked_texts(texts)
+        counted: list[list[int]] = self._library.run(
+            lambda model: (
+                model.tokenizer(wanted, add_special_tokens=False, verbose=False)["input_ids"] if wanted else []
+            )
+        )
+        made = []
+        for ids in counted:
+            indices, counts = np.unique(np.asarray(ids, dtype=np.int64), return_counts=True)
+            made.append(SparseVector(indices, counts.astype(np.float32)))
+        return made
 
     def _value(self, row: Any, subject: str) -> SparseVector:
         row = row.coalesce()

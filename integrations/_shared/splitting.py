@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from situate.chunkers import HeadingSituator
 from situate.chunkers.auto import is_markdown
+from situate.chunkers.base import encodable
+from situate.chunkers.headings import Table, outline
 from situate.errors import FallbackWarning, MissingExtraError
 from situate.types import Chunk, Document
 
@@ -60,10 +63,20 @@ def under_headings(document: Document, chunks: Sequence[Chunk], *, anew: bool = 
     Args:
         document: The document.
         chunks: Its chunks, by any splitter.
-        anew: Also replace headings that the chunks have.
+        anew: Also replace headings and the columns of tables that the chunks have.
     """
     if not chunks or not is_markdown(document):
         return list(chunks)
     if anew:
-        chunks = [replace(chunk, context=replace(chunk.context, headings=())) for chunk in chunks]
+        tables = outline(encodable(document.text)).tables
+        chunks = [replace(chunk, context=replace(chunk.context, headings=(), columns=())) for chunk in chunks]
+        chunks = [_in_table(chunk, tables) for chunk in chunks]
     return HeadingSituator(title_from_heading=False, previous=0).situate(document, chunks)
+
+
+def _in_table(chunk: Chunk, tables: Sequence[Table]) -> Chunk:
+    """The chunk with the column names of the table that it begins in, below its header row."""
+    at = bisect_left(tables, chunk.start, key=lambda table: table.start) - 1
+    if at < 0 or chunk.start >= tables[at].end:
+        return chunk
+    return replace(chunk, context=replace(chunk.context, columns=tables[at].columns))

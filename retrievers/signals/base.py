@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -144,19 +146,17 @@ class Signal(ABC):
         values: dict[str, Any] = {"kind": self.kind}
         for each in fields(self):
             value = getattr(self, each.name)
-            default = self.kind if each.name == "name" else each.default
+            default = each.default if each.default_factory is MISSING else each.default_factory()
             if value == default:
                 continue
-            if isinstance(value, tuple):
-                value = list(value)
-            if isinstance(value, Mapping):
-                value = dict(value)
-            if not isinstance(value, str | int | float | bool | list | dict | None):
+            plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            try:
+                values[each.name] = json.loads(json.dumps(plain))
+            except TypeError as error:
                 raise InputError(
                     f"the signal {self.name!r} holds a {type(value).__name__}, which JSON cannot: name the model "
                     f"({each.name}='...'), and give its other settings as options"
-                )
-            values[each.name] = value
+                ) from error
         return values
 
 
@@ -209,6 +209,44 @@ def _class_of(kind: str) -> type[Signal]:
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Signal) and each.__dict__.get("kind") == kind
     )
+
+
+def situated(chunk: Chunk, context: Sequence[str]) -> str:
+    """A chunk's text, with these fields of its context in front."""
+    lead = chunk.context.render(context) if context else ""
+    return f"{lead}\n{chunk.text}" if lead else chunk.text
+
+
+#: Models by class, name and settings: two signals that name the same one hold it once.
+_MODELS: WeakValueDictionary[tuple[Any, str, str], Any] = WeakValueDictionary()
+
+
+def model_of(cls: Callable[..., T], given: Any, options: Mapping[str, Any], accepted: type | tuple[type, ...]) -> T:
+    """The model that a signal holds or names.
+
+    Args:
+        cls: Made of a name.
+        given: A model, or its name.
+        options: Further arguments of ``cls``, for a name.
+        accepted: What a model may be.
+
+    Raises:
+        InputError: It is neither, or there are options for a model that is made already.
+    """
+    if isinstance(given, accepted):
+        if options:
+            raise InputError(f"options {sorted(options)} are for a model's name: the given {given!r} has its own")
+        model: T = given  # type: ignore[assignment]
+        return model
+    if not isinstance(given, str):
+        kinds = accepted if isinstance(accepted, tuple) else (accepted,)
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"a {type(given).__name__} is no model for this signal: give a {names}, or a model's name")
+    key = (cls, given, json.dumps(options, sort_keys=True, default=repr))
+    if (known := _MODELS.get(key)) is None:
+        known = _MODELS[key] = cls(given, **options)
+    found: T = known
+    return found
 
 
 def groups(rows: Sequence[T], lengths: Sequence[int]) -> list[list[T]]:

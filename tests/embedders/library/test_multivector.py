@@ -11,59 +11,20 @@ import pytest
 from situate.embedders import MultiVectorEmbedder, SparseEmbedder
 from situate.errors import InputError, ModelNotFoundError, TruncationWarning, UnsafeModelError
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [Q] [D] the a cat dog sat on mat red house city berlin river old . , ! runs"
 TEXTS = ["the cat sat on the mat .", "berlin !", "", "old river runs"]
 QUERIES = ["the cat", "berlin !", "", "river"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def tiny_bert(folder: Path, head: str) -> Path:
-    """A random BERT of two layers with a vocabulary of a few words."""
-    import torch
-    import transformers
-
-    folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text(WORDS.replace(" ", "\n"))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=24).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=WORDS.count(" ") + 1, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=24,
-    )  # fmt: skip
-    getattr(transformers, head)(config).save_pretrained(folder)
-    return folder
+@pytest.fixture
+def colbert(colbert_path: Path) -> Path:
+    return colbert_path
 
 
-@pytest.fixture(scope="module")
-def colbert(tmp_path_factory) -> Path:
-    """A tiny ColBERT: markers, a projection, query expansion, punctuation left out."""
-    from sentence_transformers import MultiVectorEncoder
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
-    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-
-    base = tiny_bert(tmp_path_factory.mktemp("colbert") / "base", "BertModel")
-    transformer = Transformer(str(base), document_length=12, query_expansion={"strategy": "fixed", "length": 8})
-    modules = [
-        transformer,
-        Dense(32, 16, bias=False, module_input_name="token_embeddings"),
-        MultiVectorMask(skiplist_words=[".", ",", "!"]),
-        Normalize(module_input_name="token_embeddings"),
-    ]
-    model = MultiVectorEncoder(modules=modules, prompts={"query": "[Q] ", "document": "[D] "}, device="cpu")
-    model.save(str(base.parent / "model"))
-    return base.parent / "model"
-
-
-@pytest.fixture(scope="module")
-def splade(tmp_path_factory) -> Path:
-    from sentence_transformers import SparseEncoder
-    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
-
-    base = tiny_bert(tmp_path_factory.mktemp("splade") / "base", "BertForMaskedLM")
-    model = SparseEncoder(modules=[MLMTransformer(str(base)), SpladePooling()], device="cpu")
-    model.save(str(base.parent / "model"))
-    return base.parent / "model"
+@pytest.fixture
+def splade(splade_path: Path) -> Path:
+    return splade_path
 
 
 async def test_token_vectors_are_the_librarys(colbert):
