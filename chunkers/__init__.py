@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from situate.chunkers.sentence_window import SentenceWindowChunker as SentenceWindowChunker
     from situate.chunkers.situators.answer_cache import AnswerCache as AnswerCache
     from situate.chunkers.situators.headings import HeadingSituator as HeadingSituator
+    from situate.chunkers.situators.propositions import PropositionSituator as PropositionSituator
     from situate.chunkers.situators.questions import QuestionSituator as QuestionSituator
     from situate.chunkers.situators.report import SituatingReport as SituatingReport
     from situate.chunkers.situators.rows import RowSituator as RowSituator
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         Context as Context,
         Document as Document,
         Prompt as Prompt,
+        Proposition as Proposition,
         Situator as Situator,
         StreamingGenerator as StreamingGenerator,
         TextGenerator as TextGenerator,
@@ -62,6 +64,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.chunkers.sentence_window": ("SentenceWindowChunker",),
         "situate.chunkers.situators.answer_cache": ("AnswerCache",),
         "situate.chunkers.situators.headings": ("HeadingSituator",),
+        "situate.chunkers.situators.propositions": ("PropositionSituator",),
         "situate.chunkers.situators.questions": ("QuestionSituator",),
         "situate.chunkers.situators.rows": ("RowSituator",),
         "situate.chunkers.situators.report": ("SituatingReport",),
@@ -78,6 +81,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "Context",
             "Document",
             "Prompt",
+            "Proposition",
             "Situator",
             "StreamingGenerator",
             "TextGenerator",

@@ -60,6 +60,7 @@ def _encode_result(result: SearchResult) -> Any:
                 "score": hit.score,
                 "scores": dict(hit.scores),
                 "relevance": hit.relevance,
+                **({"matched": dict(hit.matched)} if hit.matched else {}),
                 **({} if hit.highlight is None else {"marks": [list(astuple(mark)) for mark in hit.highlight.marks]}),
             }
             for hit in result.hits
@@ -75,6 +76,7 @@ def _decode_result(value: Any) -> SearchResult:
             hit["scores"],
             hit.get("relevance"),
             _highlight(hit),
+            hit.get("matched") or {},
         )
         for hit in value["hits"]
     )

@@ -184,6 +184,9 @@ class PipelineConfig:
         shares = {signal.name: signal.weight for signal in self.signals if signal.stage == "find"}
         if sum(shares.values()) > 1 + _ROUNDING:
             raise InputError(f"the weights {shares} are shares of the fused score: together at most 1")
+        documents = {signal.name: signal.weight for signal in self.table if signal.stage == "document"}
+        if sum(documents.values()) > 1 + _ROUNDING:
+            raise InputError(f"the weights {documents} of documents are shares of the fused score: together at most 1")
         raising = [signal.name for signal in self.table if signal.stage == "raise" and signal.weight]
         if raising and not self._rest:
             raise InputError(f"the weights {shares} leave the dense vectors no share, which {raising[0]!r} could raise")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from situate.errors import InputError
 from situate.retrievers.marks import Highlight
 from situate.retrievers.where import Where
-from situate.types import Chunk
+from situate.types import Chunk, Proposition
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Hit:
             that has one. None where no step gives one. It does not order hits.
         highlight: The spans of the passage that match the query best; None where nothing has looked for them
             (`situate.retrievers.highlight.Highlighter`, ``Retriever(highlight=True)``).
+        matched: Of a signal with several vectors a chunk ("questions", "propositions"), by its kind, which of them is
+            nearest to the query.
     """
 
     chunk: Chunk
@@ -35,6 +39,26 @@ class Hit:
     scores: Mapping[str, float] = field(default_factory=dict)
     relevance: float | None = None
     highlight: Highlight | None = None
+    matched: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str | None:
+        """The question of ``chunk.context.questions`` that is nearest to the query, where they are a signal."""
+        return self._of(self.chunk.context.questions, "questions")
+
+    @property
+    def answer(self) -> str | None:
+        """The answer to `question`, where answers were written."""
+        return self._of(self.chunk.context.answers, "questions") or None
+
+    @property
+    def proposition(self) -> Proposition | None:
+        """The statement of ``chunk.context.propositions`` that is nearest to the query, where they are a signal."""
+        return self._of(self.chunk.context.propositions, "propositions")
+
+    def _of(self, values: Sequence[T], kind: str) -> T | None:
+        place = self.matched.get(kind)
+        return values[place] if place is not None and place < len(values) else None
 
     @property
     def where(self) -> Where:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -76,6 +76,21 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Proposition:
+    """One statement of a chunk that stands without it (Chen et al. 2023).
+
+    Attributes:
+        text: The statement, pronouns resolved.
+        start: First character, in the document's text, of the sentence that it comes from.
+        end: One past the last character.
+    """
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Context:
     """What situates a chunk in its document, kept apart from the chunk's own text.
 
@@ -90,6 +105,8 @@ class Context:
         questions: Questions that the chunk answers (doc2query, Nogueira et al. 2019).
         columns: The column names of the table that the chunk's rows stand in, where the chunk lacks the header row.
         rows: The rows of tables in the chunk as sentences (`situate.chunkers.RowSituator`).
+        answers: The answers to the questions, one each, "" where there is none; empty where they were not asked for.
+        propositions: The statements of the chunk, each standing alone (`situate.chunkers.PropositionSituator`).
     """
 
     title: str | None = None
@@ -102,6 +119,8 @@ class Context:
     questions: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    propositions: tuple[Proposition, ...] = ()
 
     def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
         """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.
@@ -117,6 +136,8 @@ class Context:
                     value = separator.join(filter(None, (value, " | ".join(self.columns))))
             elif name == "columns":
                 value = " | ".join(self.columns)
+            elif name == "propositions":
+                value = separator.join(proposition.text for proposition in self.propositions)
             elif isinstance(value, tuple):
                 value = separator.join(value)
             if value:
@@ -126,6 +147,7 @@ class Context:
     def to_dict(self) -> dict[str, Any]:
         """The fields that are set, as JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["propositions"] = [asdict(proposition) for proposition in self.propositions]
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
 
     @classmethod
@@ -133,6 +155,7 @@ class Context:
         """The inverse of `to_dict`; keys that are not fields are left out."""
         known = cls.__dataclass_fields__
         taken: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known}
+        taken["propositions"] = tuple(Proposition(**each) for each in values.get("propositions") or ())
         return cls(**taken)
 
 

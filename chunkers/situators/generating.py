@@ -178,8 +178,8 @@ class GeneratingSituator(ABC):
         """
 
     @abstractmethod
-    def _written(self, context: Context, value: Any) -> Context:
-        """The context with the value that `_read` returned."""
+    def _written(self, chunk: Chunk, value: Any) -> Context:
+        """The chunk's context with the value that `_read` returned."""
 
     # -- the shared body ----------------------------------------------------------------------------------------
 
@@ -322,7 +322,7 @@ class GeneratingSituator(ABC):
                 raise StepError(f"{message}; on_error='degrade' goes on without them") from error
             warnings.warn(message, SituatingWarning, stacklevel=5)
         return [
-            replace(chunk, context=self._written(chunk.context, values[key]))
+            replace(chunk, context=self._written(chunk, values[key]))
             if key in values
             else _marked(chunk, FAILED, errors.get(key))
             for chunk, key in zip(chunks, keys, strict=True)

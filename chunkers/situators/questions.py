@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
 from situate.prompting import filled, lines
-from situate.types import Context
+from situate.types import Chunk, Context
 
 INSTRUCTION = (
     "Write {count} different questions that this passage answers, in the words of somebody who does not know the "
     "document: name what the passage only refers to. One question a line. Answer with nothing else."
 )
+#: Between a question and its answer, on one line.
+_ANSWER = "=>"
+_MARKS = ("?", "？", "؟", ";")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -25,8 +29,12 @@ class QuestionSituator(GeneratingSituator):
     Attributes:
         generator: The language model.
         instruction: The question about the chunk; ``{count}`` stands for the number.
-        count: Questions per chunk, at most.
-        limit: Characters of a question, at most.
+        count: Questions per chunk, at most; of each language, where there are several.
+        limit: Characters of a question (and of an answer), at most.
+        languages: Languages to ask in, by name ("German"), for people who ask in another one than documents are written
+            in (xQG); empty for the instruction's own.
+        answers: Also write each question's answer, as `Context.answers`: a hit by a question then carries its answer
+            (QA-Memory, Chen et al. 2023).
 
     The other settings (``model``, ``window``, ``long_documents``, ``batch``, ``per_minute``, ``attempts``, ``backoff``,
     ``cache``, ``on_error``) are those of `GeneratingSituator`.
@@ -40,23 +48,50 @@ class QuestionSituator(GeneratingSituator):
     instruction: str = INSTRUCTION
     count: int = 3
     limit: int = 200
+    languages: Sequence[str] = ()
+    answers: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.count < 1 or self.limit < 1:
             raise InputError(f"count={self.count} and limit={self.limit} need to be 1 or more")
-        object.__setattr__(self, "instruction", filled(self.instruction, count=str(self.count)))
+        if isinstance(self.languages, str):
+            raise InputError(f"languages={self.languages!r} is one text: give a list of names, ['{self.languages}']")
+        # An instruction that was pickled is complete already, and what it is completed with is part of it.
+        instruction = filled(self.instruction, count=str(self.count))
+        for more in self._more():
+            if more not in instruction:
+                instruction += f" {more}"
+        object.__setattr__(self, "instruction", instruction)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that decide the answers, as JSON values."""
         return super().fingerprint() | {"count": self.count, "limit": self.limit}
 
-    def _read(self, answer: str) -> tuple[str, ...]:
-        # A question mark tells questions from the sentences around them, in every script that has one.
-        found = [line for line in lines(answer, 4 * self.count, self.limit) if line.endswith(("?", "？", "؟", ";"))]
+    def _more(self) -> list[str]:
+        """Sentences of the instruction for what is asked for beyond questions."""
+        more = []
+        if self.languages:
+            more.append(f"Write {self.count} in each of these languages: {', '.join(self.languages)}.")
+        if self.answers:
+            more.append(f"Behind each question, on its line, write {_ANSWER} and its short answer from the passage.")
+        return more
+
+    def _read(self, answer: str) -> tuple[tuple[str, str], ...]:
+        """Questions and their answers; "" for none."""
+        count = self.count * max(1, len(self.languages))
+        limit = self.limit if not self.answers else 2 * self.limit + len(_ANSWER)
+        found = []
+        for line in lines(answer, 4 * count, limit):
+            question, _, reply = (part.strip() for part in line.partition(_ANSWER)) if self.answers else (line, "", "")
+            # A question mark tells questions from the sentences around them, in every script that has one.
+            if question.endswith(_MARKS):
+                found.append((question, reply))
         if not found:
             raise GenerationError("the model's answer holds no question")
-        return tuple(found[: self.count])
+        return tuple(found[:count])
 
-    def _written(self, context: Context, value: tuple[str, ...]) -> Context:
-        return replace(context, questions=value)
+    def _written(self, chunk: Chunk, value: tuple[tuple[str, str], ...]) -> Context:
+        questions = tuple(question for question, _ in value)
+        answers = tuple(reply for _, reply in value) if self.answers else ()
+        return replace(chunk.context, questions=questions, answers=answers)

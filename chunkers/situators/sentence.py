@@ -10,7 +10,7 @@ from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
 from situate.outside import load_json
 from situate.prompting import ANSWER_LIMIT, usable
-from situate.types import Context
+from situate.types import Chunk, Context
 
 INSTRUCTION = (
     "Write one or two short sentences that situate the passage in the whole document, so that a search for what it is "
@@ -64,8 +64,8 @@ class LLMSituator(GeneratingSituator):
             raise GenerationError("the model's answer was empty")
         return line
 
-    def _written(self, context: Context, value: str) -> Context:
-        return replace(context, sentence=value)
+    def _written(self, chunk: Chunk, value: str) -> Context:
+        return replace(chunk.context, sentence=value)
 
 
 def _unwrapped(text: str) -> str:

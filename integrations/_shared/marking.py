@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from situate.integrations._shared.origin import HIGHLIGHT_KEY, WHERE_KEY
+from situate.integrations._shared.origin import HIGHLIGHT_KEY, MATCHED_KEY, WHERE_KEY
 from situate.retrievers.marks import Highlight, Mark
 from situate.retrievers.types import Hit
 from situate.retrievers.where import Where
 
 
 def place_metadata(hit: Hit, offset: int = 0) -> dict[str, Any]:
-    """The metadata of a found passage for its place, and for its marks where it has been highlighted.
+    """The metadata of a found passage: its place, its marks where it has been highlighted, what of it matched.
 
     Args:
         hit: The passage.
@@ -24,6 +24,10 @@ def place_metadata(hit: Hit, offset: int = 0) -> dict[str, Any]:
             {"start": offset + mark.start, "end": offset + mark.end, "score": mark.score, "text": text}
             for mark, text in zip(found.marks, found.spans, strict=True)
         ]
+    statement = hit.proposition
+    matched = {"question": hit.question, "answer": hit.answer, "proposition": statement and statement.text}
+    if any(matched.values()):
+        metadata[MATCHED_KEY] = {name: text for name, text in matched.items() if text}
     return metadata
 
 

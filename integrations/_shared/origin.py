@@ -20,6 +20,8 @@ DEGRADED_KEY = "situate_degraded"
 WHERE_KEY = "situate_where"
 #: The metadata key of a found passage for the spans that match the query: a list of start, end, score, text.
 HIGHLIGHT_KEY = "situate_highlight"
+#: The metadata key of a found passage for the question, its answer and the proposition that match the query.
+MATCHED_KEY = "situate_matched"
 
 
 @dataclass(frozen=True)

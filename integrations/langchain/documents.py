@@ -18,6 +18,7 @@ from situate.integrations._shared.origin import (
     CONTEXT_KEY,
     DEGRADED_KEY,
     HIGHLIGHT_KEY,
+    MATCHED_KEY,
     ORIGIN_KEY,
     WHERE_KEY,
     ChunkOrigin,
@@ -41,7 +42,7 @@ SHOWN = ("title", "headings", "sentence")
 Content: TypeAlias = Literal["text", "situated"]
 
 #: Metadata keys that are added to a found passage.
-_ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY, WHERE_KEY, HIGHLIGHT_KEY)
+_ADDED = (RELEVANCE_SCORE, DEGRADED_KEY, CONTEXT_KEY, WHERE_KEY, HIGHLIGHT_KEY, MATCHED_KEY)
 
 #: Fields that an origin always writes, and those that it writes only if they are set.
 _ALWAYS = ("document_id", "document_hash", "index", "chunks", "start", "end")

@@ -26,7 +26,7 @@ from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
 from situate.integrations._shared import pages
 from situate.integrations._shared.marking import place_metadata, read_highlight, read_where
-from situate.integrations._shared.origin import HIGHLIGHT_KEY, ORIGIN_KEY, WHERE_KEY, ChunkOrigin, digest
+from situate.integrations._shared.origin import HIGHLIGHT_KEY, MATCHED_KEY, ORIGIN_KEY, WHERE_KEY, ChunkOrigin, digest
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
 from situate.retrievers.marks import Highlight
@@ -382,7 +382,8 @@ def forget_vector(node: BaseNode) -> None:
 
 def without_origin(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The metadata without the origin, and without the place and the marks that a search added."""
-    return {key: value for key, value in metadata.items() if key not in (ORIGIN_KEY, WHERE_KEY, HIGHLIGHT_KEY)}
+    ours = (ORIGIN_KEY, WHERE_KEY, HIGHLIGHT_KEY, MATCHED_KEY)
+    return {key: value for key, value in metadata.items() if key not in ours}
 
 
 def text_digest(text: str) -> str:

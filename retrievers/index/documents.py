@@ -6,14 +6,14 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeAlias
 
 from situate.chunkers.situators.generating import FAILED
 from situate.chunkers.situators.summarising import SUMMARY_FAILED
 from situate.errors import InputError, SpanError
 from situate.retrievers.index.payload import stored_metadata, stored_text
-from situate.types import Chunk, Document, stable_id
+from situate.types import Chunk, Context, Document, stable_id
 
 #: Documents whose chunks are embedded and written together, at most, and the characters that end a batch: token vectors
 #: of 200,000 characters take 75 MB.
@@ -159,10 +159,21 @@ def situated_hash(document_hash: str, chunks: Sequence[Chunk]) -> str:
 def _fingerprint(part: object) -> str:
     """A chunker's or situator's settings, or a chunk, as text that is the same in every process."""
     if isinstance(part, Chunk):
-        return repr((part.id, part.context, sorted(part.metadata.items())))
+        return f"({part.id!r}, {_context(part.context)}, {sorted(part.metadata.items())!r})"
     if callable(fingerprint := getattr(part, "fingerprint", None)):
         return json.dumps(fingerprint(), sort_keys=True, default=str)
     return repr(part) if is_dataclass(part) else f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+#: Fields of `Context` that came after the first stores: named only where they are set, so that a chunk without them
+#: keeps the hash that it was stored with.
+_LATER = ("rows", "answers", "propositions")
+
+
+def _context(context: Context) -> str:
+    values = {each.name: getattr(context, each.name) for each in fields(context)}
+    shown = (f"{name}={value!r}" for name, value in values.items() if value or name not in _LATER)
+    return f"Context({', '.join(shown)})"
 
 
 def with_warning(report: IndexReport) -> IndexReport:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from situate.vectors import unit
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
     from situate.embedders.pairs.cross_encoder import PairScorer
-    from situate.types import Chunk, Document
+    from situate.types import Chunk, Context, Document
 
 
 class QuestionFilter:
@@ -70,16 +70,12 @@ class QuestionFilter:
         except Exception as error:  # noqa: BLE001 - a scorer may be the user's own; its error is reported or raised
             return self._unfiltered(document, chunks, error)
         found = iter(scores.tolist())
-        return [
-            replace(
-                chunk,
-                context=replace(
-                    chunk.context,
-                    questions=tuple(q for q in chunk.context.questions if next(found) >= self.at_least),
-                ),
-            )
-            for chunk in chunks
-        ]
+        return [replace(chunk, context=self._kept(chunk.context, found)) for chunk in chunks]
+
+    def _kept(self, context: Context, scores: Iterator[float]) -> Context:
+        kept = [place for place in range(len(context.questions)) if next(scores) >= self.at_least]
+        answers = tuple(context.answers[place] for place in kept) if context.answers else ()
+        return replace(context, questions=tuple(context.questions[place] for place in kept), answers=answers)
 
     async def asituate(self, document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
         """`situate` without blocking the event loop."""

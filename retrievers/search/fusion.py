@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -173,7 +174,8 @@ def rocchio(
 def _joined(known: Hit, again: Hit) -> Hit:
     """A hit of two rankings, with the greater of their relevances."""
     relevance = max((r for r in (known.relevance, again.relevance) if r is not None), default=None)
-    return Hit(known.chunk, known.score, {**again.scores, **known.scores}, relevance)
+    scores, matched = {**again.scores, **known.scores}, {**again.matched, **known.matched}
+    return replace(known, scores=scores, relevance=relevance, matched=matched)
 
 
 def _fused(rankings: Sequence[Sequence[Hit]], weights: Sequence[float] | None, scale: Scale) -> list[Hit]:

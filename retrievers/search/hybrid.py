@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from situate.retrievers.search.gateway import Gateway, Query, Scores, among, pla
 from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.signals.base import Signal, Stage
 from situate.retrievers.signals.document import document_scores
-from situate.retrievers.signals.questions import lifted
+from situate.retrievers.signals.questions import lifted, nearest_rows
 from situate.retrievers.signals.tokens import Tokens
 from situate.retrievers.storage.ids import point_key
 from situate.retrievers.types import Hit
@@ -29,8 +30,15 @@ if TYPE_CHECKING:
 
     from situate.retrievers.search.relevance import Background
 
-#: Payload, final score, the score of each stage, relevance.
-_Found: TypeAlias = tuple[Mapping[str, Any], float, Mapping[str, float], float | None]
+
+class _Found(NamedTuple):
+    """A point that is returned: its final score and that of each stage, as in `Hit`."""
+
+    payload: Mapping[str, Any]
+    score: float
+    scores: Mapping[str, float]
+    relevance: float | None
+    matched: Mapping[str, int] = MappingProxyType({})
 
 
 class HybridSearch:
@@ -114,17 +122,29 @@ class HybridSearch:
         chosen = best(final, k)
         records = self.gateway.payloads(chosen)
         relevance = self._relevance(given, chosen, first)
+        matched = self._matched(given, chosen, stages)
         return [
             # A point that was deleted meanwhile has no record.
-            (
+            _Found(
                 records[point],
                 final[point],
                 {name: scores[point] for name, scores in stages.items() if point in scores},
                 relevance.get(point),
+                {kind: rows[point] for kind, rows in matched.items() if point in rows},
             )
             for point in chosen
             if point in records
         ]
+
+    def _matched(
+        self, vectors: QueryVectors, points: Sequence[int], stages: Mapping[str, Scores]
+    ) -> dict[str, dict[int, int]]:
+        """By a signal's kind, which of its vectors is nearest to the query, for the points that it found."""
+        return {
+            signal.kind: nearest_rows(self.gateway, signal.name, vectors.dense, found)
+            for signal in self._of_stage("raise")
+            if (found := [point for point in points if point in stages.get(signal.name, ())])
+        }
 
     def _relevance(self, vectors: QueryVectors, points: Sequence[int], found: Mapping[str, Scores]) -> Scores:
         """The relevance of each point to the query.
@@ -235,7 +255,7 @@ class HybridSearch:
             return self._best_of(scores, {stage: scores}, k, given, first)
         relevance = self._relevance(given, list(scores), first)
         return [
-            (point.payload or {}, score, {stage: score}, relevance.get(key))
+            _Found(point.payload or {}, score, {stage: score}, relevance.get(key))
             for point, (key, score) in zip(points, scores.items(), strict=True)
         ]
 
@@ -308,13 +328,13 @@ def _filtered(query: dict[str, Any], where: models.Filter | None) -> dict[str, A
 def _newest(found: Sequence[_Found]) -> list[Hit]:
     """Hits, each document in one version: the newest that is complete."""
     chosen: dict[str, tuple[bool, int]] = {}
-    for payload, *_ in found:
-        name = payload["document_id"]
-        chosen[name] = max(chosen.get(name, (False, 0)), _standing(payload))
+    for each in found:
+        name = each.payload["document_id"]
+        chosen[name] = max(chosen.get(name, (False, 0)), _standing(each.payload))
     hits = [
-        Hit(to_chunk(payload), score, stages, relevance)
-        for payload, score, stages, relevance in found
-        if _standing(payload) == chosen[payload["document_id"]]
+        Hit(to_chunk(each.payload), each.score, each.scores, each.relevance, matched=each.matched)
+        for each in found
+        if _standing(each.payload) == chosen[each.payload["document_id"]]
     ]
     return in_order(hits)
 

@@ -196,8 +196,8 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name not in _NOT_BY_NAME)
 
 
-#: Modules without a kind: the seam, and the signals that fields of `PipelineConfig` name.
-_NOT_BY_NAME = frozenset({"base", "chunk", "document", "questions"})
+#: Modules without a kind: the seam, and the signals that every collection has by fields of `PipelineConfig`.
+_NOT_BY_NAME = frozenset({"base", "chunk"})
 
 
 def _class_of(kind: str) -> type[Signal]:

@@ -53,7 +53,7 @@ class DocumentVector(Signal):
 class DocumentTerms(ChunkTerms):
     """The BM25 terms of the whole document, stored with its first chunk; rarity is counted over documents."""
 
-    kind = "document"
+    kind = "document_terms"
     stage = "document"
 
     def encode(self, batch: Batch) -> Values:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from situate.embedders.types import Vectors
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, matrices
+from situate.retrievers.storage.ids import point_id, point_key
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-    from situate.retrievers.search.gateway import Scores
+    from situate.retrievers.search.gateway import Gateway, Scores
     from situate.retrievers.search.query_vectors import QueryVectors
 
 
@@ -40,14 +42,41 @@ class Questions(Signal):
 
     def encode(self, batch: Batch) -> Values:
         """Per chunk float32 ``[questions, dimension]``; chunks without questions have no rows."""
-        texts = [question for chunk in batch.chunks for question in chunk.context.questions]
-        rows = batch.embedder.embed_queries(texts) if texts else np.zeros((0, batch.embedder.dimension), np.float32)
-        counts = [len(chunk.context.questions) for chunk in batch.chunks]
-        return batch.of_documents(matrices(rows, counts))
+        return one_row_each(batch, [chunk.context.questions for chunk in batch.chunks], batch.embedder.embed_queries)
 
     def query(self, vectors: QueryVectors) -> Value:
         """The query's dense vector, as a multivector of one row."""
         return vectors.dense[None]
+
+
+def one_row_each(
+    batch: Batch, texts: Sequence[Sequence[str]], embed: Callable[[Sequence[str]], Vectors]
+) -> list[list[Vectors]]:
+    """The multivectors of chunks that have several texts each: a row per text, in order.
+
+    Args:
+        batch: The batch.
+        texts: Those of each of its chunks.
+        embed: Embeds them, all at once.
+    """
+    flat = [text for own in texts for text in own]
+    rows = embed(flat) if flat else np.zeros((0, batch.embedder.dimension), np.float32)
+    return batch.of_documents(matrices(rows, [len(own) for own in texts]))
+
+
+def nearest_rows(gateway: Gateway, name: str, query: Vectors, points: Sequence[int]) -> dict[int, int]:
+    """Which row of each point's multivector is nearest to a query, for those of the points that have any.
+
+    Args:
+        gateway: The collection.
+        name: The multivector.
+        query: float32 ``[dimension]``.
+        points: The points.
+    """
+    ids = [point_id(point) for point in points]
+    records = gateway.client.retrieve(gateway.collection, ids, with_payload=False, with_vectors=[name])
+    stored = {point_key(r.id): r.vector[name] for r in records if isinstance(r.vector, dict) and name in r.vector}
+    return {point: int((np.asarray(rows, dtype=np.float32) @ query).argmax()) for point, rows in stored.items()}
 
 
 def lifted(dense: Scores, by_question: Scores, share: float) -> Scores:

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.documents import Document as LangChainDocument
 from llama_index.core.schema import Document as LlamaDocument
 
+from situate.chunkers import PropositionSituator, QuestionSituator, TextChunker
 from situate.embedders import Embedder
 from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateRetriever, SituateVectorStore
@@ -17,7 +18,7 @@ from situate.integrations.llama_index import SituateEmbedding, SituateRetriever 
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.signals.base import Signal, kinds, signal_from_json
 from situate.retrievers.signals.tokens import Tokens
-from situate.types import Document
+from situate.types import Document, Prompt
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -34,7 +35,33 @@ SIGNALS: dict[str, tuple[Any, str]] = {
     "dense": ({"kind": "dense", "scheme": {"late": True}, "weight": 0.3}, "dense_2"),
     "muvera": ({"kind": "muvera", "repetitions": 8, "bits": 4, "weight": 0.5}, "muvera"),
     "views": ("views", "views"),
+    "document": ({"kind": "document", "weight": 0.2}, "document"),
+    "questions": ({"kind": "questions", "weight": 0.5}, "questions"),
+    "propositions": ({"kind": "propositions", "weight": 0.5}, "propositions"),
 }
+
+
+class Writes:
+    """A stand-in for a language model: asks and states what a text about pears answers, in two languages."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        return [self.answer(prompt) for prompt in prompts]
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        return self.generate(prompts)
+
+    def answer(self, prompt: Prompt) -> str:
+        if "Pears" not in prompt.text:
+            return "What is it? => A passage." if "questions" in prompt.text else "Something is stated."
+        if "questions" in prompt.text:
+            return "When do apples ripen? => In autumn.\nWie lange halten sich Birnen? => Monate, kühl.\n"
+        return "Pears can be stored for months in a cellar.\nApples ripen in autumn."
+
+
+SITUATORS = (
+    QuestionSituator(Writes(), languages=("English", "German"), count=1, answers=True),
+    PropositionSituator(Writes()),
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +82,7 @@ def signals(splade_path: Path) -> dict[str, tuple[Any, str]]:
 
 
 def by_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
-    index = Index(embedder, config=PipelineConfig(signals=tuple(signals)))
+    index = Index(embedder, situators=SITUATORS, config=PipelineConfig(signals=tuple(signals)))
     index.add([Document(name, text) for name, text in TEXTS.items()])
     return index
 
@@ -63,7 +90,7 @@ def by_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
 def by_llama_index(embedder: Embedder, signals: Sequence[Any]) -> Index:
     documents = [LlamaDocument(id_=name, text=text) for name, text in TEXTS.items()]
     model = SituateEmbedding.from_embedder(embedder)
-    retriever = LlamaRetriever.from_documents(documents, embed_model=model, signals=signals)
+    retriever = LlamaRetriever.from_documents(documents, embed_model=model, situators=SITUATORS, signals=signals)
     assert retriever.retrieve(QUERY)[0].node.ref_doc_id == "orchard"
     return retriever.index
 
@@ -73,9 +100,11 @@ def langchain_documents() -> list[LangChainDocument]:
 
 
 def by_store(embedder: Embedder, signals: Sequence[Any]) -> Index:
-    store = SituateVectorStore(SituateEmbeddings.from_embedder(embedder), signals=signals)
+    store = SituateVectorStore(
+        SituateEmbeddings.from_embedder(embedder), splitter=TextChunker(size=60), situators=SITUATORS, signals=signals
+    )
     store.add_documents(langchain_documents())
-    assert store.similarity_search(QUERY)[0].id == "orchard"
+    assert "Pears" in store.similarity_search(QUERY)[0].page_content
     return store.index
 
 
@@ -197,11 +226,11 @@ def test_a_signal_that_is_added_later_is_filled_in_from_the_stored_text(
     """Interrupted after the first document and resumed; searches work without it meanwhile, and additions have it."""
     signal, step = signal_from_json(signals[kind][0]), signals[kind][1]
     documents = [Document(name, text) for name, text in TEXTS.items()]
-    with Index(embedder, path=tmp_path, config=PipelineConfig()) as index:
+    with Index(embedder, path=tmp_path, situators=SITUATORS, config=PipelineConfig()) as index:
         index.add(documents[:2])
     config = PipelineConfig(signals=(signal,))
     monkeypatch.setattr("situate.retrievers.index.index.BATCH_DOCUMENTS", 1)
-    with Index(embedder, path=tmp_path, config=config) as index:
+    with Index(embedder, path=tmp_path, situators=SITUATORS, config=config) as index:
         with pytest.warns(FallbackWarning, match=f"lack the signals \\['{signal.name}'\\].*fill_signals"):
             assert step not in index.search(QUERY)[0].scores
         index.add([Document("fish", "Carp live in ponds.")])
@@ -210,16 +239,16 @@ def test_a_signal_that_is_added_later_is_filled_in_from_the_stored_text(
             with pytest.raises(KeyboardInterrupt):
                 index.fill_signals()
         index.add(documents[2:])
-    with Index(embedder, path=tmp_path, config=config) as index:
+    with Index(embedder, path=tmp_path, situators=SITUATORS, config=config) as index:
         with pytest.warns(FallbackWarning, match="lack the signals"):
             assert step not in index.search(QUERY)[0].scores
         assert index.fill_signals() == 2  # "ferry" was filled in before
         assert index.fill_signals() == 0
         late = {hit.chunk.id: hit.scores[step] for hit in index.search(QUERY, 4) if step in hit.scores}
-    with Index(embedder, path=tmp_path, config=config) as index:
+    with Index(embedder, path=tmp_path, situators=SITUATORS, config=config) as index:
         assert index.fill_signals() == 0
         assert step in index.search(QUERY)[0].scores
-    with Index(embedder, config=config) as fresh:
+    with Index(embedder, situators=SITUATORS, config=config) as fresh:
         fresh.add([*documents, Document("fish", "Carp live in ponds.")])
         made = {hit.chunk.id: hit.scores[step] for hit in fresh.search(QUERY, 4) if step in hit.scores}
         assert made == pytest.approx(late, rel=1e-2)  # bytes, and other batches
@@ -236,3 +265,32 @@ class Once:
             raise KeyboardInterrupt
         self.used = True
         return self.call(*args, **more)
+
+
+def test_a_hit_tells_which_question_and_statement_matched(embedder: Embedder) -> None:
+    asked = "Wie lange sind Birnen haltbar?"
+    signals = [{"kind": "questions", "weight": 0.5}, {"kind": "propositions", "weight": 0.5}]
+    with by_index(embedder, signals) as index:
+        hit = next(hit for hit in index.search(asked, 3) if hit.chunk.document_id == "orchard")
+        assert hit.question == "Wie lange halten sich Birnen?"
+        assert hit.answer == "Monate, kühl."
+        hit = next(hit for hit in index.search(QUERY, 3) if hit.chunk.document_id == "orchard")
+        assert hit.proposition is not None
+        assert hit.proposition.text == "Pears can be stored for months in a cellar."
+        span = TEXTS["orchard"][hit.proposition.start : hit.proposition.end]
+        assert span == "Pears keep in a cool cellar for months."
+        vectors = embedder.embed_documents([p.text for p in hit.chunk.context.propositions])
+        nearest = float((vectors @ embedder.embed_queries([QUERY])[0]).max())
+        assert hit.scores["propositions"] == pytest.approx(nearest, abs=1e-5)
+    with by_index(embedder, []) as index:
+        assert index.search(asked)[0].question is None
+
+
+def test_it_stands_in_both_frameworks_metadata(embedder: Embedder) -> None:
+    wanted = {"question": "Wie lange halten sich Birnen?", "answer": "Monate, kühl."}
+    with by_index(embedder, ["questions"]) as index:
+        asked = "Wie lange sind Birnen haltbar?"
+        documents = SituateRetriever(index=index, k=3).invoke(asked)
+        nodes = LlamaRetriever(index, similarity_top_k=3).retrieve(asked)
+        assert [d.metadata["situate_matched"] for d in documents if "Pears" in d.page_content] == [wanted]
+        assert [n.node.metadata["situate_matched"] for n in nodes if n.node.ref_doc_id == "orchard"] == [wanted]

@@ -1,0 +1,154 @@
+"""What signals cost and find: tokens pooled and in bytes, MUVERA against exhaustive MaxSim, ensembles and views.
+
+    python -m benchmarks.signals tokens FOLDER [--model NAME]      quality against bytes, in one collection
+    python -m benchmarks.signals muvera FOLDER [--model NAME]      recall of MaxSim's first ten, and time
+    python -m benchmarks.signals further FOLDER --second NAME      a second embedder, views, titles
+
+A folder is a set as `benchmarks.quality` reads it. Everything that is compared is stored in one collection, as signals
+without a weight, and a search weighs one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.quality import CACHE, DOCUMENT_MEASURES, SPAN_MEASURES, load
+from situate.chunkers import AutoChunker
+from situate.embedders import ChunkScheme, Embedder
+from situate.retrievers import Hit, Index, PipelineConfig
+from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare
+from situate.retrievers.signals.base import Signal
+from situate.retrievers.signals.dense import Dense
+from situate.retrievers.signals.muvera import Muvera
+from situate.retrievers.signals.tokens import Tokens, TokenStorage
+from situate.retrievers.signals.views import Views
+
+BYTES = {"float32": 4, "float16": 2, "int8": 1}
+#: Name -> how a chunk's tokens are stored.
+STORED: dict[str, tuple[TokenStorage, int, float]] = {
+    "float16": ("float16", 1, 0.0),
+    "int8": ("int8", 1, 0.0),
+    "float16, pool 2": ("float16", 2, 0.0),
+    "float16, pool 3": ("float16", 3, 0.0),
+    "float16, pool 4": ("float16", 4, 0.0),
+    "int8, pool 2": ("int8", 2, 0.0),
+    "int8, pool 3": ("int8", 3, 0.0),
+    "int8, pool 4": ("int8", 4, 0.0),
+    "int8, prune .3": ("int8", 1, 0.3),
+}
+
+
+def weighed(index: Index, weights: Mapping[str, float], base: PipelineConfig) -> Callable[[str], list[Hit]]:
+    """Searches of the index's collection by these weights."""
+    other = Index(index.embedder, client=index.client, config=base.weighted(weights))
+    return lambda query: list(other.search(query, k=100))
+
+
+def built(data: EvaluationSet, model: str, config: PipelineConfig, size: int = 200) -> Index:
+    """The set's documents in chunks of ``size`` tokens."""
+    plain = Embedder(model)
+    embedder = Embedder(model, encoder=CachedEncoder.of(plain, CACHE))
+    chunker = AutoChunker(size=size, tokenizer=plain.tokenizer)
+    index = Index(embedder, chunker=chunker, config=config, progress=True)
+    index.add([document for document in data.documents if document.text.strip()])
+    return index
+
+
+def compared(data: EvaluationSet, index: Index, ways: Mapping[str, Mapping[str, float]], base: PipelineConfig) -> str:
+    """The table of these weights; the first is the baseline."""
+    searches = {name: weighed(index, weights, base) for name, weights in ways.items()}
+    measures = SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES
+    count = index.chunker.count if isinstance(index.chunker, AutoChunker) else len
+    return compare(data, searches, measures, count_tokens=count).table(next(iter(ways)))
+
+
+def tokens(data: EvaluationSet, model: str) -> None:
+    """Quality and bytes of each form of token vectors, as the MaxSim stage of ``quality``."""
+    signals = tuple(
+        Tokens(name=name, datatype=kind, pool=pool, prune=prune, weight=0.0)
+        for name, (kind, pool, prune) in STORED.items()
+    )
+    base = replace(PipelineConfig.quality(), token_vectors=None, signals=signals)
+    with built(data, model, base) as index:
+        print(compared(data, index, {name: {name: 0.3} for name in STORED} | {"no MaxSim": {}}, base))
+        records = index.client.scroll(index.collection, limit=200, with_vectors=list(STORED))[0]
+        for name, (kind, _, _) in STORED.items():
+            shapes = [np.shape(r.vector[name]) for r in records if isinstance(r.vector, dict)]
+            kilobytes = np.mean([rows * width for rows, width in shapes]) * BYTES[kind] / 1024
+            print(f"{name:20} {kilobytes:8.1f} KB a chunk")
+
+
+def muvera(data: EvaluationSet, model: str, chunks: int = 5000, queries: int = 40) -> None:
+    """How many of exhaustive MaxSim's first ten are found through encodings, and in which share of its time."""
+    forms = {
+        "20 x 2^5 x 16": Muvera(name="muvera", weight=0.0),
+        "40 x 2^4 x 16": Muvera(name="a", repetitions=40, bits=4, weight=0.0),
+        "40 x 2^5 x 16": Muvera(name="b", repetitions=40, weight=0.0),
+    }
+    signals = (Tokens(weight=1.0), *forms.values())
+    config = PipelineConfig(lexical=None, signals=signals)
+    # Chunks so short that the set has enough of them.
+    with built(data, model, config, size=48) as index:
+        count, gateway = index.count(), index.gateway
+        print(f"{count} chunks")
+        asked = [query.text for query in data.queries][:queries]
+        vectors = {text: index.embedder.embed_query_tokens([text])[0] for text in asked}
+        exact, seconds = {}, []
+        for text in asked:
+            started = time.perf_counter()
+            exact[text] = list(gateway.nearest({"tokens": vectors[text]}, 10, None)["tokens"])
+            seconds.append(time.perf_counter() - started)
+        exhaustive = float(np.median(seconds))
+        print(f"exhaustive MaxSim: {1e3 * exhaustive:.1f} ms")
+        for name, form in forms.items():
+            for depth in (50, 100, 200):
+                found, took = [], []
+                for text in asked:
+                    started = time.perf_counter()
+                    encoding = form.of_query(vectors[text])
+                    candidates = list(gateway.nearest({form.name: encoding}, depth, None)[form.name])
+                    scores = gateway.maxsim(vectors[text], "tokens", candidates)
+                    took.append(time.perf_counter() - started)
+                    best = sorted(scores, key=lambda point: -scores[point])[:10]
+                    found.append(len(set(best) & set(exact[text])) / 10)
+                share = float(np.median(took)) / exhaustive
+                print(f"{name:16} best {depth:3} rescored: recall {np.mean(found):.3f}, {share:.1%} of the time")
+
+
+def further(data: EvaluationSet, model: str, second: str) -> None:
+    """A second embedder, another scheme and views, beside ``fast``."""
+    signals: tuple[Signal, ...] = (
+        Dense(Embedder(second), name="second", weight=0.0),
+        Dense(scheme=ChunkScheme(late=True, residual=0.0), name="late", weight=0.0),
+        Dense(scheme=ChunkScheme(context=("title",), pool_context=True), name="title", weight=0.0),
+        Views(weight=0.0),
+    )
+    base = replace(PipelineConfig.fast(), signals=signals)
+    ways = {"fast": {}} | {
+        f"{signal.name}, {weight}": {signal.name: weight} for signal in signals for weight in (0.15, 0.3, 0.5)
+    }
+    with built(data, model, base) as index:
+        print(compared(data, index, ways, base))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("tokens", "muvera", "further"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--second", default="intfloat/e5-small-v2")
+    arguments = parser.parse_args()
+    run = {"tokens": tokens, "muvera": muvera, "further": partial(further, second=arguments.second)}
+    run[arguments.what](load(arguments.folder), arguments.model)
+
+
+if __name__ == "__main__":
+    main()
