@@ -24,8 +24,9 @@ def without_running_lines(pages: Sequence[list[Line]]) -> list[list[Line]]:
     """The pages without what comes again at the same height on several of them, numbers aside.
 
     A line is a running one where its words, with every number alike, stand at the top or bottom of three pages (of two,
-    where the document has no more than four) at the same height; and where it stands at the height of such lines and
-    begins or ends with a number, as a head with a section's name does.
+    where the document has no more than four) at the same height; where it stands at the height of such lines and begins
+    or ends with a number, as a head with a section's name does; where a fifth of the pages begin or end with its words,
+    at whatever height; and where it is a number that counts the pages.
     """
     heights = [line.y for page in pages for line in page]
     if len(pages) < 2 or not heights:
@@ -48,17 +49,29 @@ def without_running_lines(pages: Sequence[list[Line]]) -> list[list[Line]]:
             running[key] = kept
             for step in kept:
                 counts[key[0], step] += found[step]
+    begun = Counter((level.top, level.pattern) for levels in outer for level in levels if level.outermost)
+    often = {key for key, count in begun.items() if count >= max(least, len(pages) / 5) and key[1] != "#"}
+    offsets = Counter(
+        (level.top, int(level.text) - number)
+        for number, levels in enumerate(outer)
+        for level in levels
+        if level.outermost and level.text.isdecimal() and len(level.text) < 6
+    )
     usual = {place for place, count in counts.items() if 2 * count >= len(pages)}
 
-    def runs(level: _Level) -> bool:
+    def runs(level: _Level, number: int) -> bool:
         step = round(level.y / _STEP)
         if step in running.get((level.top, level.pattern), ()):
             return True
+        if level.outermost and (level.top, level.pattern) in often:
+            return True
+        if level.outermost and level.text.isdecimal() and len(level.text) < 6:
+            return offsets[level.top, int(level.text) - number] >= least
         return (level.top, step) in usual and bool(_NUMBERED.search(level.pattern)) and len(level.pattern) < 100
 
     result: list[list[Line]] = []
-    for page, levels in zip(pages, outer, strict=True):
-        gone = {id(line) for level in levels if runs(level) for line in level.lines}
+    for number, (page, levels) in enumerate(zip(pages, outer, strict=True)):
+        gone = {id(line) for level in levels if runs(level, number) for line in level.lines}
         result.append([line for line in page if id(line) not in gone])
     return result
 
@@ -70,6 +83,8 @@ class _Level:
     lines: tuple[Line, ...]
     y: float
     top: bool
+    outermost: bool
+    text: str
     pattern: str
 
 
@@ -82,15 +97,18 @@ def _outer(page: Sequence[Line], below: float, above: float) -> list[_Level]:
     levels = sorted(heights)
     for number, height in enumerate(levels):
         top = number >= len(levels) - _LEVELS and height >= above
-        if not top and not (number < _LEVELS and height <= below):
+        if not top and not (number < _LEVELS and height <= below) and number not in (0, len(levels) - 1):
             continue
+        top = top or number == len(levels) - 1
         lines = tuple(sorted(heights[height], key=lambda line: line.x0))
         letters = sum(len(cell.text) for line in lines for cell in line.cells)
         if letters <= _MAX_LETTERS and all(line.rows is None for line in lines):
-            found.append(_Level(lines, lines[0].y, top, _pattern(" ".join(line.text for line in lines))))
+            text = " ".join(" ".join(line.text for line in lines).split())
+            outermost = number in (0, len(levels) - 1)
+            found.append(_Level(lines, lines[0].y, top, outermost, text, _pattern(text)))
     return found
 
 
 def _pattern(text: str) -> str:
     """The words with every number alike."""
-    return _NUMBER.sub("#", " ".join(text.split())).casefold()
+    return _NUMBER.sub("#", text).casefold()

@@ -19,6 +19,8 @@ _MAX_PATHS = 20_000
 _MAX_DEPTH = 8
 #: Points up to which a path is a line and not an area.
 _THIN = 2.5
+#: Font sizes below which a gap is no space.
+_KERN = 0.15
 #: Signs that PDFium writes for a hyphen at the end of a line.
 _HYPHENS = {0x02: "\u00ad", 0xFFFE: "\u00ad", 0xAD: "\u00ad"}
 #: Signs of Symbol and Wingdings, which fonts place in the private use area.
@@ -146,11 +148,12 @@ def _glyphs(page: PdfPage) -> list[_Glyph]:
     at_x, at_y, at_box = ctypes.byref(x), ctypes.byref(y), ctypes.byref(box)
     fonts: dict[int, _Font] = {}
     glyphs: list[_Glyph] = []
-    spaced = True
+    spaced, guessed = True, False
     for index in range(pdfium.FPDFText_CountChars(text)):
         code = pdfium.FPDFText_GetUnicode(text, index)
         if code in (0x20, 0x0D, 0x0A, 0x09, 0xA0):
             spaced = True
+            guessed = code == 0x20 and pdfium.FPDFText_IsGenerated(text, index) == 1
             continue
         owner = pdfium.FPDFText_GetTextObject(text, index)
         if not owner:
@@ -171,8 +174,17 @@ def _glyphs(page: PdfPage) -> list[_Glyph]:
             left, right = box.left, box.right
         else:
             left, right = box.bottom, box.top
+        if (
+            spaced
+            and guessed
+            and glyphs
+            and glyphs[-1].font is font
+            and 0 <= left - glyphs[-1].right < _KERN * font.size
+        ):
+            # PDFium takes a wide kern for a space.
+            spaced = False
         glyphs.append(_Glyph(sign, x.value, y.value, left, right, font, spaced))
-        spaced = False
+        spaced = guessed = False
     text.close()
     return glyphs
 

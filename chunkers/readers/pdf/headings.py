@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from situate.chunkers.readers.pdf.lines import Line
 
@@ -14,6 +14,9 @@ from situate.chunkers.readers.pdf.lines import Line
 _MAX_LINES = 4
 _MAX_LETTERS = 250
 _MAX_SHARE = 0.25
+#: The part of all letters that a font size of running text has, and of those on the pages around where it is that.
+_BODY_SHARE = 0.1
+_LOCAL_SHARE = 0.25
 #: A line of a table of contents.
 _LEADERS = re.compile(r"\.{3,}|(?:\. ){3,}|…{2,}|·{3,}|_{4,}")
 _NUMBER = re.compile(r"\A(?:(?:[A-Z]|\d{1,3})(?:\.\d{1,3}){0,5}\.?|[IVXLC]+\.|§\s?\d+[a-z]?)\Z")
@@ -24,10 +27,17 @@ _TITLED = re.compile(
     r"|eleven|twelve|\w+teen)\b|\d{1,2}(?:\.\d{1,2}){1,4}\.?\s+[^\W\d_]",
     re.IGNORECASE,
 )
+_PART = re.compile(r"(?:part|teil|partie|parte)\s+(?:\d+|[ivxlc]+|one|two|three|four|five)\b", re.IGNORECASE)
+_CHAPTER = re.compile(r"(?:chapter|item|kapitel|chapitre|cap[ií]tulo|appendix|anhang|annexe?)\s+\w+\b", re.IGNORECASE)
+_COUNTED = re.compile(r"(?:\d{1,3}|[A-Z])((?:\.\d{1,3})*)\.?\s")
 _BULLET = re.compile(r"\A[\u2022\u2023\u25aa\u25cf\u25cb\u25e6\u2013\u2014\u00b7*-]\s")
 _CAPTION = re.compile(r"\A(?:fig(?:ure|\.)?|table?|tab\.|abb(?:ildung|\.)|tabelle|tableau|listing)\s*\d", re.IGNORECASE)
 _ENDS_SENTENCE = re.compile(r"[.!?:]\W*\Z")
 _WORDS = re.compile(r"\w+")
+
+
+#: The rank of a heading without number, until those with a number in its style are known.
+_UNCOUNTED = -99
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +57,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Style:
-    """How a heading is set; the larger of two is above the other."""
+    """How a heading is set and counted; the larger of two is above the other.
+
+    Attributes:
+        size: Points.
+        bold: Whether it is bold.
+        rank: 0 for parts, -1 for chapters and items, below that for each level of its number.
+        capitals: Whether all its letters are capitals.
+        upright: Whether it is not italic.
+    """
 
     size: float
     bold: bool
-    italic: bool
+    rank: int
     capitals: bool
+    upright: bool
 
 
 @dataclass(slots=True)
@@ -87,15 +106,25 @@ def headings(lines: Sequence[Line], outline: Sequence[Entry], leading: float) ->
             known[candidate.first] = candidate
         inside = {number for c in named for number in range(c.first + 1, c.last)}
         candidates = [known[first] for first in sorted(known) if first not in inside]
-    _set_levels(candidates, body.letters)
+    _set_levels(candidates, lines, body.letters)
     return {c.first: (c.last, c.level) for c in candidates if c.level is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class _Body:
-    """How most of a document is set, and how many letters it has."""
+    """How most of a document is set, and how many letters it has.
+
+    Attributes:
+        size: The font size of most letters.
+        local: By page, the font size of the text there: an annex may be set larger or smaller than the rest.
+        bold: Whether most of it is bold.
+        italic: Whether most of it is italic.
+        leading: The usual distance of two lines, in font sizes.
+        letters: Its letters.
+    """
 
     size: float
+    local: dict[int, float]
     bold: bool
     italic: bool
     leading: float
@@ -104,17 +133,25 @@ class _Body:
     @classmethod
     def of(cls, lines: Sequence[Line], leading: float) -> _Body | None:
         sizes, bold, italic = Counter[float](), Counter[float](), Counter[float]()
+        pages: dict[int, Counter[float]] = defaultdict(Counter)
         for line in lines:
             if line.rows is None:
                 letters = sum(len(cell.text) for cell in line.cells)
                 sizes[line.size] += letters
+                pages[line.page][line.size] += letters
                 bold[line.size] += letters * line.bold
                 italic[line.size] += letters * line.italic
         if not sizes:
             return None
-        size = max(sizes, key=sizes.__getitem__)
+        size, total = max(sizes, key=sizes.__getitem__), sizes.total()
+        common = [each for each in sizes if sizes[each] >= _BODY_SHARE * total]
+        local: dict[int, float] = {}
+        for page in pages:
+            near = sum((pages[other] for other in range(page - 2, page + 3) if other in pages), Counter[float]())
+            here = [each for each in common if near[each] >= _LOCAL_SHARE * near.total()]
+            local[page] = max(here, default=size)
         half = sizes[size] / 2
-        return cls(size, bold[size] > half, italic[size] > half, leading, sizes.total())
+        return cls(size, local, bold[size] > half, italic[size] > half, leading, total)
 
 
 def _candidates(lines: Sequence[Line], body: _Body) -> list[_Candidate]:
@@ -155,23 +192,40 @@ def _style(lines: Sequence[Line], number: int, body: _Body, *, within: bool = Fa
     if alphabetic < 2 or 2 * alphabetic < len(text.replace(" ", "")) or _LEADERS.search(text) or _BULLET.match(text):
         return None
     capitals = text.upper() == text and text.lower() != text and alphabetic > 3
-    if line.size > body.size + max(0.7, 0.06 * body.size):
-        return _Style(line.size, line.bold, line.italic, capitals)
-    if line.size < body.size - 0.6 or _CAPTION.match(text):
+    if text[0] == "(" and text[-1] == ")":
         return None
+    rank = _rank(text)
     above, below = (_gap(lines, n) / (body.leading * line.size) for n in (number, number + 1))
     # Emphasis within a paragraph begins where the line does by chance.
-    begins = within or text[0].isupper() or text[0].isdigit()
+    begins = within or above > 1.25 or text[0].isupper() or text[0].isdigit()
+    if text.count(")") > text.count("(") and not within and text[1:2] != ")":
+        return None
+    local = body.local[line.page]
+    size = round(line.size - local + body.size, 1)
+    if line.size > local + max(0.7, 0.06 * local) and begins:
+        return _Style(size, line.bold, rank, capitals, not line.italic)
+    if line.size < local - 0.6 or _CAPTION.match(text):
+        return None
     if line.bold and not body.bold:
-        return _Style(line.size, True, line.italic, capitals) if begins or above > 1.25 else None
+        return _Style(size, True, rank, capitals, not line.italic) if begins else None
     if line.italic and not body.italic:
         ended = number == 0 or above > 1.25 or bool(_ENDS_SENTENCE.search(lines[number - 1].text))
         short = line.x1 < line.column[1] - 0.15 * (line.column[1] - line.column[0])
         alone = number + 1 >= len(lines) or not lines[number + 1].italic
-        return _Style(line.size, False, True, capitals) if within or (begins and ended and short and alone) else None
+        starts = within or (begins and ended and short and alone)
+        return _Style(size, False, rank, capitals, False) if starts else None
     if above > 1.25 and below > 1.1 and len(text) < 100 and (capitals or _TITLED.match(text)):
-        return _Style(line.size, False, False, capitals)
+        return _Style(size, False, rank, capitals, True)
     return None
+
+
+def _rank(text: str) -> int:
+    if _PART.match(text):
+        return 0
+    if _CHAPTER.match(text):
+        return -1
+    counted = _COUNTED.match(text)
+    return -2 - counted[1].count(".") if counted else _UNCOUNTED
 
 
 def _is_short(line: Line) -> bool:
@@ -201,7 +255,7 @@ def _same(style: _Style, other: _Style | None) -> bool:
     return (
         other is not None
         and abs(style.size - other.size) < 0.6
-        and (style.bold, style.italic) == (other.bold, other.italic)
+        and (style.bold, style.upright) == (other.bold, other.upright)
     )
 
 
@@ -229,11 +283,8 @@ def _named(lines: Sequence[Line], candidates: Sequence[_Candidate], outline: Seq
             # The number of a section may be missing on one of the two sides.
             if text == wanted or (len(text) >= 0.6 * len(wanted) and wanted.endswith(text)):
                 candidate = by_first.get(number)
-                style = (
-                    candidate.style
-                    if candidate
-                    else _Style(lines[number].size, lines[number].bold, lines[number].italic, False)
-                )
+                plain = _Style(lines[number].size, lines[number].bold, _UNCOUNTED, False, not lines[number].italic)
+                style = candidate.style if candidate else plain
                 words = " ".join(lines[n].text for n in range(number, last))
                 found[number] = _Candidate(number, last, words, style, entry.level + 1)
                 break
@@ -244,8 +295,16 @@ def _plain(text: str) -> str:
     return "".join(_WORDS.findall(text)).casefold()
 
 
-def _set_levels(candidates: list[_Candidate], letters: int) -> None:
+def _set_levels(candidates: list[_Candidate], lines: Sequence[Line], letters: int) -> None:
     """Levels by style, where the outline names none; styles that much of the text has are none of a heading."""
+    ranks: dict[_Style, Counter[int]] = defaultdict(Counter)
+    for candidate in candidates:
+        if _UNCOUNTED < candidate.style.rank <= -2:
+            ranks[replace(candidate.style, rank=_UNCOUNTED)][candidate.style.rank] += 1
+    for candidate in candidates:
+        if candidate.style.rank == _UNCOUNTED:
+            counted = ranks[candidate.style].most_common(1)
+            candidate.style = replace(candidate.style, rank=counted[0][0] if counted else -2)
     share: Counter[_Style] = Counter()
     for candidate in candidates:
         share[candidate.style] += len(candidate.text)
@@ -253,7 +312,10 @@ def _set_levels(candidates: list[_Candidate], letters: int) -> None:
     for candidate in candidates:
         if candidate.level is not None:
             given[candidate.style][candidate.level] += 1
-    counts = Counter(candidate.style for candidate in candidates)
+    # In a long document a style of one page, a cover's say, opens no level of its own.
+    long = lines[-1].page - lines[0].page > 2
+    pages = {(c.style, lines[c.first].page if long else c.first) for c in candidates}
+    counts = Counter(style for style, _ in pages)
     levels: dict[_Style, int] = {}
     deepest = max(0, min((level for counted in given.values() for level in counted), default=1) - 1)
     above: _Style | None = None
@@ -277,11 +339,9 @@ def _set_levels(candidates: list[_Candidate], letters: int) -> None:
 
 
 def _alike(above: _Style, style: _Style) -> bool:
-    return above.size - style.size < 0.6 and (above.bold, above.italic, above.capitals) == (
-        style.bold,
-        style.italic,
-        style.capitals,
-    )
+    if above.size - style.size >= 0.6 or (above.bold, above.rank) != (style.bold, style.rank):
+        return False
+    return style.rank > -2 or (above.capitals, above.upright) == (style.capitals, style.upright)
 
 
 def usual_leading(lines: Iterable[Line]) -> float:

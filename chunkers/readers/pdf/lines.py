@@ -19,6 +19,7 @@ _COLUMN_WIDTH = 8.0
 _MAX_DEPTH = 6
 #: Numbers of lines that a page has, at least, where it has any.
 _LINE_NUMBERS = 12
+_AMOUNT = frozenset("0123456789$\u20ac\u00a3\u00a5()%-\u2013\u2014")
 _LINE_NUMBER = re.compile(r"[LRS]?\d{1,3}\Z")
 
 
@@ -164,7 +165,7 @@ def _segments(row: list[Word]) -> list[Segment]:
         # Shadows and imitated bold letters are the same words again.
         if any(w.text == word.text and abs(w.x0 - word.x0) < 0.3 * word.size for s in found[-1:] for w in s.words[-3:]):
             continue
-        if found and word.x0 - found[-1].x1 < max(word.size, found[-1].size):
+        if found and word.x0 - found[-1].x1 < _widest_space(found[-1], word):
             found[-1].words.append(word)
             found[-1].x1 = max(found[-1].x1, word.x1)
         else:
@@ -175,6 +176,13 @@ def _segments(row: list[Word]) -> list[Segment]:
             sizes[word.size, word.y] += len(word.text)
         segment.size, segment.y = max(sizes, key=sizes.__getitem__)
     return found
+
+
+def _widest_space(segment: Segment, word: Word) -> float:
+    """The widest gap that is a space: numbers of a narrow table stand closer than columns of text do."""
+    size = max(word.size, segment.size)
+    amounts = segment.words[-1].text[-1:] in _AMOUNT and word.text[:1] in _AMOUNT
+    return 0.45 * size if amounts else size
 
 
 _Rows = list[list[Segment]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from situate.chunkers.readers.pdf.aligned import with_aligned_tables
 from situate.chunkers.readers.pdf.furniture import without_running_lines
 from situate.chunkers.readers.pdf.glyphs import Word, framed, read_page
 from situate.chunkers.readers.pdf.headings import Entry, headings, usual_leading
@@ -153,7 +154,7 @@ def _page_lines(page: Any, number: int) -> Iterator[Line]:
     """The lines of a page: its tables and text, then text that is turned otherwise, then its form fields."""
     words = [word for word in page.words if word.turned == page.turned]
     tables, rest = ruled_tables(page, words)
-    yield from lines_of(rest, tables, number)
+    yield from with_aligned_tables(lines_of(rest, tables, number))
     others: dict[int, list[Word]] = {}
     for word in page.words:
         if word.turned != page.turned:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from situate.chunkers.readers.pdf.glyphs import Page, Word
 from situate.chunkers.readers.pdf.lines import Segment, joined, spaced
@@ -11,6 +14,7 @@ from situate.chunkers.readers.pdf.lines import Segment, joined, spaced
 #: Points by which lines that belong together may miss each other.
 _SNAP = 3.0
 _MAX_CELLS = 20_000
+_NUMERIC = re.compile(r"[(+\u2212-]?[$\u20ac\u00a3]?\d[\d.,:/-]*[)%]*\Z")
 
 _Rule = tuple[float, float, float]
 
@@ -18,41 +22,105 @@ _Rule = tuple[float, float, float]
 def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list[Word]]:
     """The tables of a page whose cells lie between lines, and the words outside of them.
 
-    A table has at least two rows and two columns of cells, of which at least two hold words. Words belong to the cell
-    that holds their middle.
+    A table has at least two rows and two columns that hold words. Words belong to the cell that holds their middle.
     """
     across, down = _merged(page.across), _merged(page.down)
     tables: list[Segment] = []
     rest = list(words)
-    for xs, ys in _grids(across, down):
-        if len(xs) * len(ys) > _MAX_CELLS:
+    for grid in _grids(across, down):
+        if len(grid.xs) * len(grid.ys) > _MAX_CELLS:
             continue
-        inside = [word for word in rest if xs[0] < _middle(word) < xs[-1] and ys[0] < _height(word) < ys[-1]]
-        cells: dict[tuple[int, int], list[Word]] = {}
-        for word in inside:
-            row = len(ys) - 1 - bisect_right(ys, _height(word))
-            cells.setdefault((row, bisect_right(xs, _middle(word)) - 1), []).append(word)
-        rows = [[_cell_text(cells.get((r, c), [])) for c in range(len(xs) - 1)] for r in range(len(ys) - 1)]
+        inside = [word for word in rest if grid.holds(word)]
+        rows = [row for band in grid.bands(inside) for row in _split(band)]
         rows = [row for row in rows if any(row)]
-        kept = [c for c in range(len(xs) - 1) if any(row[c] for row in rows)]
+        # A row that is one cell is the table's title, and stands before it as text.
+        while rows and sum(map(bool, rows[0])) == 1 and len(rows[0]) > 2 and rows[0][0]:
+            titled = {id(word) for word in rows[0][0]}
+            inside = [word for word in inside if id(word) not in titled]
+            rows = rows[1:]
+        kept = [c for c in range(len(grid.xs) - 1) if any(row[c] for row in rows)]
         if len(rows) < 2 or len(kept) < 2:
             continue
         taken = {id(word) for word in inside}
         rest = [word for word in rest if id(word) not in taken]
-        size = max(word.size for word in inside)
         tables.append(
             Segment(
-                [],
-                xs[0],
-                xs[-1],
-                ys[-1],
-                size,
-                tuple(tuple(row[c] for c in kept) for row in rows),
-                (*(xs[c] for c in kept), xs[-1]),
-                ys[0],
+                words=[],
+                x0=grid.xs[0],
+                x1=grid.xs[-1],
+                y=max(word.y for word in inside),
+                size=max(word.size for word in inside),
+                rows=tuple(tuple(_cell_text(row[c]) for c in kept) for row in rows),
+                edges=(*(grid.xs[c] for c in kept), grid.xs[-1]),
+                bottom=grid.ys[0],
             )
         )
     return tables, rest
+
+
+#: The words of a row by columns.
+_Row = list[list[Word]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Lines that cross each other: the boundaries of columns and rows, rising, and where each column's lines run."""
+
+    xs: list[float]
+    ys: list[float]
+    down: list[_Rule]
+
+    def holds(self, word: Word) -> bool:
+        return self.xs[0] < _middle(word) < self.xs[-1] and self.ys[0] < _height(word) < self.ys[-1]
+
+    def bands(self, words: Sequence[Word]) -> list[_Row]:
+        """The words by rows and columns, from top to bottom; cells of a row without a line between them are one."""
+        bands: list[_Row] = [[[] for _ in self.xs[1:]] for _ in self.ys[1:]]
+        by_row: list[list[Word]] = [[] for _ in self.ys[1:]]
+        for word in words:
+            by_row[bisect_right(self.ys, _height(word)) - 1].append(word)
+        firsts = [self._firsts((low + high) / 2) for low, high in pairwise(self.ys)]
+        for row, inside in enumerate(by_row):
+            if not any(firsts[row]) and len(_heights(inside)) > 2:
+                # Many lines of text with no line between columns: the columns are those of the header.
+                firsts[row] = list(range(len(self.xs) - 1))
+        for row, word in ((row, word) for row, inside in enumerate(by_row) for word in inside):
+            bands[row][firsts[row][bisect_right(self.xs, _middle(word)) - 1]].append(word)
+        return bands[::-1]
+
+    def _firsts(self, y: float) -> list[int]:
+        """For each column of the row at ``y`` the first one of its cell."""
+        found = [0]
+        for column in range(1, len(self.xs) - 1):
+            x = self.xs[column]
+            lined = any(abs(place - x) <= _SNAP and low - _SNAP <= y <= high + _SNAP for low, high, place in self.down)
+            found.append(column if lined else found[-1])
+        return found
+
+
+def _split(band: _Row) -> list[_Row]:
+    """The rows of a band without lines between them: numbers in most of its lines of text; else the band itself."""
+    heights = _heights([word for cell in band for word in cell])
+    if len(heights) < 3:
+        return [band]
+    rows: list[_Row] = [[[] for _ in band] for _ in heights]
+    rising = [-height for height in heights]
+    for column, cell in enumerate(band):
+        for word in cell:
+            place = bisect_right(rising, -word.y + 0.01) - 1
+            rows[max(0, place)][column].append(word)
+    numeric = sum(any(_NUMERIC.match(word.text) for cell in row for word in cell[-1:]) for row in rows)
+    wide = sum(sum(map(bool, row)) > 1 for row in rows)
+    return rows if numeric >= 0.7 * len(rows) and wide >= 0.7 * len(rows) else [band]
+
+
+def _heights(words: Sequence[Word]) -> list[float]:
+    """The baselines of the words, from top to bottom."""
+    heights: list[float] = []
+    for word in sorted(words, key=lambda word: -word.y):
+        if not heights or heights[-1] - word.y > 0.5 * word.size:
+            heights.append(word.y)
+    return heights
 
 
 def _middle(word: Word) -> float:
@@ -100,8 +168,8 @@ def _merged(rules: Sequence[_Rule]) -> list[_Rule]:
     return found
 
 
-def _grids(across: list[_Rule], down: list[_Rule]) -> list[tuple[list[float], list[float]]]:
-    """The places of the lines of each group of lines that cross each other: columns' and rows' boundaries, rising."""
+def _grids(across: list[_Rule], down: list[_Rule]) -> list[_Grid]:
+    """The lines that cross each other, from the topmost group to the lowest."""
     parents = list(range(len(across) + len(down)))
 
     def root(number: int) -> int:
@@ -117,15 +185,15 @@ def _grids(across: list[_Rule], down: list[_Rule]) -> list[tuple[list[float], li
             left, right, _ = across[other]
             if left - _SNAP <= x <= right + _SNAP:
                 parents[root(number)] = root(other)
-    groups: dict[int, tuple[list[float], list[float]]] = {}
+    groups: dict[int, tuple[list[float], list[_Rule]]] = {}
     for number in range(len(parents)):
-        xs, ys = groups.setdefault(root(number), ([], []))
+        ys, columns = groups.setdefault(root(number), ([], []))
         if number < len(across):
             ys.append(across[number][2])
         else:
-            xs.append(down[number - len(across)][2])
-    grids = [(_apart(xs), _apart(ys)) for xs, ys in groups.values()]
-    return sorted(((xs, ys) for xs, ys in grids if len(xs) > 2 and len(ys) > 2), key=lambda grid: -grid[1][-1])
+            columns.append(down[number - len(across)])
+    grids = [_Grid(_apart([x for *_, x in columns]), _apart(ys), columns) for ys, columns in groups.values()]
+    return sorted((grid for grid in grids if len(grid.xs) > 2 and len(grid.ys) > 2), key=lambda grid: -grid.ys[-1])
 
 
 def _apart(places: list[float]) -> list[float]:

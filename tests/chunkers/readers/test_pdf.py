@@ -10,8 +10,10 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+from reportlab.lib import colors
 from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Table, TableStyle
 
 from situate.chunkers import AutoChunker, Document, read_documents
 from situate.chunkers.readers.files import SkippedFilesWarning
@@ -75,20 +77,62 @@ def test_chunks_tell_page_and_headings(reader: PdfReader) -> None:
 
 def test_turned_pages_and_vertical_lines_are_read_alike(reader: PdfReader) -> None:
     def draw(canvas: Canvas) -> None:
-        for turn in (0, 90, 180, 270):
+        for word, turn in (("North", 0), ("East", 90), ("South", 180), ("West", 270)):
             canvas.translate(300, 420)
             canvas.rotate(turn)
             canvas.translate(-300, -420)
-            y = heading(canvas, "Turned", 18, HEIGHT - 320)
+            y = heading(canvas, word, 18, HEIGHT - 320)
             column(canvas, ["The page is turned, and its text is read", "as if it were not."], y=y, x=100)
             ruled(canvas, [["A", "B"], ["1", "2"]], y - 60, x=100)
             canvas.showPage()
 
     text = reader.read(pdf(draw)).text
-    once = (
-        "# Turned\n\nThe page is turned, and its text is read as if it were not.\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"
+    once = "\n\nThe page is turned, and its text is read as if it were not.\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"
+    assert text == "\n\n".join(f"# {word}{once}" for word in ("North", "East", "South", "West"))
+
+
+def test_numbers_that_stand_below_each_other_are_a_table(reader: PdfReader) -> None:
+    rows = [
+        ("Revenue", "$ 1,577", "$ (403)"),
+        ("Costs of the works:", "", ""),
+        ("Coal and coke", "208", "1,210"),
+        ("Wages", "(44)", "7"),
+        ("Net income", "$ 1,741", "$ 814"),
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        column(canvas, ["The works earned more in 2022 than in the year before, and paid for it."], y=700)
+        canvas.setFont("Times-Roman", 10)
+        canvas.drawCentredString(350, 660, "Years ended")
+        for x, year in ((320, "2022"), (420, "2021")):
+            canvas.drawRightString(x, 645, year)
+        for y, (label, *numbers) in zip(range(630, 500, -14), rows, strict=False):
+            canvas.drawString(80, y, label)
+            for x, number in zip((320, 420), numbers, strict=True):
+                canvas.drawRightString(x, y, number)
+        column(canvas, ["Nothing of this is true."], y=500)
+        canvas.showPage()
+
+    assert reader.read(pdf(draw)).text == (
+        "The works earned more in 2022 than in the year before, and paid for it.\n\n"
+        "|  | Years ended 2022 | Years ended 2021 |\n| --- | --- | --- |\n| Revenue | $ 1,577 | $ (403) |\n"
+        "| Costs of the works: |  |  |\n| Coal and coke | 208 | 1,210 |\n| Wages | (44) | 7 |\n"
+        "| Net income | $ 1,741 | $ 814 |\n\n"
+        "Nothing of this is true."
     )
-    assert text == "\n\n".join([once] * 4)
+
+
+def test_rows_without_lines_between_them_are_rows(reader: PdfReader) -> None:
+    def draw(canvas: Canvas) -> None:
+        rows = [["Payee", "Amount"], ["Ida\nOmar\nJun", "37.50\n21.00\n8.75"]]
+        table = Table(rows, colWidths=110)
+        table.setStyle(TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black)]))
+        _, height = table.wrapOn(canvas, 500, 500)
+        table.drawOn(canvas, 72, 600 - height)
+        canvas.showPage()
+
+    rows = "| Payee | Amount |\n| --- | --- |\n| Ida | 37.50 |\n| Omar | 21.00 |\n| Jun | 8.75 |"
+    assert reader.read(pdf(draw)).text == rows
 
 
 def test_form_fields_are_read_with_their_names(reader: PdfReader) -> None:
