@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         PipelineConfig as PipelineConfig,
     )
     from situate.retrievers.expand.hyde import Hyde as Hyde, HydeSettings as HydeSettings
+    from situate.retrievers.expand.multihop import MultiHop as MultiHop
     from situate.retrievers.expand.rewriting import (
         ConversationalQuery as ConversationalQuery,
         MultiQuery as MultiQuery,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from situate.retrievers.types import (
         Hit as Hit,
+        IterativeExpander as IterativeExpander,
         QueryExpander as QueryExpander,
         QueryText as QueryText,
         Reranker as Reranker,
@@ -60,6 +62,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PipelineConfig",
         ),
         "situate.retrievers.expand.hyde": ("Hyde", "HydeSettings"),
+        "situate.retrievers.expand.multihop": ("MultiHop",),
         "situate.retrievers.expand.rewriting": (
             "ConversationalQuery",
             "MultiQuery",
@@ -83,6 +86,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.retrievers.storage.connect": ("Location", "connect", "connect_async"),
         "situate.retrievers.types": (
             "Hit",
+            "IterativeExpander",
             "QueryExpander",
             "QueryText",
             "Reranker",

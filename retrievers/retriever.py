@@ -21,7 +21,16 @@ from situate.retrievers.rerank.ranking import warm_up
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import question_of
-from situate.retrievers.types import Hit, QueryExpander, QueryText, Reranker, SearchResult, Step, check_k
+from situate.retrievers.types import (
+    Hit,
+    IterativeExpander,
+    QueryExpander,
+    QueryText,
+    Reranker,
+    SearchResult,
+    Step,
+    check_k,
+)
 
 if TYPE_CHECKING:
     from situate.retrievers.index.index import Index
@@ -196,6 +205,8 @@ class Retriever(Openable):
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:
             texts = trace.run(expander.name, lambda: expander.expand(query), texts)
+            if isinstance(expander, IterativeExpander):
+                texts = self._hops(expander, query, texts, filter, trace)
         expanded = len(trace.steps)
         search = partial(self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense)
         several = self._searches(texts, dense)
@@ -224,6 +235,8 @@ class Retriever(Openable):
         texts = [QueryText(query)]
         if (expander := self.expander) is not None and dense is None:
             texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
+            if isinstance(expander, IterativeExpander):
+                texts = await self._ahops(expander, query, texts, filter, trace)
         expanded = len(trace.steps)
         search = partial(self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense)
         several = self._searches(texts, dense)
@@ -236,6 +249,35 @@ class Retriever(Openable):
         if (marker := self._highlighter) is not None and hits:
             hits = await trace.arun(marker.name, partial(marker.ahighlight, question_of(query, texts), hits), hits)
         return self._result(query, hits, found, trace, expanded)
+
+    def _hops(
+        self, expander: IterativeExpander, query: str, texts: list[QueryText], filter: FilterLike | None, trace: Trace
+    ) -> list[QueryText]:
+        """The texts after further hops; one that fails, as the first may have, is the last."""
+        search = partial(self.index.search_texts, query, k=expander.passages, filter=filter)
+        new = texts
+        for hop in range(2, expander.hops + 1):
+            if trace.steps[-1].error is not None or not new:
+                break
+            hits = _best_of_each([search([text]) for text in new if text.role == "query"])
+            work = partial(expander.further, query, texts, hits)
+            known, texts = len(texts), trace.run(f"{expander.name}:{hop}", work, texts)
+            new = texts[known:]
+        return texts
+
+    async def _ahops(
+        self, expander: IterativeExpander, query: str, texts: list[QueryText], filter: FilterLike | None, trace: Trace
+    ) -> list[QueryText]:
+        search = partial(self.index.asearch_texts, query, k=expander.passages, filter=filter)
+        new = texts
+        for hop in range(2, expander.hops + 1):
+            if trace.steps[-1].error is not None or not new:
+                break
+            hits = _best_of_each(await _all(search, [[text] for text in new if text.role == "query"]))
+            work = partial(expander.afurther, query, texts, hits)
+            known, texts = len(texts), await trace.arun(f"{expander.name}:{hop}", work, texts)
+            new = texts[known:]
+        return texts
 
     def _searches(self, texts: Sequence[QueryText], dense: Vectors | None) -> list[list[QueryText]]:
         """The texts of each search. Texts without a vector join the first that has one."""
@@ -276,6 +318,11 @@ class Retriever(Openable):
     ) -> SearchResult:
         steps = (*trace.steps[:expanded], *found.steps, *trace.steps[expanded:])
         return SearchResult(query, tuple(hits), steps)
+
+
+def _best_of_each(found: Sequence[SearchResult]) -> list[Hit]:
+    """The hits of several searches, each chunk once."""
+    return list({hit.chunk.id: hit for result in found for hit in result.hits}.values())
 
 
 async def _all(

@@ -155,6 +155,29 @@ class QueryExpander(Protocol):
 
 
 @runtime_checkable
+class IterativeExpander(QueryExpander, Protocol):
+    """An expander that asks again with what its texts have found."""
+
+    @property
+    def hops(self) -> int:
+        """How often it may write texts, the first time included."""
+        ...
+
+    @property
+    def passages(self) -> int:
+        """Hits of each text that it is shown."""
+        ...
+
+    def further(self, query: str, texts: Sequence[QueryText], hits: Sequence[Hit]) -> list[QueryText]:
+        """``texts``, and the further ones to search with after ``hits``; ``texts`` alone ends it."""
+        ...
+
+    async def afurther(self, query: str, texts: Sequence[QueryText], hits: Sequence[Hit]) -> list[QueryText]:
+        """`further` without blocking the event loop."""
+        ...
+
+
+@runtime_checkable
 class Reranker(Protocol):
     """Orders hits anew."""
 

@@ -37,7 +37,7 @@ _CONVERSATION = (
 )
 
 
-class _Rewriter:
+class Rewriter:
     """Sends one prompt and reads the lines of the answer."""
 
     name: str
@@ -75,7 +75,7 @@ class _Rewriter:
 
 
 @checked_parameters
-class MultiQuery(_Rewriter):
+class MultiQuery(Rewriter):
     """The query in several other wordings, out of one call.
 
     Args:
@@ -91,7 +91,7 @@ class MultiQuery(_Rewriter):
     def __init__(
         self, generator: TextGenerator, *, queries: int = 3, weight: float = 0.5, name: str = "multi_query"
     ) -> None:
-        _check(queries, weight)
+        check_queries(queries, weight)
         self.generator = checked_generator(generator)
         self.queries = queries
         self.weight = weight
@@ -108,7 +108,7 @@ class MultiQuery(_Rewriter):
 
 
 @checked_parameters
-class StepBack(_Rewriter):
+class StepBack(Rewriter):
     """The query and the more general question behind it (Zheng et al. 2023).
 
     Args:
@@ -121,7 +121,7 @@ class StepBack(_Rewriter):
     """
 
     def __init__(self, generator: TextGenerator, *, weight: float = 0.5, name: str = "step_back") -> None:
-        _check(1, weight)
+        check_queries(1, weight)
         self.generator = checked_generator(generator)
         self.weight = weight
         self.name = name
@@ -150,7 +150,7 @@ class Turn:
 
 @checked_parameters
 @dataclass(frozen=True)
-class ConversationalQuery(_Rewriter):
+class ConversationalQuery(Rewriter):
     """Queries that stand alone, out of a conversation's last message, in one call.
 
     The rewritten queries take the place of the message, which may be as short as "and the second one?".
@@ -176,7 +176,7 @@ class ConversationalQuery(_Rewriter):
     name: str = "conversation"
 
     def __post_init__(self) -> None:
-        _check(self.queries, self.message_weight)
+        check_queries(self.queries, self.message_weight)
         checked_generator(self.generator)
         if self.turns < 1:
             raise InputError(f"turns={self.turns} must be 1 or more")
@@ -202,7 +202,12 @@ class ConversationalQuery(_Rewriter):
         return [*texts, QueryText(query, weight=self.message_weight)] if self.message_weight else texts
 
 
-def _check(queries: int, weight: float) -> None:
+def check_queries(queries: int, weight: float) -> None:
+    """Refuse a number of queries or a weight that makes no sense.
+
+    Raises:
+        InputError: ``queries`` is not from 1 to 32, or ``weight`` is negative or not finite.
+    """
     if not 1 <= queries <= 32:
         raise InputError(f"queries={queries}: ask for 1 to 32")
     if not 0 <= weight < float("inf"):
