@@ -87,7 +87,8 @@ def _titled(document: Document) -> Document:
 def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | None) -> None:
     """Compare the configurations on one set, print the table, write the results."""
     plain = Embedder(model)
-    embedder = Embedder(model, encoder=CachedEncoder.of(plain, cache))
+    # The family: what stands for the encoder knows no conventions of a model in a folder, its instructions.
+    embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, cache))
     chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
     chosen = {name: config for name, config in configurations().items() if names is None or name in names}
     with ExitStack() as stack:
@@ -128,11 +129,12 @@ def _search(name: str, index: Index) -> Callable[[str], Iterator[Hit]]:
 
 
 def lexical_only(index: Index, query: str) -> list[Hit]:
+    from situate.retrievers.index.collection import Collection
     from situate.retrievers.index.lexical import LexicalEncoder
     from situate.retrievers.index.payload import BM25, to_chunk
 
     scheme = index.config.lexical or LexicalScheme()
-    terms = LexicalEncoder(scheme).encode_query(query)
+    terms = LexicalEncoder(scheme).encode_query(query, languages=Collection(index.gateway).languages())
     from qdrant_client import models
 
     vector = models.SparseVector(indices=terms.indices.tolist(), values=terms.values.tolist())

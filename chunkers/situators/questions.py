@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from situate.chunkers.sentences import is_question
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
 from situate.prompting import filled, lines
@@ -17,7 +18,6 @@ INSTRUCTION = (
 )
 #: Between a question and its answer, on one line.
 _ANSWER = "=>"
-_MARKS = ("?", "？", "؟", ";")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -84,8 +84,7 @@ class QuestionSituator(GeneratingSituator):
         found = []
         for line in lines(answer, 4 * count, limit):
             question, _, reply = (part.strip() for part in line.partition(_ANSWER)) if self.answers else (line, "", "")
-            # A question mark tells questions from the sentences around them, in every script that has one.
-            if question.endswith(_MARKS):
+            if is_question(question):
                 found.append((question, reply))
         if not found:
             raise GenerationError("the model's answer holds no question")
