@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -30,19 +30,20 @@ class EventResponse(StreamingResponse):
 
     Args:
         events: Names and data.
+        seconds: How long the stream may take, its reader's pauses included; None for no limit.
     """
 
-    def __init__(self, events: AsyncGenerator[tuple[str, Any]]) -> None:
+    def __init__(self, events: AsyncGenerator[tuple[str, Any]], seconds: float | None = None) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(_lines(events), media_type="text/event-stream", headers=headers)
+        super().__init__(_lines(events, seconds), media_type="text/event-stream", headers=headers)
 
 
-async def _lines(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[bytes]:
+async def _lines(events: AsyncGenerator[tuple[str, Any]], seconds: float | None) -> AsyncGenerator[bytes]:
     made: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=16)
     # One task makes all events: spans that are open around several of them belong to its context.
-    maker = asyncio.create_task(_make(events, made))
+    maker = asyncio.create_task(_make(events, made, seconds))
     try:
-        while True:
+        while not (maker.done() and made.empty()):
             try:
                 async with asyncio.timeout(KEEP_ALIVE):
                     line = await made.get()
@@ -55,14 +56,22 @@ async def _lines(events: AsyncGenerator[tuple[str, Any]]) -> AsyncGenerator[byte
         maker.cancel()
 
 
-async def _make(events: AsyncGenerator[tuple[str, Any]], made: asyncio.Queue[bytes | None]) -> None:
+async def _make(
+    events: AsyncGenerator[tuple[str, Any]], made: asyncio.Queue[bytes | None], seconds: float | None
+) -> None:
+    last: list[bytes | None] = [None]
     try:
-        async with aclosing(events):
+        async with asyncio.timeout(seconds), aclosing(events):
             async for name, data in events:
                 await made.put(encoded(name, data))
+    except TimeoutError:
+        last.insert(0, encoded("error", {"error": f"the answer took more than {seconds:g} seconds"}))
     except SituateError as error:
-        await made.put(encoded("error", {"error": str(error)}))
+        last.insert(0, encoded("error", {"error": str(error)}))
     except Exception as error:  # noqa: BLE001 - the status was sent long ago: the stream alone can tell
         _log.error("stream", extra={"error": safe_message(error)})
-        await made.put(encoded("error", {"error": "the server failed"}))
-    await made.put(None)
+        last.insert(0, encoded("error", {"error": "the server failed"}))
+    # Where a reader has stopped reading, nothing waits for it: what it opened is closed by now.
+    with suppress(asyncio.QueueFull):
+        for line in last:
+            made.put_nowait(line)

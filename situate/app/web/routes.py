@@ -204,7 +204,9 @@ async def page(
     spans = span.spans() or [(span.start, span.end)]
     index = await asyncio.to_thread(library.index, place)
     texts = await asyncio.to_thread(span_texts, index, span.id, spans)
-    image = await page_image(library.files(place) / record.file, page, texts)
+    by.services.pages.take(by.tenant)
+    async with by.services.drawing:
+        image = await page_image(library.files(place) / record.file, page, texts)
     return Response(image, media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
 
@@ -224,7 +226,7 @@ async def ask(collection: str, asked: Question, by: By) -> EventResponse:
             async for event in made:
                 yield event.name, event.data
 
-    return EventResponse(events())
+    return EventResponse(events(), services.settings.limits.answer_seconds)
 
 
 @api.get("/collections/{collection}/conversations")

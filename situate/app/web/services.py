@@ -18,6 +18,9 @@ from situate.types import TextGenerator
 
 _log = logging.getLogger("situate.web")
 
+#: For everyone who asks; the log has paths and addresses, too.
+_BROKEN = "the store or a model cannot be used: the log tells why"
+
 
 class Services:
     """The parts of a chat application.
@@ -38,6 +41,8 @@ class Services:
         self.access = Access(settings)
         self.questions = Rate(settings.limits.questions_per_minute, "questions")
         self.uploads = Rate(settings.limits.uploads_per_minute, "files")
+        self.pages = Rate(settings.limits.pages_per_minute, "pages")
+        self.drawing = asyncio.Semaphore(2)
         self.answers = asyncio.Semaphore(settings.limits.answers)
         self._warming: asyncio.Task[None] | None = None
         self._why_not_ready = "the models are being loaded"
@@ -69,7 +74,8 @@ class Services:
                 index = self.library.index(Place(self.settings.tenants[0]))
                 await asyncio.to_thread(index.client.collection_exists, index.collection)
             except SituateError as error:
-                return safe_message(error)
+                _log.error("not ready", extra={"error": safe_message(error)})
+                return _BROKEN
         return self._why_not_ready
 
     async def _warm_up(self) -> None:
@@ -77,5 +83,5 @@ class Services:
             await self.library.awarm_up()
             self._why_not_ready = ""
         except SituateError as error:
-            self._why_not_ready = safe_message(error)
-            _log.error("not ready", extra={"error": self._why_not_ready})
+            self._why_not_ready = _BROKEN
+            _log.error("not ready", extra={"error": safe_message(error)})

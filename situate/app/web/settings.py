@@ -34,7 +34,9 @@ class WebLimits:
         json_bytes: Bytes of a request that is no file.
         questions_per_minute: Questions of one tenant.
         uploads_per_minute: Files of one tenant.
+        pages_per_minute: Pages of PDFs that are drawn for one tenant.
         answers: Answers that are written at once, for all tenants.
+        answer_seconds: Seconds for one answer.
         idle_seconds: Seconds that the body of a request may pause.
         model_seconds: Seconds that the language model may pause before and within an answer.
 
@@ -50,7 +52,9 @@ class WebLimits:
     json_bytes: int = 64 * 2**10
     questions_per_minute: int = 120
     uploads_per_minute: int = 240
+    pages_per_minute: int = 120
     answers: int = 100
+    answer_seconds: float = 300.0
     idle_seconds: float = 30.0
     model_seconds: float = 60.0
 

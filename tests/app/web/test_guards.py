@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -18,11 +19,13 @@ from situate.app.web import WebLimits, WebSettings, serve
 from situate.app.web.access import Rate, RateError
 from situate.app.web.answers.answering import NOTHING
 from situate.app.web.server import JsonLines
+from situate.app.web.store.library import Library
 from situate.app.web.store.uploads import clean_name
 from situate.embedders import Embedder
 from situate.errors import InputError, StoreLockedError
 from situate.retrievers import Index, Retriever
 from tests.app.web.conftest import LEAVE, LanguageModel, Running, add, ask, until, written
+from tests.conftest import FULL
 
 Start = Callable[..., Running]
 KEYS = {"acme": "acme-key-of-many-letters", "globex": "globex-key-of-many-letters"}
@@ -255,7 +258,45 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path, embedder:
         other.stdin.close()
 
 
-def test_readiness_tells_what_is_wrong(start: Start) -> None:
+def test_a_folder_is_served_once(start: Start, tmp_path: Path) -> None:
+    """Two servers that store on the same Qdrant server would read the same waiting files."""
+    start()
+    with pytest.raises(StoreLockedError, match=r"another process serves .*chat"):
+        Library(Retriever(Index(Embedder())), WebSettings(tmp_path / "chat")).open()
+
+
+def test_an_answer_that_takes_too_long_ends(start: Start, model: LanguageModel) -> None:
+    model.pieces = ["Twelve ", *[0.2, "and "] * 100]
+    with start(model, limits=WebLimits(answer_seconds=0.8)).client() as client:
+        add(client, "leave.md", LEAVE)
+        made = ask(client, "How long is parental leave?")
+        assert made[-1] == ("error", {"error": "the answer took more than 0.8 seconds"})
+        assert model.left.wait(10), "the model is told to stop"
+
+
+def test_spans_of_an_answer_belong_to_one_another(
+    start: Start, model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    with start(model).client() as client:
+        add(client, "leave.md", LEAVE)
+        ask(client, "How long is parental leave?")
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert {"situate.web.ask", "situate.web.ingest"} <= set(spans)
+    asked = spans["situate.web.ask"].context.trace_id
+    assert spans["situate.search"].context.trace_id == asked
+    assert not any("parental" in str(span.attributes) for span in spans.values())
+
+
+def test_readiness_tells_what_is_wrong(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     running = start()
     with running.client() as client:
         assert client.get("/healthz").json() == {"status": "alive"}
@@ -263,7 +304,8 @@ def test_readiness_tells_what_is_wrong(start: Start) -> None:
         running.app.state.services.library._template.index.close()
         broken = client.get("/readyz")
         assert broken.status_code == 503
-        assert "closed" in broken.json()["why"]
+        assert broken.json()["why"] == "the store or a model cannot be used: the log tells why"
+        assert any("is closed" in getattr(record, "error", "") for record in caplog.records)
         failed = client.post("/api/collections/documents/ask", json={"question": "Why?"})
         assert "closed" in failed.text
 
@@ -282,3 +324,35 @@ def test_an_error_of_the_application_is_answered_without_its_words(
     assert answer.status_code == 500
     assert answer.json()["error"] == f"the server failed; its log names request {answer.headers['x-request-id']}"
     assert "content-security-policy" in answer.headers
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not FULL, reason="starts a process: make test-full")
+def test_a_signal_stops_the_server_after_its_answers(tmp_path: Path, model: LanguageModel) -> None:
+    """A whole server in a process of its own: it announces its address, logs JSON, and ends well."""
+    model.pieces = ["Twelve ", 1.0, "weeks [1]."]
+    program = (
+        "import sys\nfrom situate import Embedder, Index, Retriever\nfrom situate.app.web import WebSettings, serve\n"
+        "from situate.embedders import OpenAIGenerator\n"
+        "retriever = Retriever(Index(Embedder(), path=sys.argv[1]))\n"
+        "model = OpenAIGenerator('small', sys.argv[3])\n"
+        "serve(retriever, model, settings=WebSettings(sys.argv[2]), port=0, announce=print)"
+    )
+    command = [sys.executable, "-u", "-c", program, str(tmp_path / "index"), str(tmp_path / "chat"), model.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().strip()
+        with httpx.Client(base_url=url, timeout=60) as client:
+            until(lambda: client.get("/readyz").status_code == 200, 300)
+            add(client, "leave.md", LEAVE)
+            asked = {"question": "How long is parental leave?"}
+            with client.stream("POST", "/api/collections/documents/ask", json=asked) as response:
+                lines = response.iter_lines()
+                until(lambda: "Twelve" in next(lines))
+                server.send_signal(signal.SIGTERM)
+                assert any("weeks [1]" in line for line in lines), "the answer is finished"
+        _, logged = server.communicate(timeout=30)
+    assert server.returncode in (0, -signal.SIGTERM)
+    records = [json.loads(line) for line in logged.splitlines()]
+    assert {"request", "document", "answer"} <= {record["event"] for record in records}
+    assert "parental" not in logged

@@ -1,4 +1,4 @@
-"""The program that draws a page of a PDF: ``python draw_page.py TARGET``, what is drawn as JSON on standard input.
+"""The program that draws a page of a PDF: what is drawn comes as JSON on standard input, PNG goes to standard output.
 
 It runs apart from the application, within limits of time and memory, and imports nothing of it.
 """
@@ -11,7 +11,6 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeAlias
 
 #: Seconds of computing and bytes of memory; the longer side of an image in pixels.
@@ -24,7 +23,7 @@ _MISSING = 3
 Box: TypeAlias = tuple[float, float, float, float]
 
 
-def _draw(path: str, number: int, texts: Sequence[str], target: Path) -> None:
+def _draw(path: str, number: int, texts: Sequence[str]) -> None:
     import pypdfium2
     from PIL import ImageDraw
 
@@ -38,9 +37,7 @@ def _draw(path: str, number: int, texts: Sequence[str], target: Path) -> None:
         for left, bottom, right, top in boxes:
             area = [left * scale, (height - top) * scale, right * scale, (height - bottom) * scale]
             shade.rectangle([area[0] - 1, area[1] - 1, area[2] + 1, area[3] + 1], fill=(255, 214, 0, 96))
-    part = target.with_suffix(".part")
-    image.save(part, "PNG", optimize=False)
-    part.replace(target)
+    image.save(sys.stdout.buffer, "PNG")
 
 
 def _boxes(page: Any, texts: Sequence[str]) -> list[Box]:
@@ -89,7 +86,7 @@ def _main() -> int:
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     path, number, texts = json.loads(sys.stdin.read())
     try:
-        _draw(path, number, texts, Path(sys.argv[1]))
+        _draw(path, number, texts)
     except ImportError:
         return _MISSING
     return 0

@@ -7,7 +7,6 @@ process and not the application.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ SECONDS = 20.0
 #: The program that draws, and its exit status where PDFium is not installed.
 _PROGRAM = Path(__file__).with_name("draw_page.py")
 _MISSING = 3
-#: Characters of marked texts that are looked for.
-_TEXT = 20_000
+#: Texts that are marked, and characters of each.
+_TEXTS, _TEXT = 50, 20_000
 
 
 async def page_image(pdf: Path, number: int, texts: Sequence[str] = ()) -> bytes:
@@ -37,27 +36,18 @@ async def page_image(pdf: Path, number: int, texts: Sequence[str] = ()) -> bytes
         InputError: There is no such page, or the file cannot be drawn in time.
         MissingExtraError: pypdfium2 is not installed.
     """
-    kept = [text[:_TEXT] for text in texts][:50]
-    asked = json.dumps([str(pdf), number, kept])
-    target = pdf.with_name(f"{pdf.stem}.{hashlib.sha256(asked.encode()).hexdigest()[:16]}.png")
-    if not await asyncio.to_thread(target.is_file):
-        await _drawn(asked, target)
-    return await asyncio.to_thread(target.read_bytes)
-
-
-async def _drawn(asked: str, target: Path) -> None:
+    asked = json.dumps([str(pdf), number, [text[:_TEXT] for text in texts[:_TEXTS]]])
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         str(_PROGRAM),
-        str(target),
         stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(SECONDS):
-            await process.communicate(asked.encode())
+            image, _ = await process.communicate(asked.encode())
     except TimeoutError:
         raise InputError(f"the page was not drawn in {SECONDS:g} seconds") from None
     finally:
@@ -69,3 +59,4 @@ async def _drawn(asked: str, target: Path) -> None:
         raise MissingExtraError.of("pypdfium2", "app", "showing pages of PDF files")
     if process.returncode:
         raise InputError("there is no such page, or the file cannot be drawn: its text can be read all the same")
+    return image

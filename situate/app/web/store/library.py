@@ -10,11 +10,12 @@ from pathlib import Path
 
 from situate.app.web.settings import DOCUMENTS, LOCAL, Place, WebSettings, checked_name
 from situate.app.web.store.records import Record, Records
-from situate.errors import InputError
+from situate.errors import InputError, StoreLockedError
 from situate.lifecycle import Openable
 from situate.retrievers.highlight import Highlighter
 from situate.retrievers.index.index import Index
 from situate.retrievers.retriever import Retriever
+from situate.retrievers.storage.edge.files.lock import FolderLock
 
 
 class NotFoundError(InputError):
@@ -39,12 +40,27 @@ class Library(Openable):
         self._template = retriever
         #: Finds what supports an answer, by the vectors of the model that all collections share.
         self.highlighter = Highlighter(retriever.index.embedder)
+        self._folder, self._locked = FolderLock(settings.home), False
         self._retrievers: dict[Place, Retriever] = {}
         self._lock = threading.Lock()
 
     def open(self) -> Library:
-        """Open the store and each tenant's first collection. Errors are those of `Retriever.open`."""
+        """Open the store and each tenant's first collection.
+
+        Raises:
+            StoreLockedError: Another process serves the same folder, or holds the store.
+            SituateError: As in `Retriever.open`.
+        """
         self._template.open()
+        if not self._locked:
+            self.settings.home.mkdir(0o700, parents=True, exist_ok=True)
+            try:
+                self._folder.acquire()
+            except StoreLockedError as error:
+                raise StoreLockedError(
+                    f"another process serves {str(self.settings.home)!r}: stop it, or give this one a folder of its own"
+                ) from error
+            self._locked = True
         for tenant in self.settings.tenants:
             self.records.add_collection(Place(tenant))
             self.retriever(Place(tenant)).open()
@@ -59,6 +75,8 @@ class Library(Openable):
         """Close the store, where the index opened it itself."""
         for retriever in (*self._retrievers.values(), self._template):
             retriever.close()
+        self._folder.release()
+        self._locked = False
 
     def retriever(self, place: Place) -> Retriever:
         """Searches a collection.
