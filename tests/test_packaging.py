@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from pathlib import Path
 
@@ -44,6 +47,29 @@ def test_every_module_and_data_file_is_in_the_wheel(wheel: Path) -> None:
     data |= {path.relative_to(ROOT / "situate") for path in (ROOT / "situate/app/web/static").iterdir()}
     front = {
         path.relative_to(ROOT / "situate")
-        for path in [*(ROOT / "situate").glob("*.py"), *(ROOT / "situate/app").rglob("*.py")]
+        for folder, pattern in (("", "*.py"), ("app", "**/*.py"), ("configuration", "**/*.py"))
+        for path in (ROOT / "situate" / folder).glob(pattern)
     }
     assert {f"situate/{path}" for path in modules | data | front} | {"situate/py.typed"} <= held
+
+
+@pytest.mark.full  # an environment, and a process that loads the model
+def test_a_wheel_alone_in_a_new_environment_passes_the_doctor(wheel: Path, tmp_path: Path) -> None:
+    # The package comes from the wheel; its dependencies, some gigabytes, from this environment.
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--disable-pip-version-check", str(wheel)], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    where = subprocess.run(
+        [python, "-c", "import situate; print(situate.__file__)"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert str(packages) in where.stdout
+    examined = subprocess.run(
+        [environment / "bin" / "situate", "doctor", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    checks = {check["name"]: check["colour"] for check in json.loads(examined.stdout)}
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    assert checks["model"] == checks["compiled pass"] == checks["store"] == "green"

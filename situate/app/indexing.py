@@ -83,13 +83,13 @@ def index_paths(
     with warnings.catch_warnings(record=True) as caught, progress("indexing", total, shown=shown) as advance:
         warnings.simplefilter("always")
         try:
-            for batch in document_batches((document, None) for document in _documents(paths, base)):
+            sizes: dict[str, int] = {}
+            for batch in document_batches((document, None) for document in _documents(paths, base, sizes)):
                 documents = [document for document, _ in batch]
                 done.report += index.add(documents)
                 done.characters += sum(len(document.text) for document in documents)
                 rate = done.characters / max(time.perf_counter() - started, 1e-9)
-                work = sum(len(document.text.encode(errors="replace")) for document in documents)
-                advance(work, f"{rate:,.0f} characters/s")
+                advance(sum(sizes.pop(document.id, 0) for document in documents), f"{rate:,.0f} characters/s")
         except KeyboardInterrupt:
             done.interrupted = True
     if prune and not done.interrupted:
@@ -107,14 +107,24 @@ def _is_gone(document_id: str, paths: Sequence[Path], base: Path) -> bool:
     return below and not os.path.lexists(file)
 
 
-def _documents(paths: Sequence[Path], base: Path) -> Iterator[Document]:
-    """The documents below the paths; one that is a file has its path below ``base`` as id, wherever it was named."""
+def _documents(paths: Sequence[Path], base: Path, sizes: dict[str, int]) -> Iterator[Document]:
+    """The documents below the paths; one that is a file has its path below ``base`` as id, wherever it was named.
+
+    Args:
+        paths: Files and folders.
+        base: The folder of the store.
+        sizes: Gets the bytes that each document takes in its file, by its id.
+    """
     for path in paths:
         home = path if path.is_dir() else path.parent
         for document in read_documents(path):
+            size = len(document.text.encode(errors="replace"))
             if document.metadata.get("path") == document.id:
-                name = _document_id(home / document.id, base)
+                file = home / document.id
+                size = file.stat().st_size if file.is_file() else size
+                name = _document_id(file, base)
                 document = replace(document, id=name, metadata={**document.metadata, "path": name})
+            sizes[document.id] = size
             yield document
 
 

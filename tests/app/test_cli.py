@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from situate import Index
@@ -112,7 +114,7 @@ def test_a_store_of_another_process_is_named(filled: Path, ran: Any) -> None:
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": ROOT}
     with subprocess.Popen(command, **pipes) as other:
         other.stdout.readline()  # type: ignore[union-attr]
-        for arguments in (("search", "leave"), ("index", "docs"), ("mcp",)):
+        for arguments in (("search", "leave"), ("index", "docs"), ("mcp",), ("serve", "--port", "0")):
             code, _, err = ran(*arguments)
             assert code == 4
             assert "another process" in err or "locked" in err
@@ -121,6 +123,39 @@ def test_a_store_of_another_process_is_named(filled: Path, ran: Any) -> None:
         assert {"store": "yellow"}.items() <= {check["name"]: check["colour"] for check in json.loads(out)}.items()
         other.communicate(b"\n")
     assert ran("search", "leave")[0] == 0
+
+
+def test_a_disk_without_room_is_said_and_nothing_is_lost(
+    ran: Any, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more.md").write_text("# More\n\nThe oak has acorns.")
+    usage = shutil.disk_usage(filled)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+        code, _, err = ran("index", str(tmp_path / "more.md"))
+        assert code == 4
+        assert "is full" in err
+        code, out, _ = ran("doctor", "--json")
+        assert [check["colour"] for check in json.loads(out) if check["name"] == "disk"] == ["yellow"]
+    assert ran("search", "leave")[0] == 0
+
+
+@pytest.mark.full  # two processes that load the model
+def test_serve_answers_until_it_is_told_to_stop(filled: Path, tmp_path: Path) -> None:
+    (tmp_path / "situate.yaml").write_text(f"store: {filled / '.situate'}\nchat: {{title: Handbook}}\n")
+    command = [sys.executable, "-m", "situate.app", "serve", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as serving:
+        assert serving.stderr is not None
+        url = next(line for line in serving.stderr if "listening on" in line).split()[-1]
+        about = httpx.get(f"{url}api/about").json()
+        second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        serving.send_signal(signal.SIGTERM)
+        serving.stderr.read()
+    assert about["title"] == "Handbook"
+    assert second.returncode == 4
+    assert "another process" in second.stderr
+    assert serving.returncode == -signal.SIGTERM  # as uvicorn ends, after the answers under way
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ async def test_what_cannot_be_done_is_a_tools_error(
     assert (await data(retriever, "list_documents"))["total"] == 2
 
 
+@pytest.mark.full  # a process that loads the model
 async def test_over_stdio(filled: Path) -> None:
     server = StdioServerParameters(
         command=sys.executable,
