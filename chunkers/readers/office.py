@@ -26,11 +26,15 @@ _GROUPS = 20
 _STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
 #: The first row of a table is its header: few documents mark it.
 _FIRST_ROW = re.compile(r"<table><tr>.*?</tr>", re.DOTALL)
+_CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
+_FORMULA = re.compile(rb"<m:oMath>.*?</m:oMath>|<m:oMathParaPr>.*?</m:oMathParaPr>|</?m:oMathPara>", re.DOTALL)
+_SIGNS = re.compile(rb"<m:t(?: [^>]*)?>([^<]*)</m:t>")
+_DOCUMENT = "word/document.xml"
 _TITLE = re.compile(rb"<dc:title>([^<]+)</dc:title>")
 
 
 def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    """A Word document: headings, lists, tables and footnotes; comments, heads and feet are left out.
+    """A Word document: headings, lists, tables, footnotes and the signs of formulas, without comments, heads and feet.
 
     Raises:
         InputError: It is none, or beyond the limits of `packages`.
@@ -43,13 +47,31 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         raise MissingExtraError.of("mammoth", "documents", "reading DOCX files") from error
     # Images are not opened: the converter would put their bytes into the page.
     page = mammoth.convert_to_html(
-        BytesIO(data),
+        BytesIO(_with_formulas(data, package)),
         style_map=_STYLES,
         include_embedded_style_map=False,
         convert_image=mammoth.images.img_element(lambda image: {}),
     ).value
     text, heading = html_to_markdown(_FIRST_ROW.sub(lambda row: row[0].replace("td>", "th>"), page))
     return text, _known(package, heading)
+
+
+def _with_formulas(data: bytes, package: ZipFile) -> bytes:
+    """The file with the signs of each formula as text, which the converter would leave out."""
+    source = package.read(_DOCUMENT) if _DOCUMENT in package.namelist() else b""
+    if b"<m:oMath>" not in source:
+        return data
+
+    def signs(formula: re.Match[bytes]) -> bytes:
+        words = b" ".join(_SIGNS.findall(formula[0]))
+        return b'<w:r><w:t xml:space="preserve">' + words + b"</w:t></w:r>" if words else b""
+
+    written = BytesIO()
+    with ZipFile(written, "w") as copy:
+        for name in package.namelist():
+            if not name.startswith("word/media/"):
+                copy.writestr(name, _FORMULA.sub(signs, source) if name == _DOCUMENT else package.read(name))
+    return written.getvalue()
 
 
 def read_pptx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
@@ -152,14 +174,25 @@ def _shape(shape: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _chart(chart: Any) -> Iterator[str]:
+    """A chart's title, and its series as the columns of a table."""
     if chart.has_title and chart.chart_title.has_text_frame:
         yield _paragraphs(chart.chart_title.text_frame.text)
-    for plot in chart.plots:
-        series = list(plot.series)
-        names = [str(category) for category in plot.categories]
-        columns = [[_cell(value) for value in one.values] for one in series]
-        rows = [[category, *values] for category, *values in zip(names, *columns, strict=False)]
-        yield markdown_table([["", *(one.name for one in series)], *rows])
+    names: dict[str, str] = {}
+    columns: dict[str, dict[str, str]] = {}
+    for number, series in enumerate(chart.element.iter(f"{_CHART}ser")):
+        title = " ".join(_points(series, "tx").values()) or f"series {number + 1}"
+        names = {**_points(series, "cat", "xVal"), **names}
+        columns[title] = _points(series, "val", "yVal")
+    places = dict.fromkeys([*names, *(place for column in columns.values() for place in column)])
+    rows = [[names.get(place, ""), *(column.get(place, "") for column in columns.values())] for place in places]
+    yield markdown_table([["", *columns], *rows])
+
+
+def _points(series: Any, *kinds: str) -> dict[str, str]:
+    """The values of a series by their places, from the first of the kinds that it has."""
+    found = next((part for kind in kinds if (part := series.find(f"{_CHART}{kind}")) is not None), None)
+    points = [] if found is None else found.iter(f"{_CHART}pt", f"{_CHART}v")
+    return {one.getparent().get("idx", "0"): one.text or "" for one in points if one.tag == f"{_CHART}v"}
 
 
 def _paragraphs(text: str) -> str:

@@ -19,13 +19,13 @@ _SAMPLE = 50
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
     """Rows as a Markdown table, the first one being its header; "" where no cell has text.
 
-    White space in a cell becomes a space: a Markdown row is a line. Rows without any text are left out.
+    White space in a cell becomes a space: a Markdown row is a line. Rows and columns without any text are left out.
     """
     kept = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     kept = [row for row in kept if any(row)]
-    width = max((max(n for n, cell in enumerate(row, 1) if cell) for row in kept), default=0)
-    lines = [f"| {' | '.join([*row[:width], *[''] * (width - len(row))])} |" for row in kept]
-    return "\n".join([*lines[:1], f"|{' --- |' * width}", *lines[1:]]) if lines else ""
+    columns = sorted({n for row in kept for n, cell in enumerate(row) if cell})
+    lines = [f"| {' | '.join(row[n] if n < len(row) else '' for n in columns)} |" for row in kept]
+    return "\n".join([*lines[:1], f"|{' --- |' * len(columns)}", *lines[1:]]) if lines else ""
 
 
 def read_csv(data: bytes, name: str) -> tuple[str, dict[str, Any]]:

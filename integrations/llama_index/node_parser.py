@@ -25,7 +25,7 @@ from situate.embedders.types import ChunkScheme, ChunkVectors
 from situate.errors import InputError, SpanError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY, ChunkOrigin
-from situate.integrations._shared.pages import PageBounds, cut_document, joined, page_bounds
+from situate.integrations._shared.pages import PageBounds, cut_document, is_element, is_page, joined, page_bounds
 from situate.integrations._shared.splitting import under_headings
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.nodes import (
@@ -272,8 +272,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         if isinstance(splitter, HierarchicalNodeParser):
             return [cut for page in pages for cut in self._cut_by_levels(splitter, page, **kwargs)]
         documents = [to_document(page) for page in pages]
+        are_pages = self.join_pages and is_page(documents[0]) and not is_element(documents[0])
         # These two rewrite what they read, so that no sentence can be followed over a page's end.
-        if len(pages) == 1 or isinstance(splitter, HTMLNodeParser | JSONNodeParser):
+        if not are_pages or isinstance(splitter, HTMLNodeParser | JSONNodeParser):
             return [
                 self._cut_page(splitter, page, whole, **kwargs) for page, whole in zip(pages, documents, strict=True)
             ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -235,7 +236,9 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             if self.join_pages and is_page(pages[0]):
                 stored = self.index.get_chunks([file_of(pages[0])])
             if len(pages) == 1 and not stored:
-                whole += pages
+                # A page alone keeps its id; what was joined tells its number.
+                alone = joined(pages) if self.join_pages and is_page(pages[0]) else pages[0]
+                whole.append(replace(alone, id=pages[0].id))
                 continue
             document = joined(pages)
             refuse_part(document, stored)

@@ -334,8 +334,7 @@ def test_upserts_replace_a_page_or_a_file(embed_model: llama_index.SituateEmbedd
     assert run(PAGES) == sorted(whole)
     changed = "Repairs are free."
     assert run([*PAGES[:2], changed]) == sorted([*whole[:2], changed])
-    pages = {node.metadata["page"] for node in store.get_nodes()} if join else {1}
-    assert pages == ({1, 2, 3} if join else {1})
+    assert {node.metadata["page"] for node in store.get_nodes()} == {1, 2, 3}
 
 
 def test_the_retriever_keeps_files(embed_model: llama_index.SituateEmbedding) -> None:

@@ -40,7 +40,10 @@ def zipped(members: dict[str, bytes | str]) -> bytes:
 
 # -- a file of each kind, written by another library or by hand -----------------------------------------------------
 
-_W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+_W = (
+    'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+    'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"'
+)
 
 
 def docx(body: str = "", **members: bytes | str) -> bytes:
@@ -89,7 +92,7 @@ def docx(body: str = "", **members: bytes | str) -> bytes:
 
 def pptx() -> bytes:
     from pptx import Presentation
-    from pptx.chart.data import CategoryChartData
+    from pptx.chart.data import CategoryChartData, XyChartData
     from pptx.enum.chart import XL_CHART_TYPE
     from pptx.util import Inches
 
@@ -109,6 +112,10 @@ def pptx() -> bytes:
     data.categories = ["2023", "2024"]
     data.add_series("Sales", (1.5, 2))
     second.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, Inches(2), Inches(2), data)
+    points = XyChartData()
+    series = points.add_series("Heat")
+    series.add_data_point(1, 20.5)
+    second.shapes.add_chart(XL_CHART_TYPE.XY_SCATTER, 0, 0, Inches(2), Inches(2), points)
     stream = BytesIO()
     deck.save(stream)
     return stream.getvalue()
@@ -190,6 +197,18 @@ def test_word() -> None:
     assert last.context.headings == ("Travel", "Costs")
 
 
+def test_the_signs_of_words_formulas_are_text() -> None:
+    def formula(*signs: str) -> str:
+        return f"<m:oMath>{''.join(f'<m:r><m:t>{sign}</m:t></m:r>' for sign in signs)}</m:oMath>"
+
+    body = (
+        f"<w:p><w:r><w:t>It is </w:t></w:r>{formula('E=m', 'c')}<w:r><w:t>.</w:t></w:r></w:p>"
+        f"<w:p><m:oMathPara><m:oMathParaPr><m:jc/></m:oMathParaPr>{formula('a&lt;b')}</m:oMathPara></w:p>"
+    )
+    source = docx(body)
+    assert read(".docx", source).text == "It is E=m c.\n\na<b"
+
+
 def test_powerpoint() -> None:
     document = read(".pptx", pptx())
     first, second = chunks(document, 400)
@@ -198,7 +217,7 @@ def test_powerpoint() -> None:
     assert (first.metadata["page"], second.metadata["page"], document.metadata["pages"]) == (1, 2, 2)
     assert second.text == (
         "## Slide 2\n\n| Town | Limit |\n| --- | --- |\n| Rome | 210 |\n\n|  | Sales |\n| --- | --- |\n| 2023 | 1.5 |\n"
-        "| 2024 | 2 |"
+        "| 2024 | 2 |\n\n|  | Heat |\n| --- | --- |\n| 1 | 20.5 |"
     )
 
 
@@ -206,7 +225,7 @@ def test_excel() -> None:
     document = read(".xlsx", xlsx())
     assert document.text == (
         "## Limits\n\n| Town | Limit | From |\n| --- | --- | --- |\n| Rome | 210 | 2024-05-01 |\n\nAll in euros.\n\n"
-        "## Others\n\n| a \\| b |  | c |\n| --- | --- | --- |"
+        "## Others\n\n| a \\| b | c |\n| --- | --- |"
     )
     assert {chunk.context.headings for chunk in chunks(document, 60)} == {("Limits",), ("Others",)}
 
