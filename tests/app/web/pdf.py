@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def pdf(pages: Sequence[Sequence[str]]) -> bytes:
-    """A PDF with these lines of text on its pages."""
+    """A PDF with these lines of text on its pages; one that begins with "# " is a heading."""
     objects: list[bytes] = []
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
     objects += [
@@ -15,7 +15,7 @@ def pdf(pages: Sequence[Sequence[str]]) -> bytes:
         b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
     ]
     for number, lines in enumerate(pages):
-        shown = " ".join(f"({line}) Tj T*" for line in lines)
+        shown = " ".join(map(_shown, lines))
         content = f"BT /F1 14 Tf 20 TL 72 720 Td {shown} ET".encode("latin-1")
         page = (
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * number} 0 R "
@@ -30,3 +30,7 @@ def pdf(pages: Sequence[Sequence[str]]) -> bytes:
     head = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
     end = b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(out))
     return out + head + table + end
+
+
+def _shown(line: str) -> str:
+    return f"/F1 22 Tf T* ({line[2:]}) Tj T* /F1 14 Tf T*" if line.startswith("# ") else f"({line}) Tj T*"
