@@ -63,6 +63,7 @@ class RetrieverSettings:
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
         highlight: Mark the spans of each hit that match the query best (``Hit.highlight``), by the token vectors of the
             index's embedder; see `situate.retrievers.highlight.Highlighter`.
+        weights: Of further signals by name, in place of those in the index's configuration.
 
     Raises:
         InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
@@ -76,6 +77,7 @@ class RetrieverSettings:
     policy: StepPolicy | None = None
     policies: Mapping[str, StepPolicy] | None = None
     highlight: bool = False
+    weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -105,6 +107,7 @@ class Retriever(Openable):
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name or kind.
         highlight: Mark the spans of each hit that match the query best.
+        weights: Of further signals by name, in place of those in the index's configuration.
 
     Attributes:
         settings: These settings as one value.
@@ -127,8 +130,11 @@ class Retriever(Openable):
         policy: StepPolicy | None = None,
         policies: Mapping[str, StepPolicy] | None = None,
         highlight: bool = False,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.settings = RetrieverSettings(k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight)
+        self.settings = RetrieverSettings(
+            k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight, weights
+        )
         self.index = index
         self.expander = expander
         self.rerankers = tuple(rerankers)
@@ -208,7 +214,9 @@ class Retriever(Openable):
             if isinstance(expander, IterativeExpander):
                 texts = self._hops(expander, query, texts, filter, trace)
         expanded = len(trace.steps)
-        search = partial(self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        search = partial(
+            self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense, weights=self.settings.weights
+        )
         several = self._searches(texts, dense)
         found = self._fused(query, several, [search(group) for group in several], k)
         hits = list(found.hits)
@@ -238,7 +246,9 @@ class Retriever(Openable):
             if isinstance(expander, IterativeExpander):
                 texts = await self._ahops(expander, query, texts, filter, trace)
         expanded = len(trace.steps)
-        search = partial(self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense)
+        search = partial(
+            self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense, weights=self.settings.weights
+        )
         several = self._searches(texts, dense)
         found = self._fused(query, several, await _all(search, several), k)
         hits = list(found.hits)

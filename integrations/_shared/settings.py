@@ -362,6 +362,7 @@ class RetrieverOptions(Configured):
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
         highlight: Mark the spans of each passage that match the query best.
+        weights: Of further signals by name, in place of those in the index's configuration.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"similarity_top_k": "k", "score_threshold": "threshold"}
@@ -381,6 +382,7 @@ class RetrieverOptions(Configured):
     policy: SkipValidation[StepPolicy | None] = None
     policies: SkipValidation[Mapping[str, StepPolicy] | None] = None
     highlight: bool = False
+    weights: dict[str, float] | None = None
 
     def _retriever_settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in RetrieverOptions.model_fields}

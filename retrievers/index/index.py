@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -185,7 +185,6 @@ class Index(Openable):
                         FallbackWarning,
                         stacklevel=3,
                     )
-                    self._query_encoder.compare(self.config.without(opened.incomplete).searched)
                 self._opened = opened
                 self._read_in_languages_of(opened)
             return self._opened
@@ -312,7 +311,6 @@ class Index(Openable):
                 collection.filled_until(some[-1])
                 bar.update(len(some))
         collection.end_filling()
-        self._query_encoder.compare(self.config.searched)
         return filled
 
     async def afill_signals(self) -> int:
@@ -441,22 +439,35 @@ class Index(Openable):
 
     # -- searching ----------------------------------------------------------------------------------------------
 
-    def search(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        filter: FilterLike | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> SearchResult:
         """The best ``k`` chunks for a query.
 
         Args:
             query: The text to search for. A query without any text finds nothing.
             k: How many hits, at most.
             filter: ``{"key": value}`` over the documents' metadata, or a `qdrant_client.models.Filter`.
+            weights: Of further signals by name, for this search.
 
         Raises:
-            InputError: ``k`` is less than 1, or the filter cannot be read.
+            InputError: ``k`` is less than 1, the filter cannot be read, or there is no signal of a name.
         """
-        return self.search_texts(query, [QueryText(query)], k, filter)
+        return self.search_texts(query, [QueryText(query)], k, filter, weights=weights)
 
-    async def asearch(self, query: str, k: int = 10, filter: FilterLike | None = None) -> SearchResult:
+    async def asearch(
+        self,
+        query: str,
+        k: int = 10,
+        filter: FilterLike | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> SearchResult:
         """`search` without blocking the event loop."""
-        return await self.asearch_texts(query, [QueryText(query)], k, filter)
+        return await self.asearch_texts(query, [QueryText(query)], k, filter, weights=weights)
 
     def search_texts(
         self,
@@ -465,6 +476,7 @@ class Index(Openable):
         k: int = 10,
         filter: FilterLike | None = None,
         dense: Vectors | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> SearchResult:
         """`search` with several texts (HyDE, multi-query), each in its role; see `QueryEncoder`.
 
@@ -474,14 +486,16 @@ class Index(Openable):
             k: As in `search`.
             filter: As in `search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
+            weights: As in `search`.
         """
         check_k(k)
         if not query.strip():
             return SearchResult(query, ())
         self._collection()  # may refuse the encoder, or set its sample of the corpus
         started = time.perf_counter()
-        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense))
-        return self._found(query, k, filter, vectors, Step("embed", time.perf_counter() - started))
+        config = self._weighed(weights)
+        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense, config.searched))
+        return self._found(query, k, filter, config, vectors, Step("embed", time.perf_counter() - started))
 
     async def asearch_texts(
         self,
@@ -490,27 +504,42 @@ class Index(Openable):
         k: int = 10,
         filter: FilterLike | None = None,
         dense: Vectors | None = None,
+        weights: Mapping[str, float] | None = None,
     ) -> SearchResult:
         """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
         check_k(k)
         if not query.strip():
             return SearchResult(query, ())
         batcher = await self._query_batcher()
-        return await batcher.search(WrittenQuery(query, texts, dense), partial(self._found, query, k, filter))
+        config = self._weighed(weights)
+        written = WrittenQuery(query, texts, dense, config.searched)
+        return await batcher.search(written, partial(self._found, query, k, filter, config))
 
     def search_vectors(
         self, query: str, vectors: QueryVectors, k: int = 10, filter: FilterLike | None = None
     ) -> SearchResult:
         """`search` with vectors that the caller made; ``query`` is only returned with the hits."""
         check_k(k)
-        return self._found(query, k, filter, vectors)
+        return self._found(query, k, filter, self._weighed(None), vectors)
+
+    def _weighed(self, weights: Mapping[str, float] | None) -> PipelineConfig:
+        """The configuration with these weights, without the signals that documents lack."""
+        incomplete = self._collection().incomplete
+        if not weights:
+            return self.config.without(incomplete)
+        return self.config.weighted(weights).without(incomplete)
 
     def _found(
-        self, query: str, k: int, filter: FilterLike | None, vectors: QueryVectors, *before: Step
+        self,
+        query: str,
+        k: int,
+        filter: FilterLike | None,
+        config: PipelineConfig,
+        vectors: QueryVectors,
+        *before: Step,
     ) -> SearchResult:
         started = time.perf_counter()
         self._read_in_languages_of(self._collection())
-        config = self.config.without(self._collection().incomplete)
         hits = HybridSearch(self.gateway, config, self.background).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:

@@ -57,6 +57,7 @@ class WrittenQuery:
         query: The question.
         texts: The texts to search with.
         dense: float32 ``[dimension]``, in place of the texts' mean.
+        signals: What it is compared with; None for what the encoder's queries are.
 
     Raises:
         InputError: A role is unknown, or no text with a vector has a weight.
@@ -65,6 +66,7 @@ class WrittenQuery:
     query: str
     texts: Sequence[QueryText]
     dense: Vectors | None = None
+    signals: Sequence[Signal] | None = None
 
     def __post_init__(self) -> None:
         check_texts(self.texts)
@@ -97,13 +99,13 @@ class QueryEncoder:
     def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
         self.languages: Mapping[str, int] = {}
-        self.compare(signals)
-
-    def compare(self, signals: Sequence[Signal]) -> None:
-        """Make vectors for these signals from now on."""
-        self.signals = [signal for signal in signals if type(signal).ask is not Signal.ask]
-        self.token_vectors = any(signal.needs_tokens for signal in signals)
+        self.signals = tuple(signals)
         self.lexical: LexicalEncoder | None = next((s.encoder for s in signals if type(s) is ChunkTerms), None)
+
+    def compared(self, several: Sequence[WrittenQuery]) -> list[Signal]:
+        """What any of the queries is compared with."""
+        own = {signal.name: signal for w in several for signal in (self.signals if w.signals is None else w.signals)}
+        return list(own.values())
 
     @cached_property
     def local(self) -> bool:
@@ -121,37 +123,30 @@ class QueryEncoder:
         documents = [text for w in several for text in w.of_role("document")]
         rows: dict[str, Vectors | tuple[()]] = {}
         tokens: Sequence[Vectors] | None
-        if self.token_vectors and self.local:
+        signals = self.compared(several)
+        with_tokens = any(signal.needs_tokens for signal in signals)
+        if with_tokens and self.local:
             rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.question for w in several])
         else:
-            tokens = embedder.embed_query_tokens([w.question for w in several]) if self.token_vectors else None
+            tokens = embedder.embed_query_tokens([w.question for w in several]) if with_tokens else None
             rows["query"] = embedder.embed_queries(queries) if queries else ()
         rows["document"] = embedder.embed_documents(documents) if documents else ()
-        return self._with_further(several, list(self._joined(several, rows, tokens)))
+        return _with_further(signals, several, list(self._joined(several, rows, tokens)))
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
         embedder = self.embedder
-        tokens = await embedder.aembed_query_tokens([written.question]) if self.token_vectors else None
+        signals = self.compared([written])
+        with_tokens = any(signal.needs_tokens for signal in signals)
+        tokens = await embedder.aembed_query_tokens([written.question]) if with_tokens else None
         queries, documents = written.of_role("query"), written.of_role("document")
         rows = {
             "query": await embedder.aembed_queries(queries) if queries else (),
             "document": await embedder.aembed_documents(documents) if documents else (),
         }
         joined = list(self._joined([written], rows, tokens))
-        if not self.signals:
-            return joined[0]
-        return (await asyncio.to_thread(self._with_further, [written], joined))[0]
-
-    def _with_further(self, several: Sequence[WrittenQuery], joined: list[QueryVectors]) -> list[QueryVectors]:
-        """The vectors, with those of the signals' own models."""
-        made = {signal.name: asked for signal in self.signals if (asked := signal.ask(several, joined)) is not None}
-        if not made:
-            return joined
-        return [
-            replace(vectors, further={name: asked[i] for name, asked in made.items()})
-            for i, vectors in enumerate(joined)
-        ]
+        own = [signal for signal in signals if type(signal).ask is not Signal.ask]
+        return (await asyncio.to_thread(_with_further, own, [written], joined))[0] if own else joined[0]
 
     def _joined(
         self, several: Sequence[WrittenQuery], rows: Mapping[str, Vectors | tuple[()]], tokens: Sequence[Vectors] | None
@@ -173,6 +168,18 @@ class QueryEncoder:
         first = written.question
         more = [(t.weight, t.text) for t in written.texts if t.role != "document" and t.weight and t.text != first]
         return self.lexical.encode_query(first, more, self.languages)
+
+
+def _with_further(
+    signals: Sequence[Signal], several: Sequence[WrittenQuery], joined: list[QueryVectors]
+) -> list[QueryVectors]:
+    """The vectors, with those of the signals' own models."""
+    made = {signal.name: asked for signal in signals if (asked := signal.ask(several, joined)) is not None}
+    if not made:
+        return joined
+    return [
+        replace(vectors, further={name: asked[i] for name, asked in made.items()}) for i, vectors in enumerate(joined)
+    ]
 
 
 def question_of(query: str, texts: Sequence[QueryText]) -> str:

@@ -78,7 +78,7 @@ class Dense(Signal):
 
         if self.embedder is None:
             return None
-        encoded = QueryEncoder(self.embedder).encode_many([replace(query, dense=None) for query in queries])
+        encoded = QueryEncoder(self.embedder).encode_many([replace(query, dense=None, signals=()) for query in queries])
         return [each.dense for each in encoded]
 
     def query(self, vectors: QueryVectors) -> Value | None:

@@ -15,8 +15,9 @@ from situate.embedders import Embedder
 from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
 from situate.integrations.langchain import SituateDocumentIndex, SituateEmbeddings, SituateRetriever, SituateVectorStore
 from situate.integrations.llama_index import SituateEmbedding, SituateRetriever as LlamaRetriever
-from situate.retrievers import Index, PipelineConfig
+from situate.retrievers import Index, PipelineConfig, Retriever
 from situate.retrievers.signals.base import Signal, kinds, signal_from_json
+from situate.retrievers.signals.dense import Dense
 from situate.retrievers.signals.tokens import Tokens
 from situate.types import Document, Prompt
 
@@ -193,12 +194,28 @@ def test_configurations_that_contradict_themselves_are_refused() -> None:
 def test_an_unused_signal_is_stored_and_costs_a_search_nothing(embedder: Embedder) -> None:
     unused = Tokens(weight=0.0)
     with by_index(embedder, [unused]) as index, by_index(embedder, []) as plain:
-        vectors = index._query_encoder.encode_many([])
-        assert not index._query_encoder.token_vectors
-        assert vectors == []
+        assert not any(signal.needs_tokens for signal in index.config.searched)
         assert [(h.chunk.id, h.score, h.scores) for h in index.search(QUERY)] == [
             (h.chunk.id, h.score, h.scores) for h in plain.search(QUERY)
         ]
+
+
+async def test_a_query_and_a_retriever_have_weights_of_their_own(embedder: Embedder) -> None:
+    """A signal that is stored without a weight is asked where a query gives it one; its model is, too."""
+    stored = (Tokens(weight=0.0), Dense(embedder, name="second", weight=0.0))
+    weights = {"second": 1.0, "tokens": 0.5}
+    steps = {"second", "maxsim"}
+    with by_index(embedder, stored) as index:
+        assert "second" not in index.search(QUERY)[0].scores
+        found = index.search(QUERY, weights=weights)
+        assert set(found[0].scores) == steps
+        assert (await index.asearch(QUERY, weights=weights)).hits == found.hits
+        assert set(Retriever(index, weights=weights).retrieve(QUERY)[0].scores) == steps
+        nodes = LlamaRetriever(index, weights=weights, similarity_top_k=2).retrieve(QUERY)
+        documents = SituateRetriever(index=index, weights=weights, k=2).invoke(QUERY)
+        assert [n.node.node_id for n in nodes] == [d.id for d in documents] == [h.chunk.id for h in found.hits[:2]]
+        with pytest.raises(InputError, match="no signal named 'third' to weigh"):
+            index.search(QUERY, weights={"third": 0.5})
 
 
 def test_what_a_signal_stores_is_in_the_fingerprint(embedder: Embedder, tmp_path: Path) -> None:

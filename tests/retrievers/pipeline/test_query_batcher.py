@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from situate.embedders import Embedder
 from situate.errors import OverflowLimitError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.index import Index
-from situate.retrievers.index.lexical import LexicalEncoder
 from situate.retrievers.pipeline.concurrency import BATCH_QUERIES, QueryBatcher
 from situate.retrievers.rerank import LateInteractionReranker, Mmr
 from situate.retrievers.retriever import Retriever
@@ -40,7 +40,7 @@ def index(request: pytest.FixtureRequest, embedder: Embedder) -> Iterator[Index]
 
 
 def test_vectors_made_together_are_those_made_alone(embedder: Embedder) -> None:
-    encoder = QueryEncoder(embedder, LexicalEncoder(PipelineConfig.fast().lexical), token_vectors=True)
+    encoder = QueryEncoder(embedder, replace(PipelineConfig.fast(), token_vectors="float16").table)
     given = embedder.embed_documents(["given"])[0]
     several = [
         WrittenQuery("one", [QueryText("one")]),
@@ -110,7 +110,7 @@ async def test_a_query_that_cannot_be_encoded_fails_alone() -> None:
 
 
 async def test_a_cancelled_query_is_neither_encoded_nor_searched_for(embedder: Embedder) -> None:
-    batcher = QueryBatcher(QueryEncoder(embedder, None, token_vectors=False), 1)
+    batcher = QueryBatcher(QueryEncoder(embedder), 1)
     entered, leave = threading.Event(), threading.Event()
     searched: list[str] = []
 
@@ -143,7 +143,7 @@ async def test_a_cancelled_query_is_neither_encoded_nor_searched_for(embedder: E
 
 
 async def test_errors_of_the_search_reach_the_caller(embedder: Embedder) -> None:
-    batcher = QueryBatcher(QueryEncoder(embedder, None, token_vectors=False), 1)
+    batcher = QueryBatcher(QueryEncoder(embedder), 1)
 
     def failing(vectors: QueryVectors, step: Step) -> SearchResult:
         raise ConnectionError("the server is gone")
