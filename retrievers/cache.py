@@ -12,9 +12,10 @@ import copy
 import random
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -23,7 +24,8 @@ from situate.errors import IncompatibleIndexError, InputError
 from situate.outside import safe_message
 from situate.parameters import checked_parameters
 from situate.retrievers.cache_codecs import Codec
-from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, note
+from situate.retrievers.cache_entries import Computation, Near, expected_error
+from situate.retrievers.pipeline.steps import StepPolicy, StepRunner, Trace, note
 from situate.retrievers.types import Step
 from situate.threads import renew_after_fork
 from situate.types import stable_id
@@ -37,6 +39,10 @@ T = TypeVar("T")
 _LONGEST_QUERY = 10_000
 #: Comparisons of each kind that an entry keeps.
 _REMEMBERED = 200
+#: Questions that were looked up and whose answers are awaited, at most.
+_PENDING = 1_000
+#: What a copy has of its own.
+_OWN = ("_lock", "_computing", "_pending", "_opened")
 
 
 class QueryEmbedder(Protocol):
@@ -76,30 +82,6 @@ class Fetched(Generic[T]):
     hit: bool
     similarity: float | None = None
     steps: tuple[Step, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Near:
-    """A question's vector, and the nearest entry where one is near enough."""
-
-    value: Any = None
-    usable: bool = False
-    entry: str | None = None
-    similarity: float | None = None
-    vector: tuple[float, ...] = field(default=(), repr=False)
-    unreadable: str | None = None
-
-
-@dataclass(eq=False)
-class _Computation:
-    """An answer that is being computed, and the documents invalidated meanwhile (None: all of them)."""
-
-    tenant: str
-    forgotten: list[frozenset[str] | None] = field(default_factory=list)
-
-    def outdated(self, documents: Sequence[str]) -> bool:
-        """Whether an answer that rests on ``documents`` was computed from invalidated ones."""
-        return any(ids is None or not ids.isdisjoint(documents) for ids in self.forgotten)
 
 
 @checked_parameters
@@ -170,7 +152,8 @@ class SemanticCache(Generic[T]):
 
     def renew(self) -> None:
         """Forget running computations, which a forked child does not have, and the lock that they may hold."""
-        self._computing: set[_Computation] = set()
+        self._computing: set[Computation] = set()
+        self._pending: OrderedDict[tuple[str, str], tuple[Near, Computation]] = OrderedDict()
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SemanticCache[T]:
@@ -189,7 +172,7 @@ class SemanticCache(Generic[T]):
                 "a SemanticCache on an open client cannot be pickled: give it a function that opens the client, and it "
                 "pickles as that"
             )
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_computing", "_opened")}
+        return {name: value for name, value in self.__dict__.items() if name not in _OWN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _opened=None, _model=None)
@@ -220,11 +203,7 @@ class SemanticCache(Generic[T]):
         if not _cacheable(query):
             return Fetched(compute(), False)
         trace = self._runner.trace()
-
-        def look() -> _Near:
-            return self._same_words(query, tenant) or self._judged(self._nearest(self._vector(query), tenant))
-
-        near = trace.run("cache:get", look, _Near())
+        near = trace.run("cache:get", partial(self._look, query, tenant), Near())
         if near.usable:
             return Fetched(near.value, True, near.similarity, trace.steps)
         with self._computation(tenant) as computation:
@@ -240,15 +219,7 @@ class SemanticCache(Generic[T]):
         if not _cacheable(query):
             return Fetched(await compute(), False)
         trace = self._runner.trace()
-
-        async def look() -> _Near:
-            same = await asyncio.to_thread(self._same_words, query, tenant)
-            if same is not None:
-                return same
-            vector = (await self.embedder.aembed_queries([query]))[0].tolist()
-            return self._judged(await asyncio.to_thread(self._nearest, vector, tenant))
-
-        near = await trace.arun("cache:get", look, _Near())
+        near = await trace.arun("cache:get", partial(self._alook, query, tenant), Near())
         if near.usable:
             return Fetched(near.value, True, near.similarity, trace.steps)
         with self._computation(tenant) as computation:
@@ -256,6 +227,84 @@ class SemanticCache(Generic[T]):
             learn = partial(self._learn, query, value, near, computation, document_ids)
             await trace.arun("cache:put", lambda: asyncio.to_thread(learn), None)
         return Fetched(value, False, near.similarity, trace.steps)
+
+    def lookup(self, query: str, *, tenant: str = "") -> Fetched[T] | None:
+        """The answer that the cache has, for a caller that computes and stores it itself; None where there is none.
+
+        `fetch` in two halves: after a None, `store` the answer, from which the nearest entry learns. An answer whose
+        documents are invalidated between the two is not stored.
+
+        Args:
+            query: The question.
+            tenant: As in `fetch`.
+        """
+        if not _cacheable(query):
+            return None
+        trace = self._runner.trace()
+        near = trace.run("cache:get", partial(self._look, query, tenant), Near())
+        return self._looked_up(query, tenant, near, trace)
+
+    async def alookup(self, query: str, *, tenant: str = "") -> Fetched[T] | None:
+        """`lookup` without blocking the event loop."""
+        if not _cacheable(query):
+            return None
+        trace = self._runner.trace()
+        near = await trace.arun("cache:get", partial(self._alook, query, tenant), Near())
+        return self._looked_up(query, tenant, near, trace)
+
+    def store(self, query: str, value: T, *, tenant: str = "", document_ids: Sequence[str] = ()) -> tuple[Step, ...]:
+        """Store the answer to a question that was looked up; see `lookup` and `fetch`.
+
+        Returns:
+            The cache's own step, with its error where it failed; () where the question is not cached at all.
+        """
+        if not _cacheable(query):
+            return ()
+        trace = self._runner.trace()
+        trace.run("cache:put", lambda: self._learn_of(query, value, tenant, document_ids), None)
+        return trace.steps
+
+    async def astore(
+        self, query: str, value: T, *, tenant: str = "", document_ids: Sequence[str] = ()
+    ) -> tuple[Step, ...]:
+        """`store` without blocking the event loop."""
+        if not _cacheable(query):
+            return ()
+        trace = self._runner.trace()
+        work = partial(self._learn_of, query, value, tenant, document_ids)
+        await trace.arun("cache:put", lambda: asyncio.to_thread(work), None)
+        return trace.steps
+
+    def close(self) -> None:
+        """Close the client that the cache opened itself, until the next call. A client that was given stays open."""
+        with self._lock:
+            opened, self._opened, self._model = self._opened, None, None
+        if opened is not None:
+            opened.close()
+
+    def _looked_up(self, query: str, tenant: str, near: Near, trace: Trace) -> Fetched[T] | None:
+        if near.usable:
+            return Fetched(near.value, True, near.similarity, trace.steps)
+        computation = Computation(tenant)
+        with self._lock:
+            _, before = self._pending.pop((tenant, query), (None, None))
+            self._pending[tenant, query] = near, computation
+            if len(self._pending) > _PENDING:  # callers that stored nothing
+                _, (_, before) = self._pending.popitem(last=False)
+            self._computing.discard(before)
+            self._computing.add(computation)
+        return None
+
+    def _learn_of(self, query: str, value: T, tenant: str, document_ids: Sequence[str]) -> None:
+        with self._lock:
+            near, computation = self._pending.pop((tenant, query), (None, Computation(tenant)))
+        try:
+            if near is None:  # never looked up, or long ago
+                near, _ = self._nearest(self._vector(query), tenant)
+            self._learn(query, value, near, computation, document_ids)
+        finally:
+            with self._lock:
+                self._computing.discard(computation)
 
     def invalidate(self, document_ids: Sequence[str], *, tenant: str | None = None) -> None:
         """Forget the answers that rest on these documents, those being computed included; call it when they change.
@@ -280,23 +329,33 @@ class SemanticCache(Generic[T]):
         self._ready()
         return int(self.client.count(self.collection, exact=True).count)
 
+    def _look(self, query: str, tenant: str) -> Near:
+        return self._same_words(query, tenant) or self._judged(self._nearest(self._vector(query), tenant))
+
+    async def _alook(self, query: str, tenant: str) -> Near:
+        same = await asyncio.to_thread(self._same_words, query, tenant)
+        if same is not None:
+            return same
+        vector = (await self.embedder.aembed_queries([query]))[0].tolist()
+        return self._judged(await asyncio.to_thread(self._nearest, vector, tenant))
+
     def _vector(self, query: str) -> list[float]:
         vector: list[float] = self.embedder.embed_queries([query])[0].tolist()
         return vector
 
-    def _same_words(self, query: str, tenant: str) -> _Near | None:
+    def _same_words(self, query: str, tenant: str) -> Near | None:
         model = self._ready()
         for record in self.client.retrieve(self.collection, [_entry_id(query, tenant, model)], with_payload=True):
             payload = record.payload or {}
             if payload.get("expires", 0.0) > self._clock():
-                near = self._read(str(record.id), payload, _Near(similarity=1.0))
+                near = self._read(str(record.id), payload, Near(similarity=1.0))
                 if near.entry is None:
                     return None
                 note(hit=True, similarity=1.0)
                 return replace(near, usable=True)
         return None
 
-    def _nearest(self, vector: list[float], tenant: str) -> tuple[_Near, Mapping[str, Any]]:
+    def _nearest(self, vector: list[float], tenant: str) -> tuple[Near, Mapping[str, Any]]:
         from qdrant_client import models
 
         points = self.client.query_points(
@@ -314,12 +373,12 @@ class SemanticCache(Generic[T]):
             with_payload=True,
         ).points
         if not points:
-            return _Near(vector=tuple(vector)), {}
+            return Near(vector=tuple(vector)), {}
         point = points[0]
         payload = point.payload or {}
-        return self._read(str(point.id), payload, _Near(similarity=float(point.score), vector=tuple(vector))), payload
+        return self._read(str(point.id), payload, Near(similarity=float(point.score), vector=tuple(vector))), payload
 
-    def _read(self, entry: str, payload: Mapping[str, Any], near: _Near) -> _Near:
+    def _read(self, entry: str, payload: Mapping[str, Any], near: Near) -> Near:
         """``near`` with the entry's answer; without an entry where the answer cannot be read, and is then replaced."""
         try:
             [float(score) for kind in ("right", "wrong") for score in payload[kind]]
@@ -328,7 +387,7 @@ class SemanticCache(Generic[T]):
             note(unreadable=safe_message(error))
             return replace(near, similarity=None, unreadable=entry)
 
-    def _judged(self, found: tuple[_Near, Mapping[str, Any]]) -> _Near:
+    def _judged(self, found: tuple[Near, Mapping[str, Any]]) -> Near:
         near, payload = found
         if near.similarity is None:
             note(hit=False)
@@ -339,9 +398,9 @@ class SemanticCache(Generic[T]):
         return replace(near, usable=usable)
 
     @contextmanager
-    def _computation(self, tenant: str) -> Iterator[_Computation]:
+    def _computation(self, tenant: str) -> Iterator[Computation]:
         """An answer that is computed in the block, visible to `invalidate` and `clear`."""
-        computation = _Computation(tenant)
+        computation = Computation(tenant)
         with self._lock:
             self._computing.add(computation)
         try:
@@ -352,7 +411,7 @@ class SemanticCache(Generic[T]):
                 # A step that timed out goes on: what it stored from here on, no invalidation would see.
                 computation.forgotten.append(None)
 
-    def _learn(self, query: str, value: T, near: _Near, computation: _Computation, document_ids: Sequence[str]) -> None:
+    def _learn(self, query: str, value: T, near: Near, computation: Computation, document_ids: Sequence[str]) -> None:
         """Record with the nearest entry whether it would have been right, and store the answer."""
         from qdrant_client import models
 
@@ -445,22 +504,6 @@ class SemanticCache(Generic[T]):
             fingerprint = embedder.fingerprint
             self._model = stable_id(*(f"{key}={fingerprint[key]!r}" for key in sorted(fingerprint)))
             return self._model
-
-
-def expected_error(right: Sequence[float], wrong: Sequence[float], similarity: float) -> float:
-    """The expected chance that an entry's answer is wrong for a question at this similarity.
-
-    The nearer a question, the more likely the answer is right; so right comparisons farther away count for it, and
-    wrong ones nearer count against it: ``(w + 1) / (c + w + 2)``.
-
-    Args:
-        right: Similarities at which the answer was right.
-        wrong: Similarities at which it was wrong.
-        similarity: The question's.
-    """
-    c = sum(s <= similarity for s in right)
-    w = sum(s >= similarity for s in wrong)
-    return (w + 1) / (c + w + 2)
 
 
 def _cacheable(query: str) -> bool:

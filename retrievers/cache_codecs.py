@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
+from situate.embedders.types import Vectors
+from situate.errors import InputError
 from situate.retrievers.marks import Highlight, Mark
 from situate.retrievers.types import Hit, SearchResult
 from situate.types import Chunk, Context
 
 T = TypeVar("T")
+
+
+class DocumentEmbedder(Protocol):
+    """The part of an `Embedder` that embeds texts as documents."""
+
+    def embed_documents(self, texts: Sequence[str]) -> Vectors:
+        """float32 ``[texts, dimension]``, L2-normalised."""
+        ...
 
 
 def _none(_: Any) -> Sequence[str]:
@@ -38,8 +48,32 @@ def _text(value: str) -> str:
     return value
 
 
-def _same_text(a: str, b: str) -> bool:
+def same_text(a: str, b: str) -> bool:
+    """Whether two texts differ in white space and case only."""
     return " ".join(a.casefold().split()) == " ".join(b.casefold().split())
+
+
+def alike(embedder: DocumentEmbedder, cosine: float = 0.9) -> Callable[[str, str], bool]:
+    """A comparison of texts by meaning, for the answers of a language model that samples.
+
+    Args:
+        embedder: Embeds both texts as documents.
+        cosine: Texts that are at least so near are the same. Numbers and negations weigh little in an embedding: a
+            judgement by a language model is surer.
+
+    Raises:
+        InputError: ``cosine`` is no cosine.
+    """
+    if not -1 <= cosine <= 1:
+        raise InputError(f"cosine={cosine} must lie between -1 and 1")
+
+    def same(a: str, b: str) -> bool:
+        if same_text(a, b):
+            return True
+        one, other = embedder.embed_documents([a, b])
+        return bool(float(one @ other) >= cosine)
+
+    return same
 
 
 def _encode_result(result: SearchResult) -> Any:
@@ -97,7 +131,7 @@ def _documents(result: SearchResult) -> Sequence[str]:
 
 #: Completions of a prompt; the same where they differ in white space and case only. The answers of a language model
 #: that samples always differ: give it a codec whose ``same`` compares meanings.
-TEXT: Codec[str] = Codec(_text, _text, _same_text)
+TEXT: Codec[str] = Codec(_text, _text, same_text)
 
 #: Results of a search; the same where their first three hits are. The steps are not kept.
 RESULTS: Codec[SearchResult] = Codec(_encode_result, _decode_result, _same_hits, _documents)

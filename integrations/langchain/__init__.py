@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.integrations.langchain.cache import SituateCache as SituateCache
     from situate.integrations.langchain.configuration import from_config as from_config
     from situate.integrations.langchain.document_index import SituateDocumentIndex as SituateDocumentIndex
     from situate.integrations.langchain.documents import (
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "situate.integrations.langchain.cache": ("SituateCache",),
         "situate.integrations.langchain.configuration": ("from_config",),
         "situate.integrations.langchain.document_index": ("SituateDocumentIndex",),
         "situate.integrations.langchain.documents": (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.integrations.llama_index.cache import CachedQueryEngine as CachedQueryEngine
     from situate.integrations.llama_index.configuration import from_config as from_config
     from situate.integrations.llama_index.embedding import SituateEmbedding as SituateEmbedding
     from situate.integrations.llama_index.generator import LlamaIndexGenerator as LlamaIndexGenerator
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "situate.integrations.llama_index.cache": ("CachedQueryEngine",),
         "situate.integrations.llama_index.configuration": ("from_config",),
         "situate.integrations.llama_index.embedding": ("SituateEmbedding",),
         "situate.integrations.llama_index.generator": ("LlamaIndexGenerator",),

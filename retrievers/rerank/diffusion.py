@@ -48,7 +48,7 @@ class DiffusionReranker(ModelReranker):
         embedder: DenseEmbedder,
         *,
         share: float = 0.3,
-        neighbours: int = 5,
+        neighbours: int = 3,
         context: Sequence[str] = (),
         top: int | None = None,
         name: str = "diffusion",

@@ -13,8 +13,9 @@ import pytest
 
 from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers import connect
-from situate.retrievers.cache import SemanticCache, expected_error
+from situate.retrievers.cache import SemanticCache
 from situate.retrievers.cache_codecs import RESULTS, TEXT
+from situate.retrievers.cache_entries import expected_error
 from situate.retrievers.pipeline.steps import StepPolicy
 from situate.retrievers.types import Hit, SearchResult
 from situate.types import Chunk, Context
