@@ -30,12 +30,26 @@ _PAUSES = ("\n\n", "\r\n\r\n", "\n", "\r", ". ", " ")
 #: paragraphs) do not come in equal sizes.
 _SLACK = 1.15
 
+#: A line that says nothing by itself: a heading, the mark of a fence, a rule, the line below a table's header.
+_BARE_LINE = re.compile(
+    r"[ \t\ufeff]*(?:#{1,6}(?:[ \t].*)?|(?:`{3,}|~{3,})\w*|(?:[-*_=][ \t]*){3,}|\|[\s|:-]*\|)?[ \t]*\Z"
+)
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encodable(text: str) -> str:
     """The text with U+FFFD for each lone surrogate, which UTF-8 cannot hold; every offset stays what it was."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def is_bare(text: str) -> bool:
+    """Whether a text holds nothing but headings, marks of fences and rules.
+
+    >>> is_bare("## Valves\\n\\n---"), is_bare("## Valves\\n\\nThey leak.")
+    (True, False)
+    """
+    return all(_BARE_LINE.match(line) for line in text.splitlines())
 
 
 def untruncated(tokenizer: Tokenizer) -> Tokenizer:
@@ -271,6 +285,52 @@ class SizedChunker:
                 filled += between + count
             fresh = False
         return [part for span in spans for part in self._within(text, *span)]
+
+    def _filled(
+        self, text: str, spans: Sequence[tuple[int, int]], bare: Callable[[int, int], bool] | None = None
+    ) -> list[tuple[int, int]]:
+        """The spans, those that say nothing by themselves joined to the next one, the last of a text to the one before.
+
+        Where both are too long together the neighbour is cut: its first or last part goes with the bare span. One that
+        leaves no room for any of it stays alone.
+
+        Args:
+            text: The text.
+            spans: Spans in order.
+            bare: Whether a span says nothing by itself; None: `is_bare` of its text.
+        """
+        bare = bare or (lambda start, end: is_bare(text[start:end]))
+        done: list[tuple[int, int]] = []
+        waiting = list(spans)[::-1]
+        while waiting:
+            span = waiting.pop()
+            if not bare(*span) or not (done or waiting):
+                done.append(span)
+            elif waiting and (joined := self._with_next(text, span, waiting[-1])):
+                waiting[-1:] = joined[::-1]
+            elif done and (joined := self._with_last(text, done[-1], span)):
+                done[-1:] = joined
+            else:
+                done.append(span)
+        return done
+
+    def _with_next(self, text: str, span: tuple[int, int], following: tuple[int, int]) -> list[tuple[int, int]]:
+        """A bare span and the first part of the next one that has room with it, then the rest; [] where none has."""
+        if self.count(text[span[0] : following[1]]) <= self.size:
+            return [(span[0], following[1])]
+        room = self.size - self.count(text[span[0] : following[0]])
+        parts = self._text_spans(text, *following, room) if room > max(self.overlap, self.size // 4) else []
+        fits = parts and self.count(text[span[0] : parts[0][1]]) <= self.size
+        return [(span[0], parts[0][1]), *parts[1:]] if fits else []
+
+    def _with_last(self, text: str, before: tuple[int, int], span: tuple[int, int]) -> list[tuple[int, int]]:
+        """The span before and its last part with the bare one; [] where that has no room."""
+        if self.count(text[before[0] : span[1]]) <= self.size:
+            return [(before[0], span[1])]
+        room = self.size - self.count(text[before[1] : span[1]])
+        parts = self._text_spans(text, *before, room) if room > max(self.overlap, self.size // 4) else []
+        fits = len(parts) > 1 and self.count(text[parts[-1][0] : span[1]]) <= self.size
+        return [*parts[:-1], (parts[-1][0], span[1])] if fits else []
 
     def _within(self, text: str, start: int, end: int) -> list[tuple[int, int]]:
         """The span, or its parts where its tokens are more than those of its units together."""

@@ -72,4 +72,5 @@ class DialogueChunker(SizedChunker):
             heard = dict.fromkeys(filter(None, speakers[first : bisect_left(begins, end)]))
             return replace(base, speaker=", ".join(heard) or base.speaker)
 
-        return chunks_from_spans(document, self._packed(text, turns, apart, led=self.merge), context)
+        spans = self._filled(text, self._packed(text, turns, apart, led=self.merge))
+        return chunks_from_spans(document, spans, context)

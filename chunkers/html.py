@@ -86,7 +86,15 @@ class HtmlChunker(SizedChunker):
                 place = block
             return replace(base, headings=path.at(place))
 
-        return chunks_from_spans(document, self._packed(text, reader.blocks, frozenset(apart), led=True), context)
+        spans = self._packed(text, reader.blocks, frozenset(apart), led=True)
+        headings = {(heading.start, heading.end) for heading in reader.headings}
+        kept = [(start, end) for start, end in reader.blocks if (start, end) not in headings]
+
+        def bare(start: int, end: int) -> bool:
+            at = bisect_left(kept, (start, 0))
+            return not any(block[0] < end and block[1] > start for block in kept[max(0, at - 1) : at + 1])
+
+        return chunks_from_spans(document, self._filled(text, spans, bare), context)
 
 
 class _Blocks:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from situate.chunkers.base import SizedChunker, encodable
+from situate.chunkers.base import SizedChunker, encodable, is_bare
 from situate.chunkers.headings import HeadingPath, front_matter_end, outline
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
@@ -20,9 +20,9 @@ class MarkdownChunker(SizedChunker):
     """Markdown cut at headings, then blocks (paragraphs, lists, tables, code), then as text.
 
     A chunk lies in one section, so that the headings kept as its context are exactly those it stands under, its own
-    among them. A heading with nothing of its own below it joins the section that follows. No chunk ends in a heading or
-    the opening line of a fence, or begins with a fence's closing line. Of a table that is longer than a chunk, later
-    chunks keep the column names as context. Front matter is no chunk.
+    among them. A heading with nothing of its own below it joins the section that follows, the last one that before. No
+    chunk holds headings alone, or ends in one or the opening line of a fence, or begins with a fence's closing line. Of
+    a table that is longer than a chunk, later chunks keep the column names as context. Front matter is no chunk.
 
     Attributes:
         size: The most that a chunk holds, in the model's tokens without special tokens; characters without a
@@ -46,16 +46,23 @@ class MarkdownChunker(SizedChunker):
         base = base_context(document)
         leads, closings = _leads(text, found), {fence.closing: fence.end for fence in found.fences}
         tables = [table.start for table in found.tables]
-        spans: list[tuple[int, int]] = []
-        contexts: dict[int, Context] = {}
-        for start, end, last in sections(text, found.headings):
-            context = replace(base, headings=path.at(last))
-            for span in self._kept_together(text, self._markdown_spans(text, start, end), leads, closings):
-                at = bisect_left(tables, span[0]) - 1
-                inside = at >= 0 and span[0] < found.tables[at].end
-                contexts[span[0]] = replace(context, columns=found.tables[at].columns) if inside else context
-                spans.append(span)
-        return chunks_from_spans(document, spans, lambda start, _: contexts[start])
+        parts = sections(text, found.headings)
+        spans = [
+            span
+            for start, end, _ in parts
+            for span in self._kept_together(text, self._markdown_spans(text, start, end), leads, closings)
+        ]
+
+        def context(start: int, end: int) -> Context:
+            # A chunk stands under the headings of the first section of which it holds more than those.
+            number = bisect_right(parts, start, key=lambda part: part[0]) - 1
+            while number + 1 < len(parts) and parts[number][1] < end and is_bare(text[start : parts[number][1]]):
+                number += 1
+            at = bisect_left(tables, start) - 1
+            columns = found.tables[at].columns if at >= 0 and start < found.tables[at].end else ()
+            return replace(base, headings=path.at(parts[number][2]), columns=columns)
+
+        return chunks_from_spans(document, self._filled(text, spans), context)
 
     def _kept_together(
         self, text: str, spans: list[tuple[int, int]], leads: list[tuple[int, int]], closings: dict[int, int]

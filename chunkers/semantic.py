@@ -68,7 +68,7 @@ class SemanticChunker(SizedChunker):
             vectors = unit_vectors(self.embed, groups)
             distances = 1.0 - np.einsum("ij,ij->i", vectors[:-1], vectors[1:])
             apart = frozenset((np.flatnonzero(distances > np.percentile(distances, self.percentile)) + 1).tolist())
-        return chunks_from_spans(document, self._packed(text, sentences, apart))
+        return chunks_from_spans(document, self._filled(text, self._packed(text, sentences, apart)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ class ClusterSemanticChunker(SizedChunker):
         groups = best_groups(unit_vectors(self.embed, texts), lengths, self.size)
         spans = [(pieces[first][0], pieces[last - 1][1]) for first, last in groups]
         # Joined pieces can have a token more than they had apart.
-        return chunks_from_spans(document, [part for span in spans for part in self._within(text, *span)])
+        parts = [part for span in spans for part in self._within(text, *span)]
+        return chunks_from_spans(document, self._filled(text, parts))
 
 
 def unit_vectors(embed: Embed | None, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -55,11 +56,13 @@ class SentenceWindowChunker(SizedChunker):
         """The document's sentences in order; [] where it is empty or only white space."""
         text = document.text
         sentences = sentence_spans(text)
-        parts = [(part, n) for n, sentence in enumerate(sentences) for part in self._within(text, *sentence)]
-        chunks = chunks_from_spans(document, [part for part, _ in parts])
+        parts = self._filled(text, [part for sentence in sentences for part in self._within(text, *sentence)])
+        chunks = chunks_from_spans(document, parts)
         base = base_context(document)
         made: list[Chunk] = []
-        for chunk, (_, n) in zip(chunks, parts, strict=True):
+        starts = [start for start, _ in sentences]
+        for chunk in chunks:
+            n = bisect_right(starts, chunk.start) - 1
             around = sentences[max(0, n - self.window) : n + self.window + 1]
             before = _shortened(text, *sentences[n - 1]) if n else None
             made.append(

@@ -35,7 +35,9 @@ class TextChunker(SizedChunker):
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""
-        return chunks_from_spans(document, self._text_spans(document.text, 0, len(document.text)))
+        return chunks_from_spans(
+            document, self._filled(document.text, self._text_spans(document.text, 0, len(document.text)))
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class FixedTokenChunker(SizedChunker):
             start, end = trimmed(text, *window)
             if start < end:
                 spans.update(dict.fromkeys(self._within(text, start, end)))
-        return chunks_from_spans(document, sorted(spans))
+        return chunks_from_spans(document, self._filled(text, sorted(spans)))
 
     def _windows(self, text: str) -> Iterator[tuple[int, int]]:
         if self._tokenizer is None:

@@ -32,7 +32,7 @@ from situate.chunkers import (
     TextChunker,
     low_value,
 )
-from situate.chunkers.base import SizedChunker
+from situate.chunkers.base import SizedChunker, is_bare
 from situate.chunkers.headings import front_matter_end, markdown_headings
 from situate.chunkers.sentences import sentence_spans
 from tests.chunkers.work import grows_linearly
@@ -108,6 +108,42 @@ def test_nothing_is_lost_and_sizes_hold(kind: Callable[..., SizedChunker], overl
                 assert lost(text, chunks, front_matter_end(text) if markdown else 0) == ""
 
     holds()
+
+
+#: Blocks that say nothing by themselves, and blocks that do.
+BARE = st.sampled_from(["# Boilers", "## Pumps and valves", "---", "* * *"])
+SAYING = st.sampled_from(
+    [
+        "It hums.", "The pump is serviced twice a year, and its valves once.", "- an item\n- another",
+        "```python\nx = f(1)\n```", "| a | b |\n| --- | --- |\n| one | two |\n| three | four |",
+        "A long paragraph tells of the boiler house, which stands behind the mill. It goes on, and no one minds. " * 3,
+    ]
+)  # fmt: skip
+SECTIONS = st.lists(st.tuples(st.lists(BARE, max_size=2), SAYING), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("name", [name for name in SIZED if name not in ("html", "code", "javascript")])
+def test_no_chunk_says_nothing(name: str, tokenizer: Tokenizer) -> None:
+    chunkers = [SIZED[name](160), SIZED[name](40, 0, tokenizer)]
+
+    @settings(max_examples=12)
+    @given(SECTIONS, st.lists(BARE, max_size=2))
+    def holds(sections: list[tuple[list[str], str]], tail: list[str]) -> None:
+        blocks = [block for bare, saying in sections for block in (*bare, saying)]
+        document = Document("d", "\n\n".join([*blocks, *tail]), {"format": "markdown"})
+        for chunker in chunkers:
+            chunks = chunker.split(document)
+            assert not [chunk.text for chunk in chunks if is_bare(chunk.text)]
+            assert all(count <= chunker.size for count in chunker.counts([chunk.text for chunk in chunks]))
+            assert lost(document.text, chunks) == ""
+
+    holds()
+
+
+def test_no_chunk_of_a_page_is_a_heading_alone() -> None:
+    page = "<p>" + "Words of the first part. " * 8 + "</p><h2>Pumps</h2>"
+    assert HtmlChunker(120).split(Document("d", page))[-1].text.endswith("Words of the first part. </p><h2>Pumps")
+    assert [chunk.text for chunk in HtmlChunker(120).split(Document("d", "<h2>Pumps</h2>"))] == ["Pumps"]
 
 
 @given(

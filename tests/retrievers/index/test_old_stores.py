@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from situate.chunkers import Document, FixedTokenChunker, HeadingSituator
+from situate.chunkers.base import is_bare
 from situate.embedders import Embedder
 from situate.errors import TruncationWarning
 from situate.retrievers import Index, PipelineConfig
@@ -55,10 +56,19 @@ def test_payloads_and_ids_are_those_that_this_version_writes(old: tuple[dict[str
     assert payloads() == expected["payloads"]
     index.delete([d.id for d in documents])
     index.add(documents)
-    written = payloads()
-    assert written.keys() == expected["payloads"].keys()
+    written, before = payloads(), dict(expected["payloads"])
+    for alone in [point for point, payload in before.items() if is_bare(payload["text"])]:
+        # That version made a chunk of the heading at a document's end, which now joins the chunk before it.
+        tail = before.pop(alone)
+        same = [point for point, payload in before.items() if payload["document_id"] == tail["document_id"]]
+        last = before.pop(max(same, key=lambda point: before[point]["index"]))
+        (joined,) = written.keys() - before.keys()
+        assert written.pop(joined)["text"].split() == f"{last['text']} {tail['text']}".split()
+        for point in set(same) & before.keys():
+            before[point] = {**before[point], "chunks": tail["chunks"] - 1}
+    assert written.keys() == before.keys()
     for point, payload in written.items():
-        assert {**payload, "version": 0} == {**expected["payloads"][point], "version": 0}
+        assert {**payload, "version": 0} == {**before[point], "version": 0}
 
 
 def test_searches_find_the_same(old: tuple[dict[str, Any], Index]) -> None:
