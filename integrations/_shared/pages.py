@@ -53,24 +53,54 @@ class _Piece:
     element: bool
 
 
-def file_groups(documents: Sequence[Document | None]) -> list[list[int]]:
-    """The places of the documents, those together that are pages or elements of one file.
+def file_parts(documents: Sequence[Document | None]) -> list[Document | None]:
+    """The documents that are pages or elements of a file, and None for each other one.
 
-    Documents are of one file where their metadata name the same file and a page (``page_label``, ``page``,
-    ``page_number``; Docling's ``dl_meta``) and page numbers ascend; an element needs no page.
+    They are where their metadata name a file and a page (``page_label``, ``page``, ``page_number``; Docling's
+    ``dl_meta``); an element needs no page. Where two documents of a file with different texts have the same page,
+    another splitter has cut its pages, and its documents are passages of their own; so are pages that do not ascend.
 
     Args:
         documents: As they were loaded; None for one that is never joined.
     """
+    pieces = [None if document is None else _piece(document.metadata) for document in documents]
+    texts: dict[tuple[str, int], str] = {}
+    numbers: dict[str, int] = {}
+    before: dict[str, tuple[str, str]] = {}
+    cut: set[str] = set()
+    for document, piece in zip(documents, pieces, strict=True):
+        if document is None or piece is None or piece.element:
+            continue
+        label = str(document.metadata.get("page_label"))
+        if piece.counted and piece.number is not None:
+            last = numbers.setdefault(piece.file, piece.number)
+            descends = piece.number < last and (piece.file, piece.number) not in texts
+            numbers[piece.file] = piece.number
+            other = "" if descends else texts.setdefault((piece.file, piece.number), document.text)
+        else:  # a label may come again, but not at once
+            known, text = before.get(piece.file, ("", ""))
+            descends, other = False, text if known == label else document.text
+            before[piece.file] = label, document.text
+        if descends or other != document.text:
+            cut.add(piece.file)
+    return [None if piece is None or piece.file in cut else one for one, piece in zip(documents, pieces, strict=True)]
+
+
+def file_groups(parts: Sequence[Document | None]) -> list[list[int]]:
+    """The places of the documents, those together that are pages or elements of one file, in ascending order.
+
+    Args:
+        parts: `file_parts` of the documents.
+    """
     groups: list[list[int]] = []
     open_groups: dict[str, tuple[list[int], _Piece]] = {}
-    for place, document in enumerate(documents):
+    for place, document in enumerate(parts):
         piece = None if document is None else _piece(document.metadata)
         if document is None or piece is None:
             groups.append([place])
             continue
         group, before = open_groups.get(piece.file, ([], piece))
-        first = documents[group[0]] if group else None
+        first = parts[group[0]] if group else None
         again = first is not None and not piece.element and first.text == document.text
         if not group or again or not _follows(before, piece):
             group = []

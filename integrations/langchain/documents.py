@@ -24,7 +24,7 @@ from situate.integrations._shared.origin import (
     ChunkOrigin,
     digest,
 )
-from situate.integrations._shared.pages import file_groups, is_page, joined
+from situate.integrations._shared.pages import file_groups, file_parts, joined
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
 from situate.retrievers.marks import Highlight
@@ -124,12 +124,11 @@ def whole_documents(
     if not join_pages:
         return [(document, [place]) for place, document in enumerate(whole)]
     named = [bool(id or document.id) for document, id in zip(documents, ids, strict=True)]
-    free = [None if has_id else document for document, has_id in zip(whole, named, strict=True)]
+    free = file_parts([None if has_id else document for document, has_id in zip(whole, named, strict=True)])
     made: list[tuple[Document, list[int]]] = []
     for group in file_groups(free):
-        first = free[group[0]]
-        is_file = first is not None and is_page(first)
-        made.append((joined([whole[n] for n in group]) if is_file else whole[group[0]], group))
+        alone = free[group[0]] is None
+        made.append((whole[group[0]] if alone else joined([whole[n] for n in group]), group))
     return made
 
 

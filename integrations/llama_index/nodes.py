@@ -277,7 +277,7 @@ def file_groups(nodes: Sequence[BaseNode], join_pages: bool = True, *, elements:
     whole = [to_document(node) if node.source_node is None else None for node in nodes]
     if not elements:
         whole = [None if document is None or pages.is_element(document) else document for document in whole]
-    return [[nodes[place] for place in group] for group in pages.file_groups(whole)]
+    return [[nodes[place] for place in group] for group in pages.file_groups(pages.file_parts(whole))]
 
 
 def join_pages(documents: Sequence[LlamaDocument]) -> list[LlamaDocument]:
@@ -291,9 +291,10 @@ def join_pages(documents: Sequence[LlamaDocument]) -> list[LlamaDocument]:
     """
     result: list[LlamaDocument] = []
     given = [Document(page.node_id, page.get_content(), page.metadata) for page in documents]
-    for group in pages.file_groups(given):
+    parts = pages.file_parts(given)
+    for group in pages.file_groups(parts):
         first = documents[group[0]]
-        if not pages.is_page(given[group[0]]):
+        if parts[group[0]] is None:
             result.append(first)
             continue
         document = pages.joined([given[place] for place in group])

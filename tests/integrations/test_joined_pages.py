@@ -19,7 +19,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 from situate.chunkers import Document, MarkdownChunker, TextChunker
 from situate.errors import InputError
 from situate.integrations import langchain, llama_index
-from situate.integrations._shared.pages import cut_document, file_groups, joined, page_bounds
+from situate.integrations._shared.pages import cut_document, file_groups, file_parts, joined, page_bounds
 
 PAGES = [
     "Boilers are checked each year. The inspector is named Ada Quint, who",
@@ -92,7 +92,7 @@ def test_the_pages_of_every_loader_are_one_document(loader: str) -> None:
         None,
         Document("m", "Mail.", {"source": "b.eml"}),
     ]
-    assert file_groups([given[0], others[0], *given[1:], *others[1:]]) == [[0, 2, 3], [1], [4], [5]]
+    assert file_groups(file_parts([given[0], others[0], *given[1:], *others[1:]])) == [[0, 2, 3], [1], [4], [5]]
     file = joined(given)
     assert file.id == "a.pdf"
     chunks = cut_document(file, TextChunker(200))
@@ -104,11 +104,22 @@ def test_the_pages_of_every_loader_are_one_document(loader: str) -> None:
 
 def test_what_is_no_page_stays_alone() -> None:
     same = [Document(str(n), "Words.", {"source": "a.pdf"}) for n in range(2)]
-    pieces = [Document(str(n), f"Piece {n}.", {"source": "a.pdf", "page": 4, "total_pages": 9}) for n in range(2)]
     twice = [Document(str(n), "Words.", {"file_name": "a.pdf", "page_label": "1"}) for n in range(2)]
     back = [Document(str(n), f"Page {n}.", {"source": "a.pdf", "page": n}) for n in (2, 1)]
-    for documents in (same, pieces, twice, back):
-        assert file_groups(documents) == [[0], [1]]
+    for documents in (same, twice, back):
+        assert file_groups(file_parts(documents)) == [[0], [1]]
+
+
+@pytest.mark.parametrize(("key", "pages"), [("page", [4, 4, 5]), ("page_label", ["4", "4", "5"]), ("page", [6, 5, 4])])
+def test_passages_that_another_splitter_cut_stay_alone(
+    embeddings: langchain.SituateEmbeddings, key: str, pages: list[Any]
+) -> None:
+    pieces = [Loaded(page_content=f"Piece {n}.", metadata={"source": "a", key: page}) for n, page in enumerate(pages)]
+    assert langchain.join_pages(pieces) == pieces
+    holder = langchain.SituateDocumentIndex(embeddings=embeddings, path=":memory:")
+    assert len(set(holder.upsert(pieces)["succeeded"])) == 3
+    given = [LlamaDocument(text=one.page_content, metadata=one.metadata) for one in pieces]
+    assert llama_index.join_pages(given) == given
 
 
 def of_file(*pages: tuple[int, str]) -> Document:
