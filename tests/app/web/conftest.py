@@ -147,7 +147,7 @@ class Running:
     def client(self, key: str | None = None) -> httpx.Client:
         """A client, with a tenant's key where one is given."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
 
     def stop(self) -> None:
         """Stops it as a signal would."""
@@ -156,7 +156,7 @@ class Running:
         assert not self._thread.is_alive()
 
 
-def until(true: Callable[[], Any], seconds: float = 30.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     """Waits until something is true."""
     end = time.monotonic() + seconds
     while not true():

@@ -43,7 +43,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def visited(running: Running, **options: Any) -> Page:
         page = browser.new_page(**options)
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         faults: list[str] = []
         requests: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
