@@ -33,7 +33,7 @@ _EXTRA = ("typer", "rich", "pydantic_settings", "yaml", "mcp", "fastapi", "starl
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command that ``arguments`` (by default those of the process) name, and exit."""
     warnings.showwarning = _say_warning  # type: ignore[assignment]  # only the message is shown
-    # Other libraries warn their callers, who are we.
+    # Warnings of other libraries are for programmers.
     warnings.simplefilter("ignore")
     for category in _own_warnings():
         warnings.simplefilter("always", category)

@@ -192,9 +192,9 @@ def chat(
 
 @app.command()
 def compare(
-    data: Annotated[Path, typer.Argument(help="A folder of documents and questions; see the docs.")],
+    data: Annotated[Path, typer.Argument(help="A folder of documents, or a set with questions and qrels.")],
     questions: Annotated[
-        Path | None, typer.Option(help="Questions about the documents of DATA, as JSON Lines [DATA/questions.jsonl].")
+        Path | None, typer.Option(help="Questions about the documents of DATA, as JSON Lines.")
     ] = None,
     presets: Annotated[
         list[str] | None, typer.Option("--preset", "-p", help="A preset to compare; several times for several [all].")

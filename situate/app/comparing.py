@@ -27,7 +27,7 @@ _FORM = '{"question": ..., "document": its path or id, "answer": an excerpt of i
 
 
 def load_set(data: Path, questions: Path | None = None) -> EvaluationSet:
-    """Documents and questions: a set in JSON Lines or BEIR's form, or any folder with a file of questions.
+    """Documents and questions: a set in JSON Lines or BEIR's form, or any folder and a file of questions.
 
     Raises:
         InputError: There are no questions, or one names a document or an excerpt that is not there.
@@ -36,20 +36,16 @@ def load_set(data: Path, questions: Path | None = None) -> EvaluationSet:
         return load_jsonl(data)
     if questions is None and (data / "qrels").is_dir():
         return load_beir(data)
-    file = questions if questions is not None else data / "questions.jsonl"
-    if not file.is_file():
+    if questions is None:
         raise InputError(
-            f"{str(file)!r} is missing: write a question a line, {_FORM}; or give a set with qrels (docs/quality.md)"
+            f"{str(data)!r} has no questions: give --questions FILE, with one a line, {_FORM}; or a set with qrels"
         )
-    # The questions may lie among the documents, and are none of them.
-    documents = {
-        document.id: document
-        for document in read_documents(data)
-        if not (document.id == file.name or document.id.startswith(f"{file.name}:"))
-    }
+    if not questions.is_file():
+        raise InputError(f"{str(questions)!r} is no file of questions: write one a line, {_FORM}")
+    documents = {document.id: document for document in read_documents(data)}
     texts: dict[str, str] = {}
     judgements: list[Judgement] = []
-    for number, (where, row) in enumerate(_rows(file)):
+    for number, (where, row) in enumerate(_rows(questions)):
         document = documents.get(str(row["document"]))
         if document is None:
             raise InputError(
@@ -64,7 +60,7 @@ def load_set(data: Path, questions: Path | None = None) -> EvaluationSet:
         texts[str(number)] = str(row["question"])
         judgements.append(Judgement(str(number), document.id, spans=spans))
     if not texts:
-        raise InputError(f"{str(file)!r} holds no question: write one a line, {_FORM}")
+        raise InputError(f"{str(questions)!r} holds no question: write one a line, {_FORM}")
     with_spans = [judgement for judgement in judgements if judgement.spans is not None]
     if with_spans and len(with_spans) < len(judgements):
         # Excerpts of some alone cannot be measured together with whole documents.

@@ -94,7 +94,7 @@ def _installation() -> Iterator[Check]:
     yield Check("situate", "green", f"{situate.__version__}, Python {platform.python_version()}, {versions}")
     missing = [extra for extra, package in _EXTRAS.items() if not _installed(package)]
     there = [extra for extra in _EXTRAS if extra not in missing]
-    # An extra that is not installed is no fault: whoever needs it is told by an error that names it.
+    # An extra that is not installed is no fault: what needs it raises an error that names it.
     absent = f"; not installed: {', '.join(missing)}" if missing else ""
     yield Check("extras", "green", f"{', '.join(there) or 'none'}{absent}")
 

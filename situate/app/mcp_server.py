@@ -166,13 +166,13 @@ def serve_mcp(settings: Settings, transport: Literal["stdio", "http"], host: str
     """Serve until the client goes or the process is stopped; the exit code.
 
     Raises:
-        InputError: ``host`` can be reached from other machines: whoever reaches it could read every document.
+        InputError: ``host`` can be reached from other machines, and there are no keys.
         StoreLockedError: Another process has the store open.
     """
     if transport == "http" and host not in ("127.0.0.1", "localhost", "::1"):
         raise InputError(
-            f"--host {host}: there are no keys, so that everybody who reaches {host} could read every document. Listen "
-            "on 127.0.0.1, behind a proxy that checks who asks"
+            f"--host {host}: there are no keys, and other machines could read all documents there. Listen on 127.0.0.1, "
+            "behind a proxy that asks for a key"
         )
     with settings.retriever() as retriever:
         server = mcp_server(retriever)

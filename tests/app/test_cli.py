@@ -167,7 +167,7 @@ def test_serve_answers_until_it_is_told_to_stop(filled: Path, tmp_path: Path) ->
         (("search", "leave", "--filter", "year"), 2, "no KEY=VALUE"),
         (("search", "leave", "-k", "0"), 2, "greater than or equal to 1"),
         (("serch",), 2, "Did you mean 'search'"),
-        (("compare", "docs"), 2, "questions.jsonl' is missing"),
+        (("compare", "docs"), 2, "has no questions: give --questions"),
         (("compare", "docs", "-p", "best"), 2, "there is no preset 'best'"),
         (("search", "leave", "--model", "nobody/nothing"), 3, "nobody/nothing"),
         (("search", "leave", "--config", "quality.yaml"), 4, "built with"),

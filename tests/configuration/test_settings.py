@@ -34,6 +34,8 @@ situators:
 preset: quality
 config:
   prefetch: 60
+  signals:
+    - {kind: views, weight: 0.25}
   dense: {residual: 0.25}
   keys: [year]
   boosts:
@@ -86,6 +88,7 @@ def test_a_file_gives_the_objects_that_code_would_make(full: Path) -> None:
     assert (index.config.prefetch, index.config.keys) == (60, ("year",))
     assert index.config.boosts[0].scale == 10  # type: ignore[union-attr]
     assert (index.config.feedback, index.config.lexical) == (quality.feedback, LexicalScheme())
+    assert [(signal.kind, signal.weight) for signal in index.config.signals] == [("views", 0.25)]
     assert index.collection == "notes.acme"
     assert (retriever.settings.k, retriever.settings.threshold) == (4, 0.2)
     assert retriever.expander.settings == HydeSettings(drafts=3)  # type: ignore[union-attr]
@@ -153,6 +156,7 @@ def test_the_environment_comes_before_the_file_and_arguments_before_both(
         ("steps:\n  rerankers:\n    - mmr\n    - {kind: mmr, balnce: 1}\n", r"line 4 \(steps\.rerankers\.1\.balnce\)"),
         ("steps: {rerankers: [{top: 3}]}\n", r"line 1 \(steps\.rerankers\.0\): give its kind"),
         ("config:\n  dense:\n    neighbors: 1\n", r"line 3 \(config\.dense\.neighbors\): .*did you mean neighbours\?"),
+        ("config: {signals: [{kind: viewz}]}\n", r"line 1 \(config\): .*viewz"),
         ("preset: best\n", r"line 1 \(preset\): .*'plain', 'hybrid', 'fast' or 'quality'"),
         ("preset: hybrid\nconfig: {questions: 0.5}\n", r"line 2 \(config\): .*fusion='rrf' has no shares"),
         ("chunker:\n  kind: text\n  size: 0\n", r"line [123] \(chunker\): size=0: a chunk needs room"),
