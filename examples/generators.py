@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections import Counter
@@ -10,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from situate.chunkers import Prompt
+from situate.embedders import HttpSettings, OpenAIGenerator
 from situate.errors import GenerationError
-from situate.prompting import generation_error
 
 
 class CannedAnswers:
@@ -53,8 +50,8 @@ class CannedAnswers:
         raise GenerationError("no answer was written for this question: configure a language model")
 
 
-class ChatEndpoint:
-    """A `TextGenerator` over ``POST {url}/chat/completions`` (OpenAI, vLLM, llama.cpp, Ollama, ...).
+class ChatEndpoint(OpenAIGenerator):
+    """An `OpenAIGenerator` that counts tokens, with the settings of HyDE's paper.
 
     Args:
         url: The server's base, such as ``http://localhost:11434/v1``.
@@ -81,14 +78,11 @@ class ChatEndpoint:
         max_tokens: int = 300,
         concurrency: int = 8,
     ) -> None:
-        self.url = url.rstrip("/")
-        self.model = model
-        self.temperature = temperature
-        self.timeout = timeout
-        self.max_tokens = max_tokens
-        self.concurrency = concurrency
+        http = HttpSettings(
+            url, api_key=key or None, timeout=timeout, concurrency=concurrency, retries=0, key_over_http=True
+        )
+        super().__init__(model, http, temperature=temperature, max_tokens=max_tokens)
         self.usage: Counter[str] = Counter()
-        self._key = key
 
     @classmethod
     def from_environment(cls) -> ChatEndpoint | None:
@@ -96,42 +90,8 @@ class ChatEndpoint:
         url, model = os.environ.get("SITUATE_LLM_URL"), os.environ.get("SITUATE_LLM_MODEL")
         return cls(url, model, os.environ.get("SITUATE_LLM_KEY", "")) if url and model else None
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
-        """One answer per prompt, in order.
-
-        Raises:
-            GenerationError: The server refused, timed out or answered nothing that can be read.
-        """
-        return asyncio.run(self.agenerate(prompts))
-
-    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
-        """`generate` without blocking the event loop."""
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        gate = asyncio.Semaphore(self.concurrency)
-        async with httpx.AsyncClient(timeout=self.timeout, headers=headers) as client:
-
-            async def ask(prompt: Prompt) -> str:
-                async with gate:
-                    return await self._ask(client, prompt)
-
-            return list(await asyncio.gather(*map(ask, prompts)))
-
-    async def _ask(self, client: httpx.AsyncClient, prompt: Prompt) -> str:
-        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-        messages.append({"role": "user", "content": prompt.prefix + prompt.text})
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-        }
-        try:
-            response = await client.post(f"{self.url}/chat/completions", json=body)
-            response.raise_for_status()
-            values: Any = response.json()
-            answer = str(values["choices"][0]["message"]["content"] or "")
-            used = values.get("usage") or {}  # not every server counts
-            self.usage.update({name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")})
-            return answer
-        except (httpx.HTTPError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise generation_error(f"the language model at {self.url} failed: {type(error).__name__}", error) from error
+    def _text(self, answer: Any, *, streamed: bool = False) -> str:
+        text = super()._text(answer, streamed=streamed)
+        used = answer.get("usage") or {}  # not every server counts
+        self.usage.update({name: int(used.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")})
+        return text

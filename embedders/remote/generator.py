@@ -191,8 +191,8 @@ class OpenAIGenerator:
 
     def _refused(self, refusal: Refusal) -> GenerationError:
         return PromptRefusedError(
-            f"{self.http.shown_url} refused the prompt (HTTP {refusal.status}): {refusal.text or 'nothing'}. If it is "
-            f"longer than the context of {self.model!r}, show less; else look at the model's name and settings"
+            f"{self.http.shown_url} refused the prompt (status {refusal.status}): {refusal.text or 'nothing'}. If it "
+            f"is longer than the context of {self.model!r}, show less; else look at the model's name and settings"
         )
 
     def _failed(self, error: ServerError) -> GenerationError:

@@ -171,8 +171,8 @@ def serve_mcp(settings: Settings, transport: Literal["stdio", "http"], host: str
     """
     if transport == "http" and host not in ("127.0.0.1", "localhost", "::1"):
         raise InputError(
-            f"--host {host}: there are no keys, and other machines could read all documents there. Listen on 127.0.0.1, "
-            "behind a proxy that asks for a key"
+            f"--host {host}: there are no keys, and other machines could read all documents there. Listen on "
+            "127.0.0.1, behind a proxy that asks for a key"
         )
     with settings.retriever() as retriever:
         server = mcp_server(retriever)

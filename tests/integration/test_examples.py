@@ -247,6 +247,7 @@ async def test_the_chat_endpoint_speaks_the_usual_interface(monkeypatch: pytest.
         with pytest.raises(GenerationError) as caught:
             await endpoint.agenerate([Prompt("broken")])
         assert "a-secret" not in str(caught.value)
+        await endpoint.aclose()
 
 
 async def test_the_chat_endpoint_tells_a_refused_prompt_from_a_failure() -> None:
@@ -268,6 +269,7 @@ async def test_the_chat_endpoint_tells_a_refused_prompt_from_a_failure() -> None
             await endpoint.agenerate([Prompt("far too long")])
         with pytest.raises(GenerationError) as failed:
             await endpoint.agenerate([Prompt("Well?")])
+        await endpoint.aclose()
     assert not isinstance(failed.value, PromptRefusedError)
 
 
@@ -293,4 +295,5 @@ async def test_the_chat_endpoint_sends_only_so_many_requests_at_once() -> None:
     endpoint = ChatEndpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", "small", concurrency=3)
     async with server:
         assert await endpoint.agenerate([Prompt(f"Well, {i}?") for i in range(10)]) == ["Yes."] * 10
+        await endpoint.aclose()
     assert 1 <= most <= 3
