@@ -15,7 +15,9 @@ from situate.chunkers.markdown import MarkdownChunker
 from situate.chunkers.semantic import ClusterSemanticChunker, SemanticChunker
 from situate.chunkers.sentence_window import SentenceWindowChunker
 from situate.chunkers.situators.headings import HeadingSituator
+from situate.chunkers.situators.propositions import PropositionSituator
 from situate.chunkers.situators.questions import QuestionSituator
+from situate.chunkers.situators.rows import RowSituator
 from situate.chunkers.situators.sentence import LLMSituator
 from situate.chunkers.text import FixedTokenChunker, TextChunker
 from situate.configuration.options import Options, options
@@ -24,9 +26,11 @@ from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 from situate.embedders.pairs.t5 import DuoT5Model, MonoT5Model
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.expand.hyde import Hyde
+from situate.retrievers.expand.multihop import MultiHop
 from situate.retrievers.expand.rewriting import MultiQuery, StepBack
 from situate.retrievers.rerank.aggregate import ByDocument
 from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
+from situate.retrievers.rerank.diffusion import DiffusionReranker
 from situate.retrievers.rerank.duo import DuoReranker
 from situate.retrievers.rerank.late_interaction import LateInteractionReranker
 from situate.retrievers.rerank.llm import ListwiseReranker, PairwiseReranker, PointwiseReranker
@@ -48,14 +52,21 @@ CHUNKERS: Kinds = {
     "cluster_semantic": ClusterSemanticChunker,
     "fixed": FixedTokenChunker,
 }
-SITUATORS: Kinds = {"headings": HeadingSituator, "sentence": LLMSituator, "questions": QuestionSituator}
-EXPANDERS: Kinds = {"hyde": Hyde, "multi_query": MultiQuery, "step_back": StepBack}
+SITUATORS: Kinds = {
+    "headings": HeadingSituator,
+    "rows": RowSituator,
+    "sentence": LLMSituator,
+    "questions": QuestionSituator,
+    "propositions": PropositionSituator,
+}
+EXPANDERS: Kinds = {"hyde": Hyde, "multi_query": MultiQuery, "step_back": StepBack, "multi_hop": MultiHop}
 RERANKERS: Kinds = {
     "cross_encoder": (CrossEncoderReranker, "model", CrossEncoderModel),
     "monot5": (CrossEncoderReranker, "model", MonoT5Model),
     "duot5": (DuoReranker, "model", DuoT5Model),
     "late_interaction": LateInteractionReranker,
     "mmr": Mmr,
+    "diffusion": DiffusionReranker,
     "pointwise": PointwiseReranker,
     "pairwise": PairwiseReranker,
     "listwise": ListwiseReranker,

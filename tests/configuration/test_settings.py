@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from situate import Chunk, Document, Embedder, Index, PipelineConfig, Retriever
+from situate import Chunk, Document, Embedder, Index, PipelineConfig, Retriever, chunkers, retrievers
 from situate.chunkers import AutoChunker, HeadingSituator, LLMSituator
 from situate.configuration import Settings, from_config, load, schema
 from situate.configuration.components import CHUNKERS, EXPANDERS, RERANKERS, SITUATORS
 from situate.embedders import ChunkScheme, OpenAIGenerator, VLLMEncoder
 from situate.errors import InputError
 from situate.integrations import langchain, llama_index
+from situate.retrievers import rerank
 from situate.retrievers.config import LexicalScheme
 from situate.retrievers.expand.hyde import HydeSettings
 
@@ -206,8 +208,26 @@ def test_every_kind_can_be_made(key: str, kind: str) -> None:
         values = {"steps": {key: kind if key == "expander" else [kind]}}
     made = from_config({**values, "store": ":memory:", "language_model": model})
     parts = (made.expander, *made.rerankers, *made.index.situators, made.index.chunker)
-    known = {**CHUNKERS, **SITUATORS, **EXPANDERS, **RERANKERS}[kind]
+    known = _kinds()[kind]
     assert any(type(part) is (known[0] if isinstance(known, tuple) else known) for part in parts)
+
+
+def test_every_part_has_a_word_and_the_page_names_it() -> None:
+    kinds = _kinds()
+    named = {kind[0] if isinstance(kind, tuple) else kind for kind in kinds.values()}
+    # made of other parts, or of what no file can hold; a conversation is the chat's
+    others = {"OptionalReranker", "Stages", "PruningChunker", "SplitterChunker", "ConversationalQuery"}
+    for room, verb in ((chunkers, "split"), (chunkers, "situate"), (rerank, "rerank"), (retrievers, "expand")):
+        parts = [getattr(room, name) for name in room.__all__]
+        parts = [part for part in parts if inspect.isclass(part) and hasattr(part, verb)]
+        missing = {part.__name__ for part in parts if part not in named and not getattr(part, "_is_protocol", False)}
+        assert missing <= others
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert [kind for kind in kinds if f"`{kind}`" not in page] == []
+
+
+def _kinds() -> dict[str, Any]:
+    return {**CHUNKERS, **SITUATORS, **EXPANDERS, **RERANKERS}
 
 
 def test_a_served_model(monkeypatch: pytest.MonkeyPatch) -> None:
