@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,22 +48,63 @@ def in_child(work):
 """
 
 
-def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "SITUATE_CORES": "all", "PYTHONPATH": str(ROOT), **environment}
+#: Runs each program of which a line names the file in a fork of its own: all is imported, and nothing was computed.
+TEMPLATE = (
+    COMMON
+    + """
+from transformers import BertModel, PreTrainedTokenizerFast
+while line := sys.stdin.readline():
+    path = line.rstrip()
+    child = os.fork()
+    if not child:
+        signal.alarm(400)
+        for stream in (1, 2):
+            os.dup2(os.open(f"{path}.{stream}", os.O_WRONLY | os.O_CREAT), stream)
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+exec(compile(open(path).read(), path, "exec"))
+"""
+)
+Run = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a program behind `COMMON`, to its end as an ordinary process."""
+    folder = tmp_path_factory.mktemp("programs")
+    numbers = itertools.count()
+    variables = {**os.environ, "SITUATE_CORES": "all", "PYTHONPATH": str(ROOT)}
     variables.pop("OMP_NUM_THREADS", None)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", COMMON + textwrap.dedent(program)],
+    template = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", TEMPLATE],
         cwd=ROOT,
         env=variables,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=400,
     )
+    with template:
+        stdin, stdout = template.stdin, template.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def run_one(program: str) -> subprocess.CompletedProcess[str]:
+            path = folder / f"{next(numbers)}.py"
+            path.write_text(textwrap.dedent(program))
+            print(path, file=stdin, flush=True)
+            code = int(stdout.readline())
+            written = [path.with_name(f"{path.name}.{stream}").read_text() for stream in (1, 2)]
+            return subprocess.CompletedProcess(program, code, *written)
+
+        yield run_one
+        stdin.close()
 
 
 @forks
 @pytest.mark.parametrize("parent", ["sync", "bulk", "async"])
-def test_every_kind_of_call_works_in_a_child_forked_after_any(parent: str) -> None:
+def test_every_kind_of_call_works_in_a_child_forked_after_any(run: Run, parent: str) -> None:
     done = run(f"""
         wanted = {{name: rows(way()) for name, way in ways.items() if name == {parent!r}}}
         for name, way in ways.items():
@@ -74,7 +117,7 @@ def test_every_kind_of_call_works_in_a_child_forked_after_any(parent: str) -> No
 
 
 @forks
-def test_a_pool_of_forked_processes_shares_an_encoder_that_was_used() -> None:
+def test_a_pool_of_forked_processes_shares_an_encoder_that_was_used(run: Run) -> None:
     done = run("""
         import multiprocessing
         wanted = rows(bulk())
@@ -85,6 +128,7 @@ def test_a_pool_of_forked_processes_shares_an_encoder_that_was_used() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.full
 @forks
 def test_gunicorn_preloads_an_application_that_has_embedded(tmp_path: Path) -> None:
     pytest.importorskip("gunicorn")
@@ -124,7 +168,7 @@ def app(environ, start):
 
 
 @pytest.mark.parametrize("when", ["thread", "atexit", "atexit, registered first"])
-def test_bulk_embedding_works_after_the_main_thread_has_ended(when: str) -> None:
+def test_bulk_embedding_works_after_the_main_thread_has_ended(run: Run, when: str) -> None:
     late = """
         def late():
             if threading.current_thread() is not threading.main_thread():
@@ -152,7 +196,7 @@ def test_bulk_embedding_works_after_the_main_thread_has_ended(when: str) -> None
 
 
 @signals
-def test_embedding_in_a_signal_handler_that_interrupted_an_embedding_is_an_error_or_works() -> None:
+def test_embedding_in_a_signal_handler_that_interrupted_an_embedding_is_an_error_or_works(run: Run) -> None:
     done = run("""
         from situate.errors import ReentryError
         wanted, refused, worked = rows(sync()), 0, 0
