@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.types import DType, Role, checked_texts
-from situate.errors import InputError, TruncationWarning
+from situate.errors import InputError, ModelError, TruncationWarning
 from situate.threads import ThreadPool
 
 V = TypeVar("V")
@@ -105,6 +105,9 @@ class LibraryModel:
             resolved.check_safe(self.load_options)
             device = chosen_device(self._device)
             dtype = chosen_dtype(self._dtype, device)
+            if not hasattr(sentence_transformers, self._kind):
+                version = sentence_transformers.__version__
+                raise ModelError(f"sentence-transformers {version} has no {self._kind}: install 6.0 or newer")
             with loading("the model", resolved.path):
                 self._loaded_ = getattr(sentence_transformers, self._kind)(
                     str(resolved.path),

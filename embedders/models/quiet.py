@@ -59,7 +59,7 @@ def quietly() -> Iterator[None]:
 def _enter() -> None:
     with _lock:
         _hook.blocks += 1
-        transformers = sys.modules.get("transformers.utils.logging")
+        transformers = _hooked()
         if transformers is not None and transformers._tqdm_hook is not _hook:
             _hook.previous = transformers.set_tqdm_hook(_hook)
         for logger in _loggers():
@@ -71,12 +71,18 @@ def _leave() -> None:
         _hook.blocks -= 1
         if _hook.blocks:
             return
-        transformers = sys.modules.get("transformers.utils.logging")
+        transformers = _hooked()
         if transformers is not None and transformers._tqdm_hook is _hook:
             transformers.set_tqdm_hook(_hook.previous)
         _hook.previous = None
         for logger in _loggers():
             logger.removeFilter(_filter)
+
+
+def _hooked() -> Any:
+    """transformers' logging, if it is loaded and has a hook: transformers 4 shows its only bar for several files."""
+    transformers = sys.modules.get("transformers.utils.logging")
+    return transformers if hasattr(transformers, "set_tqdm_hook") else None
 
 
 def _loggers() -> list[logging.Logger]:

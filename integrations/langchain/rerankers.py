@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from langchain_core.callbacks import Callbacks
-from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, field_validator
@@ -26,6 +26,11 @@ from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.rerank.late_interaction import TokenSource
 from situate.retrievers.types import Hit, Reranker
 from situate.types import Chunk
+
+if TYPE_CHECKING or find_spec("langchain_core.cross_encoders"):
+    from langchain_core.cross_encoders import BaseCrossEncoder
+else:
+    BaseCrossEncoder = ABC  # langchain-core before 1.0 has none
 
 
 class SituateCrossEncoder(CrossEncoderOptions, PicklesAsConfig, BaseCrossEncoder):

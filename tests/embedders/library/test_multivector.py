@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentence_transformers
 
 from situate.embedders import MultiVectorEmbedder, SparseEmbedder
-from situate.errors import InputError, ModelNotFoundError, TruncationWarning, UnsafeModelError
+from situate.errors import InputError, ModelError, ModelNotFoundError, TruncationWarning, UnsafeModelError
 
 TEXTS = ["the cat sat on the mat .", "berlin !", "", "old river runs"]
 QUERIES = ["the cat", "berlin !", "", "river"]
@@ -25,6 +26,12 @@ def colbert(colbert_path: Path) -> Path:
 @pytest.fixture
 def splade(splade_path: Path) -> Path:
     return splade_path
+
+
+def test_a_library_that_is_too_old_is_named(splade, monkeypatch):
+    monkeypatch.delattr(sentence_transformers, "MultiVectorEncoder", raising=False)
+    with pytest.raises(ModelError, match=r"has no MultiVectorEncoder: install 6\.0 or newer"):
+        MultiVectorEmbedder(splade, device="cpu").embed_query_tokens(QUERIES)
 
 
 async def test_token_vectors_are_the_librarys(colbert):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
-from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.documents.compressor import BaseDocumentCompressor
 from pydantic import ValidationError
@@ -130,7 +130,10 @@ async def test_cross_encoder_scores_are_sentence_transformers(cross_encoder: str
     pairs = [(QUERY, text) for text in TEXTS]
     expected = CrossEncoder(cross_encoder, device="cpu").predict(pairs)
     ours = SituateCrossEncoder(model=cross_encoder, output="model", dtype="float32")
-    assert isinstance(ours, BaseCrossEncoder)
+    if find_spec("langchain_core.cross_encoders"):  # not before langchain-core 1.0
+        from langchain_core.cross_encoders import BaseCrossEncoder
+
+        assert isinstance(ours, BaseCrossEncoder)
     np.testing.assert_allclose(ours.score(pairs), expected, atol=1e-5)
     np.testing.assert_allclose(await ours.ascore(pairs), expected, atol=1e-5)
     assert ours.score([]) == []
