@@ -35,7 +35,7 @@ from situate.embedders.types import (
     checked_texts,
     pools_spans,
 )
-from situate.errors import SituateWarning, SpanError
+from situate.errors import ConventionError, SituateWarning, SpanError
 from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 from situate.vectors import check_finite, unit
@@ -184,6 +184,26 @@ class Embedder:
             InputError: There is no such adapter.
         """
         return self.from_settings(dataclasses.replace(self._settings, adapter=adapter, query_adapter=query_adapter))
+
+    def instructed(self, instruction: str) -> Embedder:
+        """The same embedder with another instruction for queries. Cheap: both share the model and its loaded parts.
+
+        Args:
+            instruction: The task, for models whose query instruction names one (E5-instruct, Qwen3, ...), or the name
+                of a prompt in the model's folder; for other models what stands before a query, as it is.
+
+        Raises:
+            ModelError: The model cannot be looked up.
+        """
+        apart = dataclasses.replace(self._settings, task=None, query_instruction=instruction)
+        if any(name == "task" for name, _ in self.family.document_options):
+            return self.from_settings(apart)  # whose tasks are adapters, for documents as well
+        tasked = self.from_settings(dataclasses.replace(apart, task=instruction, query_instruction=None))
+        try:
+            tasked.family  # noqa: B018 - looked up, which refuses a task that has no place
+        except ConventionError:
+            return self.from_settings(apart)
+        return tasked
 
     def agreeing_with(self, fingerprint: Mapping[str, Any]) -> Embedder:
         """This embedder, or with ``on_overflow="auto"`` one that treats long documents as that fingerprint's did.

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     )
     from situate.retrievers.types import (
         Hit as Hit,
+        InstructedReranker as InstructedReranker,
         IterativeExpander as IterativeExpander,
         QueryExpander as QueryExpander,
         QueryText as QueryText,
@@ -86,6 +87,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.retrievers.storage.connect": ("Location", "connect", "connect_async"),
         "situate.retrievers.types": (
             "Hit",
+            "InstructedReranker",
             "IterativeExpander",
             "QueryExpander",
             "QueryText",

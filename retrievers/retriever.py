@@ -6,9 +6,9 @@ import asyncio
 import copy
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
@@ -17,7 +17,7 @@ from situate.parameters import checked_parameters
 from situate.retrievers.highlight.highlighter import Highlighter
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
-from situate.retrievers.rerank.ranking import warm_up
+from situate.retrievers.rerank.ranking import told, warm_up
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.fusion import dbsf, minmax, rrf
 from situate.retrievers.search.query_vectors import question_of
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from situate.retrievers.index.index import Index
     from situate.retrievers.pipeline.steps import Trace
 
+T = TypeVar("T")
+Search: TypeAlias = Callable[..., SearchResult]
+AsyncSearch: TypeAlias = Callable[..., Awaitable[SearchResult]]
 TextFusion: TypeAlias = Literal["rrf", "minmax", "dbsf"]
 
 _FUSIONS: Mapping[str, Callable[..., list[Hit]]] = {"rrf": rrf, "minmax": minmax, "dbsf": dbsf}
@@ -64,6 +67,8 @@ class RetrieverSettings:
         highlight: Mark the spans of each hit that match the query best (``Hit.highlight``), by the token vectors of the
             index's embedder; see `situate.retrievers.highlight.Highlighter`.
         weights: Of further signals by name, in place of those in the index's configuration.
+        instruction: The task of every query, as in `Embedder.instructed`; passed on to rerankers that take one. None:
+            the embedder's own.
 
     Raises:
         InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
@@ -78,6 +83,7 @@ class RetrieverSettings:
     policies: Mapping[str, StepPolicy] | None = None
     highlight: bool = False
     weights: Mapping[str, float] | None = None
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -108,6 +114,7 @@ class Retriever(Openable):
         policies: The same for single steps, by name or kind.
         highlight: Mark the spans of each hit that match the query best.
         weights: Of further signals by name, in place of those in the index's configuration.
+        instruction: The task of every query, for the embedder and for rerankers that take one.
 
     Attributes:
         settings: These settings as one value.
@@ -131,9 +138,10 @@ class Retriever(Openable):
         policies: Mapping[str, StepPolicy] | None = None,
         highlight: bool = False,
         weights: Mapping[str, float] | None = None,
+        instruction: str | None = None,
     ) -> None:
         self.settings = RetrieverSettings(
-            k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight, weights
+            k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight, weights, instruction
         )
         self.index = index
         self.expander = expander
@@ -157,6 +165,12 @@ class Retriever(Openable):
         """The same retriever with another expander (of one conversation, say); causes that were logged stay logged."""
         again = copy.copy(self)
         again.expander = expander
+        return again
+
+    def with_instruction(self, instruction: str | None) -> Self:
+        """The same retriever for another task; causes that were logged stay logged."""
+        again = copy.copy(self)
+        again.settings = replace(self.settings, instruction=instruction)
         return again
 
     def open(self) -> Self:
@@ -190,7 +204,12 @@ class Retriever(Openable):
         self.index.close()
 
     def retrieve(
-        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+        self,
+        query: str,
+        k: int | None = None,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """The passages for a query, best first.
 
@@ -199,6 +218,7 @@ class Retriever(Openable):
             k: How many hits, at most; None for the retriever's own number.
             filter: As in `Index.search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made. Nothing is expanded then.
+            instruction: The task of this query, in place of the retriever's.
 
         Raises:
             InputError: ``k`` is less than 1, or the filter cannot be read.
@@ -207,21 +227,21 @@ class Retriever(Openable):
         k = self._checked(k)
         if not query.strip():
             return SearchResult(query, ())
+        instruction = self.settings.instruction if instruction is None else instruction
         trace = self._runner.trace()
         texts = [QueryText(query)]
+        search = self._given(self.index.search_texts, query, filter, instruction)
         if (expander := self.expander) is not None and dense is None:
             texts = trace.run(expander.name, lambda: expander.expand(query), texts)
             if isinstance(expander, IterativeExpander):
-                texts = self._hops(expander, query, texts, filter, trace)
+                texts = self._hops(expander, query, texts, search, trace)
         expanded = len(trace.steps)
-        search = partial(
-            self.index.search_texts, query, k=self._depth(k), filter=filter, dense=dense, weights=self.settings.weights
-        )
+        search = partial(search, k=self._depth(k), dense=dense)
         several = self._searches(texts, dense)
         found = self._fused(query, several, [search(group) for group in several], k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            work = partial(reranker.rerank, question_of(query, texts), hits)
+            work = partial(told(reranker, instruction).rerank, question_of(query, texts), hits)
             hits = trace.run(f"rerank:{reranker.name}", work, hits)
         hits = self._cut(hits, k, trace, expanded)
         if (marker := self._highlighter) is not None and hits:
@@ -229,7 +249,12 @@ class Retriever(Openable):
         return self._result(query, hits, found, trace, expanded)
 
     async def aretrieve(
-        self, query: str, k: int | None = None, filter: FilterLike | None = None, dense: Vectors | None = None
+        self,
+        query: str,
+        k: int | None = None,
+        filter: FilterLike | None = None,
+        dense: Vectors | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """`retrieve` without blocking the event loop; cancelling it cancels the step that is running.
 
@@ -239,32 +264,38 @@ class Retriever(Openable):
         if not query.strip():
             return SearchResult(query, ())
         await _START_LIMIT.begin()
+        instruction = self.settings.instruction if instruction is None else instruction
         trace = self._runner.trace()
         texts = [QueryText(query)]
+        search = self._given(self.index.asearch_texts, query, filter, instruction)
         if (expander := self.expander) is not None and dense is None:
             texts = await trace.arun(expander.name, lambda: expander.aexpand(query), texts)
             if isinstance(expander, IterativeExpander):
-                texts = await self._ahops(expander, query, texts, filter, trace)
+                texts = await self._ahops(expander, query, texts, search, trace)
         expanded = len(trace.steps)
-        search = partial(
-            self.index.asearch_texts, query, k=self._depth(k), filter=filter, dense=dense, weights=self.settings.weights
-        )
+        search = partial(search, k=self._depth(k), dense=dense)
         several = self._searches(texts, dense)
         found = self._fused(query, several, await _all(search, several), k)
         hits = list(found.hits)
         for reranker in self.rerankers if hits else ():
-            work = partial(reranker.arerank, question_of(query, texts), hits)
+            work = partial(told(reranker, instruction).arerank, question_of(query, texts), hits)
             hits = await trace.arun(f"rerank:{reranker.name}", work, hits)
         hits = self._cut(hits, k, trace, expanded)
         if (marker := self._highlighter) is not None and hits:
             hits = await trace.arun(marker.name, partial(marker.ahighlight, question_of(query, texts), hits), hits)
         return self._result(query, hits, found, trace, expanded)
 
+    def _given(
+        self, search: Callable[..., T], query: str, filter: FilterLike | None, instruction: str | None
+    ) -> Callable[..., T]:
+        """A search with all that every search of a call has in common."""
+        return partial(search, query, filter=filter, weights=self.settings.weights, instruction=instruction)
+
     def _hops(
-        self, expander: IterativeExpander, query: str, texts: list[QueryText], filter: FilterLike | None, trace: Trace
+        self, expander: IterativeExpander, query: str, texts: list[QueryText], search: Search, trace: Trace
     ) -> list[QueryText]:
         """The texts after further hops; one that fails, as the first may have, is the last."""
-        search = partial(self.index.search_texts, query, k=expander.passages, filter=filter)
+        search = partial(search, k=expander.passages)
         new = texts
         for hop in range(2, expander.hops + 1):
             if trace.steps[-1].error is not None or not new:
@@ -276,9 +307,9 @@ class Retriever(Openable):
         return texts
 
     async def _ahops(
-        self, expander: IterativeExpander, query: str, texts: list[QueryText], filter: FilterLike | None, trace: Trace
+        self, expander: IterativeExpander, query: str, texts: list[QueryText], search: AsyncSearch, trace: Trace
     ) -> list[QueryText]:
-        search = partial(self.index.asearch_texts, query, k=expander.passages, filter=filter)
+        search = partial(search, k=expander.passages)
         new = texts
         for hop in range(2, expander.hops + 1):
             if trace.steps[-1].error is not None or not new:

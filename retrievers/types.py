@@ -195,6 +195,15 @@ class Reranker(Protocol):
         ...
 
 
+@runtime_checkable
+class InstructedReranker(Reranker, Protocol):
+    """A reranker that takes a task."""
+
+    def instructed(self, instruction: str) -> Reranker:
+        """The same reranker for a query with this task; it shares the model."""
+        ...
+
+
 def check_k(k: int, name: str = "k") -> None:
     """Refuses what is no number of hits.
 

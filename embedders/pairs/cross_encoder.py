@@ -6,9 +6,10 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -171,8 +172,20 @@ class CrossEncoderModel:
     def __repr__(self) -> str:
         return f"CrossEncoderModel({self.model!r}, output={self.output!r}, aggregation={self.aggregation!r})"
 
-    def score(self, pairs: Sequence[Pair]) -> PairScores:
+    def instructed(self, instruction: str) -> PairScorer:
+        """The same model with another task, for decoders that take one; the scores of others do not change.
+
+        Args:
+            instruction: The task.
+        """
+        return _Instructed(self, instruction)
+
+    def score(self, pairs: Sequence[Pair], *, instruction: str | None = None) -> PairScores:
         """One score per (query, passage), in order.
+
+        Args:
+            pairs: Queries and passages.
+            instruction: The task of these pairs, in place of the model's; for decoders that take one.
 
         Raises:
             ModelNotFoundError: There is no such model.
@@ -182,7 +195,7 @@ class CrossEncoderModel:
         if not pairs:
             return _NOTHING
         loaded = self._loaded()
-        written = loaded.writer.write(pairs)
+        written = loaded.writer_for(instruction).write(pairs)
         request = loaded.request(written)
         result = loaded.scheduler.run_now(request)
         if result is None:
@@ -191,14 +204,14 @@ class CrossEncoderModel:
             result = future.result()
         return self._scores(loaded, written, result, len(pairs))
 
-    async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
+    async def ascore(self, pairs: Sequence[Pair], *, instruction: str | None = None) -> PairScores:
         """`score` without blocking the event loop; cancelling it withdraws the batches that have not run."""
         if not pairs:
             return _NOTHING
 
         def prepared() -> tuple[_Loaded, WrittenPairs, Future[PoolingResult]]:
             loaded = self._loaded()
-            written = loaded.writer.write(pairs)
+            written = loaded.writer_for(instruction).write(pairs)
             future = loaded.scheduler.submit(loaded.request(written), "query")
             assert future is not None
             return loaded, written, future
@@ -288,12 +301,15 @@ class CrossEncoderModel:
                     f"model {self.model!r} is a decoder of the type {folder.model_type!r}, whose prompt for "
                     "a pair is not known: pass template=DecoderTemplate(...), from its model card"
                 )
-        writer = PairWriter(
+        write = partial(
+            PairWriter,
             TextTokenizer.load(folder.path, self.load_options),
             max_tokens=max_tokens,
             overlap=self.overlap,
             max_windows=1 if self.aggregation == "first" else self.max_windows,
             template=template,
+        )
+        writer = write(
             instruction=_default_prompt(encoder) if self.instruction is None else self.instruction,
         )
         answers = None
@@ -315,20 +331,44 @@ class CrossEncoderModel:
         weakref.finalize(self, scheduler.close, drain=False).atexit = False
         # of two classes predict returns both logits; the log odds' sigmoid is the second's probability
         sigmoid = isinstance(encoder.activation_fn, torch.nn.Sigmoid)
-        return _Loaded(writer, engine, scheduler, sigmoid)
+        takes_task = template is not None and "{instruction}" in template.body
+        return _Loaded(writer, write if takes_task else None, engine, scheduler, sigmoid)
 
 
 @dataclass(frozen=True)
 class _Loaded:
     writer: PairWriter
+    write: Callable[..., PairWriter] | None
     engine: PairEngine
     scheduler: Scheduler
     sigmoid: bool
+
+    def writer_for(self, instruction: str | None) -> PairWriter:
+        """The writer of pairs with a task of their own, where the model takes one."""
+        return self.writer if instruction is None or self.write is None else self.write(instruction=instruction)
 
     def request(self, written: WrittenPairs) -> PoolingRequest:
         from situate.embedders.pairs.engine import pair_request
 
         return pair_request(written.sequences, written.second)
+
+
+@dataclass(frozen=True)
+class _Instructed:
+    """A cross-encoder with a task of its own."""
+
+    model: CrossEncoderModel
+    instruction: str
+
+    @property
+    def output(self) -> Output:
+        return self.model.output
+
+    def score(self, pairs: Sequence[Pair]) -> PairScores:
+        return self.model.score(pairs, instruction=self.instruction)
+
+    async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
+        return await self.model.ascore(pairs, instruction=self.instruction)
 
 
 _NOTHING = PairScores(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64), 0, 0)

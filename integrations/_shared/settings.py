@@ -362,6 +362,7 @@ class RetrieverOptions(Configured):
         policy: Timeouts and retries of the optional steps, in place of ``on_error``.
         policies: The same for single steps, by name ("hyde") or kind ("rerank").
         highlight: Mark the spans of each passage that match the query best.
+        instruction: The task of every query, for the model and for rerankers that take one; None: the model's own.
         weights: Of further signals by name, in place of those in the index's configuration.
     """
 
@@ -382,6 +383,7 @@ class RetrieverOptions(Configured):
     policy: SkipValidation[StepPolicy | None] = None
     policies: SkipValidation[Mapping[str, StepPolicy] | None] = None
     highlight: bool = False
+    instruction: str | None = None
     weights: dict[str, float] | None = None
 
     def _retriever_settings(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def _records(steps: Sequence[Step]) -> list[dict[str, Any]]:
 class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetriever):
     """The shared part of `SituateRetriever` and `SituateDocumentIndex`: expand, embed, search, rerank, cut off.
 
-    The settings of the search are those of `RetrieverOptions`.
+    The settings of the search are those of `RetrieverOptions`. ``invoke`` takes ``k``, ``filter`` and ``instruction``
+    for one query.
 
     Attributes:
         filter: ``{"key": value}`` over the metadata, or a `qdrant_client.models.Filter`.
@@ -94,8 +95,9 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
         run_manager: CallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: Any = None,
+        instruction: str | None = None,
     ) -> list[LangChainDocument]:
-        result = self._pipeline.retrieve(query, k, self.filter if filter is None else filter)
+        result = self._pipeline.retrieve(query, k, self.filter if filter is None else filter, instruction=instruction)
         report_steps(result.steps, run_manager)
         return self._documents(result)
 
@@ -111,8 +113,11 @@ class IndexRetriever(OpensIndex, RetrieverOptions, PicklesAsConfig, BaseRetrieve
         run_manager: AsyncCallbackManagerForRetrieverRun,
         k: int | None = None,
         filter: Any = None,
+        instruction: str | None = None,
     ) -> list[LangChainDocument]:
-        result = await self._pipeline.aretrieve(query, k, self.filter if filter is None else filter)
+        result = await self._pipeline.aretrieve(
+            query, k, self.filter if filter is None else filter, instruction=instruction
+        )
         await areport_steps(result.steps, run_manager)
         return self._documents(result)
 

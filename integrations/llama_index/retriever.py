@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -127,6 +128,12 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         copied = type(self).__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
+
+    def with_instruction(self, instruction: str | None) -> Self:
+        """The same retriever for queries with another task; it shares index and model."""
+        again = copy.copy(self)
+        again.retriever = self.retriever.with_instruction(instruction)
+        return again
 
     @property
     def index(self) -> Index:

@@ -445,6 +445,7 @@ class Index(Openable):
         k: int = 10,
         filter: FilterLike | None = None,
         weights: Mapping[str, float] | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """The best ``k`` chunks for a query.
 
@@ -453,11 +454,13 @@ class Index(Openable):
             k: How many hits, at most.
             filter: ``{"key": value}`` over the documents' metadata, or a `qdrant_client.models.Filter`.
             weights: Of further signals by name, for this search.
+            instruction: The task that the query is embedded for, as in `Embedder.instructed`; None for the embedder's
+                own.
 
         Raises:
             InputError: ``k`` is less than 1, the filter cannot be read, or there is no signal of a name.
         """
-        return self.search_texts(query, [QueryText(query)], k, filter, weights=weights)
+        return self.search_texts(query, [QueryText(query)], k, filter, weights=weights, instruction=instruction)
 
     async def asearch(
         self,
@@ -465,9 +468,10 @@ class Index(Openable):
         k: int = 10,
         filter: FilterLike | None = None,
         weights: Mapping[str, float] | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """`search` without blocking the event loop."""
-        return await self.asearch_texts(query, [QueryText(query)], k, filter, weights=weights)
+        return await self.asearch_texts(query, [QueryText(query)], k, filter, weights=weights, instruction=instruction)
 
     def search_texts(
         self,
@@ -477,6 +481,7 @@ class Index(Openable):
         filter: FilterLike | None = None,
         dense: Vectors | None = None,
         weights: Mapping[str, float] | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """`search` with several texts (HyDE, multi-query), each in its role; see `QueryEncoder`.
 
@@ -487,6 +492,7 @@ class Index(Openable):
             filter: As in `search`.
             dense: float32 ``[dimension]``: a dense vector that the caller made, in place of the texts' mean.
             weights: As in `search`.
+            instruction: As in `search`.
         """
         check_k(k)
         if not query.strip():
@@ -494,7 +500,7 @@ class Index(Openable):
         self._collection()  # may refuse the encoder, or set its sample of the corpus
         started = time.perf_counter()
         config = self._weighed(weights)
-        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense, config.searched))
+        vectors = self._query_encoder.encode(WrittenQuery(query, texts, dense, config.searched, instruction))
         return self._found(query, k, filter, config, vectors, Step("embed", time.perf_counter() - started))
 
     async def asearch_texts(
@@ -505,6 +511,7 @@ class Index(Openable):
         filter: FilterLike | None = None,
         dense: Vectors | None = None,
         weights: Mapping[str, float] | None = None,
+        instruction: str | None = None,
     ) -> SearchResult:
         """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
         check_k(k)
@@ -512,7 +519,7 @@ class Index(Openable):
             return SearchResult(query, ())
         batcher = await self._query_batcher()
         config = self._weighed(weights)
-        written = WrittenQuery(query, texts, dense, config.searched)
+        written = WrittenQuery(query, texts, dense, config.searched, instruction)
         return await batcher.search(written, partial(self._found, query, k, filter, config))
 
     def search_vectors(

@@ -6,6 +6,7 @@ Nogueira and Cho 2019, "Passage Re-ranking with BERT". Sentence by sentence: Akk
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -65,6 +66,14 @@ class CrossEncoderReranker(ModelReranker):
         self.sentences = sentences
         self.name = name
         self._limit = model_limit(self.scorer, AT_ONCE)
+
+    def instructed(self, instruction: str) -> CrossEncoderReranker:
+        """The same reranker for a query with this task, where its model takes one (Qwen3-Reranker, say)."""
+        if not isinstance(self.scorer, CrossEncoderModel):
+            return self
+        again = copy.copy(self)
+        again.scorer = self.scorer.instructed(instruction)
+        return again
 
     def rerank(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         """New hits, best first. An empty query orders nothing.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from situate.errors import InputError
 from situate.retrievers.search.fusion import stretched
-from situate.retrievers.types import Hit, Reranker
+from situate.retrievers.types import Hit, InstructedReranker, Reranker
 from situate.types import Chunk
 from situate.vectors import check_finite
 
@@ -120,6 +120,13 @@ def warm_up(reranker: Reranker) -> None:
     load = getattr(reranker, "warm_up", None)
     if load is not None:
         load()
+
+
+def told(reranker: Reranker, instruction: str | None) -> Reranker:
+    """The reranker for a query's instruction, where there is one and it takes one; else itself."""
+    if instruction is None or not isinstance(reranker, InstructedReranker):
+        return reranker
+    return reranker.instructed(instruction)
 
 
 def distinct(hits: Sequence[Hit]) -> list[Hit]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.pipeline.steps import note
-from situate.retrievers.rerank.ranking import warm_up
+from situate.retrievers.rerank.ranking import told, warm_up
 from situate.retrievers.types import Hit, Reranker
 
 
@@ -64,6 +64,11 @@ class Stages:
             found = stage.reranker.rerank(query, found[: stage.depth])[: stage.keep]
             note(**{f"after_{stage.reranker.name}": len(found)})
         return found
+
+    def instructed(self, instruction: str) -> Stages:
+        """The same stages, those that take a task with this one."""
+        stages = (replace(stage, reranker=told(stage.reranker, instruction)) for stage in self.stages)
+        return Stages(*stages, name=self.name)
 
     def warm_up(self) -> None:
         """Load the models of all stages."""

@@ -58,6 +58,7 @@ class WrittenQuery:
         texts: The texts to search with.
         dense: float32 ``[dimension]``, in place of the texts' mean.
         signals: What it is compared with; None for what the encoder's queries are.
+        instruction: The task that its texts are embedded for; None for the embedder's own.
 
     Raises:
         InputError: A role is unknown, or no text with a vector has a weight.
@@ -67,6 +68,7 @@ class WrittenQuery:
     texts: Sequence[QueryText]
     dense: Vectors | None = None
     signals: Sequence[Signal] | None = None
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         check_texts(self.texts)
@@ -79,6 +81,10 @@ class WrittenQuery:
     def of_role(self, role: Literal["query", "document"]) -> list[str]:
         """The texts that are embedded in a role."""
         return [] if self.dense is not None else [text.text for text in self.texts if text.role == role]
+
+
+#: Instructions whose embedders are kept.
+_INSTRUCTIONS = 64
 
 
 class QueryEncoder:
@@ -99,6 +105,7 @@ class QueryEncoder:
     def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
         self.languages: Mapping[str, int] = {}
+        self._instructed: dict[str, Embedder] = {}
         self.signals = tuple(signals)
         self.lexical: LexicalEncoder | None = next((s.encoder for s in signals if type(s) is ChunkTerms), None)
 
@@ -117,8 +124,27 @@ class QueryEncoder:
         return self.encode_many([written])[0]
 
     def encode_many(self, several: Sequence[WrittenQuery]) -> list[QueryVectors]:
-        """The vectors of queries, made together."""
-        embedder = self.embedder
+        """The vectors of queries, made together; those of one instruction in one batch."""
+        groups: dict[str | None, list[int]] = {}
+        for place, written in enumerate(several):
+            groups.setdefault(written.instruction, []).append(place)
+        found: dict[int, QueryVectors] = {}
+        for instruction, places in groups.items():
+            found |= zip(places, self._encode(self._told(instruction), [several[i] for i in places]), strict=True)
+        return [found[place] for place in range(len(several))]
+
+    def _told(self, instruction: str | None) -> Embedder:
+        """The embedder with an instruction; the last few are kept, because each looks up its conventions once."""
+        if instruction is None:
+            return self.embedder
+        made = self._instructed.get(instruction)
+        if made is None:
+            if len(self._instructed) >= _INSTRUCTIONS:
+                self._instructed = {}
+            made = self._instructed[instruction] = self.embedder.instructed(instruction)
+        return made
+
+    def _encode(self, embedder: Embedder, several: Sequence[WrittenQuery]) -> list[QueryVectors]:
         queries = [text for w in several for text in w.of_role("query")]
         documents = [text for w in several for text in w.of_role("document")]
         rows: dict[str, Vectors | tuple[()]] = {}
@@ -136,6 +162,8 @@ class QueryEncoder:
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
         embedder = self.embedder
+        if written.instruction is not None:
+            embedder = await asyncio.to_thread(self._told, written.instruction)
         signals = self.compared([written])
         with_tokens = any(signal.needs_tokens for signal in signals)
         tokens = await embedder.aembed_query_tokens([written.question]) if with_tokens else None

@@ -561,3 +561,18 @@ def test_a_window_without_room_is_refused(bert):
 
 def test_is_a_scorer(bert):
     assert isinstance(CrossEncoderModel(bert), PairScorer)
+
+
+async def test_a_task_of_some_pairs_is_that_of_a_model_of_its_own(qwen, bert):
+    model = CrossEncoderModel(qwen, dtype="float32", device="cpu")
+    own = CrossEncoderModel(qwen, dtype="float32", device="cpu", instruction="find policies").score(PAIRS).scores
+    plain = model.score(PAIRS).scores
+    told = model.instructed("find policies")
+    assert isinstance(told, PairScorer)
+    np.testing.assert_allclose(told.score(PAIRS).scores, own, atol=1e-5)
+    np.testing.assert_allclose((await told.ascore(PAIRS)).scores, own, atol=1e-5)
+    assert np.abs(own - plain).max() > 1e-3
+    np.testing.assert_array_equal(model.score(PAIRS).scores, plain)
+    assert told.output == model.output
+    other = CrossEncoderModel(bert, dtype="float32", device="cpu")  # which takes no task
+    np.testing.assert_array_equal(other.instructed("find policies").score(PAIRS).scores, other.score(PAIRS).scores)
