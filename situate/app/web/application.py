@@ -12,33 +12,18 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from situate.app.web.access import DeniedError, ForeignPageError, RateError
+from situate.app.web.access import DeniedError, RateError
 from situate.app.web.guards import Guards
+from situate.app.web.problems import status_of, told
 from situate.app.web.routes import router
 from situate.app.web.services import Services
 from situate.app.web.settings import WebSettings
-from situate.app.web.store.ingest import BusyError
-from situate.app.web.store.library import NotFoundError
-from situate.app.web.store.uploads import NoSpaceError, TooLargeError
-from situate.errors import InputError, MissingExtraError, SituateError, StorageError
+from situate.app.web.store.turns import BusyError
+from situate.errors import SituateError
 from situate.retrievers.retriever import Retriever
 from situate.types import TextGenerator
 
 STATIC = Path(__file__).parent / "static"
-
-#: The status of an error: the first class that it belongs to.
-_STATUS: tuple[tuple[type[SituateError], int], ...] = (
-    (DeniedError, 401),
-    (ForeignPageError, 403),
-    (NotFoundError, 404),
-    (TooLargeError, 413),
-    (RateError, 429),
-    (InputError, 400),
-    (MissingExtraError, 501),
-    (NoSpaceError, 507),
-    (BusyError, 503),
-    (StorageError, 503),
-)
 
 
 def create_app(retriever: Retriever, generator: TextGenerator | None = None, *, settings: WebSettings) -> FastAPI:
@@ -82,13 +67,12 @@ async def _page() -> FileResponse:
 
 
 async def _told(_: Request, error: Exception) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     headers = {}
     if isinstance(error, DeniedError):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, RateError | BusyError):
         headers["Retry-After"] = str(int(getattr(error, "wait", 5)) + 1)
-    return JSONResponse({"error": str(error)}, status, headers)
+    return JSONResponse({"error": told(error)}, status_of(error), headers)
 
 
 async def _malformed(_: Request, error: Exception) -> Response:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from situate.errors import SituateError
-from situate.outside import safe_message
-
-_log = logging.getLogger("situate.web")
+from situate.app.web.problems import told
 
 #: Seconds of silence after which a comment is sent, so that proxies do not close the connection.
 KEEP_ALIVE = 15.0
@@ -66,11 +62,8 @@ async def _make(
                 await made.put(encoded(name, data))
     except TimeoutError:
         last.insert(0, encoded("error", {"error": f"the answer took more than {seconds:g} seconds"}))
-    except SituateError as error:
-        last.insert(0, encoded("error", {"error": str(error)}))
     except Exception as error:  # noqa: BLE001 - the status was sent long ago: the stream alone can tell
-        _log.error("stream", extra={"error": safe_message(error)})
-        last.insert(0, encoded("error", {"error": "the server failed"}))
+        last.insert(0, encoded("error", {"error": told(error)}))
     # Where a reader has stopped reading, nothing waits for it: what it opened is closed by now.
     with suppress(asyncio.QueueFull):
         for line in last:

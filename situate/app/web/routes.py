@@ -17,7 +17,6 @@ from situate.app.web.answers.page_image import page_image
 from situate.app.web.events import EventResponse
 from situate.app.web.services import Services
 from situate.app.web.settings import Place
-from situate.app.web.store.ingest import BusyError
 from situate.app.web.store.library import NotFoundError
 from situate.app.web.store.uploads import TooLargeError, accepted, clean_name, receive
 from situate.errors import InputError
@@ -43,6 +42,7 @@ def caller(request: Request) -> Caller:
     services: Services = request.app.state.services
     services.access.check_origin(request)
     request.state.tenant = services.access.tenant(request)
+    services.requests.take(request.state.tenant)
     return Caller(request.state.tenant, services)
 
 
@@ -217,14 +217,14 @@ async def ask(collection: str, asked: Question, by: By) -> EventResponse:
     services.questions.take(by.tenant)
     services.answering.check(asked.question)
     await asyncio.to_thread(services.library.retriever, place)
-    if services.answers.locked():
-        raise BusyError("as many answers are being written as may be: try again in a moment")
+    services.answers.check(by.tenant)
 
     async def events() -> AsyncGenerator[tuple[str, Any]]:
         answer = services.answering.answer(place, asked.question, asked.conversation)
-        async with services.answers, aclosing(answer) as made:
-            async for event in made:
-                yield event.name, event.data
+        with services.answers.taken(by.tenant):
+            async with aclosing(answer) as made:
+                async for event in made:
+                    yield event.name, event.data
 
     return EventResponse(events(), services.settings.limits.answer_seconds)
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from situate.app.web.access import Access, Rate
 from situate.app.web.answers.answering import Answering
-from situate.app.web.settings import Place, WebSettings
+from situate.app.web.problems import told
+from situate.app.web.settings import WebSettings
 from situate.app.web.store.conversations import Conversations
 from situate.app.web.store.ingest import Ingest
 from situate.app.web.store.library import Library
+from situate.app.web.store.turns import Slots
 from situate.errors import SituateError
-from situate.outside import safe_message
 from situate.retrievers.retriever import Retriever
 from situate.types import TextGenerator
-
-_log = logging.getLogger("situate.web")
-
-#: For everyone who asks; the log has paths and addresses, too.
-_BROKEN = "the store or a model cannot be used: the log tells why"
 
 
 class Services:
@@ -43,7 +38,8 @@ class Services:
         self.uploads = Rate(settings.limits.uploads_per_minute, "files")
         self.pages = Rate(settings.limits.pages_per_minute, "pages")
         self.drawing = asyncio.Semaphore(2)
-        self.answers = asyncio.Semaphore(settings.limits.answers)
+        self.requests = Rate(settings.limits.requests_per_minute, "requests")
+        self.answers = Slots(settings.limits.answers, settings.limits.answers_per_tenant, "answers")
         self._warming: asyncio.Task[None] | None = None
         self._why_not_ready = "the models are being loaded"
 
@@ -71,11 +67,9 @@ class Services:
         """Why questions cannot be answered now; "" where they can."""
         if not self._why_not_ready:
             try:
-                index = self.library.index(Place(self.settings.tenants[0]))
-                await asyncio.to_thread(index.client.collection_exists, index.collection)
+                await asyncio.to_thread(self.library.check)
             except SituateError as error:
-                _log.error("not ready", extra={"error": safe_message(error)})
-                return _BROKEN
+                return told(error)
         return self._why_not_ready
 
     async def _warm_up(self) -> None:
@@ -83,5 +77,4 @@ class Services:
             await self.library.awarm_up()
             self._why_not_ready = ""
         except SituateError as error:
-            self._why_not_ready = _BROKEN
-            _log.error("not ready", extra={"error": safe_message(error)})
+            self._why_not_ready = told(error)

@@ -29,13 +29,15 @@ class WebLimits:
         file_bytes: Bytes of one file.
         documents: Documents of one collection.
         collections: Collections of one tenant.
-        waiting: Files of all tenants that wait to be read.
+        waiting: Files of one tenant that wait to be read.
         question_characters: Characters of a question.
         json_bytes: Bytes of a request that is no file.
         questions_per_minute: Questions of one tenant.
         uploads_per_minute: Files of one tenant.
         pages_per_minute: Pages of PDFs that are drawn for one tenant.
+        requests_per_minute: Requests of one tenant, of all kinds.
         answers: Answers that are written at once, for all tenants.
+        answers_per_tenant: The same for one tenant.
         answer_seconds: Seconds for one answer.
         idle_seconds: Seconds that the body of a request may pause.
         model_seconds: Seconds that the language model may pause before and within an answer.
@@ -53,7 +55,9 @@ class WebLimits:
     questions_per_minute: int = 120
     uploads_per_minute: int = 240
     pages_per_minute: int = 120
+    requests_per_minute: int = 3_000
     answers: int = 100
+    answers_per_tenant: int = 50
     answer_seconds: float = 300.0
     idle_seconds: float = 30.0
     model_seconds: float = 60.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
@@ -18,8 +19,10 @@ import pytest
 from situate.app.web import WebLimits, WebSettings, serve
 from situate.app.web.access import Rate, RateError
 from situate.app.web.answers.answering import NOTHING
+from situate.app.web.problems import BROKEN
 from situate.app.web.server import JsonLines
 from situate.app.web.store.library import Library
+from situate.app.web.store.turns import BusyError, Slots, TurnQueue
 from situate.app.web.store.uploads import clean_name
 from situate.embedders import Embedder
 from situate.errors import InputError, StoreLockedError
@@ -258,6 +261,29 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path, embedder:
         other.stdin.close()
 
 
+async def test_tenants_take_turns() -> None:
+    queue: TurnQueue[str] = TurnQueue(3)
+    for item in ("a1", "a2", "a3"):
+        queue.put("acme", item)
+    queue.put("globex", "g1")
+    with pytest.raises(BusyError, match="3 files wait"):
+        queue.check("acme")
+    queue.check("globex")
+    assert [await queue.get() for _ in range(4)] == ["a1", "g1", "a2", "a3"]
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    queue.put("acme", "a4")
+    assert await waiting == "a4"
+    slots = Slots(3, 2, "answers")
+    with slots.taken("acme"), slots.taken("acme"):
+        with pytest.raises(BusyError, match="as many answers"):
+            slots.check("acme")
+        with slots.taken("globex"), pytest.raises(BusyError):
+            slots.check("initech")
+    slots.check("acme")
+
+
 def test_a_folder_is_served_once(start: Start, tmp_path: Path) -> None:
     """Two servers that store on the same Qdrant server would read the same waiting files."""
     start()
@@ -304,10 +330,9 @@ def test_readiness_tells_what_is_wrong(start: Start, caplog: pytest.LogCaptureFi
         running.app.state.services.library._template.index.close()
         broken = client.get("/readyz")
         assert broken.status_code == 503
-        assert broken.json()["why"] == "the store or a model cannot be used: the log tells why"
+        assert broken.json()["why"] == BROKEN
         assert any("is closed" in getattr(record, "error", "") for record in caplog.records)
-        failed = client.post("/api/collections/documents/ask", json={"question": "Why?"})
-        assert "closed" in failed.text
+        assert ask(client, "Why?") == [("error", {"error": BROKEN})], "callers are told no folders and addresses"
 
 
 def test_an_error_of_the_application_is_answered_without_its_words(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
@@ -14,21 +13,18 @@ from pathlib import Path
 from situate.app.web.settings import Place
 from situate.app.web.store.library import Library
 from situate.app.web.store.records import PASSING, Record
+from situate.app.web.store.turns import TurnQueue
 from situate.chunkers.readers.files import read_documents
-from situate.errors import InputError, SituateError
-from situate.outside import safe_message
+from situate.errors import InputError, MissingExtraError
+from situate.outside import safe_message, safe_text
 from situate.retrievers.pipeline.tracing import otel_span
 from situate.types import Document
 
 _log = logging.getLogger("situate.web")
 
 
-class BusyError(SituateError):
-    """More is waiting than the application takes on."""
-
-
 class Ingest:
-    """Reads and indexes files, one after the other, in the order of their upload.
+    """Reads and indexes files, one after the other; tenants take turns.
 
     What waits is on the list of documents: files that were not read when the application stopped are read at the next
     start.
@@ -40,14 +36,14 @@ class Ingest:
     def __init__(self, library: Library) -> None:
         self.library = library
         self._records = library.records
-        self._waiting: asyncio.Queue[tuple[Place, Record]] = asyncio.Queue()
-        self._followers: dict[Place, set[asyncio.Queue[Record | None]]] = defaultdict(set)
+        self._waiting: TurnQueue[tuple[Place, Record]] = TurnQueue(library.settings.limits.waiting)
+        self._followers: dict[Place, set[asyncio.Queue[Record | None]]] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin, with what was left by the run before."""
         for place, record in await asyncio.to_thread(self._records.unfinished):
-            self._waiting.put_nowait((place, record))
+            self._waiting.put(place.tenant, (place, record))
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -64,18 +60,18 @@ class Ingest:
         """Put a file in the queue.
 
         Raises:
-            BusyError: The queue is full.
+            BusyError: As many files of the tenant wait as may.
         """
-        if self._waiting.qsize() >= self.library.settings.limits.waiting:
-            raise BusyError(f"{self._waiting.qsize()} files wait to be read: try again in a while")
+        self._waiting.check(place.tenant)
         record = await asyncio.to_thread(self._records.put, place, record)
-        self._waiting.put_nowait((place, record))
+        self._waiting.put(place.tenant, (place, record))
         return record
 
     async def follow(self, place: Place) -> AsyncGenerator[Record]:
         """The documents that wait or are read, each time that their state changes, until none is left."""
         changed: asyncio.Queue[Record | None] = asyncio.Queue()
-        self._followers[place].add(changed)
+        followers = self._followers.setdefault(place, set())
+        followers.add(changed)
         try:
             open_ids: set[str] = set()
             for record in await asyncio.to_thread(self._records.documents, place):
@@ -86,7 +82,9 @@ class Ingest:
                 (open_ids.add if change.state in PASSING else open_ids.discard)(change.id)
                 yield change
         finally:
-            self._followers[place].discard(changed)
+            followers.discard(changed)
+            if not followers and self._followers.get(place) is followers:
+                del self._followers[place]
 
     def deleted(self, place: Place, document_id: str) -> None:
         """Tell followers that a document is gone."""
@@ -109,8 +107,12 @@ class Ingest:
             with otel_span("situate.web.ingest"):
                 state = await self._indexed(place, record)
         except Exception as error:  # noqa: BLE001 - readers of foreign formats fail in ways of their own
-            told = safe_message(error) if not isinstance(error, SituateError) else str(error)
-            state = await self._change(place, record, state="failed", detail=told)
+            # Of other errors than those about the file, its owner learns no more than that it failed.
+            about = isinstance(error, InputError | MissingExtraError)
+            detail = safe_text(str(error)) if about else "it could not be indexed: the server's log tells why"
+            if not about:
+                _log.error("ingest", extra={"tenant": place.tenant, "error": safe_message(error)})
+            state = await self._change(place, record, state="failed", detail=detail)
         if state is not None:
             extra = {"tenant": place.tenant, "state": state.state, "bytes": state.bytes, "chunks": state.chunks}
             _log.info("document", extra={**extra, "seconds": round(time.perf_counter() - started, 3)})
@@ -139,7 +141,7 @@ class Ingest:
         return changed
 
     def _tell(self, place: Place, record: Record) -> None:
-        for follower in self._followers[place]:
+        for follower in self._followers.get(place, ()):
             follower.put_nowait(record)
 
 

@@ -91,6 +91,11 @@ class Library(Openable):
                 found = self._retrievers[place] = self._made(place)
             return found
 
+    def check(self) -> None:
+        """Ask the store for a collection. Errors are those of `Index.open`."""
+        index = self.index(Place(self.settings.tenants[0]))
+        index.client.collection_exists(index.collection)
+
     def index(self, place: Place) -> Index:
         """The index of a collection."""
         return self.retriever(place).index
