@@ -19,6 +19,7 @@ from situate.retrievers.index.payload import STATE, TOKENS
 from situate.retrievers.pipeline.concurrency import model_limit
 from situate.retrievers.pipeline.steps import note
 from situate.retrievers.rerank.ranking import ModelReranker, RerankSettings, passage
+from situate.retrievers.signals.tokens import read_tokens
 from situate.retrievers.types import Hit
 from situate.threads import renew_after_fork
 from situate.vectors import check_finite
@@ -57,7 +58,7 @@ class TokenSource(Protocol):
 
 @checked_parameters
 class StoredTokens:
-    """Token vectors out of a collection that was indexed with them (``PipelineConfig.token_vectors``).
+    """Token vectors out of a collection that was indexed with them (``PipelineConfig.token_vectors``, or `Tokens`).
 
     Args:
         client: Any Qdrant client.
@@ -88,7 +89,8 @@ class StoredTokens:
             for record in records:
                 payload = record.payload or {}
                 if payload.get(STATE) is None and isinstance(record.vector, dict) and TOKENS in record.vector:
-                    found[payload["chunk_id"]] = np.asarray(record.vector[TOKENS], dtype=np.float32)
+                    rows = np.asarray(record.vector[TOKENS], dtype=np.float32)
+                    found[payload["chunk_id"]] = read_tokens(rows)
             if offset is None:
                 return found
 

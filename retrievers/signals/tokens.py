@@ -219,6 +219,15 @@ def pruned(rows: Vectors, ids: Sequence[int], share: float) -> Vectors:
     return rows[np.sort(np.argsort(ids[: len(rows)], kind="stable")[dropped:])]
 
 
+def read_tokens(rows: Vectors) -> Vectors:
+    """Stored token vectors as unit vectors, also those that are stored in bytes: no number of a unit vector is over 1.
+
+    Args:
+        rows: float32 ``[tokens, dimension]``, as a store returns them.
+    """
+    return unit((rows - _OFFSET) / _SCALE) if rows.size and rows.max() > 1.5 else rows
+
+
 def _bytes(rows: Vectors) -> Vectors:
     """float32 ``[tokens, dimension]`` of unit vectors as whole numbers from 1 to 255."""
     whole: Vectors = np.rint(np.clip(rows, -1, 1) * _SCALE + _OFFSET).astype(np.float32)

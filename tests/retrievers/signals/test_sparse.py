@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SparseEncoder
 
 from situate.embedders import Embedder, SparseEmbedder
-from situate.errors import InputError
+from situate.errors import InputError, ModelNotFoundError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.signals.base import Batch, signal_from_json
 from situate.retrievers.signals.sparse import Sparse
@@ -97,3 +97,6 @@ def test_what_cannot_be_is_refused(model: SparseEmbedder, embedder: Embedder) ->
         Sparse(model, query_by="both")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="holds a SparseEmbedder, which JSON cannot: name the model"):
         Sparse(model).to_json()
+    absent = Index(embedder, config=PipelineConfig(signals=(Sparse("no/such-model"),)))
+    with pytest.raises(ModelNotFoundError, match="no/such-model"):
+        absent.open()

@@ -9,6 +9,7 @@ from sklearn.cluster import AgglomerativeClustering
 from situate.embedders import Embedder, MultiVectorEmbedder
 from situate.errors import InputError
 from situate.retrievers import Index, PipelineConfig
+from situate.retrievers.rerank import StoredTokens
 from situate.retrievers.signals.base import Batch, Signal
 from situate.retrievers.signals.muvera import Muvera
 from situate.retrievers.signals.tokens import Tokens, pooled, pruned
@@ -97,6 +98,17 @@ def test_every_format_gives_maxsim(embedder: Embedder, datatype: str) -> None:
 
 def test_pooled_tokens_are_scored(embedder: Embedder) -> None:
     assert maxsim(embedder, Tokens(pool=3, datatype="float32")) == pytest.approx(exact(embedder, 3), rel=1e-4)
+
+
+def test_a_reranker_reads_tokens_that_are_stored_in_bytes(embedder: Embedder) -> None:
+    with Index(embedder, config=PipelineConfig(signals=(Tokens(datatype="int8"),))) as index:
+        index.add(DOCUMENTS)
+        hits = index.search(QUERY, 3).hits
+        stored = StoredTokens(index.client, index.collection)(hits)
+    for hit in hits:
+        (rows,) = embedder.embed_document_tokens([hit.chunk.text])
+        assert stored[hit.chunk.id] == pytest.approx(rows, abs=1e-2)
+    assert np.linalg.norm(stored[hits[0].chunk.id], axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def encoded(signal: Muvera, rows: np.ndarray, document: bool) -> np.ndarray:
