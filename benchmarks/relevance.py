@@ -38,7 +38,7 @@ def run(folder: Path, model: str, cache: Path) -> None:
     """Print a set's row."""
     data = load(folder)
     plain = Embedder(model)
-    embedder = Embedder(model, encoder=CachedEncoder.of(plain, cache))
+    embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, cache))
     kept = {document.id for document in data.documents[::2]}
     answered: list[bool] = []
     relevance: list[float] = []

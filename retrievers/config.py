@@ -26,8 +26,9 @@ class LexicalScheme:
 
     Attributes:
         context: `Context` fields written in front of the chunk's text.
-        neighbours: This share of the previous and the next chunk's vector is added. A BM25 score is a dot product of
-            sparse vectors, so this equals mixing the scores, exactly, at no cost per query.
+        neighbours: This share of the previous and the next chunk's vector is added, in texts that are read without
+            n-grams. A BM25 score is a dot product of sparse vectors, so this equals mixing the scores, exactly, at no
+            cost per query.
         k: Saturation of term frequency.
         b: Length normalisation, 0 to 1.
         average_length: The number of terms that counts as an average text; 200 tokens of English have about 128.
