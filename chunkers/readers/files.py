@@ -39,7 +39,13 @@ def readable_suffixes() -> tuple[str, ...]:
 
 
 class SkippedFilesWarning(UserWarning):
-    """Files or lines were not read; the message counts them and says why."""
+    """Files or lines were not read; the message counts them and says why of the first.
+
+    Attributes:
+        reasons: All of them, each with its reason.
+    """
+
+    reasons: tuple[str, ...] = ()
 
 
 def read_documents(
@@ -111,9 +117,9 @@ class _Skipped:
     def say(self) -> None:
         if self.reasons:
             first = "; ".join(self.reasons[:3]) + ("; ..." if len(self.reasons) > 3 else "")
-            warnings.warn(
-                f"{len(self.reasons)} files or lines were skipped: {first}", SkippedFilesWarning, stacklevel=4
-            )
+            warning = SkippedFilesWarning(f"{len(self.reasons)} files or lines were skipped: {first}")
+            warning.reasons = tuple(self.reasons)
+            warnings.warn(warning, stacklevel=4)
 
 
 def _read(
@@ -246,7 +252,7 @@ def _lines(file: Path, max_bytes: int | None) -> Iterator[bytes | None]:
 
 
 def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    text = decoded(data, name)
+    text = _written(data, name)
     metadata: dict[str, Any] = {"format": "markdown"}
     for line in text[: front_matter_end(text)].splitlines():
         if match := _FRONT_MATTER.match(line):
@@ -258,7 +264,16 @@ def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _text(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    return decoded(data, name), {"format": "text"}
+    return _written(data, name), {"format": "text"}
+
+
+def _written(data: bytes, name: str) -> str:
+    """The text of a file whose name says that it is one."""
+    text = decoded(data, name)
+    # A picture, an archive, a program: text has NUL bytes in UTF-16 and UTF-32 alone, which decode without any.
+    if text.count("\0") > len(text) / 1000:
+        raise InputError("it holds NUL bytes: save it as UTF-8, or name it after what it is")
+    return text
 
 
 def _html(data: bytes, name: str) -> tuple[str, dict[str, Any]]:

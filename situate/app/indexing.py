@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from situate.app.output import progress
-from situate.chunkers.readers.files import read_documents
+from situate.chunkers.readers.files import SkippedFilesWarning, read_documents
 from situate.configuration.settings import Settings
 from situate.errors import InputError
 from situate.retrievers.index.documents import IndexReport, document_batches
@@ -95,7 +95,7 @@ def index_paths(
     if prune and not done.interrupted:
         done.pruned = tuple(stored for stored in index.document_ids() if _is_gone(stored, paths, base))
         index.delete(done.pruned)
-    done.notes = tuple(dict.fromkeys(str(one.message) for one in caught if _is_ours(one.category)))
+    done.notes = tuple(dict.fromkeys(note for one in caught for note in _notes(one.message)))
     done.seconds = time.perf_counter() - started
     return done
 
@@ -146,5 +146,8 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
-def _is_ours(category: type[Warning]) -> bool:
-    return category.__module__.startswith("situate.")
+def _notes(warning: Warning | str) -> Sequence[str]:
+    """What a warning of ours says, file by file; nothing of other libraries' warnings."""
+    if isinstance(warning, SkippedFilesWarning):
+        return [f"not read: {reason}" for reason in warning.reasons]
+    return [str(warning)] if type(warning).__module__.startswith("situate.") else []

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pypdf import PdfWriter
 
 from situate import Index
 from situate.app.cli import EXIT_CODES, run
@@ -80,19 +82,56 @@ def test_indexing_again_changes_nothing_and_gone_files_stay_until_they_are_prune
     assert (pruned["pruned"], pruned["documents_stored"]) == (["a/read.md"], 1)
 
 
+def test_files_that_cannot_be_read_are_named_and_the_others_are_indexed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "good.md").write_text("# Good\n\nThe oak has acorns.")
+    (docs / "page.html").write_text(
+        "<h1>Pine</h1><script>alert(1)</script><p>Cones &lt;b&gt;</p><img onerror=alert(2)>"
+    )
+    (docs / "lines.jsonl").write_text('{"id": "../../out", "text": "The birch is white."}\nnot json\n')
+    (docs / "picture.md").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.7\n garbage")
+    (docs / "link.md").symlink_to("/etc/hostname")
+    with (docs / "huge.txt").open("wb") as huge:
+        huge.truncate(500 * 2**20)
+    locked = PdfWriter()
+    locked.add_blank_page(100, 100)
+    locked.encrypt("secret")
+    locked.write(docs / "locked.pdf")
+    with zipfile.ZipFile(docs / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("[Content_Types].xml", "<Types/>")
+        bomb.writestr("word/document.xml", b"a" * 60 * 2**20)
+    with zipfile.ZipFile(docs / "escape.epub", "w") as escape:
+        escape.writestr("../../escape.txt", "out")
+    before = sorted(path for path in tmp_path.parent.rglob("*") if ".situate" not in path.parts)
+    assert run(["index", "docs", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["added"] == 3
+    named = " ".join(report["notes"])
+    unread = "picture.md broken.pdf link.md huge.txt locked.pdf bomb.docx escape.epub lines.jsonl:2"
+    assert [name for name in unread.split() if f"not read: {name}" not in named] == []
+    assert sorted(path for path in tmp_path.parent.rglob("*") if ".situate" not in path.parts) == before
+    assert run(["search", "pine cones", "--json"]) == 0
+    assert "alert" not in capsys.readouterr().out
+
+
 def test_an_interrupt_leaves_whole_documents_and_the_next_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()
     for number in range(100):
-        (tmp_path / "docs" / f"{number:03}.md").write_text(f"# Tree {number}\n\n" + "The oak has acorns. " * 30)
+        (tmp_path / "docs" / f"{number:03}.md").write_text(f"# Tree {number}\n\n" + "The oak has acorns. " * 12)
     original, calls = Index.add, []
 
     def add(self: Index, documents: Any) -> Any:
         calls.append(len(documents))
         if len(calls) == 2:
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
         return original(self, documents)
 
     monkeypatch.setattr(Index, "add", add)
