@@ -8,7 +8,7 @@ from typing import Any
 
 from situate.chunkers.readers.decoding import decoded
 from situate.chunkers.readers.epub import read_epub
-from situate.chunkers.readers.mail import read_eml
+from situate.chunkers.readers.mail import read_eml, read_msg
 from situate.chunkers.readers.notebook import read_notebook
 from situate.chunkers.readers.office import read_docx, read_pptx, read_xlsx
 from situate.chunkers.readers.rst import read_rst
@@ -59,6 +59,7 @@ FORMATS: Mapping[str, Callable[[bytes, str], tuple[str, dict[str, Any]]]] = {
     ".epub": read_epub,
     ".rtf": read_rtf,
     ".eml": read_eml,
+    ".msg": read_msg,
     ".ipynb": read_notebook,
     ".rst": read_rst,
     ".csv": read_csv,

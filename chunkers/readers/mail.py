@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from io import BytesIO
 from typing import Any
 
 from situate.chunkers.headings import atx_heading
 from situate.chunkers.readers.html import html_to_markdown
-from situate.errors import InputError
+from situate.errors import InputError, MissingExtraError
 
 #: Levels of messages that are attached to messages.
 _LEVELS = 5
-_NAMED = ("From", "To", "Cc", "Date")
+_NAMED = ("Subject", "From", "To", "Cc", "Date")
+#: The stream of a message's properties of fixed length.
+_PROPERTIES = "__properties_version1.0"
+#: Seconds from 1601 to the last year that Python knows.
+_CENTURIES = 265_000_000_000
 
 
 def read_eml(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
@@ -28,21 +36,113 @@ def read_eml(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         raise InputError("no e-mail: it has neither a subject, nor a sender, nor a date")
     attached: list[str] = []
     text = _message(message, 1, attached)
-    metadata: dict[str, Any] = {"format": "markdown"}
-    if subject := _header(message, "Subject"):
-        metadata["title"] = subject
-    for key in ("From", "To"):
-        if value := _header(message, key):
-            metadata[key.lower()] = value
     moment = getattr(message["Date"], "datetime", None)
-    if moment is not None:
-        metadata["date"] = moment.date().isoformat()
-    return text, metadata | ({"attachments": attached} if attached else {})
+    return text, _metadata({key: _header(message, key) for key in _NAMED}, moment, attached)
+
+
+def read_msg(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
+    """A message that Outlook saved: what `read_eml` reads of one.
+
+    Raises:
+        InputError: It is none.
+        MissingExtraError: olefile is not installed.
+    """
+    try:
+        from olefile import OleFileIO, isOleFile
+    except ImportError as error:
+        raise MissingExtraError.of("olefile", "documents", "reading MSG files") from error
+    if not isOleFile(data=data):
+        raise InputError("no message of Outlook: it does not begin as one")
+    with OleFileIO(BytesIO(data)) as file:
+        if not file.exists(_PROPERTIES):
+            raise InputError("no message of Outlook, but another file of its format")
+        attached: list[str] = []
+        message = _Outlook(file, [], 1)
+        return message.text(attached), _metadata(message.headers, message.moment, attached)
+
+
+class _Outlook:
+    """A message in Outlook's format ([MS-OXMSG]).
+
+    Args:
+        file: The file.
+        folder: The storage that holds the message.
+        level: 1, and 1 more for a message that is attached to another one.
+    """
+
+    def __init__(self, file: Any, folder: list[str], level: int) -> None:
+        self._file = file
+        self._folder = folder
+        self._level = level
+        sender, address = self._value("0C1A"), self._value("5D01") or self._value("0C1F")
+        self.moment = self._moment()
+        self.headers = {
+            "Subject": self._value("0037"),
+            "From": f"{sender} <{address}>" if sender and "@" in address and sender != address else sender or address,
+            "To": self._value("0E04"),
+            "Cc": self._value("0E03"),
+            "Date": self.moment.isoformat(" ", "minutes") if self.moment else "",
+        }
+
+    def text(self, attached: list[str]) -> str:
+        """The message as Markdown, with those attached to it.
+
+        Args:
+            attached: Takes the names of other attachments.
+        """
+        body = _plain(self._value("1000"))
+        if not body and (page := self._stream("10130102") or self._value("1013").encode()):
+            body = html_to_markdown(page)[0]
+        parts = [*_head(self.headers, self._level), body]
+        for storage in self._attachments():
+            inner = [*self._folder, storage, "__substg1.0_3701000D"]
+            if self._level < _LEVELS and self._file.exists([*inner, _PROPERTIES]):
+                parts.append(_Outlook(self._file, inner, self._level + 1).text(attached))
+            else:
+                attached.append(self._value("3707", storage) or self._value("3704", storage) or "attachment")
+        return "\n\n".join(part for part in parts if part.strip())
+
+    def _attachments(self) -> list[str]:
+        depth = len(self._folder)
+        entries = (entry for entry in self._file.listdir() if len(entry) > depth + 1 and entry[:depth] == self._folder)
+        return sorted({entry[depth] for entry in entries if entry[depth].startswith("__attach")})
+
+    def _stream(self, name: str, *folder: str) -> bytes:
+        path = [*self._folder, *folder, name if name == _PROPERTIES else f"__substg1.0_{name}"]
+        return bytes(self._file.openstream(path).read()) if self._file.exists(path) else b""
+
+    def _value(self, tag: str, *folder: str) -> str:
+        """A property that is text, in either of its two forms."""
+        text = self._stream(f"{tag}001F", *folder).decode("utf-16-le", errors="replace")
+        text = text or self._stream(f"{tag}001E", *folder).decode("cp1252", errors="replace")
+        return text.replace("\0", "").strip()
+
+    def _moment(self) -> datetime | None:
+        """When it was sent: tenths of microseconds since 1601."""
+        properties = self._stream(_PROPERTIES)
+        for at in range(24 if self._folder else 32, len(properties) - 15, 16):
+            kind, tag = struct.unpack_from("<HH", properties, at)
+            if (kind, tag) == (0x0040, 0x0039):
+                (ticks,) = struct.unpack_from("<Q", properties, at + 8)
+                seconds = ticks // 10_000_000
+                return datetime(1601, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds) if seconds < _CENTURIES else None
+        return None
+
+
+def _metadata(headers: Mapping[str, str], moment: datetime | None, attached: list[str]) -> dict[str, Any]:
+    known: dict[str, Any] = {"format": "markdown", "title": headers["Subject"]}
+    known |= {"from": headers["From"], "to": headers["To"], "date": moment.date().isoformat() if moment else ""}
+    return {key: value for key, value in known.items() if value} | ({"attachments": attached} if attached else {})
+
+
+def _head(headers: Mapping[str, str], level: int) -> list[str]:
+    """The subject as a heading, and the lines of people and date."""
+    lines = [f"{key}: {headers[key]}" for key in _NAMED if key != "Subject" and headers[key]]
+    return [atx_heading(level, headers["Subject"] or "(no subject)"), _plain("\n".join(lines))]
 
 
 def _message(message: EmailMessage, level: int, attached: list[str]) -> str:
-    lines = [f"{key}: {value}" for key in _NAMED if (value := _header(message, key))]
-    parts = [atx_heading(level, _header(message, "Subject") or "(no subject)"), _plain("\n".join(lines))]
+    parts = _head({key: _header(message, key) for key in _NAMED}, level)
     body = message.get_body(("plain", "html"))
     if body is not None:
         words = body.get_content()

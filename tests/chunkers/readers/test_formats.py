@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 import time
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from io import BytesIO
 from pathlib import Path
@@ -168,6 +170,44 @@ def eml() -> bytes:
     return mail.as_bytes()
 
 
+def msg(**streams: str) -> bytes:
+    """A message as Outlook saves it: a compound file of storages and streams.
+
+    Args:
+        streams: Their contents by path, ``/`` between storages.
+    """
+    end, sector = 0xFFFFFFFE, 512
+    moment = int((datetime(2024, 5, 1, tzinfo=UTC) - datetime(1601, 1, 1, tzinfo=UTC)).total_seconds())
+    dates = bytes(32) + struct.pack("<HHIQ", 0x0040, 0x0039, 6, moment * 10_000_000)
+    contents = {"__properties_version1.0": dates, **{path: text.encode("utf-16-le") for path, text in streams.items()}}
+    contents = {path: data.ljust(4096, b"\0") for path, data in contents.items()}  # smaller ones share sectors
+    paths = sorted({"/".join(path.split("/")[: n + 1]) for path in contents for n in range(path.count("/") + 1)})
+    entries = ["", *paths]
+    directory_sectors = -(-len(entries) * 128 // sector)
+    chains = [0xFFFFFFFD, *range(2, directory_sectors + 1), end]
+    data = b""
+    directory = b""
+    for number, path in enumerate(entries):
+        children = [n for n, other in enumerate(entries) if n and other.rpartition("/")[0] == path and n != number]
+        siblings = [n for n, other in enumerate(entries) if n and other.rpartition("/")[0] == path.rpartition("/")[0]]
+        after = next((n for n in siblings if n > number), 0xFFFFFFFF) if number else 0xFFFFFFFF
+        content, start = contents.get(path, b""), end
+        if content:
+            start, count = len(chains), -(-len(content) // sector)
+            chains += [*range(start + 1, start + count), end]
+            data += content.ljust(count * sector, b"\0")
+        name = (path.rpartition("/")[2] or "Root Entry").encode("utf-16-le") + b"\0\0"
+        kind = 5 if not number else 2 if path in contents else 1
+        links = struct.pack("<III", 0xFFFFFFFF, after, children[0] if children else 0xFFFFFFFF)
+        directory += name.ljust(64, b"\0") + struct.pack("<HBB", len(name), kind, 1) + links + bytes(36)
+        directory += struct.pack("<IQ", start, len(content))
+    fat = struct.pack(f"<{len(chains)}I", *chains).ljust(sector, b"\xff")
+    assert len(fat) == sector
+    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6) + bytes(6)
+    header += struct.pack("<IIIIIIIIII", 0, 1, 1, 0, 4096, end, 0, end, 0, 0)
+    return header.ljust(sector, b"\xff") + fat + directory.ljust(directory_sectors * sector, b"\0") + data
+
+
 def notebook() -> str:
     cells = [
         {"cell_type": "markdown", "source": ["# Heat\n", "It is hot."]},
@@ -247,6 +287,28 @@ def test_mail() -> None:
     assert chunks(document, 60)[-1].context.headings == ("Costs for Rome", "Limits")
 
 
+def test_outlook() -> None:
+    value, inner = "__substg1.0_{}001F", "__attach_version1.0_#00000000/__substg1.0_3701000D"
+    parts = {
+        value.format("0037"): "Costs for Rome",
+        value.format("0C1A"): "Bo",
+        value.format("0C1F"): "bo@example.org",
+        value.format("0E04"): "Cy",
+        value.format("1000"): "See below.\r\n\r\n# not a heading\r\n",
+        f"{inner}/__properties_version1.0": "",
+        f"{inner}/{value.format('0037')}": "Limits",
+        f"{inner}/{value.format('1013')}": "<p>Rome is <b>210</b>.</p>",
+        f"__attach_version1.0_#00000001/{value.format('3707')}": "../run.exe",
+    }
+    document = read(".msg", msg(**parts))
+    assert document.text == (
+        "# Costs for Rome\n\nFrom: Bo <bo@example.org>\nTo: Cy\nDate: 2024-05-01 00:00+00:00\n\n"
+        "See below.\n\n\\# not a heading\n\n## Limits\n\nRome is 210."
+    )
+    assert document.metadata["attachments"] == ["../run.exe"]
+    assert (document.title, document.metadata["date"]) == ("Costs for Rome", "2024-05-01")
+
+
 def test_notebooks() -> None:
     document = read(".ipynb", notebook())
     assert document.text.startswith(
@@ -312,6 +374,8 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "entity in a book": (".epub", lambda: epub(**{"OPS/book.opf": _ENTITY + "<package>&a;</package>"}), "Entit"),
     "book without a spine's file": (".epub", lambda: zipped({"META-INF/container.xml": "<c/>"}), "no package document"),
     "no mail": (".eml", lambda: b"Just words.", "no e-mail"),
+    "no Outlook": (".msg", lambda: b"MZ" * 999, "no message of Outlook"),
+    "cut Outlook": (".msg", lambda: msg(a="b")[:700], ""),
     "no notebook": (".ipynb", lambda: b"[1]", "no notebook"),
     "endless cell": (".csv", lambda: b'a,b\n"' + b"x" * 200_000, "no CSV"),
     "no RTF": (".rtf", lambda: b"words", "no RTF"),
