@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         SplitterChunker as SplitterChunker,
         TextChunker as TextChunker,
     )
+    from situate.chunkers.topics import TopicChunker as TopicChunker
     from situate.types import (
         Chunk as Chunk,
         Chunker as Chunker,
@@ -75,6 +76,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "SplitterChunker",
             "TextChunker",
         ),
+        "situate.chunkers.topics": ("TopicChunker",),
         "situate.types": (
             "Chunk",
             "Chunker",

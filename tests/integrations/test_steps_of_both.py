@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_core.documents import Document as LangChainDocument
-from llama_index.core.schema import MetadataMode, NodeWithScore
+from llama_index.core.schema import Document as LlamaDocument, MetadataMode, NodeWithScore
 
-from situate.embedders import Embedder
+from situate.chunkers import TopicChunker
+from situate.embedders import Embedder, PairScores
 from situate.integrations import langchain, llama_index
-from situate.retrievers import Highlight, Index, Where
-from situate.types import Document
+from situate.retrievers import Highlight, Index, MultiHop, Retriever, Where
+from situate.retrievers.rerank import (
+    CrossEncoderReranker,
+    DiffusionReranker,
+    LateInteractionReranker,
+    Mmr,
+    PairwiseReranker,
+    PointwiseReranker,
+)
+from situate.retrievers.types import Reranker
+from situate.types import Document, Prompt
 
 QUERY = "How long is the leave for parents?"
 DOCUMENTS = (
@@ -59,6 +70,9 @@ class LlamaIndexWay:
     async def arun(self, step: Any, passages: list[Passage], query: str = QUERY) -> list[Passage]:
         return self.read(await step.apostprocess_nodes([each.given for each in passages], query_str=query))
 
+    def rerank(self, reranker: Reranker) -> Any:
+        return llama_index.SituateRerank(using=reranker, metadata_mode=MetadataMode.NONE, on_error="raise")
+
     def seen_by_models(self, passage: Passage) -> str:
         node = passage.given.node
         return node.get_content(MetadataMode.LLM) + node.get_content(MetadataMode.EMBED)
@@ -89,6 +103,9 @@ class LangChainWay:
 
     async def arun(self, step: Any, passages: list[Passage], query: str = QUERY) -> list[Passage]:
         return self.read(list(await step.acompress_documents([each.given for each in passages], query)))
+
+    def rerank(self, reranker: Reranker) -> Any:
+        return langchain.SituateReranker(reranker=reranker, on_error="raise")
 
     def seen_by_models(self, passage: Passage) -> str:
         return str(passage.given.page_content)
@@ -150,3 +167,100 @@ def test_marks_count_from_the_beginning_of_a_situated_document(index: Index) -> 
     assert highlight is not None
     assert highlight.text.startswith("Handbook")
     assert "It is twelve weeks long and paid in full." in highlight.spans
+
+
+# -- every reranker, expander and option, over one index ---------------------------------------------------------------
+
+
+class Judge:
+    """A language model: it splits questions, and tells how likely each grade is."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[str]:
+        return ["Where are flights booked?" if "<passage>" not in prompt.text else "NONE" for prompt in prompts]
+
+    async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
+        return self.generate(prompts)
+
+    def answer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        return [[1.0 + len(prompt.text) % 7, 2.0, 1.0, len(prompt.system) % 5][: len(answers)] for prompt in prompts]
+
+    async def aanswer_probabilities(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[list[float]]:
+        return self.answer_probabilities(prompts, answers)
+
+
+class Overlap:
+    """A `PairScorer` by shared words, which knows how sure it is."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> PairScores:
+        shared = [len({*a.lower().split()} & {*b.lower().split()}) / 10 for a, b in pairs]
+        ones = np.ones(len(pairs), dtype=np.int64)
+        return PairScores(np.array(shared, dtype=np.float32), ones, 0, 0, np.full(len(pairs), 0.1, dtype=np.float32))
+
+    async def ascore(self, pairs: Sequence[tuple[str, str]]) -> PairScores:
+        return self.score(pairs)
+
+
+#: Each row of the query pipeline's optional steps, as options of `Retriever` and of both frameworks' retrievers.
+STEPS: dict[str, Callable[[Embedder], dict[str, Any]]] = {
+    "prior": lambda e: {"rerankers": [LateInteractionReranker(e, prior=0.5)]},
+    "prior of diversity": lambda e: {"rerankers": [Mmr(e, prior=0.5)]},
+    "sentences": lambda e: {"rerankers": [CrossEncoderReranker(Overlap(), sentences=2, prior=0.3)]},
+    "a scorer that knows how sure it is": lambda e: {"rerankers": [CrossEncoderReranker(Overlap())]},
+    "soft grades": lambda e: {"rerankers": [PointwiseReranker(Judge(), soft=True)]},
+    "soft choices": lambda e: {"rerankers": [PairwiseReranker(Judge(), soft=True)]},
+    "diffusion": lambda e: {"rerankers": [DiffusionReranker(e, neighbours=1)]},
+    "several hops": lambda e: {"expander": MultiHop(Judge(), hops=3), "fuse_texts": "minmax"},
+    "instruction": lambda e: {"instruction": "Find rules about travel: "},
+    "instruction and grades": lambda e: {
+        "instruction": "Travel!",
+        "rerankers": [PointwiseReranker(Judge(), soft=True)],
+    },
+    "highlight": lambda e: {"highlight": True},
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_each_step_is_an_option_of_both_retrievers(way: Way, index: Index, step: str) -> None:
+    options = {"on_error": "raise", **STEPS[step](index.embedder)}
+    expected = Retriever(index, **options).retrieve(QUERY)
+    wanted = [(hit.chunk.text, pytest.approx(hit.score, abs=1e-4), hit.where, hit.highlight) for hit in expected]
+    for found in (way.search(**options), await way.asearch(**options)):
+        assert [(p.text, p.score, p.where, p.highlight) for p in found] == wanted
+    plain = Retriever(index).retrieve(QUERY)
+    assert [(hit.chunk.id, hit.score, hit.highlight) for hit in expected] != [
+        (hit.chunk.id, hit.score, hit.highlight) for hit in plain
+    ], "the step changes nothing"
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if "instruction" not in step])
+async def test_each_reranker_orders_what_others_found(way: Way, index: Index, step: str) -> None:
+    rerankers = STEPS[step](index.embedder).get("rerankers")
+    if rerankers is None:
+        return
+    hits = index.search(QUERY).hits
+    expected = [(hit.chunk.text, pytest.approx(hit.score, abs=1e-4)) for hit in rerankers[0].rerank(QUERY, hits)]
+    made = way.rerank(rerankers[0])
+    for found in (way.run(made, way.search()), await way.arun(made, way.search())):
+        assert [(passage.text, passage.score) for passage in found] == expected
+
+
+async def test_an_instruction_of_one_query(index: Index) -> None:
+    task = "Find rules about travel: "
+    wanted = [(hit.chunk.text, pytest.approx(hit.score, abs=1e-4)) for hit in index.search(QUERY, instruction=task)]
+    retriever = langchain.SituateRetriever(index=index)
+    for found in (retriever.invoke(QUERY, instruction=task), await retriever.ainvoke(QUERY, instruction=task)):
+        assert [(p.text, p.score) for p in LangChainWay.read(found)] == wanted
+    nodes = llama_index.SituateRetriever(index).with_instruction(task).retrieve(QUERY)
+    assert [(p.text, p.score) for p in LlamaIndexWay.read(nodes)] == wanted
+
+
+def test_chunks_by_topic_in_both(index: Index) -> None:
+    text = "Leave is twelve weeks.\n\nParental leave is paid.\n\nTrains are booked early.\n\nHotels cost 120 euros."
+    chunker = TopicChunker(100, embed=index.embedder.embed_documents)
+    wanted = [chunk.text for chunk in chunker.split(Document("rules", text))]
+    assert len(wanted) == 2
+    embed_model = llama_index.SituateEmbedding.from_embedder(index.embedder)
+    parser = llama_index.LateChunkingNodeParser(embed_model=embed_model, splitter=chunker)
+    assert [node.get_content() for node in parser.get_nodes_from_documents([LlamaDocument(text=text)])] == wanted
+    splitter = langchain.SituateTextSplitter(chunker=chunker)
+    assert [d.page_content for d in splitter.split_documents([LangChainDocument(text)])] == wanted
