@@ -18,6 +18,9 @@ from situate.retrievers.index.documents import IndexReport, document_batches
 from situate.retrievers.index.index import Index
 from situate.types import Document
 
+#: Characters that are indexed at once at first, and the seconds below which it becomes twice as many.
+_PORTION, _QUICK = 20_000, 1.0
+
 
 @dataclass
 class Indexed:
@@ -84,12 +87,19 @@ def index_paths(
         warnings.simplefilter("always")
         try:
             sizes: dict[str, int] = {}
+            portion = _PORTION
             for batch in document_batches((document, None) for document in _documents(paths, base, sizes)):
-                documents = [document for document, _ in batch]
-                done.report += index.add(documents)
-                done.characters += sum(len(document.text) for document in documents)
-                rate = done.characters / max(time.perf_counter() - started, 1e-9)
-                advance(sum(sizes.pop(document.id, 0) for document in documents), f"{rate:,.0f} characters/s")
+                waiting = [document for document, _ in batch]
+                while waiting:
+                    before = time.perf_counter()
+                    documents = _taken(waiting, portion)
+                    done.report += index.add(documents)
+                    done.characters += sum(len(document.text) for document in documents)
+                    now = time.perf_counter()
+                    rate = done.characters / max(now - started, 1e-9)
+                    advance(sum(sizes.pop(document.id, 0) for document in documents), f"{rate:,.0f} characters/s")
+                    # Large enough for a device to be busy, small enough for the bar to move.
+                    portion = portion * 2 if now - before < _QUICK else portion
         except KeyboardInterrupt:
             done.interrupted = True
     if prune and not done.interrupted:
@@ -98,6 +108,14 @@ def index_paths(
     done.notes = tuple(dict.fromkeys(note for one in caught for note in _notes(one.message)))
     done.seconds = time.perf_counter() - started
     return done
+
+
+def _taken(waiting: list[Document], characters: int) -> list[Document]:
+    """The first documents, taken out of the list, up to about so many characters; at least one."""
+    taken = [waiting.pop(0)]
+    while waiting and sum(len(document.text) for document in taken) + len(waiting[0].text) <= characters:
+        taken.append(waiting.pop(0))
+    return taken
 
 
 def _is_gone(document_id: str, paths: Sequence[Path], base: Path) -> bool:
