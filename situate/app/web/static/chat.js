@@ -22,14 +22,13 @@ function documentState(doc) {
 }
 
 function showDocuments() {
-  const busy = { waiting: 0.1, reading: 0.3, indexing: 0.6 };
   const items = [...state.documents.values()].map((doc) =>
     h("li", { class: doc.state, "data-id": doc.id },
       h("div", {},
-        h("span", { class: "name", title: doc.id }, doc.id),
+        h("span", { class: "name", title: doc.id }, doc.id.split("/").pop()),
         h("span", { class: "state" }, documentState(doc)),
-        doc.state === "uploading" || doc.state in busy
-          ? h("progress", { max: 1, value: doc.done ?? busy[doc.state], "aria-label": `Progress of ${doc.id}` }) : null),
+        ["uploading", "waiting", "reading", "indexing"].includes(doc.state)
+          ? h("progress", { max: 1, value: doc.done ?? null, "aria-label": `Progress of ${doc.id}` }) : null),
       h("button", { class: "quiet", type: "button", "aria-label": `Delete ${doc.id}`, onclick: () => remove(doc) }, "\u2715")));
   $("documents").replaceChildren(...(items.length ? items : [h("li", { class: "faint" }, h("span", {}, "None yet"))]));
 }
