@@ -47,6 +47,7 @@ class LikelihoodTemplate:
             raise InputError("the template's passage holds nothing but the passage: a query needs a word before it")
 
 
+DEFAULT_DECODER = "Qwen/Qwen3-0.6B-Base"
 #: The prompt of UPR, and the one of SGPT-CE.
 UPR = LikelihoodTemplate("Passage: {passage}\nPlease write a question based on this passage.\nQuestion:")
 SGPT = LikelihoodTemplate(
@@ -73,7 +74,9 @@ class QueryLikelihoodModel:
     #: What a score is.
     output = "log_likelihood"
 
-    def __init__(self, model: str | os.PathLike[str] | Decoder, *, template: LikelihoodTemplate = UPR) -> None:
+    def __init__(
+        self, model: str | os.PathLike[str] | Decoder = DEFAULT_DECODER, *, template: LikelihoodTemplate = UPR
+    ) -> None:
         self.decoder = model if isinstance(model, Decoder) else Decoder(model)
         self.template = template
 

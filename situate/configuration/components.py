@@ -20,9 +20,11 @@ from situate.chunkers.situators.questions import QuestionSituator
 from situate.chunkers.situators.rows import RowSituator
 from situate.chunkers.situators.sentence import LLMSituator
 from situate.chunkers.text import FixedTokenChunker, TextChunker
+from situate.chunkers.topics import TopicChunker
 from situate.configuration.options import Options, options
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel
+from situate.embedders.pairs.likelihood import QueryLikelihoodModel
 from situate.embedders.pairs.t5 import DuoT5Model, MonoT5Model
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.expand.hyde import Hyde
@@ -50,6 +52,7 @@ CHUNKERS: Kinds = {
     "sentence_window": SentenceWindowChunker,
     "semantic": SemanticChunker,
     "cluster_semantic": ClusterSemanticChunker,
+    "topic": TopicChunker,
     "fixed": FixedTokenChunker,
 }
 SITUATORS: Kinds = {
@@ -62,6 +65,7 @@ SITUATORS: Kinds = {
 EXPANDERS: Kinds = {"hyde": Hyde, "multi_query": MultiQuery, "step_back": StepBack, "multi_hop": MultiHop}
 RERANKERS: Kinds = {
     "cross_encoder": (CrossEncoderReranker, "model", CrossEncoderModel),
+    "query_likelihood": (CrossEncoderReranker, "model", QueryLikelihoodModel),
     "monot5": (CrossEncoderReranker, "model", MonoT5Model),
     "duot5": (DuoReranker, "model", DuoT5Model),
     "late_interaction": LateInteractionReranker,

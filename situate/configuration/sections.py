@@ -223,6 +223,7 @@ class StepSettings(Section):
         threshold: Leave out hits of less relevance.
         on_error: How an optional step fails.
         highlight: Mark the spans of each hit that match the query best.
+        instruction: The task of every query, for the model and for rerankers that take one.
     """
 
     expander: ExpanderOptions | None = None
@@ -233,6 +234,7 @@ class StepSettings(Section):
     threshold: float | None = None
     on_error: Literal["degrade", "raise"] = "degrade"
     highlight: bool = False
+    instruction: str | None = None
 
     def settings(self) -> RetrieverSettings:
         """The settings of the retriever, beside its expander and its rerankers."""
@@ -280,7 +282,7 @@ class ChatSettings(Section):
     title: str = "Situate"
 
 
-_STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error", "highlight")
+_STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error", "highlight", "instruction")
 
 
 def _opened(target: Any, variable: str | None, options: dict[str, Any]) -> QdrantClient:
