@@ -264,3 +264,24 @@ def test_chunks_by_topic_in_both(index: Index) -> None:
     assert [node.get_content() for node in parser.get_nodes_from_documents([LlamaDocument(text=text)])] == wanted
     splitter = langchain.SituateTextSplitter(chunker=chunker)
     assert [d.page_content for d in splitter.split_documents([LangChainDocument(text)])] == wanted
+
+
+class OnlyAnswers:
+    """An `AnswerScorer` that writes no texts."""
+
+    answer_probabilities = Judge.answer_probabilities
+    aanswer_probabilities = Judge.aanswer_probabilities
+
+
+def test_parameters_of_the_classes_are_the_rerankers() -> None:
+    cross_encoders: list[Any] = [
+        llama_index.CrossEncoderRerank(prior=0.5, sentences=2).reranker,
+        langchain.CrossEncoderReranker(prior=0.5, sentences=2)._ranks(),
+    ]
+    assert [(each.settings.prior, each.sentences) for each in cross_encoders] == [(0.5, 2)] * 2
+    graded: Any = llama_index.SituateLLMRerank(llm=Judge(), soft=True, prior=0.25, top=3).reranker
+    assert (graded.soft, graded.settings.prior, graded.settings.top) == (True, 0.25, 3)
+    chosen: Any = llama_index.SituateLLMRerank(llm=OnlyAnswers(), method="pairwise").reranker
+    assert chosen.soft
+    plain: Any = llama_index.SituateLLMRerank(llm=Judge()).reranker
+    assert not plain.soft
