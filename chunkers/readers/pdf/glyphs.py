@@ -20,7 +20,7 @@ _MAX_DEPTH = 8
 #: Points up to which a path is a line and not an area.
 _THIN = 2.5
 #: Font sizes below which a gap is no space.
-_KERN = 0.15
+_KERN = 0.1
 #: Signs that PDFium writes for a hyphen at the end of a line.
 _HYPHENS = {0x02: "\u00ad", 0xFFFE: "\u00ad", 0xAD: "\u00ad"}
 #: Signs of Symbol and Wingdings, which fonts place in the private use area.

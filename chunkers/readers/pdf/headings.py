@@ -280,7 +280,6 @@ def _named(lines: Sequence[Line], candidates: Sequence[_Candidate], outline: Seq
                 if not (wanted.startswith(more) or wanted.endswith(more)):
                     break
                 text, last = more, last + 1
-            # The number of a section may be missing on one of the two sides.
             if text == wanted or (len(text) >= 0.6 * len(wanted) and wanted.endswith(text)):
                 candidate = by_first.get(number)
                 plain = _Style(lines[number].size, lines[number].bold, _UNCOUNTED, False, not lines[number].italic)
@@ -292,7 +291,9 @@ def _named(lines: Sequence[Line], candidates: Sequence[_Candidate], outline: Seq
 
 
 def _plain(text: str) -> str:
-    return "".join(_WORDS.findall(text)).casefold()
+    """The letters of a title without its number, which an outline may have and the page may not."""
+    counted = _COUNTED.match(text)
+    return "".join(_WORDS.findall(text[counted.end() :] if counted else text)).casefold()
 
 
 def _set_levels(candidates: list[_Candidate], lines: Sequence[Line], letters: int) -> None:
