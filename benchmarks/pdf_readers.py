@@ -20,11 +20,11 @@ from pathlib import Path
 PAGES = 40
 #: Per file a sentence that runs over the end of a line, as a reader reads it.
 PHRASES = {
-    "tracemonkey": "may decide to record or execute a native trace. At the start of execution, there are no compiled",
-    "federal-register": "is a visual alert on the airplane's primary flight displays (PFDs) that the airspeed displayed",
-    "naacl06-shinyama": "We use a clustering algorithm that uses a vector-space-model to obtain basic clusters. Then we",
+    "tracemonkey": "may decide to record or execute a native trace. At the start of execution, there are no",
+    "federal-register": "is a visual alert on the airplane's primary flight displays (PFDs) that the airspeed",
+    "naacl06-shinyama": "We use a clustering algorithm that uses a vector-space-model to obtain basic clusters. Then",
     "i1040nr": "you must attach a copy of the Form 1099 that shows the income and the amount of backup withholding",
-    "freeculture": "is a balance between anarchy and control. A free culture, like a free market, is filled with property",
+    "freeculture": "is a balance between anarchy and control. A free culture, like a free market, is filled with",
     "chelsea": "Il est cependant essentiel que l'emplacement des futurs développements soit stratégiquement planifié",
     "dmca": "The others relate to section 1201(a), the provision dealing with the category of technological measures",
     "shared-mime-info": "Subclassing is about the format, rather than the category of the data (for example, there is",

@@ -21,9 +21,10 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from qdrant_client import QdrantClient
 from tqdm import tqdm
@@ -38,6 +39,7 @@ from situate.errors import SituateError
 from situate.retrievers import Index, PipelineConfig, Reranker, Retriever
 from situate.retrievers.expand.hyde import Hyde
 from situate.retrievers.storage.connect import server_urls
+from situate.types import PAGE, PAGE_SPAN
 
 HERE = Path(__file__).parent
 HANDBOOK = HERE / "documents"
@@ -169,12 +171,17 @@ def through_langchain(
         same += [p.page_content for p in passages] == [hit.chunk.text for hit in result.hits[-1][:3]]
         if result.question.show and passages:
             best = passages[0]
-            where = " > ".join(chunk_context(best).headings)
+            where = placed(" > ".join(chunk_context(best).headings), best.metadata)
             source = str(best.metadata.get("path") or best.metadata.get("title") or "")
             rows.append([result.question.text, source, where, f"{best.metadata['relevance_score']:.3f}"])
     if rows:
         report.table("First passage through LangChain", ["question", "document", "section", "score"], rows)
     report.line(f"LangChain returned the same three passages as LlamaIndex for {same} of {len(results)} questions.")
+
+
+def placed(headings: str, metadata: Mapping[str, Any]) -> str:
+    """The headings of a passage and, in a document with pages, its page."""
+    return ", ".join(filter(None, (headings, f"page {metadata[PAGE]}" if PAGE_SPAN in metadata else "")))
 
 
 def show_passages(results: Sequence[Asked], full: Index, reranker: Reranker, report: Report) -> None:
@@ -192,7 +199,7 @@ def show_passages(results: Sequence[Asked], full: Index, reranker: Reranker, rep
             hit = next(hit for hit in result.hits[-1] if hit.chunk.id == found.node.node_id)
             ranks = [_shown(result.place_of(hit.chunk.id, stage)) for stage in range(len(STAGES))]
             mark = "*" if result.question.is_answered_by(hit.chunk) else ""
-            where = textwrap.shorten(section(hit.chunk), 90, placeholder=" ...")
+            where = textwrap.shorten(placed(section(hit.chunk), hit.chunk.metadata), 90, placeholder=" ...")
             rows.append([f"{place}{mark}", hit.chunk.document_id, where, f"{found.score:.3f}", *ranks])
             passages.append(f"{place}. {' '.join(hit.chunk.text.split())[:110]}")
         columns = ["#", "document", "section", "score", *(stage.name for stage in STAGES)]

@@ -17,6 +17,7 @@ from situate.chunkers import MarkdownChunker, Prompt, read_documents
 from situate.errors import GenerationError, PromptRefusedError
 from situate.retrievers.expand.rewriting import Turn
 from situate.retrievers.storage.edge import EdgeClient
+from tests.pdfs import report
 from tests.rest_server import RestServer
 
 EXAMPLES = Path(demo.__file__).parent
@@ -67,6 +68,14 @@ def test_a_second_run_indexes_nothing_anew(output: list[str]) -> None:
     line = next(line for line in output[0].splitlines() if " chunks, model " in line)
     assert line in output[1].splitlines()
     assert "Freeze it in the banking app" in output[1]
+
+
+def test_the_demo_shows_the_pages_of_a_pdf(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "report.pdf").write_bytes(report())
+    asked = ["--question", "Which inspector saw the boiler in the west?", "--store", ":memory:"]
+    assert demo.main([str(tmp_path), *asked]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "page 3" in shown or "page 4" in shown
 
 
 def test_the_demo_takes_json_lines_and_own_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
