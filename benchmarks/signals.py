@@ -89,9 +89,9 @@ def muvera(data: EvaluationSet, model: str, documents: int = 1100, queries: int 
     """How many of exhaustive MaxSim's first ten are found through encodings, and in which share of its time."""
     data = replace(data, documents=data.documents[:documents])
     forms = {
-        "20 x 2^5 x 16": Muvera(name="muvera", weight=0.0),
-        "40 x 2^4 x 16": Muvera(name="a", repetitions=40, bits=4, weight=0.0),
-        "40 x 2^5 x 16": Muvera(name="b", repetitions=40, weight=0.0),
+        "40 x 2^4 x 16": Muvera(name="muvera", weight=0.0),
+        "20 x 2^5 x 16": Muvera(name="a", repetitions=20, bits=5, weight=0.0),
+        "40 x 2^5 x 16": Muvera(name="b", bits=5, weight=0.0),
     }
     signals = (Tokens(weight=1.0), *forms.values())
     config = PipelineConfig(lexical=None, signals=signals)

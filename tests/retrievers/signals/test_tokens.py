@@ -194,7 +194,7 @@ def test_a_trained_model_is_stored_and_asked(embedder: Embedder, colbert_path) -
         (lambda: Tokens(prune=1.0), "prune=1.0"),
         (lambda: Tokens("some/colbert", prune=0.2), "leaves tokens out by itself"),
         (lambda: Tokens(MultiVectorEmbedder("m"), options={"dtype": "float32"}), "options .* are for a model's name"),
-        (lambda: Muvera(bits=12), "20 repetitions \\* 2 \\*\\* 12 regions \\* 16 numbers has 1310720"),
+        (lambda: Muvera(bits=12), "40 repetitions \\* 2 \\*\\* 12 regions \\* 16 numbers has 2621440"),
         (lambda: Muvera(repetitions=0), "repetitions=0"),
         (lambda: PipelineConfig(signals=(Muvera(weight=0.7), Muvera(weight=0.7, name="b"))), "together at most 1"),
         (lambda: PipelineConfig(questions=0.2, signals=(Muvera(weight=1.0),)), "no share, which 'questions' could"),
