@@ -274,10 +274,15 @@ def file_groups(nodes: Sequence[BaseNode], join_pages: bool = True, *, elements:
     """
     if not join_pages:
         return [[node] for node in nodes]
-    whole = [to_document(node) if node.source_node is None else None for node in nodes]
+    whole = [_as_loaded(node) if node.source_node is None else None for node in nodes]
     if not elements:
         whole = [None if document is None or pages.is_element(document) else document for document in whole]
     return [[nodes[place] for place in group] for group in pages.file_groups(pages.file_parts(whole))]
+
+
+def _as_loaded(node: BaseNode) -> Document:
+    """The document without the work of `to_document`."""
+    return Document(node.node_id, node.get_content(), node.metadata)
 
 
 def join_pages(documents: Sequence[LlamaDocument]) -> list[LlamaDocument]:
@@ -290,7 +295,7 @@ def join_pages(documents: Sequence[LlamaDocument]) -> list[LlamaDocument]:
         documents: As `SimpleDirectoryReader` or another reader returns them; left as they are.
     """
     result: list[LlamaDocument] = []
-    given = [Document(page.node_id, page.get_content(), page.metadata) for page in documents]
+    given = [_as_loaded(page) for page in documents]
     parts = pages.file_parts(given)
     for group in pages.file_groups(parts):
         first = documents[group[0]]
