@@ -11,16 +11,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from situate.chunkers.headings import atx_heading
 from situate.chunkers.sentences import sentence_spans
-from situate.errors import InputError
+from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.integrations._shared.splitting import under_headings
-from situate.types import PAGE, PAGE_METADATA, PAGE_STARTS, Chunk, Chunker, Document
-
-if TYPE_CHECKING:
-    from situate.retrievers.index.index import Index
+from situate.types import PAGE, PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Chunker, Document
 
 #: Between two pages; where a sentence runs over, where a table goes on.
 _BREAK, _ROW = "\n\n", "\n"
@@ -127,7 +124,7 @@ def file_of(document: Document) -> str:
     return document.id if piece is None else piece.file
 
 
-def joined(pages: Sequence[Document]) -> Document:
+def joined(pages: Sequence[Document], numbers: list[int] | None = None) -> Document:
     """Pages or elements of one file as one document, whose id is the file's path or name.
 
     Pages are separated by a blank line, or by a space where a sentence runs over the page's end: it ends without a mark
@@ -136,11 +133,15 @@ def joined(pages: Sequence[Document]) -> Document:
 
     The metadata are those that all pages have in common, with ``page_starts`` and, per page, the rest
     (``page_metadata``).
+
+    Args:
+        pages: In ascending order.
+        numbers: Their numbers; None: as their metadata tell.
     """
     pieces = [_piece(page.metadata) for page in pages]
     elements = any(piece is not None and piece.element for piece in pieces)
     common = {key: value for key, value in pages[0].metadata.items() if _same(key, value, pages)}
-    numbers = _numbers(pieces)
+    numbers = _numbers(pieces) if numbers is None else numbers
     parts: list[str] = []
     starts, known, length = [0], [dict[str, Any]()], 0
     above: tuple[str, ...] = ()
@@ -218,34 +219,64 @@ def page_bounds(document: Document) -> list[PageBounds]:
     return [PageBounds(page, start, end) for page, (start, end) in zip(pages, pairwise(bounds), strict=True)]
 
 
-def refuse_part(document: Document, stored: Sequence[Chunk]) -> None:
-    """Refuse to replace a stored file by some of its pages.
+def completed(document: Document, stored: Sequence[Chunk], text: str | None = None) -> Document:
+    """A file's given pages with those that a store holds besides, unless the given ones are the whole file.
 
-    The given pages are the whole file where ``total_pages`` says so, or where they are several, from the first stored
-    one on.
+    They are where ``total_pages`` says so; without it, where they are several, from the first stored one on.
 
-    Raises:
-        InputError: Stored pages are not among the given ones, and the given ones are not the whole file.
+    Args:
+        document: The given pages, joined.
+        stored: The file's chunks in the store.
+        text: The stored file's text; None: what its chunks hold, with line ends between them.
     """
-    bounds = [*document.page_starts, len(document.text)]
-    given = {page for page in range(1, len(bounds)) if document.text[bounds[page - 1] : bounds[page]].strip()}
-    there = {chunk.metadata.get(PAGE) for chunk in stored}
-    lost = there - given
-    first = min((page for page in there if isinstance(page, int)), default=1)
-    declared = document.metadata.get("total_pages") == len(given)
-    if lost and given and not declared and (len(given) == 1 or min(given) > first):
-        raise InputError(
-            f"page {min(given)} of {document.id!r} came without pages of that file that the store holds "
-            f"({len(lost)} of them), which it would replace: add all pages of the file in one call, delete "
-            f"{document.id!r} first, or pass join_pages=False, with which each page is a document of its own"
-        )
+    if not stored or PAGE_METADATA not in document.metadata:
+        return document
+    given = _pages(document)
+    kept = {number: page for number, page in _stored_pages(document.id, stored, text).items() if number not in given}
+    total, count = document.metadata.get("total_pages"), sum(map(bool, document.metadata[PAGE_METADATA]))
+    first = min((number for chunk in stored if type(number := chunk.metadata.get(PAGE)) is int), default=0)
+    whole = max(count, len(given)) >= total if type(total) is int else len(given) > 1 and min(given) <= first
+    if not given or not kept or whole:
+        return document
+    pages = {**kept, **given}
+    numbers = sorted(pages)
+    return joined([pages[number] for number in numbers], numbers)
 
 
-def refuse_parts(documents: Sequence[Document], index: Index) -> None:
-    """`refuse_part` of each document that was joined from pages."""
-    for document in documents:
-        if PAGE_METADATA in document.metadata:
-            refuse_part(document, index.get_chunks([document.id]))
+def _pages(document: Document) -> dict[int, Document]:
+    """The pages of a joined document that have text, by number."""
+    own = {key: value for key, value in document.metadata.items() if key not in (PAGE_STARTS, PAGE_METADATA)}
+    starts, known = document.page_starts, document.metadata[PAGE_METADATA]
+    pages: dict[int, Document] = {}
+    for number, (start, end) in enumerate(pairwise([*starts, len(document.text)]), 1):
+        if text := document.text[start:end].rstrip():
+            pages[number] = Document(document.id, text, {**own, **known[number - 1]})
+    return pages
+
+
+def _stored_pages(file: str, chunks: Sequence[Chunk], text: str | None) -> dict[int, Document]:
+    if text is None:
+        letters = ["\n"] * max((chunk.end for chunk in chunks), default=0)
+        for chunk in chunks:
+            letters[chunk.start : chunk.end] = chunk.text
+        text = "".join(letters)
+    starts: dict[int, int] = {}
+    known: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        number, span = chunk.metadata.get(PAGE), chunk.metadata.get(PAGE_SPAN)
+        if type(number) is int and isinstance(span, list):
+            starts[number] = chunk.start - span[0]
+            known[number] = {key: value for key, value in chunk.metadata.items() if key not in _OF_A_CHUNK}
+    numbers = sorted(starts)
+    ends = [*(starts[number] for number in numbers[1:]), len(text)]
+    return {
+        number: Document(file, text[starts[number] : end].rstrip(), known[number])
+        for number, end in zip(numbers, ends, strict=True)
+    }
+
+
+#: Metadata of a chunk that its page has not.
+_OF_A_CHUNK = (PAGE, PAGES, PAGE_SPAN, ORIGIN_KEY, "start_index")
 
 
 # -- where a loader's document stands -------------------------------------------------------------------------------

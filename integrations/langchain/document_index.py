@@ -14,9 +14,14 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
-from situate.integrations._shared.pages import refuse_parts
 from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
-from situate.integrations.langchain.documents import assemble, from_document, text_ids, whole_documents
+from situate.integrations.langchain.documents import (
+    assemble,
+    from_document,
+    text_ids,
+    whole_documents,
+    with_stored_pages,
+)
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
@@ -94,7 +99,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             The ids, in order; those of documents without any text under "failed".
 
         Raises:
-            InputError: An item was already split, or pages of a file came without others of it that the index holds.
+            InputError: An item was already split.
         """
         refuse_unknown("upsert", kwargs)
         documents = self._whole(items)
@@ -147,8 +152,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
                 )
         join = self.join_pages and getattr(self.splitter, "join_pages", True)
         documents = [document for document, _ in whole_documents(items, [None] * len(items), join_pages=join)]
-        refuse_parts(documents, self.index)
-        return documents
+        return with_stored_pages(documents, self.index)
 
 
 def _response(documents: Sequence[Document], report: IndexReport) -> UpsertResponse:

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import UUID
 
 from langchain_core.documents import Document as LangChainDocument
@@ -24,13 +24,16 @@ from situate.integrations._shared.origin import (
     ChunkOrigin,
     digest,
 )
-from situate.integrations._shared.pages import file_groups, file_parts, joined
+from situate.integrations._shared.pages import completed, file_groups, file_parts, joined
 from situate.integrations._shared.splitting import read
 from situate.outside import load_json
 from situate.retrievers.marks import Highlight
 from situate.retrievers.types import Hit
 from situate.retrievers.where import Where
 from situate.types import PAGE, PAGE_METADATA, PAGE_SPAN, PAGE_STARTS, PAGES, Chunk, Context, Document, stable_id
+
+if TYPE_CHECKING:
+    from situate.retrievers.index.index import Index
 
 START_INDEX = "start_index"
 #: The metadata key under which LangChain's rerankers write their score.
@@ -130,6 +133,15 @@ def whole_documents(
         alone = free[group[0]] is None
         made.append((whole[group[0]] if alone else joined([whole[n] for n in group]), group))
     return made
+
+
+def with_stored_pages(documents: Sequence[Document], index: Index) -> list[Document]:
+    """The documents; a file of which some pages come has those besides that the index holds."""
+    result: list[Document] = []
+    for document in documents:
+        stored = index.get_chunks([document.id]) if PAGE_METADATA in document.metadata else []
+        result.append(completed(document, stored, assemble(stored).text) if stored else document)
+    return result
 
 
 def join_pages(documents: Sequence[LangChainDocument]) -> list[LangChainDocument]:
@@ -420,12 +432,14 @@ class Additions:
 
     Attributes:
         ids: The ids that the caller's documents are stored under, in order.
-        whole: Documents that are still to be cut.
+        files: Files that were joined from their pages, or some of these, and are still to be cut.
+        whole: Other documents that are still to be cut.
         cut: Documents all of whose chunks are here.
         partial: Documents some of whose chunks are here.
     """
 
     ids: list[str]
+    files: list[Document]
     whole: list[Document]
     cut: list[Item]
     partial: list[DocumentParts]
@@ -479,7 +493,8 @@ def additions(
     together = _by_document(chunks)
     return Additions(
         ids=names,
-        whole=[whole for whole, _ in made],
+        files=[document for document, _ in made if PAGE_METADATA in document.metadata],
+        whole=[document for document, _ in made if PAGE_METADATA not in document.metadata],
         cut=[parts.item() for parts in together if parts.complete],
         partial=[parts for parts in together if not parts.complete],
     )

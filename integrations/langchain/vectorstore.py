@@ -13,10 +13,8 @@ from langchain_core.embeddings import Embeddings
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown, translated
 from situate.integrations._shared.lifecycle import OpensIndex
-from situate.integrations._shared.pages import refuse_parts
 from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
 from situate.integrations.langchain.documents import (
-    Additions,
     Content,
     DocumentParts,
     Item,
@@ -26,6 +24,7 @@ from situate.integrations.langchain.documents import (
     from_document,
     from_texts,
     text_ids,
+    with_stored_pages,
 )
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.searching import Mode, SearchingStore
@@ -33,7 +32,7 @@ from situate.integrations.langchain.splitter import OriginChunker, as_chunker
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.chunk_access import delete_chunks, find_chunks
 from situate.retrievers.index.index import Index
-from situate.types import Chunk, Chunker, Situator
+from situate.types import Chunk, Chunker, Document, Situator
 
 if TYPE_CHECKING:
     from langchain_text_splitters import TextSplitter
@@ -47,7 +46,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
 
     - with a ``splitter``: a whole document, which is cut, situated, embedded with all of its text in view, and
       replaced as a whole; pages or elements of one file, as loaders return them, are one document under the file's
-      path, unless they have ids of their own;
+      path, unless they have ids of their own, and pages that come without the rest replace or join those in the store;
     - a chunk that `SituateTextSplitter` cut: it is put back into its document, chunks that are stored already
       included, and all of them are embedded together;
     - any other: one passage, stored under its own id with one vector, as in any vector store.
@@ -164,11 +163,12 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             One id per document; for a page of a file the file's.
 
         Raises:
-            InputError: A chunk's text was changed after splitting, metadata cannot be stored as JSON, or pages of a
-                file came without others of it that the store holds.
+            InputError: A chunk's text was changed after splitting, or metadata cannot be stored as JSON.
         """
         refuse_unknown("add_documents", kwargs)
-        new = self._additions(documents, ids)
+        new = additions(documents, ids, splits=self._splits, join_pages=self._join_pages)
+        if new.files:
+            self._add_files(new.files)
         if new.whole:
             self.index.add(new.whole)
         if new.cut:
@@ -187,7 +187,9 @@ class SituateVectorStore(OpensIndex, SearchingStore):
     ) -> list[str]:
         """`add_documents` without blocking the event loop."""
         refuse_unknown("aadd_documents", kwargs)
-        new = await asyncio.to_thread(self._additions, documents, ids)
+        new = await asyncio.to_thread(additions, documents, ids, splits=self._splits, join_pages=self._join_pages)
+        if new.files:
+            await asyncio.to_thread(self._add_files, new.files)
         if new.whole:
             await self.index.aadd(new.whole)
         if new.cut:
@@ -195,11 +197,6 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         if new.partial:
             await asyncio.to_thread(self._add_partial, new.partial)
         return new.ids
-
-    def _additions(self, documents: Sequence[LangChainDocument], ids: Sequence[str | None] | None) -> Additions:
-        new = additions(documents, ids, splits=self._splits, join_pages=self._join_pages)
-        refuse_parts(new.whole, self.index)
-        return new
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The chunks and the whole documents with these ids; unknown ids are skipped."""
@@ -235,6 +232,10 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         """`delete` without blocking the event loop."""
         refuse_unknown("adelete", kwargs)
         return await asyncio.to_thread(self.delete, ids)
+
+    def _add_files(self, files: Sequence[Document]) -> None:
+        with self._partial:  # pages of a file may come in several calls
+            self.index.add(with_stored_pages(files, self.index))
 
     def _add_partial(self, documents: Sequence[DocumentParts]) -> None:
         # The stored document is read, extended and written back: calls with parts of the same document run one after

@@ -22,7 +22,7 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Meaning, translated
 from situate.integrations._shared.lifecycle import OpensIndex
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY
-from situate.integrations._shared.pages import cut_document, file_of, is_page, joined, refuse_part
+from situate.integrations._shared.pages import completed, cut_document, file_of, is_page, joined
 from situate.integrations._shared.settings import RetrieverOptions, SignalLike, StoreOptions, with_signals
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
@@ -203,11 +203,11 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         Pages or elements of one file, as `SimpleDirectoryReader` makes them of a PDF (documents with the same path,
         each with a ``page_label``), become one document whose id is the path, unless ``join_pages`` is False. Its
         chunks lie within pages, but for the rest of a sentence that runs over, keep the page's metadata, and name their
-        span there as ``page_span``. All pages of a file belong in one call.
+        span there as ``page_span``. Pages that come without the rest of their file replace or join those in the index;
+        several pages from the first one on are taken for the whole file.
 
         Raises:
-            InputError: A document's metadata has a key where the context or the origin of its nodes would be shown; or
-                pages of a file came without others of it that the index holds.
+            InputError: A document's metadata has a key where the context or the origin of its nodes would be shown.
         """
         self._add(documents)
 
@@ -247,8 +247,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
                 alone = joined(pages) if self.join_pages and is_page(pages[0]) else pages[0]
                 whole.append(replace(alone, id=pages[0].id))
                 continue
-            document = joined(pages)
-            refuse_part(document, stored)
+            document = completed(joined(pages), stored)
             chunks = cut_document(document, self.index.chunker)
             if _identities(stored) != _identities(chunks):
                 files.append((document, chunks))

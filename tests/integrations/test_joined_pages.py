@@ -17,7 +17,6 @@ from llama_index.core.schema import Document as LlamaDocument, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from situate.chunkers import Document, MarkdownChunker, TextChunker
-from situate.errors import InputError
 from situate.integrations import langchain, llama_index
 from situate.integrations._shared.pages import cut_document, file_groups, file_parts, joined, page_bounds
 
@@ -241,13 +240,19 @@ def test_langchain_stores_a_file_as_one_document(embeddings: langchain.SituateEm
         assert [chunk.metadata["pages"] for chunk in chunks] == [[1, 2], [2, 2], [3, 3]]
         assert [chunk.metadata["page_label"] for chunk in chunks] == ["1", "2", "3"]
         assert chunks[0].text.endswith("who signs the report in blue ink.")
-        with pytest.raises(InputError, match=r"page 2 of '/x/boilers.pdf' came without pages .*join_pages=False"):
-            add(lazy()[1:2])
+        ids = [chunk.id for chunk in chunks]
+        add(lazy()[1:2])
+        assert [chunk.id for chunk in holder.index.get_chunks([FILE])] == ids
+        add(lazy(["It is kept for nine years."], 1))
+        assert [chunk.text for chunk in holder.index.get_chunks([FILE])][1:] == ["It is kept for nine years.", PAGES[2]]
         add(lazy([*PAGES[:2], "Repairs are free."]))
         assert holder.index.document_ids() == [FILE]
         assert holder.index.get_chunks([FILE])[-1].text == "Repairs are free."
         holder.delete([FILE])
         assert holder.index.count() == 0
+        for batch in (lazy()[:2], lazy()[2:], lazy()[:2]):
+            add(batch)
+        assert [chunk.id for chunk in holder.index.get_chunks([FILE])] == ids
     for holder, add in langchain_places(embeddings, join_pages=False):
         add(lazy())
         assert len(holder.index.document_ids()) == 3
@@ -351,8 +356,13 @@ def test_upserts_replace_a_page_or_a_file(embed_model: llama_index.SituateEmbedd
 def test_the_retriever_keeps_files(embed_model: llama_index.SituateEmbedding) -> None:
     retriever = llama_index.SituateRetriever.from_documents(read(), embed_model=embed_model)
     assert retriever.index.document_ids() == [FILE]
-    with pytest.raises(InputError, match="page 2 of"):
-        retriever.update_ref_doc(read()[1])
+    stored = [chunk.id for chunk in retriever.index.get_chunks([FILE])]
+    retriever.update_ref_doc(read()[1])
+    assert [chunk.id for chunk in retriever.index.get_chunks([FILE])] == stored
+    retriever.insert(read([*PAGES, "A fourth page."])[3])
+    assert [chunk.metadata["page"] for chunk in retriever.index.get_chunks([FILE])] == [1, 2, 3, 4]
+    retriever.add_documents(read())  # from the first page on: the whole file, which has become shorter
+    assert [chunk.id for chunk in retriever.index.get_chunks([FILE])] == stored
     assert retriever.refresh_ref_docs([read()[0], LlamaDocument(id_="n", text="Other."), *read()[1:]]) == [
         False,
         True,
