@@ -27,7 +27,7 @@ class PaddedForward:
     def __init__(self, model: Any, *, left: bool = False) -> None:
         self._model, self._left = model, left
         self._pad = int(getattr(model.config, "pad_token_id", None) or 0)
-        self._takes = _takes(model)
+        self._takes, self._more = _takes(model), no_cache(model)
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
@@ -42,7 +42,7 @@ class PaddedForward:
         mask = at >= packing.longest - sizes if self._left else at < sizes
         padded = ids.new_full(mask.shape, self._pad)
         padded[mask] = ids
-        given: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long(), **no_cache(self._model)}
+        given: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long(), **self._more}
         if packing.types is not None and "token_type_ids" in self._takes:
             given["token_type_ids"] = padded.new_zeros(mask.shape)
             given["token_type_ids"][mask] = packing.types
@@ -86,7 +86,9 @@ class PackedForward:
 
 def no_cache(model: Any) -> dict[str, Any]:
     """``use_cache=False`` for the models that would keep keys and values."""
-    return {"use_cache": False} if getattr(model.config.get_text_config(), "use_cache", None) else {}
+    parameters = inspect.signature(model.forward).parameters
+    known = "use_cache" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return {"use_cache": False} if known and getattr(model.config.get_text_config(), "use_cache", None) else {}
 
 
 def _takes(model: Any) -> set[str]:

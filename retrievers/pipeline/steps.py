@@ -20,7 +20,8 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from situate.errors import InputError, ModelError, PromptRefusedError, StepError
@@ -290,7 +291,7 @@ def _retrying(policy: StepPolicy, record: _Record, clock: _Clock) -> dict[str, A
     return {
         # a retry that would begin after the limit is not attempted
         "stop": lambda state: attempts(state) or too_late(state),
-        "wait": wait_exponential_jitter(multiplier=policy.backoff, jitter=policy.backoff),
+        "wait": wait_exponential(multiplier=policy.backoff) + wait_random(0, policy.backoff),
         "retry": retry_if_exception(lambda e: isinstance(e, Exception) and not isinstance(e, _PERMANENT)),
         "before": counted,
         "reraise": True,

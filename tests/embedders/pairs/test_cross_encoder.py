@@ -9,12 +9,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from situate.embedders.forward.attention import BASE_2
 from situate.embedders.forward.bert import BertFirstTokens
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
 from situate.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
+
+TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 WORDS = ["leave", "parents", "weeks", "policy", "travel", "office", "the", "of", "and", "salary", "year", "yes", "no"]
 SHAPE = {
@@ -186,11 +189,14 @@ def predicted(folder, pairs, **arguments):
 @pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "modernbert"])
 def test_scores_equal_predict(name, request):
     folder = request.getfixturevalue(name)
+    if name == "distilbert" and TRANSFORMERS_4:
+        pytest.skip("sentence-transformers gives it token types there, which it does not take")
     model = CrossEncoderModel(folder, dtype="float32", output="model", device="cpu")
     got = model.score(PAIRS)
     np.testing.assert_allclose(got.scores, predicted(folder, PAIRS), atol=1e-5)
     assert got.scores.std() > 1e-3  # a constant would prove nothing
-    assert model.scheduler.engine.packed
+    # transformers 4 has an attention of ModernBERT's own.
+    assert model.scheduler.engine.packed or (name == "modernbert" and TRANSFORMERS_4)
     assert got.lost_tokens == 0
 
 

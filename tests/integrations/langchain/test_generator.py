@@ -45,7 +45,7 @@ def test_chat_model() -> None:
     assert generator.generate([Prompt("question", prefix="document ", system="be brief")]) == ["one"]
     (messages,) = seen.messages
     assert isinstance(messages[0], SystemMessage)
-    assert [m.text for m in messages] == ["be brief", "document question"]
+    assert [m.content for m in messages] == ["be brief", "document question"]
 
 
 async def test_answers_stay_in_order() -> None:
@@ -53,7 +53,7 @@ async def test_answers_stay_in_order() -> None:
 
     class Echo(FakeListChatModel):
         def _call(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> str:
-            return messages[-1].text
+            return str(messages[-1].content)
 
     generator = LangChainGenerator(Echo(responses=["unused"]), max_concurrency=3)
     assert generator.generate(prompts) == [prompt.text for prompt in prompts]
