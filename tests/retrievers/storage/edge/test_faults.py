@@ -107,7 +107,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     What was acknowledged is there, once.
     """
-    kills = 200 if FULL else 6
+    kills = 200 if FULL else 4
     rng = random.Random(7)
     held: dict[int, int] = {}
     version, acknowledged, optimized, resized = 1, 0, 0, 0
@@ -119,7 +119,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
         lines = iter(writer.stdout.readline, b"")
         assert next(lines) == b"open\n"
         pending: tuple[int, int | None] | None = None
-        bullet = threading.Timer(rng.uniform(0, 6 if FULL else 3), writer.kill)
+        bullet = threading.Timer(rng.uniform(0, 6 if FULL else 2), writer.kill)
         bullet.start()
         for line in lines:  # also those that the pipe still holds
             match line.decode().split():
