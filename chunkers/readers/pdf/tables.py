@@ -31,8 +31,8 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
         if len(grid.xs) * len(grid.ys) > _MAX_CELLS:
             continue
         inside = [word for word in rest if grid.holds(word)]
-        rows = [row for band in grid.bands(inside) for row in _split(band)]
-        rows = [row for row in rows if any(row)]
+        parts = [(row, firsts) for band, firsts in grid.bands(inside) for row in _split(band) if any(row)]
+        rows = [row for row, _ in parts]
         # A row that is one cell is the table's title, and stands before it as text.
         while rows and sum(map(bool, rows[0])) == 1 and len(rows[0]) > 2 and rows[0][0]:
             titled = {id(word) for word in rows[0][0]}
@@ -43,6 +43,8 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
             continue
         taken = {id(word) for word in inside}
         rest = [word for word in rest if id(word) not in taken]
+        written = [[_cell_text(cell) for cell in row] for row in rows]
+        _join_header(written, parts[len(parts) - len(rows)][1])
         tables.append(
             Segment(
                 words=[],
@@ -50,7 +52,7 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
                 x1=grid.xs[-1],
                 y=max(word.y for word in inside),
                 size=max(word.size for word in inside),
-                rows=tuple(tuple(_cell_text(row[c]) for c in kept) for row in rows),
+                rows=tuple(tuple(row[c] for c in kept) for row in written),
                 edges=(*(grid.xs[c] for c in kept), grid.xs[-1]),
                 bottom=grid.ys[0],
             )
@@ -73,8 +75,11 @@ class _Grid:
     def holds(self, word: Word) -> bool:
         return self.xs[0] < _middle(word) < self.xs[-1] and self.ys[0] < _height(word) < self.ys[-1]
 
-    def bands(self, words: Sequence[Word]) -> list[_Row]:
-        """The words by rows and columns, from top to bottom; cells of a row without a line between them are one."""
+    def bands(self, words: Sequence[Word]) -> list[tuple[_Row, list[int]]]:
+        """The words by rows and columns, from top to bottom; cells of a row without a line between them are one.
+
+        With each row come, for each of its columns, the first column of the cell that it belongs to.
+        """
         bands: list[_Row] = [[[] for _ in self.xs[1:]] for _ in self.ys[1:]]
         by_row: list[list[Word]] = [[] for _ in self.ys[1:]]
         for word in words:
@@ -86,7 +91,7 @@ class _Grid:
                 firsts[row] = list(range(len(self.xs) - 1))
         for row, word in ((row, word) for row, inside in enumerate(by_row) for word in inside):
             bands[row][firsts[row][bisect_right(self.xs, _middle(word)) - 1]].append(word)
-        return bands[::-1]
+        return list(zip(bands, firsts, strict=True))[::-1]
 
     def _firsts(self, y: float) -> list[int]:
         """For each column of the row at ``y`` the first one of its cell."""
@@ -96,6 +101,17 @@ class _Grid:
             lined = any(abs(place - x) <= _SNAP and low - _SNAP <= y <= high + _SNAP for low, high, place in self.down)
             found.append(column if lined else found[-1])
         return found
+
+
+def _join_header(rows: list[list[str]], firsts: list[int]) -> None:
+    """Joins a second row of column names, below a cell over several columns, to the first row."""
+    wide = {first for first in firsts if firsts.count(first) > 1 and rows[0][first]}
+    below = [column for column, text in enumerate(rows[1]) if text]
+    split = any(sum(firsts[column] == first for column in below) > 1 for first in wide)
+    if len(rows) < 3 or not split or any(_NUMERIC.match(text) for text in rows[1]):
+        return
+    rows[0] = [spaced(rows[0][first if first in wide else c], rows[1][c]) for c, first in enumerate(firsts)]
+    del rows[1]
 
 
 def _split(band: _Row) -> list[_Row]:

@@ -135,6 +135,58 @@ def test_rows_without_lines_between_them_are_rows(reader: PdfReader) -> None:
     assert reader.read(pdf(draw)).text == rows
 
 
+def test_names_over_several_columns_are_those_of_each(reader: PdfReader) -> None:
+    def draw(canvas: Canvas) -> None:
+        rows = [["Payee", "Dates", ""], ["", "Start", "End"], ["Ida", "May", "June"], ["Omar", "July", "August"]]
+        table = Table(rows, colWidths=110)
+        table.setStyle(TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("SPAN", (1, 0), (2, 0))]))
+        _, height = table.wrapOn(canvas, 500, 500)
+        table.drawOn(canvas, 72, 600 - height)
+        canvas.showPage()
+
+    head = "| Payee | Dates Start | Dates End |\n| --- | --- | --- |\n"
+    assert reader.read(pdf(draw)).text == f"{head}| Ida | May | June |\n| Omar | July | August |"
+
+
+def mapped(texts: list[tuple[int, int, str]], signs: str) -> bytes:
+    """A PDF that shows letters by codes from 65 on, which a ToUnicode map names."""
+    shown = "".join(
+        f"BT /F1 12 Tf {x} {y} Td ({''.join(chr(65 + signs.index(sign)) for sign in text)}) Tj ET\n"
+        for x, y, text in texts
+    )
+    named = "\n".join(f"<{65 + place:02X}> <{ord(sign):04X}>" for place, sign in enumerate(signs))
+    cmap = (
+        "/CIDInit /ProcSet findresource begin 12 dict begin begincmap 1 begincodespacerange <00> <FF> "
+        f"endcodespacerange {len(signs)} beginbfchar\n{named}\nendbfchar endcmap end end"
+    )
+    font = "<< /Type /Font /Subtype /Type1 /BaseFont /Courier /ToUnicode 6 0 R >>"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
+        "/Resources << /Font << /F1 5 0 R >> >> >>",
+        f"<< /Length {len(shown)} >>\nstream\n{shown}\nendstream",
+        font,
+        f"<< /Length {len(cmap)} >>\nstream\n{cmap}\nendstream",
+    ]
+    out = "%PDF-1.4\n" + "".join(f"{n} 0 obj\n{body}\nendobj\n" for n, body in enumerate(objects, 1))
+    return (out + "trailer << /Root 1 0 R >>\n%%EOF").encode()
+
+
+def test_scripts_are_read_in_their_own_order(reader: PdfReader) -> None:
+    # Files hold letters that are written from right to left as they stand: the last one first.
+    words = ["\u05e9\u05dc\u05d5\u05dd", "\u05e2\u05d5\u05dc\u05dd"]
+    signs = "".join(dict.fromkeys("".join(words)))
+    hebrew = mapped([(300, 700, words[0][::-1]), (250, 700, words[1][::-1])], signs)
+    assert reader.read(hebrew).text == " ".join(words)
+    japanese = "\u5b57\u304c\u66f8\u3044\u3066\u3042\u308b"
+    columns = [(500, 700, japanese[:4]), (480, 700, japanese[4:])]
+    stacked = [(x, y - 14 * n, sign) for x, y, text in columns for n, sign in enumerate(text)]
+    assert reader.read(mapped(stacked, japanese)).text == japanese
+    across = [(72, 700, japanese[:4]), (72, 686, japanese[4:])]
+    assert reader.read(mapped(across, japanese)).text == japanese
+
+
 def test_form_fields_are_read_with_their_names(reader: PdfReader) -> None:
     def draw(canvas: Canvas) -> None:
         canvas.acroForm.textfield(name="given", tooltip="Given name", value="Ada", x=100, y=600)
