@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ _IDENTIFIER = re.compile(r"\b\w*(?:[a-z0-9][A-Z]|[A-Z]{2}[a-z]|_)\w*\b")
 _WORD = re.compile(r"[^\W_]+")
 #: Characters of each of a document's first, middle and last chunk, by which its language is told.
 _EXCERPT = 600
+#: The share of a query's greatest score that its n-grams give to texts about something else.
+_CHANCE = 0.05
 #: N-grams in a text, for each of its words; about, in the languages that are written with spaces.
 _NGRAMS_PER_WORD = 4
 
@@ -38,11 +40,14 @@ class SparseVector:
         values: float32 ``[terms]``, positive.
         words: Of a query, the sum of the weights that one text can match; None for that of ``values``. It is less where
             the query is read in several languages: a text is written in one.
+        chance: Of a query, the share of its greatest score that texts about something else reach: n-grams are in many
+            words.
     """
 
     indices: NDArray[np.int64]
     values: NDArray[np.float32]
     words: float | None = None
+    chance: float = 0.0
 
     @property
     def total(self) -> float:
@@ -148,7 +153,7 @@ class LexicalEncoder:
         readings = [(weight, self._reading(name).query(prepared)) for name, weight in weights(text, counts).items()]
         if len(readings) == 1:
             return readings[0][1]
-        return _widest([SparseVector(query.indices, np.float32(weight) * query.values) for weight, query in readings])
+        return _widest([replace(query, values=np.float32(weight) * query.values) for weight, query in readings])
 
     def _prepared(self, text: str) -> str:
         # The Rust library takes UTF-8 only, and a lone surrogate has none.
@@ -195,16 +200,18 @@ class _Reading:
         if self.ngrams is None:
             return _from_edge(self._words.embed_query(text))
         found: dict[int, float] = {}
+        chance = 0.0
         for word in set(_WORD.findall(text.lower())):
             # A stop word has no term, and so no n-grams either.
             if terms := self._words.embed_query(word).indices:
                 parts = self.ngrams.embed_query(" ".join(ngrams(word))).indices
+                chance = _CHANCE if parts else chance
                 for indices, weight in ((terms, 0.5 if parts else 1.0), (parts, 0.5)):
                     for index in indices:
                         found[index] = max(weight / len(indices), found.get(index, 0.0))
         order = sorted(found)
         values = np.array([found[index] for index in order], dtype=np.float32)
-        return SparseVector(np.array(order, dtype=np.int64), values)
+        return SparseVector(np.array(order, dtype=np.int64), values, chance=chance)
 
 
 def _from_edge(vector: qdrant_edge.SparseVector) -> SparseVector:
@@ -219,11 +226,11 @@ def _widest(parts: Sequence[SparseVector]) -> SparseVector:
     indices, places = np.unique(np.concatenate([vector.indices for vector in parts]), return_inverse=True)
     values = np.zeros(len(indices), dtype=np.float32)
     np.maximum.at(values, places, np.concatenate([vector.values for vector in parts]))
-    return SparseVector(indices, values, max(vector.total for vector in parts))
+    return SparseVector(indices, values, max(v.total for v in parts), max(v.chance for v in parts))
 
 
 def _mixed(parts: Sequence[tuple[float, SparseVector]], words: float | None = None) -> SparseVector:
     indices, places = np.unique(np.concatenate([vector.indices for _, vector in parts]), return_inverse=True)
     weighted = np.concatenate([weight * vector.values for weight, vector in parts])
     values = np.bincount(places, weights=weighted, minlength=len(indices)).astype(np.float32)
-    return SparseVector(indices, values, words)
+    return SparseVector(indices, values, words, max(vector.chance for _, vector in parts))

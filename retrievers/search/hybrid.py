@@ -161,15 +161,17 @@ class HybridSearch:
             missing[BM25] = vectors.lexical
         if missing:
             found = {**found, **self.gateway.nearest(missing, len(points), among(points))}
-        background, greatest = self.background(), 0.0
+        background, greatest, chance = self.background(), 0.0, 0.0
         if vectors.lexical is not None and self.config.lexical is not None:
             greatest = background.greatest(vectors.lexical, self.config.lexical.k)
+            chance = vectors.lexical.chance * greatest
         # Points beyond the end of a list score at most as much as its last one.
         dense, lexical = found[DENSE], found.get(BM25, {})
         least = min(dense.values(), default=0.0)
         return {
             point: background.relevance(
-                dense.get(point, least), lexical.get(point, 0.0) / greatest if greatest else None
+                dense.get(point, least),
+                max(0.0, lexical.get(point, 0.0) - chance) / (greatest - chance) if greatest else None,
             )
             for point in points
         }

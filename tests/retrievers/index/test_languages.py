@@ -104,6 +104,9 @@ def test_a_word_weighs_one_in_every_reading() -> None:
     ):
         query = LexicalEncoder(BARE).encode_query(question, languages={reading: 1})
         assert query.total == pytest.approx(words)
+        # Of n-grams some are found in any text: relevance does not count these.
+        assert (query.chance > 0) == (reading != "english")
+    assert LexicalEncoder(BARE).encode_query("首都在哪里", languages={"ngrams": 1}).chance == 0
 
 
 def test_a_query_is_read_in_the_languages_that_are_probable_for_it() -> None:
