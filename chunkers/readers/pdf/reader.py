@@ -20,6 +20,8 @@ from situate.types import PAGE_STARTS
 #: Seconds and pages that a file may take, where the caller names no other limits.
 SECONDS = 120.0
 MAX_PAGES = 5_000
+#: What of the environment the process needs to start.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONHOME")
 
 
 class UnreadPagesWarning(SituateWarning):
@@ -139,12 +141,14 @@ class _Worker:
 
     def __init__(self) -> None:
         self._owner = os.getpid()
+        # It imports what this process would, nothing from a folder of documents, and gets no keys of the environment.
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "situate.chunkers.readers.pdf.worker"],
+            [sys.executable, "-P", "-m", "situate.chunkers.readers.pdf.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}, "PYTHONPATH": path},
         )
 
     def is_usable(self) -> bool:
