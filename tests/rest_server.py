@@ -66,6 +66,12 @@ _ROUTES: list[tuple[str, str, Any, _Answer]] = [
     ("GET", "", None, lambda client, name, _: client.get_collection(name)),
     ("GET", "/exists", None, lambda client, name, _: {"exists": client.collection_exists(name)}),
     ("PUT", "", models.CreateCollection, _create),
+    (
+        "PATCH",
+        "",
+        models.UpdateCollection,
+        lambda client, name, body: client.update_collection(name, **_fields(body)),
+    ),
     ("DELETE", "", None, lambda client, name, _: client.delete_collection(name)),
     (
         "PUT",
