@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 # Tests start many processes, which would all compile the package anew where the environment keeps Python from caching.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
+.PHONY: docs help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +40,10 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 format: $(STAMP) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP) ## the documentation as a site, in build/site
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench-encoder: $(STAMP) ## encoder speed against what users use today
 	$(BIN)/python -m benchmarks.encoder
