@@ -1,11 +1,11 @@
 """What signals cost and find: tokens pooled and in bytes, MUVERA against exhaustive MaxSim, ensembles and views.
 
-    python -m benchmarks.signals tokens FOLDER [--model NAME]      quality against bytes, in one collection
+    python -m benchmarks.signals tokens FOLDER [--model NAME]      quality against bytes
     python -m benchmarks.signals muvera FOLDER [--model NAME]      recall of MaxSim's first ten, and time
     python -m benchmarks.signals further FOLDER --second NAME      a second embedder, views, titles
 
-A folder is a set as `benchmarks.quality` reads it. Everything that is compared is stored in one collection, as signals
-without a weight, and a search weighs one of them.
+A folder is a set as `benchmarks.quality` reads it. What is compared is stored in one collection, as signals without a
+weight, and a search weighs one of them; forms of token vectors are compared outside of a collection.
 """
 
 from __future__ import annotations
@@ -20,28 +20,22 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import CACHE, DOCUMENT_MEASURES, SPAN_MEASURES, load
+from situate.batches import in_batches
 from situate.chunkers import AutoChunker
 from situate.embedders import ChunkScheme, Embedder
+from situate.embedders.types import Vectors
 from situate.retrievers import Hit, Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare
 from situate.retrievers.signals.base import Signal
 from situate.retrievers.signals.dense import Dense
 from situate.retrievers.signals.muvera import Muvera
-from situate.retrievers.signals.tokens import Tokens, TokenStorage
+from situate.retrievers.signals.tokens import Tokens, TokenStorage, in_bytes, pooled
 from situate.retrievers.signals.views import Views
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 #: Name -> how a chunk's tokens are stored.
-STORED: dict[str, tuple[TokenStorage, int, float]] = {
-    "float16": ("float16", 1, 0.0),
-    "int8": ("int8", 1, 0.0),
-    "float16, pool 2": ("float16", 2, 0.0),
-    "float16, pool 3": ("float16", 3, 0.0),
-    "float16, pool 4": ("float16", 4, 0.0),
-    "int8, pool 2": ("int8", 2, 0.0),
-    "int8, pool 3": ("int8", 3, 0.0),
-    "int8, pool 4": ("int8", 4, 0.0),
-    "int8, prune .3": ("int8", 1, 0.3),
+STORED: dict[str, tuple[TokenStorage, int]] = {
+    f"{kind}, pool {factor}": (kind, factor) for kind in ("float16", "int8") for factor in (1, 2, 3, 4)
 }
 
 
@@ -69,20 +63,52 @@ def compared(data: EvaluationSet, index: Index, ways: Mapping[str, Mapping[str, 
     return compare(data, searches, measures, count_tokens=count).table(next(iter(ways)))
 
 
-def tokens(data: EvaluationSet, model: str) -> None:
-    """Quality and bytes of each form of token vectors, as the MaxSim stage of ``quality``."""
-    signals = tuple(
-        Tokens(name=name, datatype=kind, pool=pool, prune=prune, weight=0.0)
-        for name, (kind, pool, prune) in STORED.items()
+def tokens(data: EvaluationSet, model: str, depth: int = 50) -> None:
+    """Quality and bytes of each form of token vectors: MaxSim alone orders the dense best of ``quality``."""
+    scheme = PipelineConfig.quality().dense
+    plain = Embedder(model)
+    embedder = Embedder(model, encoder=CachedEncoder.of(plain, CACHE))
+    chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
+    chunks, dense, rows = [], [], []
+    for some in in_batches([document for document in data.documents if document.text.strip()], 50):
+        items = [(document, chunker.split(document)) for document in some]
+        for (_, own), made in zip(items, embedder.encode_chunks(items, scheme, token_vectors=True), strict=True):
+            chunks += own
+            dense.append(made.dense)
+            rows += [matrix.astype(np.float16) for matrix in made.tokens or ()]
+    asked = list(data.queries.values())
+    queries = embedder.embed_query_tokens(asked)
+    best = np.argsort(-(embedder.embed_queries(asked) @ np.concatenate(dense).T), axis=1)[:, :depth]
+    ranked: dict[str, dict[str, list[Hit]]] = {
+        "dense alone": {
+            text: [Hit(chunks[i], -float(place)) for place, i in enumerate(order)]
+            for text, order in zip(asked, best, strict=True)
+        }
+    }
+    for name, (kind, factor) in STORED.items():
+        stored = [pooled(matrix.astype(np.float32), factor) for matrix in rows]
+        kilobytes = np.mean([matrix.size for matrix in stored]) * BYTES[kind] / 1024
+        label = f"{name}: {kilobytes:.0f} KB"
+        ranked[label] = {}
+        for text, query, order in zip(asked, queries, best, strict=True):
+            hits = [Hit(chunks[i], _maxsim(query, stored[i], kind)) for i in order]
+            ranked[label][text] = sorted(hits, key=lambda hit: -hit.score)
+    measures = SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES
+    searches = {name: found.__getitem__ for name, found in ranked.items()}
+    print(
+        compare(data, searches, measures, count_tokens=chunker.count).table(
+            next(name for name in ranked if ":" in name)
+        )
     )
-    base = replace(PipelineConfig.quality(), token_vectors=None, signals=signals)
-    with built(data, model, base) as index:
-        print(compared(data, index, {name: {name: 0.3} for name in STORED} | {"no MaxSim": {}}, base))
-        records = index.client.scroll(index.collection, limit=200, with_vectors=list(STORED))[0]
-        for name, (kind, _, _) in STORED.items():
-            shapes = [np.shape(r.vector[name]) for r in records if isinstance(r.vector, dict)]
-            kilobytes = np.mean([rows * width for rows, width in shapes]) * BYTES[kind] / 1024
-            print(f"{name:20} {kilobytes:8.1f} KB a chunk")
+
+
+def _maxsim(query: Vectors, rows: Vectors, kind: TokenStorage) -> float:
+    """The score of a chunk; of bytes by the least distances, as the engine computes it."""
+    if kind != "int8":
+        return float((query @ rows.T).max(1).sum())
+    query, rows = in_bytes(query), in_bytes(rows)
+    distances = (query**2).sum(1)[:, None] + (rows**2).sum(1) - 2 * query @ rows.T
+    return -float(np.sqrt(distances.min(1).sum()))
 
 
 def muvera(data: EvaluationSet, model: str, documents: int = 1100, queries: int = 40) -> None:

@@ -135,12 +135,12 @@ class Tokens(TokenSignal):
         """A multivector without a graph, which would cost most of the index for nothing: it only scores candidates."""
         from qdrant_client import models
 
-        in_bytes = self.datatype == "int8"
+        as_bytes = self.datatype == "int8"
         return models.VectorParams(
             size=dimension if self.embedder is None else self.embedder.dimension,
             # Bytes have no sign, and a shift changes a dot product; it does not change a distance.
-            distance=models.Distance.EUCLID if in_bytes else models.Distance.COSINE,
-            datatype=models.Datatype.UINT8 if in_bytes else models.Datatype(self.datatype),
+            distance=models.Distance.EUCLID if as_bytes else models.Distance.COSINE,
+            datatype=models.Datatype.UINT8 if as_bytes else models.Datatype(self.datatype),
             multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             hnsw_config=models.HnswConfigDiff(m=0),
         )
@@ -156,7 +156,7 @@ class Tokens(TokenSignal):
         if self.pool > 1:
             rows = [pooled(own, self.pool) for own in rows]
         if self.datatype == "int8":
-            rows = [_bytes(own) for own in rows]
+            rows = [in_bytes(own) for own in rows]
         return batch.of_documents(rows)
 
     def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Vectors] | None:
@@ -174,7 +174,7 @@ class Tokens(TokenSignal):
             return gateway.maxsim(query, self.name, candidates)
         # The engine returns the root of the sum of least squared distances; of unit vectors |q - d|^2 = 2 - 2 q d.
         # Rounding adds to each number's square the variance of two uniform errors, 1/12 each.
-        found = gateway.maxsim(_bytes(query), self.name, candidates)
+        found = gateway.maxsim(in_bytes(query), self.name, candidates)
         rounding = query.size / 6
         return {point: len(query) - (far**2 - rounding) / _SCALE**2 / 2 for point, far in found.items()}
 
@@ -228,7 +228,7 @@ def read_tokens(rows: Vectors) -> Vectors:
     return unit((rows - _OFFSET) / _SCALE) if rows.size and rows.max() > 1.5 else rows
 
 
-def _bytes(rows: Vectors) -> Vectors:
+def in_bytes(rows: Vectors) -> Vectors:
     """float32 ``[tokens, dimension]`` of unit vectors as whole numbers from 1 to 255."""
     whole: Vectors = np.rint(np.clip(rows, -1, 1) * _SCALE + _OFFSET).astype(np.float32)
     return whole
