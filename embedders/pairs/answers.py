@@ -49,10 +49,15 @@ class AnswerModel:
         if not answers or not all(answers):
             raise InputError(f"answers={list(answers)}: give at least one, and none of them empty")
         written = [self._written(prompt) for prompt in prompts]
-        beginnings = [ids for ids, _ in written for _ in answers]
-        continuations = [self._continued(text, answer) for _, text in written for answer in answers]
-        found = self.decoder.log_likelihoods(beginnings, continuations)
-        sums = np.array([values.sum() for values in found], dtype=np.float64).reshape(len(prompts), len(answers))
+        continuations = [[self._continued(text, answer) for answer in answers] for _, text in written]
+        if all(len(ids) == 1 for each in continuations for ids in each):
+            tokens = [np.concatenate(each) for each in continuations]
+            found = self.decoder.next_log_likelihoods([ids for ids, _ in written], tokens)
+            sums = np.array(found, dtype=np.float64).reshape(len(prompts), len(answers))
+        else:
+            beginnings = [ids for ids, _ in written for _ in answers]
+            found = self.decoder.log_likelihoods(beginnings, [ids for each in continuations for ids in each])
+            sums = np.array([values.sum() for values in found], dtype=np.float64).reshape(len(prompts), len(answers))
         odds = np.exp(sums - sums.max(axis=1, keepdims=True))
         shares: list[list[float]] = (odds / odds.sum(axis=1, keepdims=True)).tolist()
         return shares

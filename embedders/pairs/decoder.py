@@ -124,17 +124,37 @@ class Decoder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: It cannot be loaded.
         """
-        loaded = self.loaded
-        found: list[Vectors] = [np.zeros(0, dtype=np.float32)] * len(beginnings)
-        todo = [i for i, ids in enumerate(continuations) if len(ids)]
-        todo.sort(key=lambda i: -len(beginnings[i]) - len(continuations[i]))
+        texts = [np.concatenate(parts) for parts in zip(beginnings, continuations, strict=True)]
+        # The logits of a place tell the next token, so that those of the last one are not needed.
+        return self._in_batches([text[:-1] for text in texts], continuations)
+
+    def next_log_likelihoods(self, beginnings: Sequence[Ids], tokens: Sequence[Ids]) -> list[Vectors]:
+        """Per text, float32 ``[tokens]``: the log-likelihood of each of its tokens as the next one, of one pass.
+
+        Args:
+            beginnings: Token ids, one at least each.
+            tokens: Per beginning the ids of tokens that may follow; as many for each.
+
+        Raises:
+            NonFiniteVectorError: The model computed NaN or infinity.
+            ModelError: It cannot be loaded.
+        """
+        return self._in_batches(beginnings, tokens, alternatives=True)
+
+    def _in_batches(
+        self, sequences: Sequence[Ids], targets: Sequence[Ids], *, alternatives: bool = False
+    ) -> list[Vectors]:
+        model = self.loaded.model
+        found: list[Vectors] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+        todo = [i for i, ids in enumerate(targets) if len(ids)]
+        todo.sort(key=lambda i: -len(sequences[i]))
         start = 0
         while start < len(todo):
-            longest = len(beginnings[todo[start]]) + len(continuations[todo[start]])
-            rows = todo[start : start + max(1, self.batch_tokens // longest)]
-            rows = rows[: max(1, _LOGIT_ROWS // max(len(continuations[i]) for i in rows))]
+            rows = todo[start : start + max(1, self.batch_tokens // len(sequences[todo[start]]))]
+            if not alternatives:
+                rows = rows[: max(1, _LOGIT_ROWS // max(len(targets[i]) for i in rows))]
             with self._lock:  # one owner of the device
-                batch = _batch(loaded.model, [(beginnings[i], continuations[i]) for i in rows])
+                batch = _batch(model, [sequences[i] for i in rows], [targets[i] for i in rows], alternatives)
             for i, values in zip(rows, batch, strict=True):
                 check_finite(values, f"model {self.model!r} computed")
                 found[i] = values
@@ -179,35 +199,44 @@ class Decoder:
         return LoadedDecoder(model.to(device).eval(), tokenizer, chat, min(self.max_tokens or _LONGEST, longest))
 
 
-def _batch(model: Any, texts: Sequence[tuple[Ids, Ids]]) -> list[Vectors]:
-    """Of each beginning and continuation the log-likelihoods of the latter; on out of memory in halves."""
+def _batch(model: Any, sequences: Sequence[Ids], targets: Sequence[Ids], alternatives: bool) -> list[Vectors]:
+    """Of each sequence the log-likelihoods of its targets; on out of memory in halves.
+
+    Args:
+        sequences: What is read.
+        targets: The tokens that follow its last places, or, with ``alternatives``, its last place.
+    """
     import torch
 
     from situate.embedders.forward.cores import computing
 
     try:
-        sequences = [np.concatenate(text) for text in texts]
-        longest, keep = max(map(len, sequences)), max(len(continuation) for _, continuation in texts)
-        # Padded on the left, so that all continuations end together and the logits of the rest are not computed.
-        ids = torch.zeros((len(texts), longest), dtype=torch.int64)
+        longest = max(map(len, sequences))
+        keep = 1 if alternatives else max(map(len, targets))
+        # Padded on the left, so that all sequences end together and the logits of the rest are not computed.
+        ids = torch.zeros((len(sequences), longest), dtype=torch.int64)
         mask = torch.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
+        wanted = torch.zeros((len(targets), max(map(len, targets))), dtype=torch.int64)
+        for row, (sequence, target) in enumerate(zip(sequences, targets, strict=True)):
             ids[row, longest - len(sequence) :] = torch.from_numpy(sequence)
             mask[row, longest - len(sequence) :] = 1
+            wanted[row, wanted.shape[1] - len(target) :] = torch.from_numpy(target)
         inputs: dict[str, Any] = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
         known = signature(model.forward).parameters
         if "position_ids" in known:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0).to(model.device)
         if "logits_to_keep" in known:
-            inputs["logits_to_keep"] = keep + 1
+            inputs["logits_to_keep"] = keep
         with torch.inference_mode(), computing():
-            logits = model(**inputs, use_cache=False).logits[:, -keep - 1 : -1].float()
-            targets = ids[:, -keep:].to(logits.device)
-            values = logits.log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0].cpu().numpy()
-        return [values[row, keep - len(continuation) :] for row, (_, continuation) in enumerate(texts)]
+            logits = model(**inputs, use_cache=False).logits[:, -keep:].float().log_softmax(-1)
+            wanted = wanted.to(logits.device)
+            places = wanted[:, None, :] if alternatives else wanted[:, :, None]
+            values = logits.gather(2, places).flatten(1).cpu().numpy()
+        return [row[len(row) - len(target) :] for row, target in zip(values, targets, strict=True)]
     except (torch.OutOfMemoryError, MemoryError):
-        if len(texts) == 1:
+        if len(sequences) == 1:
             raise
     # After the handler, whose traceback keeps the failed pass's tensors.
-    half = len(texts) // 2
-    return [*_batch(model, texts[:half]), *_batch(model, texts[half:])]
+    half = len(sequences) // 2
+    parts = ((sequences[:half], targets[:half]), (sequences[half:], targets[half:]))
+    return [values for part in parts for values in _batch(model, *part, alternatives)]

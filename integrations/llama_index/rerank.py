@@ -250,11 +250,10 @@ class SituateLLMRerank(BaseRerank):
         from situate.retrievers.rerank import ListwiseReranker, PairwiseReranker, PointwiseReranker
 
         llm: Any = self.llm if isinstance(self.llm, AnswerScorer) else as_generator(self.llm)
-        options: dict[str, Any] = {"prior": self.prior, **({} if self.top is None else {"top": self.top})}
-        if self.method == "listwise":
-            return ListwiseReranker(llm, **options)
-        made = PointwiseReranker if self.method == "pointwise" else PairwiseReranker
-        return made(llm, soft=self.soft, **options)
+        top: dict[str, Any] = {} if self.top is None else {"top": self.top}
+        rerankers = {"pointwise": PointwiseReranker, "pairwise": PairwiseReranker, "listwise": ListwiseReranker}
+        reranker: Reranker = rerankers[self.method](llm, soft=self.soft, prior=self.prior, **top)
+        return reranker
 
 
 class CrossEncoderRerank(CrossEncoderOptions, BaseRerank):

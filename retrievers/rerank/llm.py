@@ -55,6 +55,11 @@ _LISTWISE = (
 )
 
 
+_FIRST = "Which of the passages answers the query best? Write its letter only, nothing else. " + _DATA
+#: Names of passages that are one token each.
+_LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
 class _LlmReranker:
     """Sends a plan's prompts and returns its hits."""
 
@@ -201,7 +206,7 @@ class PointwiseReranker(_LlmReranker):
             Prompt(f"{quoted_query}\n{passage}", system=_POINTWISE) for passage in self._quoted(hits, "passage")
         ]
         grades = [_grade(answer) if isinstance(answer, str) else _mean(answer, range(4)) for answer in answers]
-        _check_read(self.name, answers, sum(grade is not None for grade in grades))
+        _check_read(self.name, len(answers), sum(grade is not None for grade in grades))
         note(judged=len(hits), unread=grades.count(None))
         return [None if grade is None else grade / 3 for grade in grades]
 
@@ -251,7 +256,7 @@ class PairwiseReranker(_LlmReranker):
         as_a, as_b = self._quoted(hits, "passage_a"), self._quoted(hits, "passage_b")
         answers = yield [Prompt(f"{quoted_query}\n{as_a[a]}\n{as_b[b]}", system=_PAIRWISE) for a, b in pairs]
         choices = [_choice(answer) if isinstance(answer, str) else _mean(answer, (1, 0)) for answer in answers]
-        _check_read(self.name, answers, sum(choice is not None for choice in choices))
+        _check_read(self.name, len(answers), sum(choice is not None for choice in choices))
         note(judged=len(hits), comparisons=len(pairs), unread=choices.count(None))
         won = [0.0] * len(hits)
         for (a, b), choice in zip(pairs, choices, strict=True):
@@ -267,10 +272,12 @@ class ListwiseReranker(_LlmReranker):
 
     The score is the place: 1 for the first, evenly down to 0; it does not measure relevance: do not put a threshold on
     it. Numbers that are missing, repeated or made up in an answer are tolerated: the named passages come first in their
-    order, the rest follows as it was.
+    order, the rest follows as it was. Where the model gives the probabilities of answers, a window is ordered by the
+    probability of each passage's letter as the best one (FIRST, Reddy et al. 2024): one token in place of a list.
 
     Args:
         generator: The language model.
+        soft: Whether probabilities are asked for in place of a text; None: where the model gives nothing else.
         top: Only the first so many hits are ordered.
         window: Passages shown at once.
         step: By how many the window moves; less than ``window``, so that a good passage can rise through.
@@ -280,14 +287,17 @@ class ListwiseReranker(_LlmReranker):
         name: The step's name, under which the score is noted.
 
     Raises:
-        InputError: ``top`` or ``max_chars`` is less than 1, ``prior`` is not in [0, 1], or ``step`` is not at least 1
-            and less than ``window``.
+        InputError: ``top`` or ``max_chars`` is less than 1, ``prior`` is not in [0, 1], ``step`` is not at least 1
+            and less than ``window``, or ``window`` is more than 26 with soft scores.
     """
+
+    _answers = _LETTERS
 
     def __init__(
         self,
-        generator: TextGenerator,
+        generator: TextGenerator | AnswerScorer,
         *,
+        soft: bool | None = None,
         top: int = 50,
         window: int = 20,
         step: int = 10,
@@ -296,32 +306,35 @@ class ListwiseReranker(_LlmReranker):
         max_chars: int = 1_500,
         name: str = "listwise",
     ) -> None:
-        super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars)
+        super().__init__(generator, RerankSettings(name, tuple(context), prior, top), max_chars, soft)
         if not 1 <= step < window:
             raise InputError(f"step={step} must be 1 or more and less than window={window}")
+        if self.soft and window > len(_LETTERS):
+            raise InputError(f"window={window}: with soft scores a passage is a letter, and there are {len(_LETTERS)}")
         self.window = window
         self.step = step
 
     def _scores(self, query: str, hits: list[Hit]) -> _Scoring:
         order = list(range(len(hits)))
         quoted_query, texts = quoted(query, "query", QUERY_LIMIT), self._quoted(hits, "passage")
-        answers: list[str] = []
-        read = 0
+        windows = read = 0
         end = len(order)
         while True:
             start = max(0, end - self.window)
             shown = order[start:end]
-            passages = "\n".join(f"[{n}]\n{texts[i]}" for n, i in enumerate(shown, 1))
-            said = yield [Prompt(f"{quoted_query}\n{passages}", system=_LISTWISE)]
-            answers.append(str(said[0]))
-            places = _places(answers[-1], len(shown))
+            names = _LETTERS if self.soft else tuple(map(str, range(1, len(shown) + 1)))
+            passages = "\n".join(f"[{name}]\n{texts[i]}" for name, i in zip(names, shown, strict=False))
+            said = yield [Prompt(f"{quoted_query}\n{passages}", system=_FIRST if self.soft else _LISTWISE)]
+            answer = said[0]
+            places = _places(answer, len(shown)) if isinstance(answer, str) else _likeliest(answer[: len(shown)])
+            windows += 1
             read += places is not None
             order[start:end] = [shown[place] for place in places or range(len(shown))]
             if start == 0:
                 break
             end -= self.step
-        _check_read(self.name, answers, read)
-        note(judged=len(hits), windows=len(answers), unread=len(answers) - read)
+        _check_read(self.name, windows, read)
+        note(judged=len(hits), windows=windows, unread=windows - read)
         scores: list[float | None] = [None] * len(hits)
         for place, i in enumerate(order):
             scores[i] = 1 - place / max(1, len(order) - 1)
@@ -343,6 +356,11 @@ def _mean(shares: Sequence[float], values: Sequence[int]) -> float | None:
     return sum(share * value for share, value in zip(shares, values, strict=True)) / total if total > 0 else None
 
 
+def _likeliest(shares: Sequence[float]) -> list[int] | None:
+    """The places by falling probability; None where none has any."""
+    return sorted(range(len(shares)), key=lambda place: -shares[place]) if any(share > 0 for share in shares) else None
+
+
 def _choice(answer: str) -> float | None:
     """1 for A and 0 for B, where the answer has one of them and not the other."""
     for text in usable([answer], 200).texts:
@@ -362,14 +380,14 @@ def _places(answer: str, count: int) -> list[int] | None:
     return named + [place for place in range(count) if place not in set(named)]
 
 
-def _check_read(name: str, answers: Sequence[object], read: int) -> None:
+def _check_read(name: str, answers: int, read: int) -> None:
     """Require that half of the answers can be read: otherwise the order would be random.
 
     Raises:
         GenerationError: Fewer do.
     """
-    if 2 * read < len(answers):
+    if 2 * read < answers:
         raise GenerationError(
-            f"only {read} of {len(answers)} answers to the {name!r} reranker could be read (the others are empty, "
+            f"only {read} of {answers} answers to the {name!r} reranker could be read (the others are empty, "
             "refusals or of another form): look at the model's answers"
         )

@@ -175,7 +175,11 @@ async def test_probabilities_of_answers_are_those_of_their_tokens(decoder: str) 
     model = AnswerModel(on_cpu(decoder, batch_tokens=128))
     assert isinstance(model, AnswerScorer)
     prompts = [Prompt("how long is leave ?", system="the document"), Prompt("travel", prefix="weeks ")]
-    answers = ["0", "1", "leave is"]
+    for answers in (["0", "1", "leave"], ["0", "1", "leave is"]):  # one token each, which one pass tells; several
+        await compared(decoder, model, prompts, answers)
+
+
+async def compared(decoder: str, model: AnswerModel, prompts: list[Prompt], answers: list[str]) -> None:
     found = model.answer_probabilities(prompts, answers)
     beginnings = ["the document\nhow long is leave ?\nAnswer:", "weeks travel\nAnswer:"]
     for shares, beginning in zip(found, beginnings, strict=True):

@@ -332,5 +332,19 @@ def test_soft_scores_are_chosen_or_follow_from_the_model(scripted, hits):
     assert PointwiseReranker(Likely()).soft
     with pytest.raises(InputError, match="soft=True needs the probabilities"):
         PointwiseReranker(scripted(grader), soft=True)
-    with pytest.raises(InputError, match="no TextGenerator"):
-        ListwiseReranker(Likely())
+    with pytest.raises(InputError, match="window=27: with soft scores"):
+        ListwiseReranker(Likely(), window=27, step=5)
+
+
+@both
+@pytest.mark.parametrize(("window", "step"), [(20, 10), (2, 1)])
+async def test_a_window_is_ordered_by_the_likeliest_letter(mode, hits, window, step):
+    model = Likely()
+    model.judged = lambda prompt, answers: (
+        [quality(text) for text in inside(prompt, "passage")] + [9] * (len(answers) - len(inside(prompt, "passage")))
+    )
+    found = await rerank(mode, ListwiseReranker(model, window=window, step=step), QUERY, hits(*PASSAGES))
+    assert texts(found)[0] == "quality 3"
+    assert texts(found) == BEST_FIRST or window == 2
+    assert len(model.prompts) == (1 if window == 20 else 3)
+    assert re.findall(r"^\[(.)\]$", model.prompts[0].text, re.MULTILINE) == list("ABCD" if window == 20 else "AB")
