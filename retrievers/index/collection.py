@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.fingerprints import differences
-from situate.errors import IncompatibleIndexError
+from situate.errors import FallbackWarning, IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import INDEXED_KEYS, STATE, WRITING, point_id, to_payload
@@ -211,8 +212,19 @@ class Collection:
         counts.update(languages)
         self._languages = dict(counts)
         if new := {name: n for name, n in counts.items() if n >= 2 * self._languages_kept.get(name, 0)}:
-            # A key each: Qdrant merges metadata, so writers at the same time lose no language.
-            self.client.update_collection(self.name, metadata={_LANGUAGE_KEY + name: n for name, n in new.items()})
+            try:
+                # A key each: Qdrant merges metadata, so writers at the same time lose no language.
+                self.client.update_collection(self.name, metadata={_LANGUAGE_KEY + name: n for name, n in new.items()})
+            except Exception as error:  # of REST, of gRPC or of a tenant's client
+                if not _forbidden(error):
+                    raise
+                warnings.warn(
+                    f"this client may not change the metadata of collection {self.name!r}, which keep the languages of "
+                    f"its documents ({', '.join(sorted(new))}), so that other processes do not know them: name them, "
+                    "LexicalScheme(language=(...)), for a new collection, or write with a key that may",
+                    FallbackWarning,
+                    stacklevel=2,
+                )
             self._languages_kept = {**self._languages_kept, **new}
         return self._languages
 
@@ -433,6 +445,18 @@ def _distance(encoder: Mapping[str, Any]) -> models.Distance:
     from qdrant_client import models
 
     return models.Distance.DOT if encoder.get("similarity") == "dot" else models.Distance.COSINE
+
+
+def _forbidden(error: Exception) -> bool:
+    """Whether the client has no right to what it asked for."""
+    from grpc import RpcError, StatusCode  # type: ignore[import-untyped]
+
+    from situate.retrievers.storage.edge.tenant import TenantBoundError
+
+    if isinstance(error, RpcError):
+        code = getattr(error, "code", None)
+        return callable(code) and code() is StatusCode.PERMISSION_DENIED
+    return isinstance(error, TenantBoundError) or getattr(error, "status_code", None) == 403
 
 
 def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.PointStruct]:

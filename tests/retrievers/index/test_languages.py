@@ -10,10 +10,11 @@ import pytest
 
 from situate.chunkers import Chunk, Document
 from situate.embedders import Embedder
-from situate.errors import IncompatibleIndexError, InputError
-from situate.retrievers import DocumentSignals, Index, LexicalScheme, PipelineConfig
+from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
+from situate.retrievers import DocumentSignals, Index, LexicalScheme, PipelineConfig, connect
 from situate.retrievers.index.languages import detected, weights
 from situate.retrievers.index.lexical import LexicalEncoder
+from situate.retrievers.storage.edge import bind_tenant, prepare_for_tenants
 
 #: A document, its reading, a question in other forms of its words, and another document of the language.
 WRITTEN = {
@@ -177,3 +178,15 @@ def test_languages_are_named() -> None:
     for language in ("klingon", "de", ("german", "klingon"), ()):
         with pytest.raises(InputError, match=r"among the names of languages: .*german"):
             LexicalScheme(language=language)
+
+
+def test_a_client_that_may_only_write_points_says_what_is_lost() -> None:
+    client = connect()
+    config = PipelineConfig(lexical=LexicalScheme(context=()))
+    with Index(Embedder(), client=client, config=config) as index:
+        index.count()
+    prepare_for_tenants(client, "situate", "tenant")
+    with Index(Embedder(), client=bind_tenant(client, "tenant", "a"), config=config) as index:
+        with pytest.warns(FallbackWarning, match="german.*LexicalScheme"):
+            index.add([Document("d", WRITTEN["german"][0])])
+        assert index.search(WRITTEN["german"][2])[0].scores["bm25"] > 0
