@@ -42,6 +42,7 @@ class Word:
         size: Font size.
         bold: Whether the font is a bold one.
         italic: Whether it is an italic one.
+        code: Whether all its letters are of one width, as program text is set.
         turned: Degrees by which the frame is turned: 0, 90, 180 or 270; -1 for vertical writing, 1 for any other angle.
         spaced: Whether a space stands before it.
         unmapped: Whether its font does not say which characters its glyphs are.
@@ -55,6 +56,7 @@ class Word:
     size: float
     bold: bool
     italic: bool
+    code: bool
     turned: int
     spaced: bool
     unmapped: bool
@@ -104,6 +106,7 @@ class _Font:
     size: float
     bold: bool
     italic: bool
+    code: bool
     turned: int
     unmapped: bool
 
@@ -203,7 +206,8 @@ def _font(pdfium: Any, text: Any, index: int) -> _Font:
     bold = weight >= 600 or any(mark in called for mark in ("bold", "black", "heavy", "-demi", "semibold", "cmbx"))
     unmapped = pdfium.FPDFText_HasUnicodeMapError(text, index) == 1
     italic = bool(flags.value & 64) or "italic" in called or "oblique" in called
-    return _Font(round(size, 1), bold, italic, turned, unmapped)
+    code = bool(flags.value & 1) or any(mark in called for mark in ("mono", "courier", "consol", "cmtt", "typewriter"))
+    return _Font(round(size, 1), bold, italic, code, turned, unmapped)
 
 
 def _sign(code: int) -> str:
@@ -256,7 +260,18 @@ def _words(glyphs: list[_Glyph], vertical: bool) -> Iterator[Word]:
             yield word
         font = glyph.font
         word = Word(
-            glyph.sign, left, right, y, size, font.bold, font.italic, turned, glyph.spaced, font.unmapped, place
+            glyph.sign,
+            left,
+            right,
+            y,
+            size,
+            font.bold,
+            font.italic,
+            font.code,
+            turned,
+            glyph.spaced,
+            font.unmapped,
+            place,
         )
     if word is not None:
         yield word

@@ -28,11 +28,12 @@ _TITLED = re.compile(
     re.IGNORECASE,
 )
 _PART = re.compile(r"(?:part|teil|partie|parte)\s+(?:\d+|[ivxlc]+|one|two|three|four|five)\b", re.IGNORECASE)
-_CHAPTER = re.compile(r"(?:chapter|item|kapitel|chapitre|cap[ií]tulo|appendix|anhang|annexe?)\s+\w+\b", re.IGNORECASE)
+_CHAPTER = re.compile(r"(?:chapter|item|kapitel|chapitre|cap[ií]tulo)\s+\w+\b", re.IGNORECASE)
 _COUNTED = re.compile(r"(?:\d{1,3}|[A-Z])((?:\.\d{1,3})*)\.?\s")
 _BULLET = re.compile(r"\A[\u2022\u2023\u25aa\u25cf\u25cb\u25e6\u2013\u2014\u00b7*-]\s")
 _CAPTION = re.compile(r"\A(?:fig(?:ure|\.)?|table?|tab\.|abb(?:ildung|\.)|tabelle|tableau|listing)\s*\d", re.IGNORECASE)
 _ENDS_SENTENCE = re.compile(r"[.!?:]\W*\Z")
+_WORD = re.compile(r"[^\W\d_]{3}|[\u3040-\u9fff]{2}")
 _WORDS = re.compile(r"\w+")
 
 
@@ -55,9 +56,9 @@ class Entry:
     page: int
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class _Style:
-    """How a heading is set and counted; the larger of two is above the other.
+    """How a heading is set and counted.
 
     Attributes:
         size: Points.
@@ -119,6 +120,7 @@ class _Body:
         local: By page, the font size of the text there: an annex may be set larger or smaller than the rest.
         bold: Whether most of it is bold.
         italic: Whether most of it is italic.
+        code: Whether most of it is set as program text is, as on a typewriter.
         leading: The usual distance of two lines, in font sizes.
         letters: Its letters.
     """
@@ -127,12 +129,13 @@ class _Body:
     local: dict[int, float]
     bold: bool
     italic: bool
+    code: bool
     leading: float
     letters: int
 
     @classmethod
     def of(cls, lines: Sequence[Line], leading: float) -> _Body | None:
-        sizes, bold, italic = Counter[float](), Counter[float](), Counter[float]()
+        sizes, bold, italic, code = (Counter[float]() for _ in range(4))
         pages: dict[int, Counter[float]] = defaultdict(Counter)
         for line in lines:
             if line.rows is None:
@@ -141,6 +144,7 @@ class _Body:
                 pages[line.page][line.size] += letters
                 bold[line.size] += letters * line.bold
                 italic[line.size] += letters * line.italic
+                code[line.size] += letters * line.code
         if not sizes:
             return None
         size, total = max(sizes, key=sizes.__getitem__), sizes.total()
@@ -151,7 +155,7 @@ class _Body:
             here = [each for each in common if near[each] >= _LOCAL_SHARE * near.total()]
             local[page] = max(here, default=size)
         half = sizes[size] / 2
-        return cls(size, local, bold[size] > half, italic[size] > half, leading, total)
+        return cls(size, local, bold[size] > half, italic[size] > half, code[size] > half, leading, total)
 
 
 def _candidates(lines: Sequence[Line], body: _Body) -> list[_Candidate]:
@@ -185,7 +189,7 @@ def _candidates(lines: Sequence[Line], body: _Body) -> list[_Candidate]:
 def _style(lines: Sequence[Line], number: int, body: _Body, *, within: bool = False) -> _Style | None:
     """A line's style where it may be a heading's, or go on with one (``within``); None where it is text."""
     line = lines[number]
-    if line.rows is not None or not _is_short(line):
+    if line.rows is not None or not _is_short(line) or (line.code and not body.code):
         return None
     text = line.text
     alphabetic = sum(map(str.isalpha, text))
@@ -212,7 +216,8 @@ def _style(lines: Sequence[Line], number: int, body: _Body, *, within: bool = Fa
         ended = number == 0 or above > 1.25 or bool(_ENDS_SENTENCE.search(lines[number - 1].text))
         short = line.x1 < line.column[1] - 0.15 * (line.column[1] - line.column[0])
         alone = number + 1 >= len(lines) or not lines[number + 1].italic
-        starts = within or (begins and ended and short and alone)
+        # Formulas are in italics, too.
+        starts = within or (begins and ended and short and alone and bool(_WORD.search(text)))
         return _Style(size, False, rank, capitals, False) if starts else None
     if above > 1.25 and below > 1.1 and len(text) < 100 and (capitals or _TITLED.match(text)):
         return _Style(size, False, rank, capitals, True)
@@ -320,7 +325,12 @@ def _set_levels(candidates: list[_Candidate], lines: Sequence[Line], letters: in
     levels: dict[_Style, int] = {}
     deepest = max(0, min((level for counted in given.values() for level in counted), default=1) - 1)
     above: _Style | None = None
-    for style in sorted((s for s in share if s in given or share[s] <= _MAX_SHARE * letters), reverse=True):
+    first: dict[_Style, int] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.style, candidate.first)
+    usable = [style for style in share if style in given or share[style] <= _MAX_SHARE * letters]
+    # Of two styles of one size the one that comes first in the document is above the other.
+    for style in sorted(usable, key=lambda style: (-style.size, not style.bold, -style.rank, first[style])):
         if style in given:
             levels[style] = deepest = given[style].most_common(1)[0][0]
         elif above is not None and _alike(above, style):

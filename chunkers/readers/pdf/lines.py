@@ -45,6 +45,7 @@ class Line:
         bold: Whether all letters are bold.
         italic: Whether all letters are italic.
         opens_bold: Whether its first word is bold.
+        code: Whether it is set as program text.
         cells: The parts between wide gaps, in reading order.
         column: Left and right edges of the column that it stands in.
         rows: The rows of a ruled table; None for a line.
@@ -60,6 +61,7 @@ class Line:
     bold: bool = False
     italic: bool = False
     opens_bold: bool = False
+    code: bool = False
     cells: tuple[Cell, ...] = ()
     column: tuple[float, float] = (0.0, 0.0)
     rows: tuple[tuple[str, ...], ...] | None = None
@@ -299,6 +301,7 @@ def _line(row: list[Segment], column: tuple[float, float], page: int) -> Line:
         bold=all(word.bold for word in lettered),
         italic=all(word.italic for word in lettered),
         opens_bold=words[0].bold,
+        code=all(word.code for word in words),
         cells=cells,
         column=column,
     )
