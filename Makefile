@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 STAMP := $(VENV)/.installed
 DOCS ?= examples/documents
 # Tests run in so many processes, each taking over what another has left.
@@ -10,7 +11,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 # Tests start many processes, which would all compile the package anew where the environment keeps Python from caching.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: docs help install demo test test-full lint format bench-encoder bench-storage bench-quality bench-rerank clean
+.PHONY: docs help install demo test test-full test-lowest lint format bench-encoder bench-storage bench-quality bench-rerank clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -19,7 +20,7 @@ install: $(STAMP) ## create .venv and install everything into it
 
 $(STAMP): pyproject.toml constraints.txt embedders/forward/_native.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,examples]'
 	@touch $@
 
 demo: $(STAMP) ## index DOCS (default: the handbook) through both frameworks, ask, and show what each technique changes
@@ -30,6 +31,12 @@ test: $(STAMP) lint ## lint and the whole test suite
 
 test-full: $(STAMP) lint ## the same with the long forms of the fault and conformance suites
 	SITUATE_FULL=1 $(PYTEST)
+
+test-lowest: ## the whole test suite with the lowest versions that pyproject.toml allows (a venv of its own, gigabytes)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(LOWEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -W default
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -58,4 +65,4 @@ bench-rerank: $(STAMP) ## reranker speed
 	$(BIN)/python -m benchmarks.rerank
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

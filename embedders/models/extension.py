@@ -109,7 +109,8 @@ class Reach:
         if not isinstance(ropes, dict) or not ropes:
             raise ConventionError(
                 f"a model of type {config.model_type!r} has no rotary positions in its configuration, so it cannot "
-                "read longer texts than it was trained for: read them in windows (on_overflow='window')"
+                "read longer texts than it was trained for: read them in windows (on_overflow='window'); of a model "
+                "that has them, transformers keeps them there since 5.0"
             )
         nested = [key for key in (getattr(config, "layer_types", None) or ()) if isinstance(ropes.get(key), dict)]
         chosen = [ropes[key] for key in dict.fromkeys(nested) if "sliding" not in key] if nested else [ropes]

@@ -252,7 +252,9 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         model = self.embed_model
         managers = (self.callback_manager, model.callback_manager, Settings._callback_manager)
         manager = next((each for each in managers if each is not None and each.handlers), self.callback_manager)
-        described = {**model.to_payload(), "late_chunking": True}
+        # llama-index-core before 0.14 names its events' description of a model otherwise.
+        payload = model.to_payload() if hasattr(model, "to_payload") else model.to_dict()
+        described = {**payload, "late_chunking": True}
         dispatcher.event(EmbeddingStartEvent(model_dict=described))
         with manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: described}) as event:
             yield vectors

@@ -145,7 +145,6 @@ FAMILIES: dict[str, tuple[Callable[[], Any], bool]] = {
     "distilbert": (_distilbert, True),
     "electra": (_electra, True),
     "mpnet": (_mpnet, True),
-    "nomic": (_nomic, True),
     "modernbert": (_modernbert, True),
     "t5": (_t5, True),
     "qwen3": (_qwen3, True),
@@ -153,6 +152,8 @@ FAMILIES: dict[str, tuple[Callable[[], Any], bool]] = {
     "gemma3-causal": (lambda: _gemma3(False), True),
     "deberta-v2": (_deberta, False),
 }
+if hasattr(transformers, "NomicBertModel"):  # not in transformers 4
+    FAMILIES["nomic"] = _nomic, True
 
 
 def sharpened(model: Any) -> Any:

@@ -53,6 +53,8 @@ MODELS: dict[str, Callable[[], Any]] = {"qwen3": _qwen3, "modernbert": _modernbe
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if transformers.__version__.startswith("4."):
+        pytest.skip("transformers has all rotary positions in one place since 5.0")
     torch.manual_seed(3)
     model = MODELS[request.param]()
     with torch.no_grad():  # fresh weights are so small that attention, and so positions, would hardly matter

@@ -60,6 +60,8 @@ def first_token(model: Any, ids: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for some seconds to put the pass key of a text into its first token."""
+    if transformers.__version__.startswith("4."):
+        pytest.skip("transformers has NomicBertModel since 5.0")
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same sums in the same order everywhere

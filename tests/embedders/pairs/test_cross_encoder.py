@@ -241,7 +241,8 @@ def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request
     folder = request.getfixturevalue(name)
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def sharper(query, *arguments, scale, **more):
+    def sharper(query, *arguments, scale=None, **more):
+        scale = scale or query.shape[-1] ** -0.5
         return attend(query, *arguments, scale=scale / BASE_2 if query.shape[2] == 1 else scale, **more)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sharper)
