@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -185,11 +184,26 @@ def _geo_line(line: models.GeoLineString) -> list[edge.GeoPoint]:
     return [_geo_point(point) for point in line.points]
 
 
+class _Truth:
+    """A truth value for the binding.
+
+    It reads a Python bool as the integer that it also is, and numpy's, which it knows by name, as a truth value; but
+    numpy's is an integer, too, in numpy 2.0.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __bool__(self) -> bool:
+        return self._value
+
+
+_Truth.__module__, _Truth.__name__ = "numpy", "bool"
+
 _MATCHES: dict[type, Callable[[Any], Any]] = {
-    # The binding reads a Python bool as the integer that it also is, and numpy's as a truth value.
-    models.MatchValue: lambda m: edge.MatchValue(
-        cast(bool, np.bool_(m.value)) if isinstance(m.value, bool) else m.value
-    ),
+    models.MatchValue: lambda m: edge.MatchValue(cast(bool, _Truth(m.value)) if isinstance(m.value, bool) else m.value),
     models.MatchText: lambda m: edge.MatchText(m.text),
     models.MatchTextAny: lambda m: edge.MatchTextAny(m.text_any),
     models.MatchPhrase: lambda m: edge.MatchPhrase(m.phrase),
