@@ -248,7 +248,7 @@ def test_a_way_whose_attention_is_too_sharp_is_not_accepted(name, dtype, request
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", sharper)
     engine = CrossEncoderModel(folder, dtype=dtype, device="cpu").scheduler.engine
     assert not isinstance(engine.choice.forward, BertFirstTokens)
-    assert engine.packed
+    assert engine.packed or TRANSFORMERS_4
 
 
 def test_two_classes_are_read_as_log_odds(two_labels):
