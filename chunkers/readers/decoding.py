@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import warnings
 
-from situate.errors import SituateWarning
+from situate.errors import InputError, SituateWarning
 
 #: Byte order marks, longest first: UTF-32's begins with UTF-16's.
 _MARKS = (
@@ -15,6 +15,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+#: NUL bytes, per byte, that make a text none.
+_NUL = 1 / 1000
 #: Bytes of lines with other characters than ASCII that the detector of encodings reads.
 _SAMPLE = 65_536
 
@@ -59,6 +61,18 @@ def decoded(data: bytes, name: str = "the text", declared: str | None = None) ->
             stacklevel=2,
         )
     return data.decode(encoding, errors="replace")
+
+
+def decoded_text(data: bytes, name: str) -> str:
+    """`decoded`, for a file whose name says that it is text.
+
+    Raises:
+        InputError: It is a picture, an archive, a program.
+    """
+    # Text has NUL bytes in UTF-16 and UTF-32 alone, which begin with a mark.
+    if data.count(0) > len(data) * _NUL and not any(data.startswith(mark) for mark, _ in _MARKS):
+        raise InputError("it holds NUL bytes: save it as UTF-8, or name it after what it is")
+    return decoded(data, name)
 
 
 def _say_replaced(name: str, replaced: int, encoding: str) -> None:

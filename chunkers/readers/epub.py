@@ -32,9 +32,9 @@ def read_epub(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     book = _tree(package.read(where))
     items = {_attribute(item, "id"): _attribute(item, "href") for item in _elements(book, "item")}
     chapters: list[str] = []
-    for reference in _elements(book, "itemref"):
-        # Paths are looked up in the package alone, wherever they point to.
-        path = normpath(join(dirname(where), unquote(items.get(_attribute(reference, "idref"), ""))))
+    references = [items.get(_attribute(reference, "idref"), "") for reference in _elements(book, "itemref")]
+    # Each chapter is read once, however often it is named; paths are looked up in the package alone.
+    for path in dict.fromkeys(normpath(join(dirname(where), unquote(reference))) for reference in references):
         if path in members:
             text, _ = html_to_markdown(package.read(path))
             chapters += [text] if text.strip() else []

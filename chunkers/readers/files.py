@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import front_matter_end, markdown_headings
-from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.decoding import decoded, decoded_text
 from situate.chunkers.readers.formats import FORMATS
 from situate.chunkers.readers.html import decoded_page, html_to_markdown
 from situate.chunkers.readers.pdf.reader import MAX_PAGES, SECONDS, PdfReader
@@ -252,7 +252,7 @@ def _lines(file: Path, max_bytes: int | None) -> Iterator[bytes | None]:
 
 
 def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    text = _written(data, name)
+    text = decoded_text(data, name)
     metadata: dict[str, Any] = {"format": "markdown"}
     for line in text[: front_matter_end(text)].splitlines():
         if match := _FRONT_MATTER.match(line):
@@ -264,16 +264,7 @@ def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _text(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    return _written(data, name), {"format": "text"}
-
-
-def _written(data: bytes, name: str) -> str:
-    """The text of a file whose name says that it is one."""
-    text = decoded(data, name)
-    # A picture, an archive, a program: text has NUL bytes in UTF-16 and UTF-32 alone, which decode without any.
-    if text.count("\0") > len(text) / 1000:
-        raise InputError("it holds NUL bytes: save it as UTF-8, or name it after what it is")
-    return text
+    return decoded_text(data, name), {"format": "text"}
 
 
 def _html(data: bytes, name: str) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.decoding import decoded_text
 from situate.chunkers.readers.epub import read_epub
 from situate.chunkers.readers.mail import read_eml, read_msg
 from situate.chunkers.readers.notebook import read_notebook
@@ -45,7 +45,7 @@ LANGUAGES: Mapping[str, str] = {
 
 
 def _code(language: str, data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    return decoded(data, name), {"format": "code", "language": language}
+    return decoded_text(data, name), {"format": "code", "language": language}
 
 
 #: A file's bytes and name -> its text and metadata, by suffix.

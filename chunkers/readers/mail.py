@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,12 +12,17 @@ from io import BytesIO
 from typing import Any
 
 from situate.chunkers.headings import atx_heading
+from situate.chunkers.readers.decoding import decoded
 from situate.chunkers.readers.html import html_to_markdown
 from situate.errors import InputError, MissingExtraError
 
 #: Levels of messages that are attached to messages.
 _LEVELS = 5
 _NAMED = ("Subject", "From", "To", "Cc", "Date")
+#: Bytes of a header whose words are decoded, and of all headers that describe parts together: Python's parser of
+#: headers takes seconds and gigabytes for longer ones.
+_HEADER, _HEADERS = 5_000, 200_000
+_CONTENT = re.compile(rb"(?:\A|[\r\n])((?:Content-[\w-]+|MIME-Version|Date):[^\r\n]*+(?:\r?\n[ \t][^\r\n]*+)*+)", re.I)
 #: The stream of a message's properties of fixed length.
 _PROPERTIES = "__properties_version1.0"
 #: Seconds from 1601 to the last year that Python knows.
@@ -26,13 +32,20 @@ _CENTURIES = 265_000_000_000
 def read_eml(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     """An e-mail: its subject as the heading, sender, recipients and date, its words, and messages attached to it.
 
-    The plain words count, else those of the HTML. Other attachments are not opened; the metadata name them.
+    The plain words count, else those of the HTML, and so do words without a file name between or behind attachments.
+    Other attachments are not opened; the metadata name them.
 
     Raises:
-        InputError: It has neither a subject, nor a sender, nor any words.
+        InputError: It has neither a subject, nor a sender, nor a date, or headers that describe its parts are too long.
     """
+    described = [len(header) for header in _CONTENT.findall(data)]
+    if max(described, default=0) > _HEADER or sum(described) > _HEADERS:
+        raise InputError(
+            f"its headers that describe parts have {sum(described):,} bytes, the longest {max(described):,}: "
+            f"at most {_HEADERS:,} are read, and {_HEADER:,} of one"
+        )
     message = message_from_bytes(data, policy=policy.default)
-    if not isinstance(message, EmailMessage) or not any(message[key] for key in ("Subject", "From", "Date")):
+    if not isinstance(message, EmailMessage) or not any(_header(message, key) for key in ("Subject", "From", "Date")):
         raise InputError("no e-mail: it has neither a subject, nor a sender, nor a date")
     attached: list[str] = []
     text = _message(message, 1, attached)
@@ -144,20 +157,30 @@ def _head(headers: Mapping[str, str], level: int) -> list[str]:
 def _message(message: EmailMessage, level: int, attached: list[str]) -> str:
     parts = _head({key: _header(message, key) for key in _NAMED}, level)
     body = message.get_body(("plain", "html"))
-    if body is not None:
-        words = body.get_content()
-        parts.append(html_to_markdown(words)[0] if body.get_content_subtype() == "html" else _plain(words))
+    parts += [_words(body)] if body is not None else []
     for part in message.iter_attachments() if message.is_multipart() else ():
         if part.get_content_type() == "message/rfc822" and level < _LEVELS:
             inner = part.get_content()
             if isinstance(inner, EmailMessage):
                 parts.append(_message(inner, level + 1, attached))
                 continue
+        if not part.get_filename() and (words := part.get_body(("plain", "html"))) is not None:
+            parts.append(_words(words))
+            continue
         attached.append(part.get_filename() or part.get_content_type())
     return "\n\n".join(part for part in parts if part.strip())
 
 
+def _words(part: Any) -> str:
+    """The words of a part of text, in the encoding that it declares where there is such a one."""
+    words = decoded(part.get_payload(decode=True) or b"", "the message", part.get_content_charset())
+    return html_to_markdown(words)[0] if part.get_content_subtype() == "html" else _plain(words)
+
+
 def _header(message: EmailMessage, key: str) -> str:
+    raw = next((value for name, value in message.raw_items() if name.lower() == key.lower()), "")
+    if len(raw) > _HEADER:
+        return " ".join(raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
     return " ".join(str(message[key] or "").split())
 
 

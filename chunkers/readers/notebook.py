@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import markdown_headings
-from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.decoding import decoded_text
 from situate.errors import InputError
 from situate.outside import load_json
 
 #: Characters of an output that are kept: a loop's progress bar can have millions.
 _OUTPUT = 4_000
+_TICKS = re.compile("`+")
+_LANGUAGE = re.compile(r"[\w+#.-]{1,40}\Z")
 
 
 def read_notebook(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
@@ -23,7 +26,7 @@ def read_notebook(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: It is no notebook.
     """
-    book = load_json(decoded(data, name), "the notebook", max_bytes=4 * len(data) + 4)
+    book = load_json(decoded_text(data, name), "the notebook", max_bytes=4 * len(data) + 4)
     if not isinstance(book, Mapping):
         raise InputError("no notebook: its JSON is no object")
     cells = book.get("cells")
@@ -32,11 +35,13 @@ def read_notebook(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(cells, list):
         raise InputError("no notebook: it has no list of cells")
     known = book.get("metadata")
-    language = _at(known, "language_info", "name") or _at(known, "kernelspec", "language") or "python"
-    parts = [part for cell in cells if isinstance(cell, Mapping) for part in _cell(cell, str(language))]
+    language = str(_at(known, "language_info", "name") or _at(known, "kernelspec", "language") or "python")
+    # It stands behind the sign of a fence, where another line would be one of the document.
+    language = language if _LANGUAGE.match(language) else "text"
+    parts = [part for cell in cells if isinstance(cell, Mapping) for part in _cell(cell, language)]
     text = "\n\n".join(parts)
     title = next((heading.text for heading in markdown_headings(encodable(text)) if heading.level == 1), None)
-    return text, {"format": "markdown", "language": str(language), **({"title": title} if title else {})}
+    return text, {"format": "markdown", "language": language, **({"title": title} if title else {})}
 
 
 def _cell(cell: Mapping[str, Any], language: str) -> list[str]:
@@ -58,9 +63,7 @@ def _cell(cell: Mapping[str, Any], language: str) -> list[str]:
 
 def _fence(text: str, language: str) -> str:
     """A fence around the text, longer than any in it."""
-    sign = "```"
-    while sign in text:
-        sign += "`"
+    sign = "`" * max(3, 1 + max(map(len, _TICKS.findall(text)), default=0))
     return f"{sign}{language}\n{text}\n{sign}"
 
 

@@ -13,13 +13,11 @@ from zipfile import ZipFile
 
 from situate.chunkers.headings import atx_heading
 from situate.chunkers.readers.html import html_to_markdown
-from situate.chunkers.readers.packages import opened
-from situate.chunkers.readers.tables import markdown_table
+from situate.chunkers.readers.packages import check_length, opened
+from situate.chunkers.readers.tables import MAX_CELLS, markdown_table
 from situate.errors import InputError, MissingExtraError
 from situate.types import PAGE_STARTS
 
-#: Cells of a workbook that are read, the empty ones between others included.
-MAX_CELLS = 5_000_000
 #: Levels of groups of shapes on a slide.
 _GROUPS = 20
 #: Word's styles for the title and subtitle of a document, which stand above its headings.
@@ -27,8 +25,12 @@ _STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fres
 #: The first row of a table is its header: few documents mark it.
 _FIRST_ROW = re.compile(r"<table><tr>.*?</tr>", re.DOTALL)
 _CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
-_FORMULA = re.compile(rb"<m:oMath>.*?</m:oMath>|<m:oMathParaPr>.*?</m:oMathParaPr>|</?m:oMathPara>", re.DOTALL)
-_SIGNS = re.compile(rb"<m:t(?: [^>]*)?>([^<]*)</m:t>")
+# No search goes beyond where the next formula begins, so that all of them together read the file once.
+_FORMULA = re.compile(
+    rb"<m:oMath>[^<]*+(?:<(?!/?m:oMath>)[^<]*+)*+</m:oMath>"
+    rb"|<m:oMathParaPr>[^<]*+(?:<(?!/?m:oMathParaPr>)[^<]*+)*+</m:oMathParaPr>|</?m:oMathPara>"
+)
+_SIGNS = re.compile(rb"<m:t(?: [^<>]*+)?>([^<]*+)</m:t>")
 _DOCUMENT = "word/document.xml"
 _TITLE = re.compile(rb"<dc:title>([^<]+)</dc:title>")
 
@@ -93,6 +95,7 @@ def read_pptx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         starts.append(length)
         slides.append(_slide(slide, number))
         length += len(slides[-1]) + 2
+        check_length(length)
     known = _known(package, None)
     return "\n\n".join(slides), {**known, "pages": len(slides), **({PAGE_STARTS: starts} if starts else {})}
 
@@ -111,7 +114,7 @@ def read_xlsx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         raise MissingExtraError.of("openpyxl", "documents", "reading XLSX files") from error
     book = load_workbook(BytesIO(data), read_only=True, data_only=True, keep_links=False)
     parts: list[str] = []
-    cells = 0
+    cells = characters = 0
     for sheet in book.worksheets:
         sheet.reset_dimensions()  # a sheet may claim sixteen thousand columns
         rows: list[list[str]] = []
@@ -120,6 +123,8 @@ def read_xlsx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
             if cells > MAX_CELLS:
                 raise InputError(f"more than {MAX_CELLS:,} cells: save its sheets as CSV files, and give these")
             rows.append([_cell(value) for value in row])
+            characters += sum(map(len, rows[-1]))
+            check_length(characters)
         parts.append(atx_heading(2, " ".join(sheet.title.split())))
         parts += _blocks(rows)
     return "\n\n".join(parts), _known(package, None)
@@ -184,6 +189,8 @@ def _chart(chart: Any) -> Iterator[str]:
         names = {**_points(series, "cat", "xVal"), **names}
         columns[title] = _points(series, "val", "yVal")
     places = dict.fromkeys([*names, *(place for column in columns.values() for place in column)])
+    if len(places) * len(columns) > MAX_CELLS:
+        raise InputError(f"a chart of {len(places):,} places and {len(columns):,} series: at most {MAX_CELLS:,} values")
     rows = [[names.get(place, ""), *(column.get(place, "") for column in columns.values())] for place in places]
     yield markdown_table([["", *columns], *rows])
 

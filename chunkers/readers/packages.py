@@ -13,6 +13,8 @@ MAX_UNPACKED, MAX_XML = 512 * 2**20, 128 * 2**20
 #: How many times larger than the file its members may be, where they are large. Text seldom packs better than 50 times.
 MAX_RATIO = 200
 MAX_MEMBERS = 20_000
+#: Characters of a file's text: a part that is named again and again makes more of it than the file holds.
+MAX_CHARACTERS = 100_000_000
 _SMALL = 16 * 2**20
 #: The file is encrypted, or of the years before 2007.
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -53,6 +55,16 @@ def opened(data: bytes, kind: str, *, declarations: bool = False) -> ZipFile:
             if not declarations and _declares(package, member.filename):
                 raise InputError(f"{member.filename!r} declares a document type, which no {kind} does: it is not read")
     return package
+
+
+def check_length(characters: int) -> None:
+    """Refuse a text that becomes too long.
+
+    Raises:
+        InputError: It has more than `MAX_CHARACTERS`.
+    """
+    if characters > MAX_CHARACTERS:
+        raise InputError(f"its text has more than {MAX_CHARACTERS:,} characters: split it")
 
 
 def _declares(package: ZipFile, member: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from situate.chunkers.headings import atx_heading
-from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.decoding import decoded_text
 
 #: A line of one sign, under (and over) a section's title.
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*\Z")
@@ -19,7 +19,7 @@ def read_rst(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     levels in the order in which the signs come first. Nothing is included or run, and directives and roles that only
     Sphinx knows stay readable, which docutils would report as errors and leave out.
     """
-    lines = decoded(data, name).lstrip("\ufeff").expandtabs(8).splitlines()
+    lines = decoded_text(data, name).lstrip("\ufeff").expandtabs(8).splitlines()
     levels: dict[tuple[str, bool], int] = {}
     written: list[str] = []
     title: str | None = None

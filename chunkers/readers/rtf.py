@@ -22,4 +22,6 @@ def read_rtf(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         raise MissingExtraError.of("striprtf", "documents", "reading RTF files") from error
     # The file is ASCII, and names the encoding of its \'xx signs itself.
     text: str = rtf_to_text(data.decode("latin-1"), encoding="cp1252", errors="replace")  # type: ignore[no-untyped-call]
+    # The format writes a character beyond the first 65,536 as two halves.
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.strip("\n"), {"format": "text"}

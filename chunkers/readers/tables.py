@@ -5,25 +5,36 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from itertools import islice
 from typing import Any
 
-from situate.chunkers.readers.decoding import decoded
+from situate.chunkers.readers.decoding import decoded_text
 from situate.errors import InputError
 
 _DELIMITERS = ",;\t|"
 #: Rows by which a file's delimiter is found.
 _SAMPLE = 50
+#: Cells of a table that is written, and how many times those of its rows: short rows are filled up to the longest.
+MAX_CELLS, _FILLED = 5_000_000, 20
 
 
 def markdown_table(rows: Iterable[Sequence[str]]) -> str:
     """Rows as a Markdown table, the first one being its header; "" where no cell has text.
 
     White space in a cell becomes a space: a Markdown row is a line. Rows and columns without any text are left out.
+
+    Raises:
+        InputError: Few rows are so long that the table would have many times the cells of its rows.
     """
     kept = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     kept = [row for row in kept if any(row)]
     columns = sorted({n for row in kept for n, cell in enumerate(row) if cell})
+    if (cells := len(kept) * len(columns)) > max(MAX_CELLS, _FILLED * sum(map(len, kept))):
+        raise InputError(
+            f"a table of {len(kept):,} rows and {len(columns):,} columns ({cells:,} cells), nearly all of them empty: "
+            "give rows of one length"
+        )
     lines = [f"| {' | '.join(row[n] if n < len(row) else '' for n in columns)} |" for row in kept]
     return "\n".join([*lines[:1], f"|{' --- |' * len(columns)}", *lines[1:]]) if lines else ""
 
@@ -36,7 +47,8 @@ def read_csv(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: A cell has more than 131,072 characters (the quotes do not match, say).
     """
-    lines = decoded(data, name).lstrip("\ufeff").splitlines(keepends=True)
+    # Lines end where CSV's do, and not at a form feed or a separator of lines within a cell.
+    lines = list(StringIO(decoded_text(data, name).lstrip("\ufeff"), newline=""))
     delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
     try:
         rows = list(csv.reader(lines, delimiter=delimiter))

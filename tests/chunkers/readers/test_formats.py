@@ -359,6 +359,45 @@ def test_source_code_is_cut_along_its_definitions() -> None:
     assert chunker.split(Document("b", "MOVE B TO A.", {"format": "code", "language": "cobol"})), "warned of once"
 
 
+def test_a_mail_keeps_the_words_behind_its_pictures_and_in_unknown_encodings() -> None:
+    picture = "Content-Type: image/png\nContent-Disposition: inline; filename=a.png\n\nx"
+    parts = ("Content-Type: text/plain; charset=x-none\n\nFirst.", picture, "Content-Type: text/plain\n\nSecond.")
+    body = "".join(f"--B\n{part}\n" for part in parts)
+    mail = f"Subject: a\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=B\n\n{body}--B--\n"
+    document = read(".eml", mail)
+    assert document.text == "# a\n\nFirst.\n\nSecond."
+    assert document.metadata["attachments"] == ["a.png"]
+
+
+def test_a_mail_to_very_many_is_read_at_once() -> None:
+    started = time.perf_counter()
+    assert "To: a@b.c, a@b.c" in read(".eml", "Subject: a\nTo: " + "a@b.c, " * 20_000 + "\n\nWords.\n").text
+    assert time.perf_counter() - started < 5
+
+
+def test_a_chapter_that_a_book_names_again_and_again_is_read_once() -> None:
+    book = str(zipfile.ZipFile(BytesIO(epub())).read("OPS/book.opf"), "utf-8")
+    again = book.replace('<itemref idref="a"/>', '<itemref idref="a"/>' * 1000)
+    assert read(".epub", epub(**{"OPS/book.opf": again})).text == read(".epub", epub()).text
+
+
+def test_a_slide_that_a_deck_names_again_and_again_ends_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "MAX_CHARACTERS", 20)
+    for suffix, data in ((".pptx", pptx()), (".xlsx", xlsx())):
+        with pytest.raises(InputError, match="more than 20 characters"):
+            read(suffix, data)
+
+
+def test_signs_of_a_format_stay_signs_of_the_text() -> None:
+    table = read(".csv", "name,text\nx,one\u2028two\ny,a\x0cb\n").text
+    assert table.splitlines()[2:] == ["| x | one two |", "| y | a b |"]
+    assert read(".rtf", r"{\rtf1\ansi\uc1 \u-10179?\u-8704?}").text == "\U0001f600"
+    cells = [{"cell_type": "code", "source": "`" * 100_000}]
+    about = {"language_info": {"name": "python\n# Not a heading"}}
+    text = read(".ipynb", json.dumps({"cells": cells, "metadata": about})).text
+    assert text.split("\n") == ["`" * 100_001 + "text", "`" * 100_000, "`" * 100_001]
+
+
 # -- what is wrong with files ----------------------------------------------------------------------------------------
 
 _ENTITY = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]>'
@@ -379,6 +418,11 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no notebook": (".ipynb", lambda: b"[1]", "no notebook"),
     "endless cell": (".csv", lambda: b'a,b\n"' + b"x" * 200_000, "no CSV"),
     "no RTF": (".rtf", lambda: b"words", "no RTF"),
+    "ragged table": (".csv", lambda: b"a\n" * 3000 + b"b," * 3000, "nearly all of them empty"),
+    "picture as a table": (".csv", lambda: b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "NUL"),
+    "picture as code": (".py", lambda: b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "NUL"),
+    "formulas without an end": (".docx", lambda: docx("<m:oMath>" * 20_000), ""),
+    "endless header": (".eml", lambda: b"Subject: a\nContent-Type: text/plain" + b"; a=b" * 20_000, "describe parts"),
 }
 
 
