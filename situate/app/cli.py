@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from situate.errors import GenerationError, InputError, MissingExtraError, ModelError, SituateError, StorageError
 from situate.outside import safe_message
+from situate.retrievers.marks import printable
 
 #: What the exit codes say; `situate --help` and the docs show them.
 EXIT_CODES = {
@@ -85,8 +86,9 @@ def _own_warnings() -> tuple[type[Warning], ...]:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"situate: {message}\n")
+    # A file's name may hold control characters, which must not steer the terminal.
+    sys.stderr.write(f"situate: {printable(message)}\n")
 
 
 def _say_warning(message: Warning | str, *_: Any) -> None:
-    sys.stderr.write(f"situate: warning: {message}\n")
+    sys.stderr.write(f"situate: warning: {printable(str(message))}\n")

@@ -106,6 +106,7 @@ def index_(
     """
     from situate.app.indexing import index_paths
     from situate.app.output import console, print_json
+    from situate.retrievers.marks import printable
 
     settings = _settings(config, store, model, collection)
     with settings.index() as index:
@@ -116,9 +117,9 @@ def index_(
     else:
         out, report = console(stderr=True), done.report
         for note in done.notes:
-            out.print(note, style="yellow", markup=False)
+            out.print(printable(note), style="yellow", markup=False)
         for refused in report.refused:
-            out.print(f"refused: {refused}", style="red", markup=False)
+            out.print(printable(f"refused: {refused}"), style="red", markup=False)
         rate = done.characters / max(done.seconds, 1e-9)
         out.print(
             f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, {len(report.skipped)} "

@@ -16,7 +16,7 @@ from situate.configuration.settings import Settings
 from situate.errors import InputError
 from situate.retrievers.index.documents import IndexReport, document_batches
 from situate.retrievers.index.index import Index
-from situate.types import Document
+from situate.types import Chunk, Document
 
 #: Characters that are indexed at once at first, and the seconds below which it becomes twice as many.
 _PORTION, _QUICK = 20_000, 1.0
@@ -103,7 +103,9 @@ def index_paths(
         except KeyboardInterrupt:
             done.interrupted = True
     if prune and not done.interrupted:
-        done.pruned = tuple(stored for stored in index.document_ids() if _is_gone(stored, paths, base))
+        gone = [stored for stored in index.document_ids() if _is_gone(stored, paths, base)]
+        # The lines of a data set have ids of their own, which name no files.
+        done.pruned = tuple(dict.fromkeys(c.document_id for c in index.get_chunks(gone) if _is_file(c)))
         index.delete(done.pruned)
     done.notes = tuple(dict.fromkeys(note for one in caught for note in _notes(one.message)))
     done.seconds = time.perf_counter() - started
@@ -123,6 +125,11 @@ def _is_gone(document_id: str, paths: Sequence[Path], base: Path) -> bool:
     file = base / document_id
     below = any(file.is_relative_to(os.path.abspath(path)) for path in paths)
     return below and not os.path.lexists(file)
+
+
+def _is_file(chunk: Chunk) -> bool:
+    """Whether a chunk is one of a file, and not of a line of a data set."""
+    return chunk.metadata.get("path") == chunk.document_id
 
 
 def _documents(paths: Sequence[Path], base: Path, sizes: dict[str, int]) -> Iterator[Document]:

@@ -96,11 +96,11 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*place, number)) for number, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return self._expanded(self._scalars.construct_object(node), place)
+            return self._expanded(self._scalar(node), place)
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            key = self._scalars.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 raise InputError(f"{self.path}, line {line}: a key is a word, not a {_kind(key)}")
             if key in values:
@@ -109,6 +109,14 @@ class _Reader:
             self.lines[*place, key] = line
             values[key] = self.value(value_node, (*place, key))
         return values
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return self._scalars.construct_object(node)
+        except (ValueError, AttributeError):
+            # The 99th of May, a number of a thousand digits, a tag that the text does not fit.
+            line = node.start_mark.line + 1
+            raise InputError(f"{self.path}, line {line}: no value that is read: put text in quotes") from None
 
     def _expanded(self, value: Any, place: Place) -> Any:
         if not isinstance(value, str) or (place and place[-1] in self.secrets):

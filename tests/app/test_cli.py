@@ -82,6 +82,16 @@ def test_indexing_again_changes_nothing_and_gone_files_stay_until_they_are_prune
     assert (pruned["pruned"], pruned["documents_stored"]) == (["a/read.md"], 1)
 
 
+def test_pruning_keeps_the_lines_of_a_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines.jsonl").write_text('{"id": "pine", "text": "It has cones."}\n{"text": "The birch is white."}\n')
+    assert run(["index", ".", "--prune", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["pruned"], report["documents_stored"]) == ([], 2)
+
+
 def test_files_that_cannot_be_read_are_named_and_the_others_are_indexed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,9 +244,14 @@ def test_documents_cannot_steer_the_terminal(
     (tmp_path / "evil.md").write_text(
         "# [red]Evil[/] \x1b]0;title\x07\n\n\x1b[2J[bold]oak[/bold] \u202eacorns <script>"
     )
-    assert run(["index", "evil.md"]) == 0
+    (tmp_path / "\x1b]0;name\x07.xyz").write_text("words")
+    assert run(["index", "."]) == 0
     assert run(["search", "oak acorns"]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "name" in err
+    assert "\x1b" not in err
+    assert run(["index", "\x1b]0;name\x07.xyz"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
     assert "\x1b" not in out
     assert "\x07" not in out
     assert "[bold]oak[/bold]" in out
