@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.retrievers.index.compression import Compression, CompressionKind
 from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
@@ -132,14 +133,20 @@ class PipelineConfig:
         signals: Further signals (`situate.retrievers.signals`): values, kinds, or JSON
             (``{"kind": "sparse", "model": ..., "weight": 0.3}``). Those that find candidates have their weight of the
             fused score, dense and BM25 share the rest. Need "minmax".
+        compression: Search dense vectors by small codes in RAM, and keep the vectors themselves on disk: "int8",
+            "binary" or "product" (`Compression`); None as the collection has them. It may change at any time.
+        rescore: Whether the best candidates by codes are scored again with the vectors on disk.
+        oversampling: So many times the candidates that are wanted are found by codes; None for a number that fits the
+            compression.
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
             more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
-            ``document.average_length`` is not above 0. Or a signal cannot be read, two have one name, or their weights
-            come to more than 1.
+            ``document.average_length`` is not above 0. Or ``compression`` is none of its kinds, ``oversampling`` is
+            less than 1, or one of its two settings is given without it. Or a signal cannot be read, two have one name,
+            or their weights come to more than 1.
     """
 
     dense: ChunkScheme = field(default_factory=ChunkScheme)
@@ -156,6 +163,9 @@ class PipelineConfig:
     keys: tuple[str, ...] = ()
     boosts: tuple[Boost, ...] = ()
     signals: tuple[Signal, ...] = ()
+    compression: CompressionKind | None = None
+    rescore: bool = True
+    oversampling: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signals", tuple(map(signal_from_json, self.signals)))
@@ -173,6 +183,7 @@ class PipelineConfig:
         for name, share in (("maxsim_weight", self.maxsim_weight), ("questions", self.questions)):
             if not 0 <= share <= 1:
                 raise InputError(f"{name}={share} is a share: it must lie between 0 and 1")
+        _ = self.compressed
         self._check_document()
         self._check_signals()
 
@@ -270,6 +281,18 @@ class PipelineConfig:
     def searched(self) -> tuple[Signal, ...]:
         """Those of them that a search compares: all with a weight, and the field's token vectors without one, too."""
         return tuple(s for s in self.table if s.weight or (s.stage == "rescore" and s not in self.signals))
+
+    @cached_property
+    def compressed(self) -> Compression | None:
+        """How dense vectors are compressed and searched; None for not, or as the collection has them."""
+        if self.compression is not None:
+            return Compression(self.compression, self.rescore, self.oversampling)
+        if self.oversampling is not None or not self.rescore:
+            raise InputError(
+                f"rescore={self.rescore} and oversampling={self.oversampling} are settings of compressed vectors: set "
+                "compression, too"
+            )
+        return None
 
     @property
     def needs_tokens(self) -> bool:

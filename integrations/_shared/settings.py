@@ -14,6 +14,7 @@ from situate.embedders.types import Overflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.retriever import TextFusion
 from situate.retrievers.signals.base import Signal, signal_from_json
@@ -36,12 +37,18 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 
-def with_signals(config: PipelineConfig | None, signals: Sequence[SignalLike]) -> PipelineConfig | None:
-    """The configuration, `PipelineConfig.fast` by default, with these signals behind its own."""
-    if not signals:
+def with_signals(
+    config: PipelineConfig | None, signals: Sequence[SignalLike], compression: CompressionKind | None = None
+) -> PipelineConfig | None:
+    """The configuration, `PipelineConfig.fast` by default, with these signals behind its own, and a compression."""
+    if not signals and compression is None:
         return config
     config = config if config is not None else PipelineConfig.fast()
-    return replace(config, signals=(*config.signals, *map(signal_from_json, signals)))
+    return replace(
+        config,
+        signals=(*config.signals, *map(signal_from_json, signals)),
+        compression=compression if compression is not None else config.compression,
+    )
 
 
 def only(name: str, value: Any, reason: str) -> Callable[[Any], Mapping[str, Any]]:

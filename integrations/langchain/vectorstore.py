@@ -31,6 +31,7 @@ from situate.integrations.langchain.searching import Mode, SearchingStore
 from situate.integrations.langchain.splitter import OriginChunker, as_chunker
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.chunk_access import delete_chunks, find_chunks
+from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.index.index import Index
 from situate.types import Chunk, Chunker, Document, Situator
 
@@ -61,6 +62,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         situators: Write context into chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
+        compression: "int8", "binary" or "product": ``config`` with dense vectors searched by codes in RAM
+            (`situate.retrievers.index.compression`).
         mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
@@ -91,6 +94,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
+        compression: CompressionKind | None = None,
         mode: Mode = "hybrid",
         content: Content = "text",
         join_pages: bool = True,
@@ -101,7 +105,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
                 f"SituateVectorStore embeds chunks inside their documents, which {type(embedding).__name__} cannot: "
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
-        own = ("client", "splitter", "situators", "config", "signals", "mode", "content", "join_pages")
+        own = ("client", "splitter", "situators", "config", "signals", "compression", "mode", "content", "join_pages")
         names = (*StoreOptions.model_fields, *own)
         where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
@@ -114,7 +118,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             collection=where.collection_name,
             chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
-            config=with_signals(config, signals),
+            config=with_signals(config, signals, compression),
         )
         self._partial = threading.Lock()
         self._mode: Mode = mode

@@ -28,6 +28,7 @@ from situate.integrations.llama_index.embedding import SituateEmbedding, default
 from situate.integrations.llama_index.filters import to_qdrant_filter
 from situate.integrations.llama_index.nodes import check_keys, file_groups, to_document, to_scored_node
 from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
@@ -158,6 +159,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
+        compression: CompressionKind | None = None,
         **options: Any,
     ) -> Self:
         """Index the documents and retrieve from that index.
@@ -176,6 +178,8 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             situators: As in `Index`.
             config: As in `Index`.
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
+            compression: "int8", "binary" or "product": ``config`` with dense vectors searched by codes in RAM
+                (`situate.retrievers.index.compression`).
             options: Arguments of the constructor, and the fields of `StoreOptions` (``path``, ``collection_name``,
                 ...).
         """
@@ -190,7 +194,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             collection=store.collection_name,
             chunker=chunker,
             situators=situators,
-            config=with_signals(config, signals),
+            config=with_signals(config, signals, compression),
             progress=show_progress,
         )
         made = cls(index, callback_manager=callback_manager, **given)

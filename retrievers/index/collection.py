@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from situate.embedders.fingerprints import differences
 from situate.errors import FallbackWarning, IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
+from situate.retrievers.index.compression import kind_of
 from situate.retrievers.index.lexical import SparseVector
-from situate.retrievers.index.payload import INDEXED_KEYS, STATE, WRITING, point_id, to_payload
+from situate.retrievers.index.payload import DENSE, INDEXED_KEYS, STATE, WRITING, point_id, to_payload
 from situate.retrievers.search.gateway import plain
 from situate.types import Chunk
 from situate.vectors import check_finite
@@ -140,7 +141,7 @@ class Collection:
         A collection that only lacks further signals is opened without them: see `absent`.
 
         Returns:
-            The configuration, with BM25's terms made as the collection's are.
+            The configuration, with BM25's terms made as the collection's are, and its compression where it names none.
 
         Raises:
             IncompatibleIndexError: It was built with another encoder or configuration, or not by situate.
@@ -156,6 +157,7 @@ class Collection:
                 if error.status_code != _CONFLICT:
                     raise
             else:
+                self.gateway.params = None if config.compressed is None else config.compressed.search()
                 return config
         before = self._metadata().get(_METADATA_KEY)
         if before is None:
@@ -175,6 +177,7 @@ class Collection:
                 "encoders cannot be compared. Use the encoder and configuration that it was built with, or index the "
                 "documents into a new collection"
             )
+        config = self._compressed(config.without(absent), config)
         self._repair()
         self.absent = absent
         self.incomplete = absent | set(self._filling()["names"])
@@ -263,6 +266,7 @@ class Collection:
                 else:
                     made = models.SparseVectorNameConfig(sparse=models.SparseVectorConfig(modifier=params.modifier))
                 self.client.create_vector_name(self.name, signal.name, made)
+            self._compressed(config, config)
             self._set_metadata(
                 {_METADATA_KEY: _fingerprint(fingerprint, config), **_filling_entry(self.incomplete, "")}
             )
@@ -292,6 +296,9 @@ class Collection:
 
         distance = _distance(built_with["encoder"])
         params = {signal.name: signal.params(dimension, distance) for signal in config.table}
+        if config.compressed is not None:
+            form = config.compressed.params()
+            params |= {s.name: params[s.name].model_copy(update=form) for s in config.table if s.compressible}
         dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
         sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
         self.client.create_collection(
@@ -301,6 +308,28 @@ class Collection:
             metadata={_METADATA_KEY: built_with} | ({} if sample is None else {_SAMPLE_KEY: list(sample)}),
         )
         self._create_indexes(config)
+
+    def _compressed(self, existing: PipelineConfig, config: PipelineConfig) -> PipelineConfig:
+        """Compress the stored vectors as the configuration says; return it as the collection is.
+
+        Args:
+            existing: The configuration without signals that the collection lacks.
+            config: The configuration.
+        """
+        from qdrant_client import models
+
+        stored = self.client.get_collection(self.name).config.params.vectors
+        assert isinstance(stored, dict)
+        if config.compressed is None:
+            # Searches by codes that are not scored again would be less exact without a word.
+            config = replace(config, compression=kind_of(stored[DENSE]))
+        if config.compressed is not None:
+            form = models.VectorParamsDiff(**config.compressed.params())
+            names = [s.name for s in existing.table if s.compressible and kind_of(stored[s.name]) != config.compression]
+            if names:
+                self.client.update_collection(self.name, vectors_config=dict.fromkeys(names, form))
+            self.gateway.params = config.compressed.search()
+        return config
 
     def _create_indexes(self, config: PipelineConfig) -> None:
         from qdrant_client import models

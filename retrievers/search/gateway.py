@@ -34,11 +34,13 @@ class Gateway(Protocol):
         collection: The collection's name.
         embedded: Whether the engine runs in this process: there is no other writer, and a request holds the
             interpreter.
+        params: How compressed vectors are searched; None where there are none.
     """
 
     client: QdrantClient
     collection: str
     embedded: bool
+    params: models.SearchParams | None
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         """The points nearest to each query, in one request, by the name of the vector that it is compared with."""
@@ -87,6 +89,7 @@ class ClientGateway:
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self.client = client
         self.collection = collection
+        self.params: models.SearchParams | None = None
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         answers = self._nearest(queries, limit, where, False)
@@ -106,7 +109,14 @@ class ClientGateway:
 
         return self.batch(
             [
-                models.QueryRequest(query=plain(query), using=name, filter=where, limit=limit, with_payload=payload)
+                models.QueryRequest(
+                    query=plain(query),
+                    using=name,
+                    filter=where,
+                    limit=limit,
+                    with_payload=payload,
+                    params=self.params,
+                )
                 for name, query in queries.items()
             ]
         )
@@ -157,7 +167,7 @@ class EdgeGateway(ClientGateway):
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         vectors = {name: plain(q) if isinstance(q, SparseVector) else q for name, q in queries.items()}
-        scores = self.client.nearest_scores(self.collection, vectors, limit, where)
+        scores = self.client.nearest_scores(self.collection, vectors, limit, where, self.params)
         release_gil()
         return scores
 

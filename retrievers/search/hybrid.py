@@ -265,14 +265,14 @@ class HybridSearch:
         """The arguments of one Qdrant query that can return ``k`` hits."""
         from qdrant_client import models
 
-        prefetch = max(k, self.config.prefetch)
+        prefetch, params = max(k, self.config.prefetch), self.gateway.params
         dense = vectors.dense.tolist()
         if vectors.lexical is None:
             fused: dict[str, Any] = {"query": dense, "using": DENSE}
         else:
             fused = {
                 "prefetch": [
-                    models.Prefetch(query=dense, using=DENSE, limit=prefetch),
+                    models.Prefetch(query=dense, using=DENSE, limit=prefetch, params=params),
                     models.Prefetch(query=plain(vectors.lexical), using=BM25, limit=prefetch),
                 ],
                 "query": models.RrfQuery(rrf=models.Rrf(k=self.config.rrf_k))
@@ -283,7 +283,7 @@ class HybridSearch:
             return fused
         # MaxSim orders the best of the fused ranking; its scores and theirs are then fused half and half.
         depth = max(k, self.config.maxsim_depth)
-        first = models.Prefetch(**fused, limit=depth)
+        first = models.Prefetch(**fused, limit=depth, params=params)
         second = models.Prefetch(prefetch=first, query=vectors.tokens.tolist(), using=TOKENS, limit=depth)
         return {"prefetch": [first, second], "query": models.FusionQuery(fusion=models.Fusion.DBSF)}
 
@@ -299,6 +299,7 @@ class HybridSearch:
         return self.gateway.client.query_points(
             self.gateway.collection,
             **_filtered(query, where),
+            search_params=self.gateway.params,
             limit=limit,
             with_payload=payload,
             with_vectors=[DENSE] if vectors else False,

@@ -87,6 +87,8 @@ class Signal(ABC):
     #: The name of the signal's module, by which JSON chooses it.
     kind: ClassVar[str]
     stage: ClassVar[Stage] = "find"
+    #: Whether `PipelineConfig.compression` is about its vectors.
+    compressible: ClassVar[bool] = False
 
     weight: float = 0.3
     name: str = ""

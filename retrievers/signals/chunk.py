@@ -25,6 +25,7 @@ class ChunkVector(Signal):
     """
 
     kind = "chunk"
+    compressible = True
     scheme: ChunkScheme
 
     def stored(self) -> Mapping[str, Any]:

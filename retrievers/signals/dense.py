@@ -35,6 +35,7 @@ class Dense(Signal):
     """
 
     kind = "dense"
+    compressible = True
     model: Embedder | str | None = None
     scheme: ChunkScheme | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

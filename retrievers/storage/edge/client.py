@@ -16,6 +16,7 @@ from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
 from situate.retrievers.storage.edge.translate.filters import edge_filter
 from situate.retrievers.storage.edge.translate.points import QUERY, checked_vector
+from situate.retrievers.storage.edge.translate.queries import edge_search_params
 from situate.retrievers.storage.ids import point_id, point_key
 
 _PLAIN = (list, models.SparseVector)
@@ -126,6 +127,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
         vectors: Mapping[str, Any],
         limit: int,
         query_filter: models.Filter | None = None,
+        search_params: models.SearchParams | None = None,
     ) -> dict[str, dict[int, float]]:
         """The points nearest to each of several vectors, in one request: by the vector's name, id -> score, best first.
 
@@ -137,6 +139,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
             vectors: Vector name -> float32 ``[size]`` (of a multivector ``[rows, size]``), a list, or a sparse vector.
             limit: Most points for each.
             query_filter: Which points are considered.
+            search_params: As in `query_points`, for each of the vectors.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
@@ -146,6 +149,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
             raise InputError(f"limit value {limit} is invalid. Must be 1 or larger.")
         collection = self._client.store.collection(collection_name)
         schema, where = collection.schema, None if query_filter is None else edge_filter(query_filter)
+        params = edge_search_params(search_params)
         requests = [
             edge.QueryRequest(
                 limit=limit,
@@ -156,7 +160,7 @@ class EdgeClient(ShallowQueries, QdrantClient):
                 with_payload=False,
                 filter=where,
                 score_threshold=None,
-                params=None,
+                params=params,
             )
             for name, vector in vectors.items()
         ]

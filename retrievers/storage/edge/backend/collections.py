@@ -361,7 +361,7 @@ def _merge(base: Any, diff: Any) -> Any:
         if name == "quantization_config":
             value = _quantization(value)
         inner = getattr(base, name, None)
-        both = hasattr(inner, "model_fields") and type(inner) is type(value)
+        both = hasattr(type(inner), "model_fields") and type(inner) is type(value)
         setattr(base, name, _merge(inner, value) if both else value)
     return base
 
