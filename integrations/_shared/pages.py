@@ -98,12 +98,13 @@ def file_groups(parts: Sequence[Document | None]) -> list[list[int]]:
             continue
         group, before = open_groups.get(piece.file, ([], piece))
         first = parts[group[0]] if group else None
-        again = first is not None and not piece.element and first.text == document.text
-        if not group or again or not _follows(before, piece):
+        if not group or (first is not None and _begins_again(first, document, piece)) or not _follows(before, piece):
             group = []
             groups.append(group)
         group.append(place)
-        open_groups[piece.file] = group, piece
+        # An element without a page stands on the page of the one before.
+        number = before.number if piece.number is None and group[0] != place else piece.number
+        open_groups[piece.file] = group, replace(piece, number=number)
     return groups
 
 
@@ -172,7 +173,11 @@ def joined(pages: Sequence[Document], numbers: list[int] | None = None) -> Docum
 
 
 def _same(key: str, value: Any, pages: Sequence[Document]) -> bool:
-    return all(key in page.metadata and page.metadata[key] == value for page in pages)
+    try:
+        return all(key in page.metadata and page.metadata[key] == value for page in pages)
+    except ValueError:
+        # An array is no metadata that can be stored; who stores it says so, by its name.
+        return False
 
 
 def cut_document(document: Document, chunker: Chunker) -> list[Chunk]:
@@ -322,6 +327,12 @@ def _follows(before: _Piece, piece: _Piece) -> bool:
     return piece.number >= before.number if piece.element else piece.number > before.number
 
 
+def _begins_again(first: Document, page: Document, piece: _Piece) -> bool:
+    """Whether a page is the file's first one once more, where its number does not tell: many a page is empty."""
+    same = first.text == page.text and first.metadata.get("page_label") == page.metadata.get("page_label")
+    return same and not piece.element and not piece.counted and bool(page.text.strip())
+
+
 def _numbers(pieces: Sequence[_Piece | None]) -> list[int] | None:
     """The page of each piece, from 1; None where no piece has one. Labels that do not ascend count as places."""
     base = any(piece is not None and piece.from_zero for piece in pieces)
@@ -394,15 +405,16 @@ def _element(page: Document, above: tuple[str, ...]) -> tuple[str, tuple[str, ..
     metadata, text = page.metadata, page.text.strip()
     docling, category = metadata.get("dl_meta"), metadata.get("category")
     if isinstance(docling, Mapping):
-        given = docling.get("headings")
-        headings = tuple(" ".join(str(name).split()) for name in given) if isinstance(given, list) else ()
+        listed = docling.get("headings")
+        given = [name for name in listed if isinstance(name, str) and name.strip()] if isinstance(listed, list) else []
+        headings = tuple(" ".join(name.split()) for name in given)
         # Docling writes the headings in front of each of its chunks.
-        for name in given or ():
-            text = text.removeprefix(str(name)).lstrip("\n")
+        for name in given:
+            text = text.removeprefix(name).lstrip("\n")
         same = next((n for n, (a, b) in enumerate(zip(above, headings, strict=False)) if a != b), len(above))
         lines = [atx_heading(n + 1, name) for n, name in enumerate(headings) if n >= min(same, len(above))]
         return _BREAK.join([*lines, text]).strip(), headings
-    if category in _RUNNING:
+    if isinstance(category, str) and category in _RUNNING:
         return "", above
     if category == "Title" and text:
         depth = metadata.get("category_depth")

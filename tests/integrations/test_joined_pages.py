@@ -131,6 +131,25 @@ def test_page_numbers_are_those_of_the_file() -> None:
     assert len(of_file((1, "First."), (10**7, "Last.")).page_starts) == 2
 
 
+@pytest.mark.parametrize("loader", ["PDFReader", "PyPDFLoader"])
+def test_an_empty_page_begins_no_other_file(loader: str) -> None:
+    texts = ("", "Words.", "")
+    given = [Document(str(n), text, known) for n, (text, known) in enumerate(zip(texts, LOADERS[loader], strict=True))]
+    assert file_groups(file_parts(given)) == [[0, 1, 2]]
+
+
+def test_odd_metadata_of_a_loader_cost_no_words_and_no_memory() -> None:
+    docs = [docling(1), docling(1)]
+    docs[0]["dl_meta"]["headings"], docs[1]["dl_meta"]["headings"] = "Costs", 3
+    lists = {**unstructured("Title", 1), "category": ["Title"]}
+    for known in (*docs, lists, {"source": "a", "page": 1, "array": np.ones(2)}):
+        pages = [Document("1", "Costs are high.", known), Document("2", "So is heat.", {**known, "page": 2})]
+        assert joined(pages).text == "Costs are high.\n\nSo is heat."
+    placed = [unstructured("Text", 10**9), {**unstructured("Text", 1), "page_number": None}, unstructured("Text", 1)]
+    elements = [Document(str(n), f"{n}.", known) for n, known in enumerate(placed)]
+    assert file_groups(file_parts(elements)) == [[0, 1], [2]], "a page that is named goes on until the next one"
+
+
 def test_elements_become_markdown() -> None:
     elements = [
         Document("0", "ACME Corp", unstructured("Header", 1)),
