@@ -6,7 +6,6 @@ import json
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ _METADATA_KEY = "situate"
 _SAMPLE_KEY = "situate_sample"
 #: The key of the signals that are being filled in, and the last document that has them.
 _FILLING_KEY = "situate_filling"
-#: Not compared: a key, and the number of documents, for each of their readings (`situate.retrievers.index.languages`).
+#: Not compared: a key for each reading of the documents (`situate.retrievers.index.languages`).
 _LANGUAGE_KEY = "situate_language_"
 #: On a server another writer may add languages: they are read again after so many seconds.
 LANGUAGES_SECONDS = 60.0
@@ -119,8 +118,7 @@ class Collection:
         self.name = gateway.collection
         # An embedded store belongs to this process alone: versions that are half written at opening were abandoned.
         self._abandoned_after = 0.0 if gateway.embedded else ABANDONED_SECONDS
-        self._languages: Mapping[str, int] | None = None
-        self._languages_kept: Mapping[str, int] = {}
+        self._languages: frozenset[str] | None = None
         self._languages_read = 0.0
 
     def open(
@@ -192,32 +190,23 @@ class Collection:
         kept = self._metadata().get(_SAMPLE_KEY) if self.client.collection_exists(self.name) else None
         return None if kept is None else tuple(kept)
 
-    def languages(self) -> Mapping[str, int]:
-        """About how many documents were written in each reading, as `LexicalEncoder.language_of` names it.
-
-        Replaced and deleted documents count, too.
-        """
+    def languages(self) -> frozenset[str]:
+        """The readings of the documents, as `LexicalEncoder.language_of` names them; of deleted ones, too."""
         stale = not self.gateway.embedded and time.monotonic() - self._languages_read > LANGUAGES_SECONDS
         if self._languages is None or stale:
-            metadata = self._metadata()
-            kept = {key.removeprefix(_LANGUAGE_KEY): metadata[key] for key in metadata if key.startswith(_LANGUAGE_KEY)}
-            # What this process counted beyond the last number that it stored stays.
-            self._languages = {name: max(n, (self._languages or {}).get(name, 0)) for name, n in kept.items()}
-            self._languages_kept, self._languages_read = kept, time.monotonic()
+            keys = [key for key in self._metadata() if key.startswith(_LANGUAGE_KEY)]
+            found = frozenset(key.removeprefix(_LANGUAGE_KEY) for key in keys)
+            # One that could not be stored stays known here.
+            self._languages = found | (self._languages or frozenset())
+            self._languages_read = time.monotonic()
         return self._languages
 
-    def add_languages(self, languages: Iterable[str]) -> Mapping[str, int]:
-        """Count the readings of documents that are about to be written; returns `languages`.
-
-        A count is stored when it is new and whenever it has doubled: it is read as a share.
-        """
-        counts = Counter(self.languages())
-        counts.update(languages)
-        self._languages = dict(counts)
-        if new := {name: n for name, n in counts.items() if n >= 2 * self._languages_kept.get(name, 0)}:
+    def add_languages(self, languages: Iterable[str]) -> None:
+        """Keep the readings of documents that are about to be written."""
+        if new := set(languages) - self.languages():
             try:
                 # A key each: Qdrant merges metadata, so writers at the same time lose no language.
-                self.client.update_collection(self.name, metadata={_LANGUAGE_KEY + name: n for name, n in new.items()})
+                self.client.update_collection(self.name, metadata={_LANGUAGE_KEY + name: True for name in new})
             except Exception as error:  # of REST, of gRPC or of a tenant's client
                 if not _forbidden(error):
                     raise
@@ -228,8 +217,7 @@ class Collection:
                     FallbackWarning,
                     stacklevel=2,
                 )
-            self._languages_kept = {**self._languages_kept, **new}
-        return self._languages
+            self._languages = self.languages() | new
 
     def _metadata(self) -> Mapping[str, Any]:
         return self.client.get_collection(self.name).config.metadata or {}

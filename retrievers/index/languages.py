@@ -89,27 +89,27 @@ def detected(text: str, among: Collection[str] = ()) -> str:
     return _BY_CODE.get(code, NGRAMS)
 
 
-def weights(text: str, counts: Mapping[str, int]) -> dict[str, float]:
+def weights(text: str, readings: Collection[str]) -> dict[str, float]:
     """The weight of each reading of a query: how probable it is, against the most probable one, down to a tenth.
 
-    Probable by the detector and by how many documents are read so. With equal weights, the reading of a few documents
-    would put these first: they alone hold its terms, so that every one of these counts as rare.
+    With equal weights, the reading of a few documents would put these first: they alone hold its terms, so that every
+    one of these counts as rare.
 
     Args:
         text: The query.
-        counts: Reading -> number of the collection's documents; not empty.
+        readings: Those of the collection's documents; not empty.
     """
-    if len(counts) == 1:
-        return dict.fromkeys(counts, 1.0)
-    if NGRAMS in counts and _of_another_script(text):
+    if len(readings) == 1:
+        return dict.fromkeys(readings, 1.0)
+    if NGRAMS in readings and _of_another_script(text):
         return {NGRAMS: 1.0}
-    found = dict.fromkeys(counts, 0.0)
+    found = dict.fromkeys(sorted(readings), 0.0)
     for code, probability in _detector().rank(text):
-        if (name := _BY_CODE.get(code, NGRAMS)) in counts:
+        if (name := _BY_CODE.get(code, NGRAMS)) in found:
             # Not the sum: what is left for a hundred other languages says nothing of a query of names.
-            found[name] = max(found[name], probability * counts[name])
+            found[name] = max(found[name], probability)
     most = max(found.values())
-    return {name: value / most for name, value in sorted(found.items()) if value >= _LEAST * most}
+    return {name: value / most for name, value in found.items() if value >= _LEAST * most}
 
 
 def _of_another_script(text: str) -> bool:

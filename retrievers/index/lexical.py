@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ class LexicalEncoder:
         return detected("\n".join(chunks[i].text[:_EXCERPT] for i in places), self._among)
 
     def encode_query(
-        self, text: str, more: Sequence[tuple[float, str]] = (), languages: Mapping[str, int] | None = None
+        self, text: str, more: Sequence[tuple[float, str]] = (), languages: Collection[str] = ()
     ) -> SparseVector:
         """The distinct terms of the query; no terms where all of them are stop words.
 
@@ -111,13 +111,13 @@ class LexicalEncoder:
         Args:
             text: The query.
             more: Weights and texts whose terms are added (a hypothetical document's, another wording's).
-            languages: With ``language="auto"``, reading (`language_of`) -> number of the collection's documents, of
-                which the query's is chosen; without any, it is read as its own language says.
+            languages: With ``language="auto"``, the readings of the collection's documents (`language_of`), of which
+                the query's are chosen; without any, it is read as its own language says.
         """
-        query = self._query(text, languages or {})
+        query = self._query(text, languages)
         if not more:
             return query
-        others = [(1.0, query), *((weight, self._query(other, languages or {})) for weight, other in more)]
+        others = [(1.0, query), *((weight, self._query(other, languages)) for weight, other in more)]
         return _mixed(others, sum(weight * vector.total for weight, vector in others))
 
     def encode_chunks(self, chunks: Sequence[Chunk], language: str | None = None) -> list[SparseVector]:
@@ -145,12 +145,12 @@ class LexicalEncoder:
         context = chunk.context.render(self.scheme.context)
         return f"{context}\n{chunk.text}" if context else chunk.text
 
-    def _query(self, text: str, languages: Mapping[str, int]) -> SparseVector:
+    def _query(self, text: str, languages: Collection[str]) -> SparseVector:
         prepared = self._prepared(text)
         if self.scheme.terms < 3:
             return self._reading(str(self.scheme.language)).query(prepared)
-        counts = dict.fromkeys(map(reading_of, self._among), 1) or languages or {detected(text): 1}
-        readings = [(weight, self._reading(name).query(prepared)) for name, weight in weights(text, counts).items()]
+        among = {reading_of(name) for name in self._among} or languages or {detected(text)}
+        readings = [(weight, self._reading(name).query(prepared)) for name, weight in weights(text, among).items()]
         if len(readings) == 1:
             return readings[0][1]
         return _widest([replace(query, values=np.float32(weight) * query.values) for weight, query in readings])

@@ -104,7 +104,7 @@ class QueryEncoder:
 
     def __init__(self, embedder: Embedder, signals: Sequence[Signal] = ()) -> None:
         self.embedder = embedder
-        self.languages: Mapping[str, int] = {}
+        self.languages: frozenset[str] = frozenset()
         self._instructed: dict[str, Embedder] = {}
         self.signals = tuple(signals)
         self.lexical: LexicalEncoder | None = next((s.encoder for s in signals if type(s) is ChunkTerms), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,7 @@ def test_a_document_is_read_in_its_language(language: str) -> None:
     assert detected(text) == detected(other) == reading
     for scheme in (BARE, LexicalScheme(context=(), neighbours=0.0, language=language)):
         encoder = LexicalEncoder(scheme)
-        asked = encoder.encode_query(question, languages={reading: 2})
+        asked = encoder.encode_query(question, languages={reading})
         shared = [
             len(np.intersect1d(asked.indices, encoder.encode_chunks(one_chunk(each))[0].indices))
             for each in (text, other)
@@ -103,20 +102,19 @@ def test_a_word_weighs_one_in_every_reading() -> None:
         ("Kündigung der Wohnung im Mai", "german", 3),
         ("gatos y tigres", "ngrams", 3),
     ):
-        query = LexicalEncoder(BARE).encode_query(question, languages={reading: 1})
+        query = LexicalEncoder(BARE).encode_query(question, languages={reading})
         assert query.total == pytest.approx(words)
         # Of n-grams some are found in any text: relevance does not count these.
         assert (query.chance > 0) == (reading != "english")
-    assert LexicalEncoder(BARE).encode_query("首都在哪里", languages={"ngrams": 1}).chance == 0
+    assert LexicalEncoder(BARE).encode_query("首都在哪里", languages={"ngrams"}).chance == 0
 
 
 def test_a_query_is_read_in_the_languages_that_are_probable_for_it() -> None:
-    counts = {"english": 1400, "german": 50, "ngrams": 50}
-    assert weights("What is the boundary layer over a flat plate?", counts) == {"english": 1.0}
-    assert weights("Wie hoch ist die Miete einer Wohnung?", counts)["german"] == 1.0
-    assert weights("首都在哪里?", counts) == {"ngrams": 1.0}
-    assert weights("4711 22", counts)["english"] == 1.0
-    both = LexicalEncoder(BARE).encode_query("Berlin Wall", languages={"english": 10, "german": 9})
+    readings = {"english", "german", "ngrams"}
+    assert weights("What is the boundary layer over a flat plate?", readings) == {"english": 1.0}
+    assert weights("Wie hoch ist die Miete einer Wohnung?", readings)["german"] == 1.0
+    assert weights("首都在哪里?", readings) == {"ngrams": 1.0}
+    both = LexicalEncoder(BARE).encode_query("Berlin Wall", languages={"english", "german"})
     assert both.total <= both.values.sum()
 
 
@@ -146,10 +144,9 @@ def test_a_collection_of_several_languages_keeps_them(tmp_path: Path) -> None:
             hits = index.search(question, k=3)
             # All that MiniLM knows of Chinese and its like is what BM25 finds.
             assert max(hits, key=lambda hit: hit.scores.get("bm25", 0)).chunk.document_id == f"{language} 0"
-        readings = Counter(reading for _, reading, _, _ in WRITTEN.values())
-        kept = {k: v for k, v in index.client.get_collection("situate").config.metadata.items() if "language" in k}
-        assert kept.keys() == {f"situate_language_{reading}" for reading in readings}
-        assert all(1 <= kept[f"situate_language_{name}"] <= 2 * n for name, n in readings.items())
+        readings = {reading for _, reading, _, _ in WRITTEN.values()}
+        kept = {key for key in index.client.get_collection("situate").config.metadata if "language" in key}
+        assert kept == {f"situate_language_{reading}" for reading in readings}
 
 
 def test_a_collection_of_the_version_before_opens_as_it_is(tmp_path: Path) -> None:
