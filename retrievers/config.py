@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -168,6 +168,8 @@ class PipelineConfig:
     oversampling: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.signals, str | Mapping) or not isinstance(self.signals, Iterable):
+            raise InputError(f"signals={self.signals!r} is no list of signals: write [{self.signals!r}] for one")
         object.__setattr__(self, "signals", tuple(map(signal_from_json, self.signals)))
         if self.prefetch < 1 or self.maxsim_depth < 1 or self.rrf_k < 1:
             raise InputError(

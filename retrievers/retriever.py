@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,8 @@ class RetrieverSettings:
     def __post_init__(self) -> None:
         check_k(self.k)
         check_k(self.candidates, "candidates")
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise InputError("threshold=nan leaves out every hit: give a relevance from 0 to 1, or None")
         if self.fuse_texts is not None and self.fuse_texts not in _FUSIONS:
             raise InputError(f"fuse_texts={self.fuse_texts!r} is none of {', '.join(map(repr, _FUSIONS))}, None")
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
-from situate.types import Chunk, Document
+from situate.types import Chunk, Context, Document
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -34,6 +35,17 @@ Values: TypeAlias = "Sequence[Sequence[Value | None] | Vectors]"
 #: candidates, and raise the dense similarity. "document": documents of candidates are scored. "rescore": the best
 #: candidates are scored by MaxSim.
 Stage: TypeAlias = Literal["find", "raise", "document", "rescore"]
+
+
+#: Types of fields, as they are written, and the class of their values; fields of other types check themselves.
+_TYPES: Mapping[str, Any] = {
+    "int": Integral,
+    "float": Real,
+    "str": str,
+    "None": type(None),
+    "tuple[str, ...]": tuple,
+    "Mapping[str, Any]": Mapping,
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Signal(ABC):
         name: The vector's name in the collection; "" for the kind.
 
     Raises:
-        InputError: ``weight`` is not in [0, 1].
+        InputError: ``weight`` is not in [0, 1], or a value is of another type than its field.
     """
 
     #: The name of the signal's module, by which JSON chooses it.
@@ -96,6 +108,7 @@ class Signal(ABC):
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", self.kind)
+        _check_fields(self)
         if not 0 <= self.weight <= 1:
             raise InputError(f"the weight of {self.name!r} is {self.weight}, a share: it must lie between 0 and 1")
 
@@ -190,6 +203,19 @@ def signal_from_json(value: Any) -> Signal:
     if missing:
         raise InputError(f'the {cls.kind!r} signal needs {", ".join(missing)}: {{"kind": "{cls.kind}", "model": ...}}')
     return cls(**settings)
+
+
+def _check_fields(signal: Signal) -> None:
+    """Refuse values of other types, as JSON and YAML may hold them, and fields of the context that are none."""
+    for each in fields(signal):
+        value = getattr(signal, each.name)
+        accepted = [_TYPES.get(name) for name in str(each.type).split(" | ")]
+        if None not in accepted and (isinstance(value, bool) or not isinstance(value, tuple(filter(None, accepted)))):
+            raise InputError(f"{each.name}={value!r} of a {type(signal).__name__} signal is no {each.type}")
+        unknown = [name for name in value if name not in Context.__dataclass_fields__] if each.name == "context" else []
+        if unknown:
+            known = ", ".join(Context.__dataclass_fields__)
+            raise InputError(f"context names {unknown[0]!r}, which is no field of Context: {known}")
 
 
 def kinds() -> list[str]:

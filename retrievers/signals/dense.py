@@ -88,8 +88,10 @@ class Dense(Signal):
 
 
 def _scheme(given: ChunkScheme | Mapping[str, Any] | None) -> ChunkScheme | None:
-    if not isinstance(given, Mapping):
+    if given is None or isinstance(given, ChunkScheme):
         return given
+    if not isinstance(given, Mapping):
+        raise InputError(f"scheme={given!r} is no scheme: give a ChunkScheme, or its fields")
     if unknown := given.keys() - asdict(ChunkScheme()).keys():
         raise InputError(f"a scheme has no {', '.join(sorted(unknown))}: it takes {', '.join(asdict(ChunkScheme()))}")
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}

@@ -175,6 +175,13 @@ def test_each_is_written_as_json_and_read_again(signals: dict[str, tuple[Any, st
         ({"kind": "tokens", "weight": 1.5}, "weight of 'tokens' is 1.5"),
         ({"kind": "tokens", "datatype": "int2"}, "int2"),
         ({"kind": "tokens", "depth": 0}, "at least 1"),
+        ({"kind": "tokens", "depth": "50"}, "depth='50' of a Tokens signal is no int"),
+        ({"kind": "tokens", "weight": None}, "weight=None of a Tokens signal is no float"),
+        ({"kind": "muvera", "bits": True}, "bits=True of a Muvera signal is no int"),
+        ({"kind": "tokens", "name": 3}, "name=3 of a Tokens signal is no str"),
+        ({"kind": "tokens", "context": "title"}, "context='title' of a Tokens signal is no tuple"),
+        ({"kind": "tokens", "context": ["titel"]}, "context names 'titel', which is no field of Context: title"),
+        ({"kind": "dense", "scheme": "late"}, "scheme='late' is no scheme"),
     ],
 )
 def test_a_signal_that_cannot_be_read_is_refused(given: Any, words: str) -> None:
@@ -185,6 +192,9 @@ def test_a_signal_that_cannot_be_read_is_refused(given: Any, words: str) -> None
 def test_configurations_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(InputError, match="two signals have the name 'tokens'"):
         PipelineConfig(token_vectors="float16", signals=("tokens",))  # type: ignore[arg-type]
+    for one in ("tokens", {"kind": "tokens"}, 3):
+        with pytest.raises(InputError, match="is no list of signals"):
+            PipelineConfig(signals=one)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="signals need fusion='minmax'"):
         PipelineConfig(fusion="rrf", signals=(Tokens(),))
     with pytest.raises(InputError, match="no signal named 'sparse' to weigh: there are \\['tokens'\\]"):

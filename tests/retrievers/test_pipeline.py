@@ -337,9 +337,11 @@ async def test_the_error_of_a_search_passes_unchanged(index: Index) -> None:
         await retriever.aretrieve("pets")
 
 
-def test_a_fusion_that_is_none_is_refused(index: Index) -> None:
+def test_a_fusion_or_threshold_that_is_none_is_refused(index: Index) -> None:
     with pytest.raises(InputError, match="fuse_texts='sum'"):
         Retriever(index, fuse_texts="sum")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threshold=nan leaves out every hit"):
+        Retriever(index, threshold=float("nan"))
 
 
 async def test_every_step_of_a_query_is_a_span_under_the_callers(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
