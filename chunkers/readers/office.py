@@ -31,6 +31,7 @@ _FORMULA = re.compile(
     rb"|<m:oMathParaPr>[^<]*+(?:<(?!/?m:oMathParaPr>)[^<]*+)*+</m:oMathParaPr>|</?m:oMathPara>"
 )
 _SIGNS = re.compile(rb"<m:t(?: [^<>]*+)?>([^<]*+)</m:t>")
+_NOTE = re.compile(rb"((?:foot|end)noteReference)\b[^<]{0,300}?\bid=[\"']([^\"'<>]*)")
 _DOCUMENT = "word/document.xml"
 _TITLE = re.compile(rb"<dc:title>([^<]+)</dc:title>")
 
@@ -47,6 +48,7 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
         import mammoth
     except ImportError as error:
         raise MissingExtraError.of("mammoth", "documents", "reading DOCX files") from error
+    _check_notes(package)
     # Images are not opened: the converter would put their bytes into the page.
     page = mammoth.convert_to_html(
         BytesIO(_with_formulas(data, package)),
@@ -56,6 +58,21 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     ).value
     text, heading = html_to_markdown(_FIRST_ROW.sub(lambda row: row[0].replace("td>", "th>"), page))
     return text, _known(package, heading)
+
+
+def _check_notes(package: ZipFile) -> None:
+    """Refuse a file whose text refers to a note again and again: the converter writes it anew for each reference.
+
+    Raises:
+        InputError: The notes could become longer than `packages.MAX_CHARACTERS`.
+    """
+    again = size = 0
+    for member in package.infolist():
+        if not member.filename.startswith("word/media/"):
+            size += member.file_size
+            named = _NOTE.findall(package.read(member))
+            again += len(named) - len(set(named))
+    check_length(again * size)
 
 
 def _with_formulas(data: bytes, package: ZipFile) -> bytes:

@@ -110,7 +110,7 @@ class _Reader:
             values[key] = self.value(value_node, (*place, key))
         return values
 
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
+    def _scalar(self, node: yaml.Node) -> Any:
         try:
             return self._scalars.construct_object(node)
         except (ValueError, AttributeError):

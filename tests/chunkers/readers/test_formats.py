@@ -422,6 +422,11 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "picture as a table": (".csv", lambda: b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "NUL"),
     "picture as code": (".py", lambda: b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "NUL"),
     "formulas without an end": (".docx", lambda: docx("<m:oMath>" * 20_000), ""),
+    "note that is named again and again": (
+        ".docx",
+        lambda: docx('<w:footnoteReference w:id="2"/>' * 50_000, **{"word/footnotes.xml": "<w:footnotes/>"}),
+        "more than 100,000,000 characters",
+    ),
     "endless header": (".eml", lambda: b"Subject: a\nContent-Type: text/plain" + b"; a=b" * 20_000, "describe parts"),
 }
 
