@@ -35,7 +35,7 @@ test-full: $(STAMP) lint ## the same with the long forms of the fault and confor
 test-lowest: ## the whole test suite with the lowest versions that pyproject.toml allows (a venv of its own, gigabytes)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[dev]'
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --link-mode copy --resolution lowest-direct -e '.[dev]'
 	$(LOWEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -W default
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter

@@ -252,7 +252,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         model = self.embed_model
         managers = (self.callback_manager, model.callback_manager, Settings._callback_manager)
         manager = next((each for each in managers if each is not None and each.handlers), self.callback_manager)
-        # llama-index-core before 0.14 names its events' description of a model otherwise.
+        # Older versions of llama-index-core name their events' description of a model otherwise.
         payload = model.to_payload() if hasattr(model, "to_payload") else model.to_dict()
         described = {**payload, "late_chunking": True}
         dispatcher.event(EmbeddingStartEvent(model_dict=described))
