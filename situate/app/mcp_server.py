@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ class Tools:
             raise ToolError(f"there is no document {document_id[:200]!r}: list_documents names those that there are")
         taken: list[FoundPassage] = []
         following = None
-        for chunk in (chunk for chunk in chunks if chunk.end > start):
+        # From the passage at ``start`` on, and not from those that overlap it: a reader would come no further.
+        first = max(0, bisect_right([chunk.start for chunk in chunks], start) - 1)
+        for chunk in (chunk for chunk in chunks[first:] if chunk.end > start):
             if taken and sum(len(passage.text) for passage in taken) + len(chunk.text) > characters:
                 following = chunk.start
                 break

@@ -68,6 +68,22 @@ async def test_hostile_text_comes_back_as_data_and_nothing_else(retriever: Retri
     assert HOSTILE.strip() in found["passages"][0]["text"]
 
 
+async def test_a_document_whose_passages_overlap_is_read_to_its_end() -> None:
+    text = " ".join(f"Parents stay at home in week {n} and rest." for n in range(12))
+    chunker = {"kind": "text", "size": 30, "overlap": 15}
+    with load({"store": ":memory:", "chunker": chunker}).retriever() as overlapping:
+        overlapping.index.add([Document("leave.txt", text)])
+        starts = [chunk.start for chunk in overlapping.index.get_chunks(["leave.txt"])]
+        read: list[int] = []
+        start: int | None = 0
+        while start is not None and len(read) <= len(starts):
+            part = await data(overlapping, "fetch_document", document_id="leave.txt", start=start, characters=1)
+            read += [passage["start"] for passage in part["passages"]]
+            start = part["next_start"]
+    assert len(starts) > 2
+    assert read == starts
+
+
 async def test_a_document_is_read_in_parts(retriever: Retriever) -> None:
     texts: list[str] = []
     start: int | None = 0
