@@ -35,7 +35,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     shown = []
     with pytest.MonkeyPatch.context() as patch:
         if not FULL:
-            patch.setattr(demo, "load_questions", lambda file: load_questions(file)[::4])
+            patch.setattr(demo, "load_questions", lambda file: load_questions(file)[::3])
         for question in ([], ["--question", QUESTION]):
             written = io.StringIO()
             with contextlib.redirect_stdout(written):
