@@ -135,5 +135,7 @@ def _printed(conversation: Conversation, question: str, as_json: bool) -> dict[s
         style = "bold" if passage.number in last["cited"] else "dim"
         out.print(printable(f"[{passage.number}] {passage.place}"), style=style, markup=False)
     if last["error"]:
-        console(stderr=True).print(f"the language model failed: {last['error']}", style="yellow", markup=False)
+        console(stderr=True).print(
+            printable(f"the language model failed: {last['error']}"), style="yellow", markup=False
+        )
     return last

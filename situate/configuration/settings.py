@@ -114,6 +114,10 @@ class Settings(BaseSettings):
 
     __str__ = __repr__
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its values: the classes of its parts are made of parameters, and have no place of their own.
+        return _restored, (self.model_dump(exclude_unset=True), self._file)
+
     # -- what it describes, made anew by each call
 
     def embedder(self) -> Embedder:
@@ -202,6 +206,12 @@ class Settings(BaseSettings):
         return where(self._file, place)
 
 
+def _restored(values: dict[str, Any], file: YamlFile | None) -> Settings:
+    made = Settings(**values)
+    made._file = file
+    return made
+
+
 def load(source: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = None, **changes: Any) -> Settings:
     """The settings of a file, or of values.
 
@@ -226,7 +236,10 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     try:
         environment = _in_full(EnvSettingsSource(Settings)())
     except SettingsError as error:
-        raise InputError(f"an environment variable {_PREFIX}...: {safe_message(error)}") from None
+        raise InputError(
+            f"an environment variable {_PREFIX}...: {safe_message(error)}: write its value as JSON, or name the key in "
+            f"the variable ({_PREFIX}MODEL__NAME)"
+        ) from None
     try:
         made = Settings(**_merged(_merged(_in_full(values), environment), _in_full(changes)))
     except ValidationError as error:

@@ -106,7 +106,9 @@ def test_a_file_gives_the_objects_that_code_would_make(full: Path) -> None:
 def test_no_repr_no_pickle_and_no_error_shows_a_key(full: Path) -> None:
     settings = load(full)
     assert KEY not in repr(settings) + str(settings.store) + settings.model_dump_json()
-    assert KEY.encode() not in pickle.dumps(settings.index())
+    assert KEY.encode() not in pickle.dumps(settings.index()) + pickle.dumps(settings)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert pickle.loads(pickle.dumps(settings)).pipeline() == settings.pipeline()
     with pytest.raises(InputError, match="name its environment variable") as written:
         load({"store": {"url": "http://localhost:6333", "api_key": KEY}})
     assert KEY not in str(written.value)
