@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 import pytest
-from pypdf import PdfWriter
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfgen.canvas import Canvas
 
 from situate import Index
 from situate.app.cli import EXIT_CODES, run
@@ -108,10 +109,9 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_indexed(
     (docs / "link.md").symlink_to("/etc/hostname")
     with (docs / "huge.txt").open("wb") as huge:
         huge.truncate(500 * 2**20)
-    locked = PdfWriter()
-    locked.add_blank_page(100, 100)
-    locked.encrypt("secret")
-    locked.write(docs / "locked.pdf")
+    locked = Canvas(str(docs / "locked.pdf"), encrypt=StandardEncryption("secret"))
+    locked.drawString(72, 700, "Locked away.")
+    locked.save()
     with zipfile.ZipFile(docs / "bomb.docx", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("[Content_Types].xml", "<Types/>")
         bomb.writestr("word/document.xml", b"a" * 60 * 2**20)

@@ -40,8 +40,8 @@ def test_a_query_engine_cites_passages_with_their_places(folder: Path) -> None:
     assert places[0] == "Leave > Parental leave"
 
 
-# LlamaIndex's own agent reads a deprecated attribute of pydantic.
-@pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+# LlamaIndex's own agent reads deprecated attributes of pydantic.
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecationWarning")
 def test_a_function_agent_asks_the_retriever(folder: Path) -> None:
     assert ANSWER in asyncio.run(llama_index_agent.ask(LEAVE, folder))
 

@@ -100,7 +100,7 @@ def test_the_demo_takes_json_lines_and_own_questions(tmp_path: Path, capsys: pyt
     assert "The ferry leaves at nine. It crosses" in capsys.readouterr().out
 
 
-@pytest.fixture(params=["folder", "memory", "served", "server"])
+@pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.full), "memory", "served", "server"])
 def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The demo's arguments for each kind of store; "served" is a stand-in on this machine, over the same engine."""
     if request.param == "folder":

@@ -228,7 +228,7 @@ def start(embedder: Embedder, tmp_path: Path) -> Iterator[Callable[..., Running]
 
     def started(model: LanguageModel | None = None, path: str | Path = ":memory:", **settings: Any) -> Running:
         index = Index(embedder, path=path, situators=[HeadingSituator()])
-        generator = None if model is None else OpenAIGenerator("small", model.url, timeout=20, retries=0)
+        generator = None if model is None else OpenAIGenerator("small", model.url, timeout=120, retries=0)
         settings = {"folder": tmp_path / "chat", **settings}
         running.append(Running(Retriever(index), generator, WebSettings(**settings)))
         return running[-1]

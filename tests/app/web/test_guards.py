@@ -293,11 +293,11 @@ def test_a_folder_is_served_once(start: Start, tmp_path: Path) -> None:
 
 def test_an_answer_that_takes_too_long_ends(start: Start, model: LanguageModel) -> None:
     model.pieces = ["Twelve ", *[0.2, "and "] * 100]
-    with start(model, limits=WebLimits(answer_seconds=0.8)).client() as client:
+    with start(model, limits=WebLimits(answer_seconds=4)).client() as client:
         add(client, "leave.md", LEAVE)
         made = ask(client, "How long is parental leave?")
-        assert made[-1] == ("error", {"error": "the answer took more than 0.8 seconds"})
-        assert model.left.wait(10), "the model is told to stop"
+        assert made[-1] == ("error", {"error": "the answer took more than 4 seconds"})
+        assert model.left.wait(60), "the model is told to stop"
 
 
 def test_spans_of_an_answer_belong_to_one_another(

@@ -126,6 +126,7 @@ def _dies_once(mark: str, row: Row) -> Document:
     return row_to_document(row)
 
 
+@pytest.mark.full
 def test_an_interrupted_run_is_resumed_and_a_dead_actor_replaced(
     cluster: None, server: RestServer, expected: Any, tmp_path: Path
 ) -> None:
