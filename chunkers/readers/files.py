@@ -87,7 +87,8 @@ def read_documents(
         MissingExtraError: A PDF or office file is there, and the extra ``documents`` is not installed.
     """
     root = Path(path)
-    if not root.exists():
+    # Path("") is the working directory: a setting that was left empty must not read it.
+    if not str(path) or not root.exists():
         raise InputError(f"{str(path)!r} does not exist: give a folder or a file of documents")
     if not (root.is_file() or root.is_dir()):
         raise InputError(f"{str(path)!r} is neither a file nor a folder, and is not read")

@@ -125,6 +125,7 @@ class PdfReader:
             try:
                 answer = self._worker[0].ask(data, self.password, self.max_pages, self.seconds)
             except BaseException:
+                # After any error, an interrupt included, the process may hold half a request.
                 self.close()
                 raise
         if "error" in answer:
