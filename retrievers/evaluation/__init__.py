@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from situate.retrievers.evaluation.measures import evaluate as evaluate
     from situate.retrievers.evaluation.mteb_models import MtebEncoder as MtebEncoder, MtebSearch as MtebSearch
+    from situate.retrievers.evaluation.perturbations import Perturbation as Perturbation, perturbed as perturbed
     from situate.retrievers.evaluation.synthetic import write_questions as write_questions
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -44,6 +45,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.retrievers.evaluation.mteb_models": (
             "MtebEncoder",
             "MtebSearch",
+        ),
+        "situate.retrievers.evaluation.perturbations": (
+            "Perturbation",
+            "perturbed",
         ),
         "situate.retrievers.evaluation.synthetic": ("write_questions",),
     },

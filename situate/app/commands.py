@@ -201,6 +201,10 @@ def compare(
         list[str] | None, typer.Option("--preset", "-p", help="A preset to compare; several times for several [all].")
     ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="A measure (nDCG@10, R@100, char_recall@5, ...).")] = None,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask each question in another form, too: typos, asr, case, or paraphrase (language model)."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
     config: Config = None,
     model: Model = None,
@@ -209,7 +213,9 @@ def compare(
     """Measure the presets on your documents and questions."""
     from situate.app.comparing import compare_presets
 
-    return compare_presets(_settings(config, ":memory:", model), data, questions, presets, measure, plot, as_json=json)
+    return compare_presets(
+        _settings(config, ":memory:", model), data, questions, presets, measure, perturb, plot, as_json=json
+    )
 
 
 @app.command()

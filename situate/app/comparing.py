@@ -16,6 +16,7 @@ from situate.outside import load_json
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison, compare
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
+from situate.retrievers.evaluation.perturbations import perturbed
 from situate.retrievers.index.documents import document_batches
 from situate.retrievers.index.index import Index
 from situate.retrievers.types import Hit
@@ -74,6 +75,7 @@ def compare_presets(
     questions: Path | None = None,
     presets: Sequence[str] | None = None,
     measures: Sequence[str] | None = None,
+    perturb: Sequence[str] | None = None,
     plot: Path | None = None,
     *,
     as_json: bool = False,
@@ -81,14 +83,17 @@ def compare_presets(
     """Index the documents by each preset, ask all questions, and print a table; the exit code.
 
     Raises:
-        InputError: There is no such preset or measure, or the data cannot be read.
+        InputError: There is no such preset, measure or perturbation, or the data cannot be read.
     """
     known = get_args(Preset)
     chosen = list(dict.fromkeys(presets or known))
     if wrong := [name for name in chosen if name not in known]:
         raise InputError(f"there is no preset {wrong[0]!r}: {', '.join(known)}")
+    for kind in perturb or ():
+        perturbed((), kind, generator=settings.generator())  # type: ignore[arg-type]  # refuses one that is unknown
     found = load_set(data, questions)
-    comparison = _measured(settings, found, chosen, tuple(measures or _measures(found)), shown=not as_json)
+    asked = tuple(measures or _measures(found))
+    comparison = _measured(settings, found, chosen, asked, tuple(perturb or ()), shown=not as_json)
     baseline = _BASELINE if _BASELINE in chosen else chosen[0]
     if plot is not None and len(chosen) > 1:
         measure = next(iter(comparison.scores[baseline]))
@@ -96,9 +101,11 @@ def compare_presets(
     out = console()
     out.print(comparison.to_json(baseline) if as_json else comparison.table(baseline), markup=False)
     if not as_json:
-        asked = len({judgement.query_id for judgement in found.judgements})
+        if comparison.perturbed:
+            out.print(f"\n{comparison.robustness(asked[0])}", markup=False)
+        judged = len({judgement.query_id for judgement in found.judgements})
         out.print(
-            f"\n{len(found.documents)} documents, {asked} questions. In brackets: points over {baseline}, with 95 % "
+            f"\n{len(found.documents)} documents, {judged} questions. In brackets: points over {baseline}, with 95 % "
             "intervals of a paired bootstrap; one that contains 0 shows no difference.",
             style="dim",
             markup=False,
@@ -111,7 +118,13 @@ def _measures(found: EvaluationSet) -> tuple[str, ...]:
 
 
 def _measured(
-    settings: Settings, found: EvaluationSet, chosen: Sequence[str], measures: Sequence[str], *, shown: bool
+    settings: Settings,
+    found: EvaluationSet,
+    chosen: Sequence[str],
+    measures: Sequence[str],
+    perturb: Sequence[Any],
+    *,
+    shown: bool,
 ) -> Comparison:
     embedder = settings.embedder()
     characters = sum(len(document.text) for document in found.documents)
@@ -128,7 +141,8 @@ def _measured(
                     index.add([document for document, _ in batch])
                     advance(sum(len(document.text) for document, _ in batch), preset)
                 searches[preset] = _search(index)
-        return compare(found, searches, list(measures), count_tokens=_count(embedder))
+        more: dict[str, Any] = {"perturb": perturb, "generator": settings.generator()} if perturb else {}
+        return compare(found, searches, list(measures), count_tokens=_count(embedder), **more)
     finally:
         for index in indexes:
             index.close()

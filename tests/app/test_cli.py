@@ -320,6 +320,12 @@ def test_compare_measures_the_presets_on_ones_own_questions(ran: Any, filled: Pa
     assert list(measured["configurations"]) == ["plain", "fast"]
     assert measured["configurations"]["fast"]["char_recall@5"]["mean"] == 1
     assert plot.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = ran("compare", "docs", *options, "--perturb", "typos")
+    assert code == 0
+    assert "as asked | typos | mean | spread | worst" in out
+    code, _, err = ran("compare", "docs", *options, "--perturb", "paraphrase")
+    assert code == 2
+    assert "language model" in err
     file.write_text(json.dumps({**questions[0], "answer": "thirteen weeks"}))
     code, _, err = ran("compare", "docs", *options)
     assert code == 2
