@@ -100,3 +100,15 @@ def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of a GPU's tensor in pinned memory, complete when an event that is `recorded` afterwards has passed."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def recorded(device: torch.device) -> torch.cuda.Event:
+    """An event behind all that the GPU has been given so far. Waiting for it leaves the CPU to others."""
+    event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: Texts that are tokenized and run together; it bounds the memory of a call with very many texts.
 _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
+#: The first slice for a GPU, which waits while it is tokenized; each further one is twice as large.
+_FIRST_SLICE_TEXTS = 512
 #: Slices of a call that wait or run while the next is tokenized.
 _SLICES_AHEAD = 1
 #: So many asynchronous callers at once tokenize in the event loop's own thread.
@@ -299,7 +301,7 @@ class Encoder:
         results: list[Encoded] = []
         running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
         try:
-            for start, part in _slices(inputs):
+            for start, part in _slices(inputs, _FIRST_SLICE_TEXTS if scheduler.engine.ahead else _SLICE_TEXTS):
                 plans = self._read(part, start, role)
                 request = pooling_request(plans, self.pooling, token_vectors)
                 if len(part) == len(inputs) and (result := scheduler.run_now(request)) is not None:
@@ -339,22 +341,32 @@ class Encoder:
         ready = self._ready_.get(adapter)
         if ready is None:
             ready = await asyncio.to_thread(self._load, adapter)
+        scheduler, output = ready.scheduler, ready.output
+        running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
         self._callers += 1
         try:
-            for start, part in _slices(inputs):
+            for start, part in _slices(inputs, _FIRST_SLICE_TEXTS if scheduler.engine.ahead else _SLICE_TEXTS):
                 # A query is tokenized faster than a thread is woken; two hundred at once would block the loop.
                 small = self._callers <= _INLINE_CALLERS and sum(len(item.text) for item in part) < 2000
                 plans = (
                     self._read(part, start, role) if small else await asyncio.to_thread(self._read, part, start, role)
                 )
                 request = pooling_request(plans, self.pooling, token_vectors)
-                future = ready.scheduler.submit(request, role, block=False)
+                future = scheduler.submit(request, role, block=False)
                 if future is None:
-                    future = await asyncio.to_thread(ready.scheduler.submit, request, role)
+                    future = await asyncio.to_thread(scheduler.submit, request, role)
                     assert future is not None
-                results += ready.output.encoded(plans, await asyncio.wrap_future(future), token_vectors)
+                running.append((plans, future))
+                if len(running) > _SLICES_AHEAD:
+                    plans, future = running.popleft()
+                    results += output.encoded(plans, await asyncio.wrap_future(future), token_vectors)
+            while running:
+                plans, future = running.popleft()
+                results += output.encoded(plans, await asyncio.wrap_future(future), token_vectors)
         finally:
             self._callers -= 1
+            for _, future in running:
+                future.cancel()
         self._warn_of_loss(results)
         return results
 
@@ -494,13 +506,15 @@ def _options(token_vectors: bool, role: Role, adapter: str | None) -> dict[str, 
     return {"token_vectors": token_vectors, "role": role, "adapter": adapter}
 
 
-def _slices(inputs: Sequence[SpanText]) -> Iterator[tuple[int, Sequence[SpanText]]]:
-    """The inputs in runs of bounded size."""
+def _slices(inputs: Sequence[SpanText], first: int) -> Iterator[tuple[int, Sequence[SpanText]]]:
+    """The inputs in runs of bounded size: the first of at most ``first`` texts, each at most twice the one before."""
     start = characters = 0
+    texts = first
     for i, item in enumerate(inputs):
-        if i > start and (i - start >= _SLICE_TEXTS or characters + len(item.text) > _SLICE_CHARACTERS):
+        room = _SLICE_CHARACTERS * texts // _SLICE_TEXTS
+        if i > start and (i - start >= texts or characters + len(item.text) > room):
             yield start, inputs[start:i]
-            start, characters = i, 0
+            start, characters, texts = i, 0, min(2 * texts, _SLICE_TEXTS)
         characters += len(item.text)
     if start < len(inputs):
         yield start, inputs[start:]

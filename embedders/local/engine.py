@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from situate.embedders.forward import native
 from situate.embedders.forward.chooser import ForwardChoice
 from situate.embedders.forward.cores import CorePool, release_openmp_threads
-from situate.embedders.forward.packing import Packing, on_device
-from situate.embedders.local.scheduler import Job
+from situate.embedders.forward.packing import Packing, on_device, on_host, recorded
+from situate.embedders.local.scheduler import Job, Written
 from situate.embedders.text.requests import Reduction
 from situate.embedders.types import Vectors
 
@@ -23,7 +23,7 @@ _PRODUCT_SEGMENTS = 128
 
 
 class Engine:
-    """A model on one device. Not thread-safe: its owner lets one thread at a time call `forward` or `settle`.
+    """A model on one device. Not thread-safe: its owner lets one thread at a time call `forward`.
 
     Args:
         choice: How the model runs.
@@ -32,6 +32,7 @@ class Engine:
 
     Attributes:
         batch_tokens: Most tokens of one pass; halved when memory does not suffice.
+        ahead: Passes that a GPU may have at once: one that it computes, and one to go on with.
         choice: How the model runs; the next pass uses what stands here.
         cores: Threads that sequences are dealt out to; None: one thread runs each pass.
     """
@@ -40,26 +41,36 @@ class Engine:
         self.device = device
         self.hidden_size = choice.hidden_size
         self.batch_tokens = batch_tokens or (_cpu_budget(choice.hidden_size) if device.type == "cpu" else 32768)
+        self.ahead = 2 if device.type == "cuda" else 0
         self.packed = choice.packed
         self.choice = choice
         self.cores = CorePool() if device.type == "cpu" and choice.reentrant else None
         self._unwritten: list[Callable[[], None]] = []
 
-    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
-        """Run these sequences of these jobs in one pass, or in more where memory does not suffice."""
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
+        """Run these sequences of these jobs in one pass, or in more where memory does not suffice.
+
+        Returns:
+            A function that returns when the results have been written. A GPU's are on their way until then.
+        """
         rows = [(job, int(i)) for job, taken in parts for i in taken]
         if len(parts) > 1:
             rows.sort(key=lambda row: -row[0].lengths[row[1]])
+        self._unwritten = []
         try:
             self._spread(rows)
         finally:
             release_openmp_threads()
+        return partial(_write, self._unwritten, recorded(self.device) if self._unwritten else None)
 
-    def settle(self) -> None:
-        """Return when the results of all passes so far have been written."""
-        for write in self._unwritten:
-            write()
-        self._unwritten.clear()
+    def _deliver(self, tensor: torch.Tensor, write: Callable[[Vectors], None]) -> None:
+        """Call ``write`` with the tensor's numbers. A GPU's are copied when the pass is over, and written by `Written`:
+        waiting for them here would keep the next pass from being prepared meanwhile."""
+        if self.device.type != "cuda":
+            write(tensor.cpu().numpy())
+            return
+        host = on_host(tensor)
+        self._unwritten.append(lambda: write(host.numpy()))
 
     def _spread(self, rows: list[tuple[Job, int]]) -> None:
         if self.cores is None:
@@ -80,7 +91,6 @@ class Engine:
         # After the handler of `_fits`, whose traceback keeps the failed pass's tensors. Half a batch may fit; and a
         # batch that did not fit once will not fit the next time either.
         self.batch_tokens = max(256, self.batch_tokens // 2)
-        self.settle()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(rows) // 2
@@ -136,33 +146,47 @@ class Engine:
                 segments = np.column_stack([at + segments[:, 0], at + segments[:, 1], segments[:, 2]])
             found.append((job, rows, segments))
             if len(job.request.kept):
-                for row in np.flatnonzero(starts[job.request.kept[:, 0]] >= 0).tolist():
-                    sequence, first, last = job.request.kept[row].tolist()
-                    begin = int(starts[sequence])
-                    self._write_kept(job.result.kept, row, hidden[begin + first : begin + last])
+                self._keep(job, hidden, starts)
         segments = found[0][2] if len(found) == 1 else np.concatenate([f[2] for f in found])
         if not len(segments):
             return
         reduced = reduce_segments(hidden, segments, places[0][0].request.reduction)
 
-        def write() -> None:
-            vectors = reduced.cpu().numpy()
+        def write(vectors: Vectors) -> None:
             start = 0
             for job, rows, _ in found:
                 job.result.reduced[rows] = vectors[start : start + len(rows)]
                 start += len(rows)
 
-        # On a GPU the copy would wait for the pass, and the next one could not be prepared meanwhile.
-        self._unwritten.append(write) if self.device.type == "cuda" else write()
+        self._deliver(reduced, write)
 
-    def _write_kept(self, kept: list[Vectors], row: int, tokens: torch.Tensor) -> None:
-        tokens = tokens.float()
+    def _keep(self, job: Job, hidden: torch.Tensor, starts: NDArray[np.int64]) -> None:
+        """Write the token vectors that a job asks for."""
+        rows = np.flatnonzero(starts[job.request.kept[:, 0]] >= 0).tolist()
+        pieces = []
+        for row in rows:
+            sequence, first, last = job.request.kept[row].tolist()
+            begin = int(starts[sequence])
+            pieces.append(hidden[begin + first : begin + last])
+        if not pieces:
+            return
+        sizes = [len(piece) for piece in pieces]
 
-        def write() -> None:
-            # A copy: a view would keep the whole pass in memory for as long as one of its spans is held.
-            kept[row] = tokens.cpu().numpy().copy()
+        def write(tokens: Vectors) -> None:
+            for row, size, end in zip(rows, sizes, accumulate(sizes), strict=True):
+                # A copy: a view would keep the whole pass in memory for as long as one of its spans is held.
+                job.result.kept[row] = tokens[end - size : end].copy()
 
-        self._unwritten.append(write) if self.device.type == "cuda" else write()
+        self._deliver((pieces[0] if len(pieces) == 1 else torch.cat(pieces)).float(), write)
+
+
+def _write(writes: list[Callable[[], None]], over: torch.cuda.Event | None) -> None:
+    """Write a pass's results when the device has reached ``over``."""
+    if over is not None:
+        over.synchronize()
+    for write in writes:
+        write()
+    writes.clear()
 
 
 def reduce_segments(hidden: torch.Tensor, segments: NDArray[np.int64], reduction: Reduction) -> torch.Tensor:

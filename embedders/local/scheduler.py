@@ -2,8 +2,9 @@
 
 Both frameworks send ten texts at a time, servers one. While the model is busy, requests wait in one of two queues,
 queries before documents, and waiting requests run together in full batches. A big job gives the model back after every
-batch, so a query never waits for more than the batch that is running. A caller that finds the model idle runs a small
-job in its own thread: waking another one costs as much as a tenth of a query.
+batch, so a query waits for no more than the batch that is running; on a GPU, which is handed a second batch while it
+computes the first, for these two. A caller that finds the model idle runs a small job in its own thread: waking another
+one costs as much as a tenth of a query.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import atexit
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,9 @@ from situate.threads import OwnedLock, renew_after_fork
 _BATCHING_WINDOW, _BATCHING_WINDOW_IN_ALL = 0.0002, 0.001
 #: `Scheduler.submit` blocks while more full batches than this wait.
 _WAITING_BATCHES = 64
+
+#: Returns when the results of a pass have been written, or raises what the device says.
+Written: TypeAlias = Callable[[], None]
 
 
 class Job:
@@ -61,18 +66,30 @@ class Job:
 
 
 class Engine(Protocol):
-    """An engine, as the scheduler sees it."""
+    """An engine, as the scheduler sees it.
+
+    Attributes:
+        hidden_size: Length of a vector.
+        batch_tokens: Most tokens of one pass.
+        ahead: Passes that the device may have at once; 0: `forward` returns when its results have been written.
+    """
 
     hidden_size: int
     batch_tokens: int
+    ahead: int
 
-    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
-        """Run these sequences of these jobs in one pass and write their results."""
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
+        """Run these sequences of these jobs in one pass, or hand the pass to the device."""
         ...
 
-    def settle(self) -> None:
-        """Return when the results of all passes so far have been written."""
-        ...
+
+@dataclass(frozen=True)
+class _Pass:
+    """A pass that the device has, and the jobs with sequences in it; ``last`` are those that end with it."""
+
+    jobs: list[Job]
+    last: list[Job]
+    written: list[Written] = field(default_factory=list)
 
 
 class Scheduler:
@@ -96,6 +113,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._queues: dict[Role, deque[Job]] = {"query": deque(), "document": deque()}
         self._waiting_tokens = 0
+        self._running: deque[_Pass] = deque()
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -115,8 +133,7 @@ class Scheduler:
             if job.tokens > self.engine.batch_tokens:
                 return None
             if len(job.order):
-                self.engine.forward([(job, job.order)])
-                self.engine.settle()
+                self.engine.forward([(job, job.order)])()
             return job.result
         finally:
             self.inside.release()
@@ -219,11 +236,15 @@ class Scheduler:
             self._next_pass()
 
     def _next_pass(self) -> None:
-        with self._changed:
-            parts = self._collect()
-        if parts:
-            with self.inside:
+        with self.inside:
+            # Room first: a query that arrives while the device is busy is in the very next pass.
+            self._finish(leaving=self.engine.ahead - 1)
+            with self._changed:
+                parts = self._collect()
+            if parts:
                 self._run(parts)
+            if not self._waiting_tokens:
+                self._finish(leaving=0)
 
     def _wait_for_more(self) -> None:
         """Wait a moment for further requests, for as long as they keep arriving. The lock is held."""
@@ -238,6 +259,8 @@ class Scheduler:
         budget = self.engine.batch_tokens
         parts: list[tuple[Job, NDArray[np.int64]]] = []
         for queue in (self._queues["query"], self._queues["document"]):
+            if parts and self.engine.ahead:
+                break  # a GPU is as fast with few tokens, and documents would hold up the queries' results
             while queue and budget > 0:
                 job = queue[0]
                 if job.future.cancelled():
@@ -258,22 +281,31 @@ class Scheduler:
         return parts
 
     def _run(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> None:
-        for job, error in self._failures(parts):
-            self._drop(job)
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(error)
-        finished = [job for job, _ in parts if job.over and not job.future.done()]
-        if finished:
+        begun = _Pass([job for job, _ in parts], [job for job, _ in parts if job.over])
+        for job, error in self._failures(parts, begun.written):
+            self._fail(job, error)
+        self._running.append(begun)
+        self._finish(leaving=self.engine.ahead)
+
+    def _finish(self, leaving: int) -> None:
+        """Wait for the oldest passes until the device has only so many, and hand over the results of their jobs."""
+        while len(self._running) > max(0, leaving):
+            done = self._running.popleft()
             try:
-                self.engine.settle()
+                for written in done.written:
+                    written()
             except Exception as error:  # noqa: BLE001  whatever the device says belongs to the callers who wait for it
-                for job in finished:
-                    if job.future.set_running_or_notify_cancel():
-                        job.future.set_exception(error)
-                return
-        for job in finished:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_result(job.result)
+                for job in done.jobs:
+                    self._fail(job, error)
+                continue
+            for job in done.last:
+                if not job.future.done() and job.future.set_running_or_notify_cancel():
+                    job.future.set_result(job.result)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._drop(job)
+        if not job.future.done() and job.future.set_running_or_notify_cancel():
+            job.future.set_exception(error)
 
     def _drop(self, job: Job) -> None:
         with self._changed:
@@ -283,16 +315,18 @@ class Scheduler:
                     self._waiting_tokens -= int(job.lengths[job.order[job.begun :]].sum())
             self._changed.notify_all()
 
-    def _failures(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> list[tuple[Job, Exception]]:
+    def _failures(
+        self, parts: list[tuple[Job, NDArray[np.int64]]], written: list[Written]
+    ) -> list[tuple[Job, Exception]]:
         """Run a pass; if it fails, run each job's part alone, so that only callers whose texts fail get the error."""
         try:
-            self.engine.forward(parts)
+            written.append(self.engine.forward(parts))
             return []
         except Exception as error:  # noqa: BLE001  whatever the model says belongs to the callers, not to this thread
             if len(parts) == 1:
                 return [(parts[0][0], error)]
         # After the handler: the error's traceback would keep the failed pass's memory while the parts run.
-        return [failure for part in parts for failure in self._failures([part])]
+        return [failure for part in parts for failure in self._failures([part], written)]
 
 
 _SCHEDULERS: weakref.WeakSet[Scheduler] = weakref.WeakSet()

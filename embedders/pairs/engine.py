@@ -109,12 +109,11 @@ class PairEngine(Engine):
             if self.choice.after is not None:
                 self.choice.after()
 
-        def write() -> None:
-            for (job, i), value in zip(rows, features.cpu().numpy(), strict=True):
+        def write(values: Vectors) -> None:
+            for (job, i), value in zip(rows, values, strict=True):
                 job.result.reduced[i] = value
 
-        # On a GPU the copy would wait for the pass, and the next one could not be prepared meanwhile.
-        self._unwritten.append(write) if self.device.type == "cuda" else write()
+        self._deliver(features, write)
 
 
 def _scores(model: Any, ids: torch.Tensor, packing: Packing, answers: Answers | None) -> torch.Tensor:

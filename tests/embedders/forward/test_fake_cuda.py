@@ -135,6 +135,8 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setattr(FakeTensor, name, way, raising=False)
     for module in (packings, engines, pair_engine):
         monkeypatch.setattr(module, "on_device", placed)
+    monkeypatch.setattr(engines, "on_host", lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    monkeypatch.setattr(engines, "recorded", lambda device: None)
     attention._varlen_kernel.cache_clear()
     yield counted
     attention._varlen_kernel.cache_clear()
@@ -202,7 +204,7 @@ def test_a_pass_leaves_its_results_on_the_card(reduction: Reduction, calls: list
         engine = Engine(choice, CUDA)
         with NoWaiting():
             engine.forward([(job, job.order)])
-    assert len(engine._unwritten) == 2, "the sums and the token vectors are copied when they are asked for"
+    assert len(engine._unwritten) == 2, "the sums and the token vectors are written when the pass is over"
 
 
 def test_a_pass_of_pairs_leaves_its_scores_on_the_card(calls: list[int]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -307,6 +309,47 @@ def test_many_texts_run_in_slices_of_bounded_size(exact: Encoder, monkeypatch: p
     monkeypatch.setattr(module, "_SLICE_CHARACTERS", 20)
     results = exact.encode([SpanText(text) for text in texts], progress=True)
     np.testing.assert_allclose(np.concatenate([r.vectors for r in results]), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_slice_is_tokenized_while_the_model_runs_the_one_before(
+    asynchronous: bool, exact: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from situate.embedders.local import encoder as module
+
+    texts = [f"text {i}" for i in range(20)]
+    wanted = vectors(exact, texts)
+    read, forward = exact._read, exact.scheduler.engine.forward
+    starts: list[int] = []
+    second = threading.Event()
+
+    def noted(inputs: Any, first: int, role: Any = "document") -> Any:
+        starts.append(first)
+        if len(starts) == 2:
+            second.set()
+        return read(inputs, first, role)
+
+    def waiting(parts: Any) -> Any:
+        assert second.wait(20), "the second slice is read only after the first has run"
+        return forward(parts)
+
+    monkeypatch.setattr(module, "_SLICE_TEXTS", 7)
+    monkeypatch.setattr(exact, "_read", noted)
+    monkeypatch.setattr(exact.scheduler.engine, "forward", waiting)
+    inputs = [SpanText(text) for text in texts]
+    found = asyncio.run(exact.aencode(inputs)) if asynchronous else exact.encode(inputs)
+    np.testing.assert_allclose(np.concatenate([each.vectors for each in found]), wanted, atol=1e-6)
+    assert starts == [0, 7, 14]
+
+
+def test_a_card_begins_with_a_small_slice() -> None:
+    from situate.embedders.local.encoder import _slices
+
+    inputs = [SpanText("x")] * 9000
+    assert [len(part) for _, part in _slices(inputs, 512)] == [512, 1024, 2048, 4096, 1320]
+    assert [start for start, _ in _slices(inputs, 4096)] == [0, 4096, 8192]
+    long = [SpanText("x" * 100_000)] * 60
+    assert [len(part) for _, part in _slices(long, 512)] == [5, 10, 20, 25]
 
 
 def test_a_long_text_without_blanks(exact: Encoder) -> None:

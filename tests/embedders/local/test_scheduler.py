@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from situate.embedders.local.encoder import Encoder
-from situate.embedders.local.scheduler import Job, Scheduler
+from situate.embedders.local.scheduler import Job, Scheduler, Written
 from situate.embedders.text.requests import PoolingRequest, PoolingResult
 from situate.embedders.types import SpanText
 
@@ -23,15 +23,15 @@ class CountingEngine:
     """An engine whose vectors are the sums of token ids, and that can be blocked before a pass."""
 
     hidden_size = 1
+    ahead = 0
 
     def __init__(self, batch_tokens: int = 10) -> None:
         self.batch_tokens = batch_tokens
         self.passes: list[list[int]] = []
         self.entered = threading.Semaphore(0)
         self.gate: threading.Semaphore | None = None
-        self.settled = 0
 
-    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
         self.passes.append([int(job.request.sequences[i][0]) for job, taken in parts for i in taken])
         self.entered.release()
         if self.gate is not None:
@@ -43,8 +43,31 @@ class CountingEngine:
                 for row in np.flatnonzero(job.request.segments[:, 0] == i):
                     job.result.reduced[row] = job.request.sequences[i].sum()
 
-    def settle(self) -> None:
-        self.settled += 1
+        return lambda: None
+
+
+class CountingCard(CountingEngine):
+    """As a GPU: `forward` returns at once; a pass is over when it is let go, and `done` are those waited for."""
+
+    ahead = 2
+
+    def __init__(self, batch_tokens: int = 10) -> None:
+        super().__init__(batch_tokens)
+        self.turn = threading.Semaphore(0)
+        self.done = 0
+        self.most = 0
+
+    def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
+        super().forward(parts)
+        self.most = max(self.most, len(self.passes) - self.done)
+
+        def written() -> None:
+            assert self.turn.acquire(timeout=20)
+            self.done += 1
+            if any(777 in job.request.sequences[i] for job, taken in parts for i in taken):
+                raise RuntimeError("the device has failed")
+
+        return written
 
 
 def work(*sequences: list[int]) -> PoolingRequest:
@@ -202,6 +225,45 @@ def test_closing_without_draining_cancels(held: Held) -> None:
     assert waiting.cancelled()
 
 
+def test_a_card_has_two_passes_and_a_query_is_in_the_next() -> None:
+    card = CountingCard()
+    scheduler = Scheduler(card)
+    bulk = submitted(scheduler, work(*([10 + i] * 5 for i in range(10))))
+    for _ in range(2):
+        assert card.entered.acquire(timeout=20)
+    assert not card.entered.acquire(timeout=0.02), "a third pass waits for the first to be over"
+    query = submitted(scheduler, work([2, 2, 2]), "query")
+    assert scheduler.run_now(work([3])) is None
+    card.turn.release(3)
+    assert query.result(20).reduced.tolist() == [[6]]
+    assert card.passes[2] == [2], "no document shares the query's pass"
+    assert not bulk.done()
+    card.turn.release(3)
+    assert bulk.result(20).reduced[:, 0].tolist() == [5 * (10 + i) for i in range(10)]
+    assert card.most == 2
+    scheduler.close()
+
+
+def test_an_error_of_the_card_reaches_the_callers_of_its_pass_only() -> None:
+    card = CountingCard()
+    scheduler = Scheduler(card)
+    card.turn.release(9)
+    bad = submitted(scheduler, work([777] * 9, [1] * 9, [2] * 9))
+    with pytest.raises(RuntimeError, match="device has failed"):
+        bad.result(20)
+    assert submitted(scheduler, work([3])).result(20).reduced.tolist() == [[3]]
+    scheduler.close()
+
+
+def test_closing_waits_for_the_card() -> None:
+    card = CountingCard()
+    scheduler = Scheduler(card)
+    waiting = [submitted(scheduler, work([i] * 9)) for i in range(1, 4)]
+    card.turn.release(9)
+    scheduler.close()
+    assert [job.result(0).reduced.tolist() for job in waiting] == [[[9]], [[18]], [[27]]]
+
+
 # The same with the real encoder.
 
 TEXTS = [f"Question {i}: which ferry leaves at {i % 24} o'clock from pier {i % 7}?" for i in range(64)]
@@ -228,10 +290,10 @@ async def test_many_tasks_get_their_own_vectors_in_few_passes(encoder: Encoder, 
     passes = 0
     run = engine.forward
 
-    def counted(parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+    def counted(parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
         nonlocal passes
         passes += 1
-        run(parts)
+        return run(parts)
 
     engine.forward = counted  # type: ignore[method-assign]
     try:
@@ -285,12 +347,12 @@ def test_a_failed_pass_holds_no_memory_while_its_parts_run_alone() -> None:
             super().__init__()
             self.held: weakref.WeakSet[PassMemory] = weakref.WeakSet()
 
-        def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> None:
+        def forward(self, parts: Sequence[tuple[Job, NDArray[np.int64]]]) -> Written:
             memory = PassMemory()
             self.held.add(memory)
             if len(self.held) > 1 or len(parts) > 1:
                 raise RuntimeError("out of memory")
-            super().forward(parts)
+            return super().forward(parts)
 
     scheduler = Scheduler(Crowded())
     jobs = [Job(work([1, 2]), 1), Job(work([3]), 1)]
