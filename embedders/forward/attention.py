@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from situate.embedders.forward import groups
 from situate.embedders.forward.packing import Packing, Run
 
 #: The name under which transformers' models find `transformers_attention`.
@@ -55,11 +56,13 @@ def packed_attention(
     """
     if window is not None and packing.longest <= window:
         window = None
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if query.device.type == "cuda" and bias is None and half and _kernel_takes(query):
-        kernel = _varlen_kernel()
-        if kernel is not None:
-            return kernel(query, key, value, packing, scale, causal, window).flatten(1)
+    kernel = _kernel_for(query) if bias is None else None
+    if kernel is not None:
+        return kernel(query, key, value, packing, scale, causal, window, False).flatten(1)
+    if query.device.type != "cpu" and groups.pays(packing, 0 if bias is None else query.shape[1]):
+        return groups.grouped_attention(
+            query, key, value, packing, scale=scale, causal=causal, window=window, bias=bias
+        )
     plain = (
         query.device.type == "cpu"
         and query.dtype == torch.bfloat16
@@ -77,6 +80,50 @@ def packed_attention(
         parts = query[tokens], key[tokens], value[tokens]
         out[tokens] = _run(*parts, run, packing, plain, scale, causal, window, bias)
     return out
+
+
+def first_token_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    *,
+    scale: float,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The first token of each sequence attends to all of its sequence.
+
+    Args:
+        query: ``[sequences, heads, head size]``: of the first tokens.
+        key: ``[tokens, heads, head size]``.
+        value: As ``key``.
+        packing: Where the sequences lie.
+        scale: Factor of the scores.
+        bias: As in `packed_attention`.
+
+    Returns:
+        ``[sequences, heads * head size]``.
+    """
+    kernel = _kernel_for(query) if bias is None else None
+    if kernel is not None:
+        return kernel(query, key, value, packing, scale, False, None, True).flatten(1)
+    if query.device.type != "cpu" and groups.pays(packing, 0 if bias is None else query.shape[1]):
+        return groups.grouped_attention(query, key, value, packing, scale=scale, bias=bias, first=True)
+    out = query.new_empty((len(packing.lengths), query.shape[1], 1, query.shape[2]))
+    done = 0
+    for run in packing.runs:
+        tokens = slice(run.start, run.start + run.count * run.length)
+        rows = slice(done, done + run.count)
+        done += run.count
+        keys, values = (t[tokens].reshape(run.count, run.length, *t.shape[1:]).transpose(1, 2) for t in (key, value))
+        out[rows] = functional.scaled_dot_product_attention(
+            query[rows, :, None],
+            keys,
+            values,
+            attn_mask=None if bias is None else bias[:, :1, : run.length].to(query.dtype),
+            scale=scale,
+        )
+    return out.flatten(1)
 
 
 def packed_self_attention(
@@ -185,7 +232,9 @@ def _run(
         return _matmul_attention(q, k, v, scale, packing)
     mask = None
     if window is not None and run.length > window:
-        mask = packing.kept((run.length, causal, window), lambda: _window_mask(run.length, causal, window, q.device))
+        mask = packing.kept(
+            (run.length, causal, window), lambda: groups.window_mask(run.length, causal, window, q.device)
+        )
         causal = False
     if bias is not None:
         cut = bias[:, : run.length, : run.length].to(q.dtype)
@@ -247,21 +296,26 @@ def _exponential_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sc
     return torch.matmul(weights, v).div_(sums)
 
 
-def _window_mask(length: int, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
-    """bool ``[length, length]``: which token attends to which."""
-    at = torch.arange(length, device=device)
-    distance = at[:, None] - at[None, :]
-    mask = distance.abs() < window if window is not None else torch.ones_like(distance, dtype=torch.bool)
-    return mask & (distance >= 0) if causal else mask
+#: Queries, keys, values, packing, scale, causal, window, and whether the queries are those of the first tokens alone.
+_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float, bool, int | None, bool], torch.Tensor]
 
 
-_Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float, bool, int | None], torch.Tensor]
-
-
-def _kernel_takes(query: torch.Tensor) -> bool:
-    """Whether FlashAttention-2 computes this: on Ampere and later, heads of a multiple of 8 and at most 256 numbers."""
+def _kernel_for(query: torch.Tensor) -> _Kernel | None:
+    """The kernel for sequences of unequal length, where FlashAttention-2 computes this: half precision on Ampere and
+    later, heads of a multiple of 8 and at most 256 numbers."""
     size = query.shape[-1]
-    return size % 8 == 0 and size <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or size % 8 or size > 256:
+        return None
+    return _varlen_kernel() if torch.cuda.get_device_capability(query.device) >= (8, 0) else None
+
+
+def _sizes(packing: Packing, first: bool) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+    """Bounds of the queries' and of the keys' sequences, and the longest of each."""
+    if not first:
+        return packing.bounds, packing.bounds, packing.longest, packing.longest
+    count = len(packing.lengths) + 1
+    bounds = packing.kept("first", lambda: torch.arange(count, dtype=torch.int32, device=packing.bounds.device))
+    return bounds, packing.bounds, 1, packing.longest
 
 
 @lru_cache(maxsize=1)
@@ -278,11 +332,17 @@ def _varlen_kernel() -> _Kernel | None:
             scale: float,
             causal: bool,
             window: int | None,
+            first: bool,
         ) -> torch.Tensor:
             side = -1 if window is None else window - 1
-            sizes = packing.bounds, packing.bounds, packing.longest, packing.longest
             out: torch.Tensor = flash_attn_varlen_func(
-                q, k, v, *sizes, softmax_scale=scale, causal=causal, window_size=(side, 0 if causal else side)
+                q,
+                k,
+                v,
+                *_sizes(packing, first),
+                softmax_scale=scale,
+                causal=causal,
+                window_size=(side, 0 if causal else side),
             )
             return out
 
@@ -306,13 +366,14 @@ def _varlen_kernel() -> _Kernel | None:
         scale: float,
         causal: bool,
         window: int | None,
+        first: bool,
     ) -> torch.Tensor:
         side = -1 if window is None else window - 1
         # Only the numbers of a head have to lie side by side, so thirds of one product are taken as they are.
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         more = {"enable_gqa": q.shape[1] != k.shape[1]} if grouped else {}
-        sizes = packing.bounds, packing.bounds, packing.longest, packing.longest
-        out: torch.Tensor = attend(q, k, v, *sizes, scale=scale, window_size=(side, 0 if causal else side), **more)
+        sides = (side, 0 if causal else side)
+        out: torch.Tensor = attend(q, k, v, *_sizes(packing, first), scale=scale, window_size=sides, **more)
         return out
 
     return varlen

@@ -20,7 +20,13 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders.forward.attention import BASE_2, SHORT, packed_self_attention, short_attention
+from situate.embedders.forward.attention import (
+    BASE_2,
+    SHORT,
+    first_token_attention,
+    packed_self_attention,
+    short_attention,
+)
 from situate.embedders.forward.bert_weights import LayerModules, PostNormModules
 from situate.embedders.forward.linears import Activation, Projection, projection
 from situate.embedders.forward.packing import Packing
@@ -272,19 +278,6 @@ class BertFirstTokens(BertForward):
         x = self._in_python(ids, packing, bias)
         q, k, v = self._last.joined(x).view(len(ids), 3, self._heads, -1).unbind(1)
         first = packing.bounds[:-1].long()
-        seen = q.new_empty((len(packing.lengths), q.shape[1], 1, q.shape[2]))
-        done = 0
-        for run in packing.runs:
-            tokens = slice(run.start, run.start + run.count * run.length)
-            rows = slice(done, done + run.count)
-            done += run.count
-            keys, values = (t[tokens].reshape(run.count, run.length, *t.shape[1:]).transpose(1, 2) for t in (k, v))
-            seen[rows] = functional.scaled_dot_product_attention(
-                q[first[rows], :, None],
-                keys,
-                values,
-                attn_mask=None if bias is None else bias[:, :1, : run.length].to(q.dtype),
-                scale=BASE_2,
-            )
-        out: torch.Tensor = self._last.finish(x[first], seen.flatten(1))
+        seen = first_token_attention(q[first], k, v, packing, scale=BASE_2, bias=bias)
+        out: torch.Tensor = self._last.finish(x[first], seen)
         return out

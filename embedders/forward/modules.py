@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -69,6 +71,7 @@ class PackedForward:
             model.set_attn_implementation(attention.NAME)
         self._model = model
         config = model.config
+        self._longest = _bounded_bias(model) if config.model_type in _RELATIVE else None
         self._first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
         self._positions = config.model_type not in _RELATIVE
         self._types = "token_type_ids" in _takes(model)
@@ -80,8 +83,39 @@ class PackedForward:
             given["position_ids"] = (packing.position_ids + self._first)[None]
         if self._types and packing.types is not None:
             given["token_type_ids"] = packing.types[None]
-        hidden: torch.Tensor = self._model(input_ids=ids[None], packing=packing, **given).last_hidden_state
+        if self._longest is not None:
+            self._longest.tokens = packing.longest
+        try:
+            hidden: torch.Tensor = self._model(input_ids=ids[None], packing=packing, **given).last_hidden_state
+        finally:
+            if self._longest is not None:
+                self._longest.tokens = None
         return hidden[0]
+
+
+class _Longest(threading.local):
+    """Tokens of the longest sequence of the thread's packed pass; None outside one."""
+
+    tokens: int | None = None
+
+
+def _bounded_bias(model: Any) -> _Longest:
+    """Have the model compute its relative bias for the longest sequence, not for all tokens of a pass together: of
+    32,768 tokens and twelve heads it would be 26 GB."""
+    longest = _Longest()
+
+    def bounded(compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def bias(queries: int, keys: int, *arguments: Any, **named: Any) -> torch.Tensor:
+            if longest.tokens is not None:
+                queries, keys = min(queries, longest.tokens), min(keys, longest.tokens)
+            return compute(queries, keys, *arguments, **named)
+
+        return bias
+
+    for module in model.modules():
+        if hasattr(module, "relative_attention_bias") and hasattr(module, "compute_bias"):
+            module.compute_bias = bounded(module.compute_bias)
+    return longest
 
 
 def no_cache(model: Any) -> dict[str, Any]:

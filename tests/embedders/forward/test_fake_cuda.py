@@ -12,7 +12,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from situate.embedders.forward import attention, chooser, packing as packings
+from situate.embedders.forward import attention, chooser, groups, packing as packings
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
 from situate.embedders.forward.chooser import ForwardChoice
@@ -133,7 +133,7 @@ def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name, way in (("__getitem__", item), ("__setitem__", assign), ("contiguous", contiguous)):
         monkeypatch.setattr(FakeTensor, name, way, raising=False)
-    for module in (packings, engines, pair_engine):
+    for module in (packings, groups, engines, pair_engine):
         monkeypatch.setattr(module, "on_device", placed)
     monkeypatch.setattr(engines, "on_host", lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
     monkeypatch.setattr(engines, "recorded", lambda device: None)
@@ -189,7 +189,31 @@ def test_the_first_tokens_of_pairs(calls: list[int]) -> None:
         with NoWaiting():
             out = forward(ids, packing)
     assert (out.shape, out.device, out.dtype) == ((len(LENGTHS), 64), CUDA, torch.bfloat16)
-    assert calls
+    assert calls == [sum(LENGTHS)] * (model.config.num_hidden_layers - 1) + [len(LENGTHS)]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("mpnet", torch.bfloat16), ("t5", torch.float16), ("qwen3", torch.float32)]
+)
+def test_many_lengths_are_attended_in_a_few_groups(
+    family: str, dtype: torch.dtype, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend, counted = torch.nn.functional.scaled_dot_product_attention, []
+
+    def counting(*arguments: Any, **named: Any) -> torch.Tensor:
+        counted.append(arguments[0].shape)
+        return attend(*arguments, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    mode, model = fake(family, dtype)
+    lengths = list(range(120, 40, -1))
+    with mode, torch.inference_mode():
+        forward = BertForward(model, CUDA, dtype) if PostNormModules.fits(model) else PackedForward(model)
+        with NoWaiting():
+            out = forward(torch.zeros(sum(lengths), dtype=torch.int64, device=CUDA), Packing.of(lengths, CUDA))
+    assert out.shape == (sum(lengths), 64)
+    assert len(counted) == 2 * model.config.num_hidden_layers, "two groups in each layer, and not eighty lengths"
+    assert not calls
 
 
 @pytest.mark.parametrize("reduction", ["sum", "weighted", "max"])

@@ -14,8 +14,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from situate.embedders.forward import cores as _cores
-from situate.embedders.forward.attention import packed_attention, packed_self_attention
+from situate.embedders.forward import cores as _cores, groups
+from situate.embedders.forward.attention import first_token_attention, packed_attention, packed_self_attention
 from situate.embedders.forward.chooser import load_model
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
@@ -272,6 +272,63 @@ def test_packed_attention_equals_its_definition(
     wanted = naive_attention(q, k, v, lengths, scale=0.25, causal=causal, window=window, bias=added)
     tolerance = 2e-6 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(got.float(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("causal", "window", "key_heads", "bias"),
+    [(False, None, 4, False), (True, None, 2, False), (False, 8, 4, False), (True, 8, 4, True), (False, None, 4, True)],
+)
+def test_attention_in_padded_groups_equals_its_definition(
+    causal: bool, window: int | None, key_heads: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(3)
+    lengths = [90, 70, 66, 30, 9, 8, 1, 1]
+    q = 3 * torch.randn(sum(lengths), 4, 16)
+    k, v = (torch.randn(sum(lengths), key_heads, 16) for _ in range(2))
+    added = 3 * torch.randn(4, 95, 95) if bias else None
+    packing = Packing.of(lengths, torch.device("cpu"))
+    rules: dict[str, Any] = {"scale": 0.25, "causal": causal, "window": window, "bias": added}
+    wanted = naive_attention(q, k, v, lengths, **rules)
+    got = groups.grouped_attention(q, k, v, packing, **rules)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(groups, "_MASK_NUMBERS", 2 * 4 * 90**2)
+    torch.testing.assert_close(groups.grouped_attention(q, k, v, packing, **rules), wanted, rtol=1e-5, atol=1e-5)
+    if not causal and window is None:
+        at = packing.bounds[:-1].long()
+        for attend in (lambda *a, **r: groups.grouped_attention(*a, first=True, **r), first_token_attention):
+            first = attend(q[at], k, v, packing, scale=0.25, bias=added)
+            torch.testing.assert_close(first, wanted[at], rtol=1e-5, atol=1e-5)
+
+
+def test_groups_are_few_and_bounded() -> None:
+    lengths = list(range(512, 0, -1))
+    assert len(groups.groups_of(lengths)) == 8
+    assert sum(group.count for group in groups.groups_of(lengths, 12)) == 512
+    assert all(12 * g.count * g.length**2 <= 1 << 26 for g in groups.groups_of(lengths, 12))
+    assert groups.pays(Packing.of(lengths, torch.device("cpu")))
+    assert not groups.pays(Packing.of([300, 200, 100], torch.device("cpu")))
+
+
+def test_the_relative_bias_of_t5_is_made_for_the_longest_sequence() -> None:
+    model = FAMILIES["t5"][0]().eval()
+    sizes: list[tuple[int, int]] = []
+    layer = model.encoder.block[0].layer[0].SelfAttention
+    compute = layer.compute_bias
+
+    def counted(queries: int, keys: int, *arguments: Any, **named: Any) -> torch.Tensor:
+        sizes.append((queries, keys))
+        return compute(queries, keys, *arguments, **named)
+
+    layer.compute_bias = counted
+    lengths = [40, 17, 3]
+    ids, packing = torch.randint(4, 300, (60,)), Packing.of(lengths, torch.device("cpu"))
+    padded, packed = PaddedForward(model), PackedForward(model)
+    with torch.inference_mode():
+        got = packed(ids, packing)
+        model.set_attn_implementation("sdpa")
+        wanted = padded(ids, packing)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    assert sizes[0] == (40, 40)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
