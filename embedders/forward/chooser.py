@@ -154,6 +154,7 @@ def choose_pair_forward(
     packing: Packing,
     dtype: torch.dtype,
     *,
+    limit: float,
     last: bool,
     reentrant: bool,
     exact: bool,
@@ -167,6 +168,7 @@ def choose_pair_forward(
         ids: Token ids of these pairs.
         packing: Where they lie, and their token types.
         dtype: Format to compute in.
+        limit: The error that a way is allowed, relative to the scores' spread.
         last: Whether the last token of a sequence is scored, as decoders have it, and not the first.
         reentrant: Whether several threads may be inside the model at once.
         exact: Do not store float32 weights in float16.
@@ -179,7 +181,7 @@ def choose_pair_forward(
         return _score_error(score(forward(ids, packing).float()), wanted)
 
     ways = _pair_ways(model, ids.device, dtype, exact, last)
-    way, fault = _first_right(ways, error, tolerance(dtype, exact))
+    way, fault = _first_right(ways, error, limit)
     if way is None:
         raise ConventionError(f"the model computes something else at every call (is it in training mode?): {fault}")
     size = int(model.config.get_text_config().hidden_size)
@@ -278,18 +280,22 @@ def _vocabulary(model: Any) -> int | None:
     return getattr(embeddings, "num_embeddings", None)
 
 
-def _reference(model: Any, ids: torch.Tensor, packing: Packing, limit: float) -> tuple[torch.Tensor, float]:
-    """The padded pass in float32 and the limit; for a model too large for that, the pass in its own format and twice
-    the limit.
+def reference_model(model: Any, limit: float) -> tuple[Any, float]:
+    """The model in float32 and the limit; a model too large for a copy as it is, and twice the limit.
 
     Two passes of a deep model in bfloat16 may differ by nearly the limit although both are right.
     """
-    weights = sum(weight.numel() for weight in model.parameters())
     if model.dtype == torch.float32:
-        return PaddedForward(model)(ids, packing), limit
-    if 4 * weights > _REFERENCE_BYTES:
-        return PaddedForward(model)(ids, packing).float(), 2 * limit
-    return PaddedForward(copy.deepcopy(model).float())(ids, packing), limit
+        return model, limit
+    if 4 * sum(weight.numel() for weight in model.parameters()) > _REFERENCE_BYTES:
+        return model, 2 * limit
+    return copy.deepcopy(model).float(), limit
+
+
+def _reference(model: Any, ids: torch.Tensor, packing: Packing, limit: float) -> tuple[torch.Tensor, float]:
+    """The padded pass of `reference_model`, float32, and its limit."""
+    exact, limit = reference_model(model, limit)
+    return PaddedForward(exact)(ids, packing).float(), limit
 
 
 def _relative_error(got: torch.Tensor, wanted: torch.Tensor) -> float:

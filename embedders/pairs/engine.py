@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from situate.embedders.forward.chooser import ForwardChoice, OfEachSequence, base_dtype, choose_pair_forward, probe
+from situate.embedders.forward.chooser import (
+    ForwardChoice,
+    OfEachSequence,
+    base_dtype,
+    choose_pair_forward,
+    probe,
+    reference_model,
+    tolerance,
+)
 from situate.embedders.forward.cores import computing
 from situate.embedders.forward.modules import PaddedForward
 from situate.embedders.forward.packing import Packing, on_device
@@ -65,14 +73,28 @@ class PairEngine(Engine):
         base = model.base_model
         ids, packing = probe(model, device, max_tokens, pairs=True, types=not decoder)
         with computing():
-            wanted = _scores(model, ids, packing, answers)
-            check_finite(wanted.cpu().numpy(), f"the cross-encoder computes in {model.dtype}")
+            own = _scores(model, ids, packing, answers)
+            check_finite(own.cpu().numpy(), f"the cross-encoder computes in {model.dtype}")
+            reference, limit = reference_model(model, tolerance(dtype, exact))
+            wanted = own if reference is model else _scores(reference, ids, packing, answers)
             if base is not model:
-                hidden = OfEachSequence(PaddedForward(base, left=decoder), last=decoder)(ids, packing)
-                self.head = find_head(model, hidden, wanted, answers)
+                padded = PaddedForward(reference.base_model, left=decoder)
+                hidden = OfEachSequence(padded, last=decoder)(ids, packing)
+                self.head = find_head(reference, hidden, wanted, answers)
+                del padded
+            del reference
             if self.head is not None:
                 choice = choose_pair_forward(
-                    base, self.head, wanted, ids, packing, dtype, last=decoder, reentrant=reentrant, exact=exact
+                    base,
+                    self.head,
+                    wanted,
+                    ids,
+                    packing,
+                    dtype,
+                    limit=limit,
+                    last=decoder,
+                    reentrant=reentrant,
+                    exact=exact,
                 )
             elif representation:
                 raise ConventionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ import transformers
 
 from situate.embedders.forward.attention import BASE_2
 from situate.embedders.forward.bert import BertFirstTokens
+from situate.embedders.pairs import engine as pair_engine
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
 from situate.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
@@ -233,6 +235,31 @@ def test_scores_of_sharp_weights_equal_predict(name, dtype, limit, request):
     wanted = predicted(folder, PAIRS, activation_fn=torch.nn.Identity())
     assert np.sqrt(np.square(got - wanted).mean()) < limit * wanted.std()
     assert isinstance(model.scheduler.engine.choice.forward, BertFirstTokens)  # it was not refused
+
+
+def test_half_precision_is_judged_by_scores_in_float32(sharp, monkeypatch):
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(sharp, dtype=torch.float16).eval()
+    judged = []
+    choose = pair_engine.choose_pair_forward
+
+    def noted(base, head, wanted, ids, packing, dtype, **more):
+        with torch.inference_mode():
+            exact = pair_engine._scores(copy.deepcopy(model).float(), ids, packing, None)
+            own = pair_engine._scores(model, ids, packing, None)
+        judged.append((wanted, exact, own, more["limit"]))
+        return choose(base, head, wanted, ids, packing, dtype, **more)
+
+    monkeypatch.setattr(pair_engine, "choose_pair_forward", noted)
+    engine = pair_engine.PairEngine(
+        model, torch.device("cpu"), torch.float16, answers=None, max_tokens=128, batch_tokens=None,
+        representation=False, reentrant=True, exact=True,
+    )  # fmt: skip
+    (wanted, exact, own, limit) = judged[0]
+    torch.testing.assert_close(wanted, exact, rtol=0, atol=0)
+    assert (wanted - own).abs().max() > 0, "the two are told apart"
+    assert limit == 0.02
+    assert engine.head is not None
+    assert model.dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
