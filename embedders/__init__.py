@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from situate.embedders.local.encoder import Encoder as Encoder
     from situate.embedders.models.extension import Extension as Extension
     from situate.embedders.models.families import Family as Family
+    from situate.embedders.models.prompts import PromptFamily as PromptFamily
     from situate.embedders.models.registry import family_of as family_of
     from situate.embedders.models.resolve import (
         LoadOptions as LoadOptions,
@@ -68,6 +69,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.embedders.local.encoder": ("Encoder",),
         "situate.embedders.models.extension": ("Extension",),
         "situate.embedders.models.families": ("Family",),
+        "situate.embedders.models.prompts": ("PromptFamily",),
         "situate.embedders.models.registry": ("family_of",),
         "situate.embedders.models.resolve": (
             "LoadOptions",

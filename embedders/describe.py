@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from situate.embedders.models.families import LIBRARY_LATE, Family
+from situate.embedders.models.prompts import PromptedFamily
 from situate.embedders.models.resolve import SAFE, ResolvedModel
 from situate.embedders.text.reading import pooled_ranges
 from situate.embedders.types import SpanEncoder, SpanText
@@ -158,6 +159,8 @@ def _vectors(family: Family) -> str:
 def _pooled(family: Family) -> str:
     if family.library:
         return "by the model's own modules"
+    if isinstance(family, PromptedFamily):
+        return "the second copy's tokens" if family.prompts.echoes else "the answer's token, of each prompt"
     what = {
         "mean": "the mean of all tokens",
         "cls": "the first token",

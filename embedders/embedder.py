@@ -16,6 +16,7 @@ from situate.embedders.build import build_encoder
 from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
+from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.profile import ModelProfile
@@ -74,6 +75,8 @@ class Embedder:
         pooling: How token vectors become one; None for the model's own.
         family: A record in place of the registry's. Its instructions override the prompts in the model's
             folder; pooling and lengths that the folder names still hold (``pooling`` and ``max_tokens`` override them).
+        prompts: How a language model that was not trained for embeddings is asked for a vector: a `PromptFamily`, its
+            name ("eol", "metaeol", "promptbert", "echo", "promptreps"), or its JSON values.
         layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so).
         device: "auto", or a torch device; or several, with a process for each (see `Encoder`).
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
@@ -108,6 +111,7 @@ class Embedder:
         dimensions: int | None = None,
         pooling: Pooling | None = None,
         family: Family | None = None,
+        prompts: PromptFamily | str | Mapping[str, Any] | None = None,
         layers: int | None = None,
         device: str | Sequence[str] = "auto",
         dtype: DType = "auto",
@@ -132,6 +136,7 @@ class Embedder:
                 dimensions=dimensions,
                 pooling=pooling,
                 family=family,
+                prompts=PromptFamily.of(prompts),
                 layers=layers,
                 device=device if isinstance(device, str) else tuple(device),
                 dtype=dtype,
@@ -485,7 +490,7 @@ class Embedder:
         for written, text in zip(self._written(texts, role), texts, strict=True):
             if text.strip():
                 end = written.prefix + len(text)
-                inputs.append(dataclasses.replace(written, spans=((written.prefix, end),)))
+                inputs.append(dataclasses.replace(written, spans=((written.prefix, end),), also=()))
         return inputs
 
     def _with_spans(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[SpanText]:
@@ -499,7 +504,7 @@ class Embedder:
                     )
             if own:
                 moved = tuple((written.prefix + start, written.prefix + end) for start, end in own)
-                inputs.append(dataclasses.replace(written, spans=moved))
+                inputs.append(dataclasses.replace(written, spans=moved, also=()))
         return inputs
 
     def _of_spans(self, encoded: Sequence[Encoded], spans: Sequence[Sequence[Span]]) -> list[list[Vectors]]:

@@ -151,6 +151,8 @@ class ModelProfile:
         """The settings that change how the model runs."""
         settings = self.settings
         changed: dict[str, Any] = {}
+        if settings.prompts is not None:
+            changed["prompts"] = settings.prompts.fingerprint()
         if settings.layers is not None:
             changed["layers"] = settings.layers
         if settings.adapter is not None:

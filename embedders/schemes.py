@@ -227,7 +227,7 @@ def _alone_text(chunk: Chunk, scheme: ChunkScheme, family: Family) -> SpanText:
     title = chunk.context.title
     written = family.document_text(lead + chunk.text, title)
     # Where one token stands for everything read, the context cannot be left out of it.
-    if not lead or scheme.pool_context or family.pooling in ("cls", "last"):
+    if not lead or scheme.pool_context or family.of_one_token:
         return written
     start = written.prefix + len(lead)
     return replace(written, spans=((start, start + len(chunk.text)),), prefix=start)

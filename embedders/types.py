@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-from situate.errors import InputError
+from situate.errors import ConventionError, InputError
 from situate.parameters import checked_parameters
 from situate.vectors import Vectors as Vectors
 
@@ -39,6 +39,12 @@ class SpanText:
             and stay where a text is cut.
         apart: Prefix and suffix are tokenised by themselves, so that none of their characters merges into a token of
             the text (SGPT's brackets were trained as tokens of their own; "end.]" would become "end" and ".]").
+        again: What stands between the text and a second copy of it (echo embeddings); the second copy's tokens are
+            pooled, those of the first are only read. Each window holds both copies of its part. None: one copy.
+        answer: ``[start, end)`` of characters in the suffix whose tokens make the vector of a text without spans, in
+            every window that it is read in (a mask, the last token of a prompt). None: all tokens.
+        closed: Whether the tokenizer's special tokens close each pass.
+        also: Further forms of the same text, with as many spans; a vector is pooled from the tokens of all forms.
     """
 
     text: str
@@ -48,6 +54,10 @@ class SpanText:
     overlap: int = 64
     suffix: int = 0
     apart: bool = False
+    again: str | None = None
+    answer: Span | None = None
+    closed: bool = True
+    also: tuple[SpanText, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,19 @@ class SpanEncoder(Protocol):
     async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """`encode` without blocking the event loop."""
         ...
+
+
+def check_plain(inputs: Sequence[SpanText], engine: str) -> None:
+    """Refuse texts that only `Encoder` reads: with a second copy, a pooled answer, or several forms.
+
+    Raises:
+        ConventionError: A text is one of them.
+    """
+    if any(item.again is not None or item.answer is not None or item.also or not item.closed for item in inputs):
+        raise ConventionError(
+            f"{engine} returns a vector of the whole text: it cannot pool the answer of a prompt or an echo. Run the "
+            "model in this process (Embedder(model, prompts=...) without encoder=)"
+        )
 
 
 def pools_spans(encoder: SpanEncoder) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [Q] [D] the a cat dog sat on mat red house city berlin river old . , ! runs"
 
@@ -52,3 +53,55 @@ def tiny_splade(folder: Path) -> Path:
     model = SparseEncoder(modules=[MLMTransformer(str(base)), SpladePooling()], device="cpu")
     model.save(str(folder / "model"))
     return folder / "model"
+
+
+def tiny_language_model(folder: Path, kind: str) -> Path:
+    """A random language model with sharp weights and a byte-level vocabulary: "llama", "qwen3", "olmoe" or "bert".
+
+    Llama's texts begin with a token of its own, those of Qwen3 and BERT end with one.
+    """
+    import torch
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers.processors import TemplateProcessing
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([f"{WORDS} Bees make honey. This sentence means in one word: Rewrite"], trainer)
+    around = {"llama": "<s> $A", "qwen3": "$A </s>", "olmoe": "$A", "bert": "<s> $A </s>"}[kind]
+    backend.post_processor = TemplateProcessing(single=around, special_tokens=[("<s>", 1), ("</s>", 2)])
+    names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"} | (
+        {"mask_token": "<mask>"} if kind == "bert" else {}
+    )
+    folder.mkdir(parents=True)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=192, **names)
+    fast.save_pretrained(folder)
+    shape: dict[str, Any] = {
+        "vocab_size": backend.get_vocab_size(), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "max_position_embeddings": 192, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(5)
+    model: Any
+    if kind == "bert":
+        model = transformers.BertModel(transformers.BertConfig(**shape))
+    elif kind == "llama":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, num_key_value_heads=2))
+    elif kind == "qwen3":
+        model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**shape, num_key_value_heads=2, head_dim=8))
+    else:
+        config = transformers.OlmoeConfig(**shape, num_key_value_heads=2, num_experts=6, num_experts_per_tok=2)
+        model = transformers.OlmoeForCausalLM(config)
+    with torch.no_grad():  # fresh weights are so small that attention would hardly matter
+        for weight in model.parameters():
+            if weight.ndim >= 2:
+                weight.mul_(4.0)
+    model.save_pretrained(folder)
+    return folder

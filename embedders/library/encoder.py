@@ -14,7 +14,7 @@ from situate.embedders.models.files import count, read_modules
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import LoadOptions
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors
+from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors, check_plain
 from situate.errors import ConventionError, InputError, UnsafeModelError
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite, unit
@@ -222,6 +222,7 @@ class LibraryEncoder:
         return self._encoded(await self._library.arun(lambda model: self._run(model, inputs, role)))
 
     def _check(self, inputs: Sequence[SpanText], token_vectors: bool) -> None:
+        check_plain(inputs, "sentence-transformers")
         if token_vectors or any(item.spans is not None for item in inputs):
             raise ConventionError(
                 f"model {self._library.model!r} is run whole by sentence-transformers, which returns one vector per "

@@ -19,7 +19,8 @@ from situate.embedders.models.families import (
     Similarity,
 )
 from situate.embedders.models.files import read_modules, read_object
-from situate.embedders.models.folder import stored_max_tokens
+from situate.embedders.models.folder import ModelFolder, stored_max_tokens
+from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import ResolvedModel
 from situate.embedders.models.settings import EmbedderSettings
@@ -176,6 +177,8 @@ def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> F
         ConventionError: A task was named for a model whose query instruction has no place for one.
         ModelError: A file of the model's folder is damaged.
     """
+    if settings.prompts is not None:
+        return _prompted(settings, settings.prompts, resolved)
     known = _from_registry(settings, resolved)
     record = known or Family(name="unknown", source="")
     stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
@@ -198,6 +201,44 @@ def conventions(settings: EmbedderSettings, resolved: ResolvedModel | None) -> F
         late=_late(merged, stored, resolved),
         assumed=assumed,
         sources=tuple((source, fields) for source, fields in sources if fields),
+    )
+
+
+def _prompted(settings: EmbedderSettings, prompts: PromptFamily, resolved: ResolvedModel | None) -> Family:
+    """The conventions of a model that is asked by prompts: its own lengths, and the prompts' texts and pooling.
+
+    Raises:
+        ConventionError: Another setting writes the texts or pools them, or the model lacks what a template needs.
+    """
+    others = [name for name in ("query_instruction", "document_instruction") if getattr(settings, name) is not None]
+    if settings.pooling is not None and not (prompts.echoes and settings.pooling in ("mean", "last")):
+        others.append("pooling")
+    if others:
+        raise ConventionError(
+            f"prompts={prompts.name!r} write the whole text and choose the tokens that are pooled, which leaves "
+            f"nothing for {', '.join(others)}: leave them out, or write templates of your own (PromptFamily)"
+        )
+    record = _from_registry(settings, resolved) or Family(name="unknown", source="")
+    stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
+    own = _from_folder(settings, record, stored).over(record)
+    mask = _mask_token(resolved) if prompts.masked and resolved is not None else ""
+    return replace(prompts.over(own, mask, settings.task), pooling=settings.pooling or "mean")
+
+
+def _mask_token(resolved: ResolvedModel) -> str:
+    """The text of the model's mask token.
+
+    Raises:
+        ConventionError: It has none.
+    """
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = read_object(ModelFolder.read(resolved.path).path / name).get("mask_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and token:
+            return token
+    raise ConventionError(
+        f"the prompts have a place for a mask, but model {resolved.id!r} has no mask token: it is not a masked "
+        "language model. Ask it for one word (prompts='eol')"
     )
 
 

@@ -194,6 +194,11 @@ class Family:
         """Whether it was trained on its own form of a chunk in its neighbourhood (`situated_text`)."""
         return False
 
+    @property
+    def of_one_token(self) -> bool:
+        """Whether one token's vector stands for all that is read."""
+        return self.pooling in ("cls", "last")
+
 
 @checked_parameters
 @dataclass(frozen=True)

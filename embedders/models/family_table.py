@@ -45,7 +45,7 @@ def _row(family: Family) -> str:
         pooling,
         tokens,
         family.similarity,
-        "no" if family.late or family.library or family.pooling in ("cls", "last") else "yes",
+        "no" if family.late or family.library or family.of_one_token else "yes",
         family.cuts,
         _runs(family),
     )

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from situate.embedders.models.adapters import check_name
 from situate.embedders.models.extension import Extension
 from situate.embedders.models.families import Family
+from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
 from situate.embedders.types import ChunkScheme, DType, Overflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
@@ -35,6 +36,7 @@ class EmbedderSettings:
     dimensions: int | None = None
     pooling: Pooling | None = None
     family: Family | None = None
+    prompts: PromptFamily | None = None
     layers: int | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: DType = "auto"
@@ -72,7 +74,7 @@ class EmbedderSettings:
     @property
     def changes(self) -> list[str]:
         """The settings that change how the model runs."""
-        return [name for name in ("layers", "adapters", "extension") if getattr(self, name)]
+        return [name for name in ("prompts", "layers", "adapters", "extension") if getattr(self, name)]
 
     @property
     def load_options(self) -> LoadOptions:

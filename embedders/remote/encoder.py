@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import numpy as np
 
 from situate.embedders.remote.http import Call, HttpConnection, HttpOptions, HttpSettings
-from situate.embedders.types import Encoded, SpanText, Vectors
+from situate.embedders.types import Encoded, SpanText, Vectors, check_plain
 from situate.errors import InputError, ServerError, ServerVectorError, SituateError
 from situate.outside import safe_message
 from situate.parameters import checked_parameters
@@ -95,6 +95,7 @@ class HttpEncoder:
             ConventionError: It cannot pool spans or return token vectors.
             OverflowLimitError: A text is longer than it reads and ``on_overflow="raise"``.
         """
+        check_plain(inputs, "the server")
         conversation = self._conversation(inputs, token_vectors)
         calls, result = _advanced(conversation, None)
         while calls is not None:
@@ -103,6 +104,7 @@ class HttpEncoder:
 
     async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         """`encode` without blocking the event loop; cancelling it cancels the requests."""
+        check_plain(inputs, "the server")
         conversation = self._conversation(inputs, token_vectors)
         # Tokenizing and making arrays would block the loop: they run in a thread.
         calls, result = await asyncio.to_thread(_advanced, conversation, None)

@@ -65,14 +65,29 @@ def read_plans(
         SpanError: A span is empty, reversed or outside its text.
         OverflowLimitError: A text is too long and ``on_overflow="raise"``, or its window is too wide for the model.
     """
-    offsets = any(item.spans is not None or item.prefix or item.suffix for item in inputs)
-    if any(item.apart for item in inputs):
-        tokens = [tokenizer.tokenize_apart(item.text, item.prefix, item.suffix) for item in inputs]
+    forms = [form for item in inputs for form in (item, *item.also)]
+    offsets = any(item.spans is not None or item.prefix or item.suffix for item in forms)
+    if any(item.apart for item in forms):
+        tokens = [tokenizer.tokenize_apart(item.text, item.prefix, item.suffix) for item in forms]
     else:
-        tokens = tokenizer.tokenize([item.text for item in inputs], offsets=offsets)
+        tokens = tokenizer.tokenize([item.text for item in forms], offsets=offsets)
+    found = iter(tokens)
     return [
-        read(item, text, tokenizer, rules, first + i) for i, (item, text) in enumerate(zip(inputs, tokens, strict=True))
+        _joined([read(form, next(found), tokenizer, rules, first + i) for form in (item, *item.also)])
+        for i, item in enumerate(inputs)
     ]
+
+
+def _joined(plans: Sequence[ReadPlan]) -> ReadPlan:
+    """One plan of a text's forms: each span takes its tokens from all of them."""
+    whole, *others = plans
+    for plan in others:
+        shift = len(whole.sequences)
+        whole.sequences += plan.sequences
+        for ranges, more in zip(whole.spans, plan.spans, strict=True):
+            ranges += [replace(each, sequence=each.sequence + shift) for each in more]
+        whole.lost_tokens = max(whole.lost_tokens, plan.lost_tokens)
+    return whole
 
 
 def pooling_request(plans: Sequence[ReadPlan], pooling: Pooling, token_vectors: bool) -> PoolingRequest:
@@ -116,13 +131,24 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
 
     Raises:
         SpanError: A span is empty, reversed or outside the text, or the prefix is.
-        OverflowLimitError: The text is too long and ``on_overflow="raise"``, or its window is too wide for the model.
+        OverflowLimitError: The text is too long and ``on_overflow="raise"``, or its window is too wide for the model,
+            or the prompt around it is.
     """
     limit = _window_limit(item, rules, index)
     prefix = _prefix_tokens(item, tokens, index)
-    tokens, trailing = _closed(item, tokens, prefix, tokenizer, limit)
+    tokens, trailing, answer = _closed(item, tokens, prefix, tokenizer, limit)
     closing = len(tokenizer.leading) + len(trailing)
     room = limit - closing
+    between = None if item.again is None else tokenizer.tokenize([item.again], offsets=False)[0].ids
+    if between is not None:
+        while prefix and item.text[slice(*tokens.offsets[prefix - 1])] == " ":
+            prefix -= 1  # a blank with a token of its own stands before the second copy, too
+        room = prefix + max(0, room - prefix - len(between)) // 2
+    if (between is not None or answer is not None) and room <= prefix < len(tokens.ids):
+        raise OverflowLimitError(
+            f"text {index} stands in a prompt of {prefix + closing + (0 if between is None else len(between))} tokens, "
+            f"but max_tokens is {limit}, which leaves no room for it: shorten the prompt"
+        )
     lost = 0
     if item.spans is None and len(tokens.ids) > room and rules.on_overflow != "window":
         lost = len(tokens.ids) - max(room, 0)
@@ -146,7 +172,9 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
         return plan
     head, body = tokens.ids[:prefix], tokens.ids[prefix:]
     for window in passes:
-        plan.sequences.append(np.concatenate([tokenizer.leading, head, body[window.start : window.end], trailing]))
+        text = body[window.start : window.end]
+        copies = [text] if between is None else [text, between, text]
+        plan.sequences.append(np.concatenate([tokenizer.leading, head, *copies, trailing]))
 
     def ranges(first: int, last: int) -> list[TokenRange]:
         """Where tokens ``[first, last)`` of the text are taken from."""
@@ -157,9 +185,18 @@ def read(item: SpanText, tokens: TokenizedText, tokenizer: TextTokenizer, rules:
             lo, hi = max(first - prefix, window.own_start), min(last - prefix, window.own_end)
             if lo < hi:
                 shift = lead + prefix - window.start
+                if between is not None:
+                    shift += window.end - window.start + len(between)
                 found.append(TokenRange(number, lo + shift, hi + shift))
         return found
 
+    if item.spans is None and answer is not None:
+        ends = [len(ids) - len(trailing) for ids in plan.sequences]
+        plan.spans = [[TokenRange(n, end + answer[0], end + answer[1]) for n, end in enumerate(ends)]]
+        return plan
+    if item.spans is None and between is not None and len(body):
+        plan.spans = [_weighted(ranges(prefix, len(tokens.ids)))]
+        return plan
     if item.spans is None:
         plan.spans = [_whole(prefix, lead, len(trailing), passes, rules)]
         return plan
@@ -233,17 +270,25 @@ def _prefix_tokens(item: SpanText, tokens: TokenizedText, index: int) -> int:
 
 def _closed(
     item: SpanText, tokens: TokenizedText, prefix: int, tokenizer: TextTokenizer, limit: int
-) -> tuple[TokenizedText, Ids]:
-    """The tokens without those of the suffix, and what closes each pass: those, then the special ones."""
+) -> tuple[TokenizedText, Ids, tuple[int, int] | None]:
+    """The tokens without those of the suffix, and what closes each pass: those, then the special ones; and which of
+    these are the answer."""
+    special = tokenizer.trailing if item.closed else tokenizer.trailing[:0]
     if not item.suffix:
-        return tokens, tokenizer.trailing
+        return tokens, special, None
     # A token that begins in the text belongs to it.
     count = len(tokens.ids) - int(np.searchsorted(tokens.offsets[:, 0], len(item.text) - item.suffix, side="left"))
     first = max(len(tokens.ids) - count, prefix)
-    if len(tokens.ids) - first + tokenizer.special_count >= limit:
-        return tokens, tokenizer.trailing  # nothing of the text would fit beside it
+    if item.answer is None and len(tokens.ids) - first + tokenizer.special_count >= limit:
+        return tokens, special, None  # nothing of the text would fit beside it
+    answer = None
+    if item.answer is not None:
+        ((begin, end),) = _token_ranges([item.answer], tokens.offsets)
+        # A token that begins in the text belongs to it, unless it is the answer's.
+        first = max(min(first, begin), prefix)
+        answer = begin - first, end - first
     own = TokenizedText(tokens.text, tokens.ids[:first], tokens.offsets[:first])
-    return own, np.concatenate([tokens.ids[first:], tokenizer.trailing])
+    return own, np.concatenate([tokens.ids[first:], special]), answer
 
 
 def _check_span(span: Span, text: str, number: int, index: int) -> None:

@@ -110,6 +110,8 @@ class EmbedderOptions(Configured):
         dimensions: Keep this many leading dimensions (Matryoshka models), renormalised.
         pooling: How token vectors become one; None: the model's own.
         max_tokens: Tokens that a text is cut to; None: the model's own.
+        prompts: How a language model is asked for a vector: a name ("eol", "metaeol", "promptbert", "echo", ...), or
+            the JSON values of a `situate.embedders.PromptFamily`.
         layers: Run only the model's first so many layers (2D Matryoshka models).
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
         adapters: Names of LoRA adapters and their folders or hub ids.
@@ -168,6 +170,7 @@ class EmbedderOptions(Configured):
     dimensions: int | None = Field(default=None, gt=0, description="Leading dimensions to keep.")
     pooling: Pooling | None = Field(default=None, description="How token vectors become one.")
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
+    prompts: str | dict[str, Any] | None = Field(default=None, description="How a language model is asked.")
     layers: int | None = Field(default=None, gt=0, description="First layers to run.")
     extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
         default=None, description="How longer texts than trained are read."

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,12 @@ class EncodingStore:
     @staticmethod
     def key(fingerprint: Mapping[str, Any], text: SpanText, token_vectors: bool) -> str:
         """SHA-256 (hex) of what decides the vectors: the encoder's fingerprint, the text with its spans, the kind."""
-        parts = [fingerprint, astuple(text), token_vectors]
+        values = astuple(text)
+        # Fields that came later count where they are set, so that what was stored before them is still found.
+        unset = [field.default for field in fields(text)]
+        while len(values) > 7 and values[-1] == unset[len(values) - 1]:
+            values = values[:-1]
+        parts = [fingerprint, values, token_vectors]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def get(self, keys: Sequence[str]) -> dict[str, Encoded]:

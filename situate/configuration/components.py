@@ -118,7 +118,11 @@ BoostOptions: Any = _one_of(BOOSTS)
 EmbedderOptions = options(
     EmbedderSettings,
     without=frozenset({"model", "encoder"}),
-    also=(("adapters", dict[str, str] | None), ("extension", Literal["linear", "ntk", "yarn", "self"] | None)),
+    also=(
+        ("adapters", dict[str, str] | None),
+        ("prompts", str | dict[str, Any] | None),
+        ("extension", Literal["linear", "ntk", "yarn", "self"] | None),
+    ),
 )
 #: What is changed of a preset. Signals are written as their own JSON.
 ConfigOptions: type[Options] = options(

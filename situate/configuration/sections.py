@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from situate.configuration.components import EmbedderOptions, ExpanderOptions, RerankerOptions
 from situate.configuration.options import Section
 from situate.configuration.yaml_file import VARIABLE
+from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.remote.generator import OpenAIGenerator
@@ -102,7 +103,8 @@ class ModelSettings(_EmbedderOptions):  # type: ignore[misc]  # made of the para
     @model_validator(mode="after")
     def _makes_a_value(self) -> Self:
         # Refuses what contradicts itself, with its line.
-        EmbedderSettings(**{**self.given(), "adapters": tuple((self.adapters or {}).items()), "extension": None})
+        made = {"adapters": tuple((self.adapters or {}).items()), "extension": None}
+        EmbedderSettings(**{**self.given(), **made, "prompts": PromptFamily.of(self.prompts)})
         return self
 
     def given(self) -> dict[str, Any]:
