@@ -197,15 +197,6 @@ def with_origins(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
     return result
 
 
-def whole_chunk(document: Document) -> Chunk:
-    """The document as its own only chunk, under its own id."""
-    return replace(
-        Chunk.of(document, 0, 0, len(document.text), base_context(document)),
-        id=document.id,
-        metadata=dict(document.metadata),
-    )
-
-
 def from_chunk(chunk: Chunk) -> LangChainDocument:
     """A chunk as a LangChain document.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,7 @@ def test_a_signal_that_is_added_later_is_filled_in_from_the_stored_text(
     with Index(embedder, path=tmp_path, situators=SITUATORS, config=config) as index:
         with pytest.warns(FallbackWarning, match="lack the signals"):
             assert step not in index.search(QUERY)[0].scores
-        assert index.fill_signals() == 2  # "ferry" was filled in before
+        assert asyncio.run(index.afill_signals()) == 2  # "ferry" was filled in before
         assert index.fill_signals() == 0
         late = {hit.chunk.id: hit.scores[step] for hit in index.search(QUERY, 4) if step in hit.scores}
     with Index(embedder, path=tmp_path, situators=SITUATORS, config=config) as index:
