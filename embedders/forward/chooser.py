@@ -22,6 +22,7 @@ from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.errors import ConventionError, ModelError, UnsafeModelError
+from situate.vectors import check_finite
 
 #: The error that each format is allowed: see `tolerance`.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
@@ -115,6 +116,7 @@ def choose_forward(
 
     Raises:
         ModelError: The model cannot be loaded, or cannot be changed by ``variant``.
+        NonFiniteVectorError: It overflows in float16, whichever way it runs.
     """
 
     def load(at: torch.dtype) -> Any:
@@ -140,6 +142,8 @@ def choose_forward(
         if way is None:
             warning = f"it runs padded and unoptimised, which is slower: otherwise, {fault}"
             padded = PaddedForward(load(dtype))
+            if dtype == torch.float16:  # the format with the smallest range: no text may be worth trying
+                check_finite(padded(ids, packing).float().cpu().numpy(), f"model {folder.name!r} computed in float16")
             return ForwardChoice(padded, size, False, reentrant, warning=warning, vocabulary=vocabulary)
     shared = isinstance(way.forward, NativeForward)
     slower = None if way.packed else f"it runs padded, which is slower: packed, {fault}"

@@ -26,7 +26,7 @@ from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request,
 from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import Encoded, Overflow, Pooling, Role, SpanText, overflow_of
-from situate.errors import ConventionError, InputError, TruncationWarning
+from situate.errors import ConventionError, FallbackWarning, InputError, NonFiniteVectorError, TruncationWarning
 from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork
 
@@ -148,6 +148,7 @@ class Encoder:
         self._public_tokenizer: Tokenizer | None = None
         self._ready_: dict[str | None, _Ready] = {}
         self._processes_: DeviceProcesses | None = None
+        self._wide_ = False
 
     def renew(self) -> None:
         """A new lock: the forked copy of one that another thread held would stay held."""
@@ -244,7 +245,8 @@ class Encoder:
         """The format of the weights, "auto" resolved."""
         from situate.embedders.local.devices import chosen_device, chosen_dtype
 
-        return str(chosen_dtype(self._dtype, chosen_device(self._devices[0]))).removeprefix("torch.")
+        kind = "" if self._wide_ else self.folder.model_type
+        return str(chosen_dtype(self._dtype, chosen_device(self._devices[0]), kind)).removeprefix("torch.")
 
     def encode(
         self,
@@ -281,7 +283,12 @@ class Encoder:
                 check_name(adapter, self.adapters)
                 results = processes.map(inputs, _options(token_vectors, role, adapter), done)
             else:
-                results = self._encoded(inputs, token_vectors, role, adapter, done)
+                try:
+                    results = self._encoded(inputs, token_vectors, role, adapter, done)
+                except NonFiniteVectorError:
+                    if not self._widened():
+                        raise
+                    results = self._encoded(inputs, token_vectors, role, adapter, done)
         finally:
             if bar is not None:
                 bar.close()
@@ -337,7 +344,19 @@ class Encoder:
             results = await processes.amap(inputs, _options(token_vectors, role, adapter))
             self._warn_of_loss(results)
             return results
-        results = []
+        try:
+            results = await self._aencoded(inputs, token_vectors, role, adapter)
+        except NonFiniteVectorError:
+            if not self._widened():
+                raise
+            results = await self._aencoded(inputs, token_vectors, role, adapter)
+        self._warn_of_loss(results)
+        return results
+
+    async def _aencoded(
+        self, inputs: Sequence[SpanText], token_vectors: bool, role: Role, adapter: str | None
+    ) -> list[Encoded]:
+        results: list[Encoded] = []
         ready = self._ready_.get(adapter)
         if ready is None:
             ready = await asyncio.to_thread(self._load, adapter)
@@ -367,7 +386,6 @@ class Encoder:
             self._callers -= 1
             for _, future in running:
                 future.cancel()
-        self._warn_of_loss(results)
         return results
 
     def close(self) -> None:
@@ -460,6 +478,23 @@ class Encoder:
             )
             ready = self._ready_[adapter] = _Ready(model, scheduler, output)
             return ready
+
+    def _widened(self) -> bool:
+        """Compute in bfloat16 from now on, if float16 that "auto" chose has overflowed; whether that was so."""
+        from situate.embedders.local.devices import chosen_device, widens
+
+        with self._lock:
+            if not widens(self._dtype, chosen_device(self._devices[0]), self.folder.model_type):
+                return False
+            if not self._wide_:
+                self._wide_, self._ready_ = True, {}
+                warnings.warn(
+                    f"model {self.model!r} overflowed in float16, which dtype='auto' is for it on this device: it "
+                    "computes in bfloat16 from now on. dtype='bfloat16' does so from the beginning",
+                    FallbackWarning,
+                    stacklevel=3,
+                )
+            return True
 
     def _adapter(self, name: str | None) -> Adapter | None:
         if name is None:

@@ -94,6 +94,7 @@ def test_auto_is_the_half_precision_that_the_card_computes_in() -> None:
     assert device.index is not None
     modern = torch.cuda.get_device_capability(device)[0] >= 8
     assert chosen_dtype("auto", device) == (torch.bfloat16 if modern else torch.float16)
+    assert chosen_dtype("auto", device, "bert") == torch.float16
     assert chosen_device("cuda") == device, "two names of one device are one"
 
 

@@ -20,9 +20,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as st_modules
 from transformers import AutoModel
 
+from situate.embedders.local import devices
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import Pooling, SpanEncoder, SpanText
 from situate.errors import (
+    FallbackWarning,
     InputError,
     ModelNotFoundError,
     NonFiniteVectorError,
@@ -31,6 +33,7 @@ from situate.errors import (
     TruncationWarning,
     UnsafeModelError,
 )
+from tests.embedders.forward.test_packed import FAMILIES, TEXTS as TINY_TEXTS, save
 
 POOLINGS: dict[Pooling, str] = {
     "mean": "mean",
@@ -309,6 +312,47 @@ def test_many_texts_run_in_slices_of_bounded_size(exact: Encoder, monkeypatch: p
     monkeypatch.setattr(module, "_SLICE_CHARACTERS", 20)
     results = exact.encode([SpanText(text) for text in texts], progress=True)
     np.testing.assert_allclose(np.concatenate([r.vectors for r in results]), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_float16_that_overflows_gives_way_to_bfloat16(
+    asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, where "auto" is float16 for this kind of model."""
+    torch.manual_seed(2)
+    model = FAMILIES["bert"][0]()
+    folder = save(tmp_path, model)
+    half: dict[str, Any] = {"device": "cpu"}
+
+    def chosen(dtype: str, device: torch.device, model_type: str = "") -> torch.dtype:
+        named = {"auto": torch.float16 if model_type == "bert" else torch.bfloat16}
+        return named.get(dtype) or getattr(torch, dtype)
+
+    monkeypatch.setattr(devices, "chosen_dtype", chosen)
+
+    def encoded(encoder: Encoder) -> np.ndarray:
+        inputs = [SpanText(text) for text in TINY_TEXTS]
+        results = asyncio.run(encoder.aencode(inputs)) if asynchronous else encoder.encode(inputs)
+        return np.concatenate([result.vectors for result in results])
+
+    wanted = encoded(Encoder(folder, device="cpu", dtype="float32"))
+    fine = Encoder(folder, **half)
+    assert (encoded(fine) * wanted).sum(1).min() > 0.99999
+    assert fine.dtype == "float16"
+    with torch.no_grad():
+        model.encoder.layer[0].output.dense.weight.mul_(1e7)
+    folder = save(tmp_path / "large", model)
+    wanted = encoded(Encoder(folder, device="cpu", dtype="float32"))
+    large = Encoder(folder, **half)
+    with pytest.warns(FallbackWarning, match="overflowed in float16.* computes in bfloat16 from now on"):
+        got = encoded(large)
+    assert (got * wanted).sum(1).min() > 0.99
+    assert large.dtype == "bfloat16"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(encoded(large), got)
+    with pytest.raises(NonFiniteVectorError, match="float16"):
+        encoded(Encoder(folder, device="cpu", dtype="float16"))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
