@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from situate.embedders.models.families import Family
 from situate.embedders.models.folder import ModelFolder
+from situate.embedders.models.prompts import PromptedFamily
 from situate.embedders.models.resolve import ResolvedModel
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.types import SpanEncoder
@@ -67,6 +68,9 @@ def _own_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedM
         dtype=settings.dtype,
         adapters=settings.adapters,
         extension=settings.extension,
+        bidirectional=settings.bidirectional,
+        prepend=family.prepend if isinstance(family, PromptedFamily) else None,
+        routing_weight=settings.routing_weight,
         on_overflow=settings.on_overflow,
         max_tokens=max_tokens,
         revision=settings.revision,

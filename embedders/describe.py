@@ -132,6 +132,12 @@ def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
     for role, name in (("documents", embedder.adapter), ("queries", embedder.query_adapter)):
         if name is not None:
             lines.append(f"{role} with the adapter {name!r}")
+    if encoder.bidirectional:
+        lines.append("attention that looks both ways")
+    if encoder.prepend is not None:
+        lines.append(f"the last token before the text, behind layers {encoder.prepend.first} to {encoder.prepend.last}")
+    if encoder.routing_weight:
+        lines.append(f"the experts' weights behind the hidden state, weighted {encoder.routing_weight:g}")
     if encoder.extension is not None:
         lines.append(f"positions extended to {encoder.max_tokens} tokens ({encoder.extension.method!r})")
     return lines

@@ -85,6 +85,9 @@ class Embedder:
             another; None: the model itself. `using` gives the same embedder with another one.
         query_adapter: The adapter for queries, where a pair was trained for both sides.
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        bidirectional: Let a decoder's tokens see those behind them (as LLM2Vec does before it trains).
+        routing_weight: Of a mixture of experts, the weight of its routing, which then follows the hidden state in each
+            vector (MoEE, Li and Zhou 2024); 0 for none, 1 weighs both parts alike.
         max_tokens: Tokens that a text is cut to, special tokens included; None for the model's own.
         on_overflow: How a longer text is treated: "warn" cuts it with a warning, "raise" refuses it, "window" reads it
             in windows. "auto" reads documents in windows and cuts queries with a warning; a model whose vector is one
@@ -119,6 +122,8 @@ class Embedder:
         adapter: str | None = None,
         query_adapter: str | None = None,
         extension: Method | Extension | None = None,
+        bidirectional: bool = False,
+        routing_weight: float = 0.0,
         max_tokens: int | None = None,
         on_overflow: Overflow = "auto",
         revision: str | None = None,
@@ -144,6 +149,8 @@ class Embedder:
                 adapter=adapter,
                 query_adapter=query_adapter,
                 extension=Extension.of(extension),
+                bidirectional=bidirectional,
+                routing_weight=routing_weight,
                 max_tokens=max_tokens,
                 on_overflow=on_overflow,
                 revision=revision,

@@ -159,6 +159,10 @@ class ModelProfile:
             changed["adapter"] = self._digest(settings.adapter)
         if settings.extension is not None:
             changed["extension"] = dataclasses.asdict(settings.extension)
+        if settings.bidirectional:
+            changed["bidirectional"] = True
+        if settings.routing_weight:
+            changed["routing_weight"] = settings.routing_weight
         return changed
 
     def _digest(self, adapter: str | None) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [Q] [D] the a cat dog sat on mat red house city berlin river old . , ! runs"
 
 
@@ -105,3 +107,38 @@ def tiny_language_model(folder: Path, kind: str) -> Path:
                 weight.mul_(4.0)
     model.save_pretrained(folder)
     return folder
+
+
+class PlainModel:
+    """A language model as transformers runs it: one text at a time, unpadded."""
+
+    def __init__(self, folder: str) -> None:
+        import transformers
+
+        self.model = transformers.AutoModel.from_pretrained(folder).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        around = self.tokenizer("a").input_ids
+        self.leading = [1] if around[0] == 1 else []
+        self.trailing = [2] if around[-1] == 2 else []
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of a text, without special ones around it."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def hidden(self, ids: list[int], **more: Any) -> np.ndarray:
+        """float32 ``[tokens, hidden]``."""
+        return self.call(ids, **more).last_hidden_state[0].numpy()
+
+    def call(self, ids: list[int], **more: Any) -> Any:
+        """What the model returns."""
+        import torch
+
+        with torch.inference_mode():
+            return self.model(input_ids=torch.tensor([ids]), **more)
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector with norm 1."""
+    normed: np.ndarray = vector / np.linalg.norm(vector)
+    return normed

@@ -18,6 +18,8 @@ from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.native import NativeForward
 from situate.embedders.forward.packing import Packing
+from situate.embedders.forward.prepending import prepend
+from situate.embedders.forward.routing import join_routing
 from situate.embedders.models.files import loading
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
@@ -123,12 +125,12 @@ def choose_forward(
         return load_model(folder, device, at, options, variant=variant)
 
     model = load(base_dtype(device, dtype))
-    size = int(model.config.get_text_config().hidden_size)
     reentrant, vocabulary = is_reentrant(model, options), _vocabulary(model)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
     ids, packing = probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
     with computing():
         reference, limit = _reference(model, ids, packing, tolerance(dtype, exact))
+        size = reference.shape[1]
 
         def error(forward: Forward) -> float:
             return _relative_error(forward(ids, packing).float(), reference)
@@ -374,7 +376,12 @@ def load_model(
                 ) from error
             raise
     check_complete(folder, model, loaded["missing_keys"])
-    return variant.apply(model).to(device).eval()
+    model = variant.apply(model).to(device).eval()
+    if variant.prepending is not None:
+        prepend(model, variant.prepending)
+    if variant.routing:
+        join_routing(model, variant.routing)
+    return model
 
 
 def check_complete(folder: Path, model: Any, missing: Iterable[str]) -> None:

@@ -19,7 +19,9 @@ from situate.embedders.local.scheduler import Scheduler
 from situate.embedders.models.adapters import Adapter, check_name
 from situate.embedders.models.extension import Extension, Method, Reach
 from situate.embedders.models.folder import ModelFolder
+from situate.embedders.models.prepending import Prepend
 from situate.embedders.models.resolve import LoadOptions, resolve_model
+from situate.embedders.models.settings import check_routing_weight
 from situate.embedders.models.variant import Variant
 from situate.embedders.text.pooling import SpanOutput
 from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
@@ -74,6 +76,9 @@ class Encoder:
             ``adapters``.
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
             name or an `Extension`.
+        bidirectional: Let a decoder's tokens see those behind them.
+        prepend: Token prepending in a decoder.
+        routing_weight: Weight of a mixture's routing, which then follows each vector (MoEE); 0 for none.
         on_overflow: How a text without spans that is longer than ``max_tokens`` is treated: cut with a warning, refused
             with an error, or read in windows; "auto" reads documents in windows and cuts queries (`overflow_of`).
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
@@ -102,6 +107,9 @@ class Encoder:
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         extension: Method | Extension | None = None,
+        bidirectional: bool = False,
+        prepend: Prepend | None = None,
+        routing_weight: float = 0.0,
         on_overflow: Overflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
@@ -134,6 +142,9 @@ class Encoder:
         self.layers = layers
         self.adapters = {name: os.fspath(folder) for name, folder in dict(adapters or {}).items()}
         self.extension = Extension.of(extension)
+        self.bidirectional = bidirectional
+        self.prepend = prepend
+        self.routing_weight = check_routing_weight(routing_weight)
         self._dimensions = dimensions
         self._device = device if isinstance(device, str) else tuple(device)
         self._dtype = dtype
@@ -178,12 +189,27 @@ class Encoder:
     @property
     def dimension(self) -> int:
         """Length of a vector."""
-        full = self.folder.dimension
+        full = self.folder.dimension + self._routing
         if self._dimensions is None:
             return full
         if self._dimensions > full:
             raise InputError(f"dimensions is {self._dimensions}, but the model's vectors have {full}: ask for fewer")
         return self._dimensions
+
+    @property
+    def _routing(self) -> int:
+        """How many experts' weights follow a vector.
+
+        Raises:
+            ConventionError: The model is no mixture of experts, or has linear layers after the pooling.
+        """
+        if not self.routing_weight:
+            return 0
+        routing = sum(self.folder.experts[: self.layers])
+        if not routing or self.folder.heads:
+            why = "linear layers after its pooling" if routing else "no experts (it is no mixture)"
+            raise ConventionError(f"routing_weight: model {self.model!r} has {why}, so leave it out")
+        return routing
 
     @property
     def max_tokens(self) -> int:
@@ -450,7 +476,13 @@ class Encoder:
             device=self.device,
             dtype=self.dtype,
             exact=is_exact(self._dtype, chosen_device(self._devices[0])),
-            variant=Variant(layers=self.layers, reach=self._reach),
+            variant=Variant(
+                layers=self.layers,
+                reach=self._reach,
+                bidirectional=self.bidirectional,
+                prepending=None if self.prepend is None else self.prepend.of(self._tokenizer),
+                routing=self._routing,
+            ),
             options=self.load_options,
             batch_tokens=self.batch_tokens,
         )
@@ -475,6 +507,8 @@ class Encoder:
                 heads=model.heads,
                 dimension=self.dimension,
                 normalize=self.normalize,
+                routing=self._routing,
+                routing_weight=self.routing_weight,
             )
             ready = self._ready_[adapter] = _Ready(model, scheduler, output)
             return ready

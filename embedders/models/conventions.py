@@ -221,24 +221,30 @@ def _prompted(settings: EmbedderSettings, prompts: PromptFamily, resolved: Resol
     record = _from_registry(settings, resolved) or Family(name="unknown", source="")
     stored = StoredConventions() if resolved is None else StoredConventions.read(resolved.path)
     own = _from_folder(settings, record, stored).over(record)
-    mask = _mask_token(resolved) if prompts.masked and resolved is not None else ""
-    return replace(prompts.over(own, mask, settings.task), pooling=settings.pooling or "mean")
+    mask = _special_token(resolved, "mask") if prompts.masked else ""
+    place = _special_token(resolved, "pad", "eos", "unk") if prompts.prepend is not None else ""
+    return replace(prompts.over(own, mask, place, settings.task), pooling=settings.pooling or "mean")
 
 
-def _mask_token(resolved: ResolvedModel) -> str:
-    """The text of the model's mask token.
+def _special_token(resolved: ResolvedModel | None, *kinds: str) -> str:
+    """The text of the first of these special tokens that the model has; "" where its files are not here.
 
     Raises:
         ConventionError: It has none.
     """
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = read_object(ModelFolder.read(resolved.path).path / name).get("mask_token")
-        token = token.get("content") if isinstance(token, dict) else token
-        if isinstance(token, str) and token:
-            return token
+    if resolved is None:
+        return ""
+    folder = ModelFolder.read(resolved.path).path
+    files = [read_object(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    for kind in kinds:
+        for file in files:
+            token = file.get(f"{kind}_token")
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str) and token:
+                return token
+    hint = ": it is not a masked language model. Ask it for one word (prompts='eol')" if kinds == ("mask",) else ""
     raise ConventionError(
-        f"the prompts have a place for a mask, but model {resolved.id!r} has no mask token: it is not a masked "
-        "language model. Ask it for one word (prompts='eol')"
+        f"the prompts need a {' or '.join(kinds)} token, but model {resolved.id!r} has no {kinds[0]} token{hint}"
     )
 
 

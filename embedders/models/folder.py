@@ -54,6 +54,7 @@ class ModelFolder:
         position_limit: Most tokens that the model has positions for, special tokens included.
         trained_tokens: Tokens it was trained to read: where sentence-transformers truncates.
         heads: Linear layers after the pooling.
+        experts: Per layer, how many experts it chooses from; 0 for a layer without, () for a model without.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class ModelFolder:
     position_limit: int
     trained_tokens: int
     heads: tuple[DenseHead, ...]
+    experts: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> ModelFolder:
@@ -101,12 +103,28 @@ class ModelFolder:
             position_limit=limit,
             trained_tokens=min(trained, limit),
             heads=tuple(_heads(path, modules)),
+            experts=_experts(text_config, file),
         )
 
     @property
     def dimension(self) -> int:
         """Length of a vector before any Matryoshka cut."""
         return self.heads[-1].out_features if self.heads else self.hidden_size
+
+
+def _experts(config: dict[str, Any], file: Path) -> tuple[int, ...]:
+    """How many experts each layer chooses from, by the names that transformers' mixtures have for it."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((number for name in names if (number := count(config, name, file, least=0))), 0)
+    if not experts:
+        return ()
+    layers = count(config, "num_hidden_layers", file) or 0
+    dense = count(config, "first_k_dense_replace", file, least=0) or 0
+    step = count(config, "decoder_sparse_step", file) or 1
+    without = config.get("mlp_only_layers") or ()
+    return tuple(
+        experts if layer >= dense and layer not in without and (layer + 1) % step == 0 else 0 for layer in range(layers)
+    )
 
 
 def stored_max_tokens(folder: Path) -> int | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from situate.embedders.models.families import Family
+from situate.embedders.models.prepending import Prepend
 from situate.embedders.types import Span, SpanText
 from situate.errors import ConventionError, InputError
 from situate.parameters import checked_parameters, unknown_parameters
@@ -39,6 +40,9 @@ class PromptFamily:
         templates: For documents, and for queries that have none of their own.
         query_templates: For queries; () for the same.
         task: The words for ``{task}``, in documents and in queries. ``Embedder(task=...)`` rules for queries.
+        prepend: Token prepending (Fu et al. 2024, https://arxiv.org/abs/2412.11556): the first and the last layer,
+            counted from 1, behind which the state of the prompt's last token is put at ``{place}``, so that the text's
+            words see it. The place is a special token of the model's. None: no prepending.
         name: What the prompts are called.
         source: The paper.
 
@@ -49,10 +53,13 @@ class PromptFamily:
     templates: tuple[str, ...]
     query_templates: tuple[str, ...] = ()
     task: str = ""
+    prepend: tuple[int, int] | None = None
     name: str = "prompts"
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.prepend is not None:
+            object.__setattr__(self, "prepend", _layers(self.prepend))
         for field in ("templates", "query_templates"):
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(each, str) for each in value):
@@ -64,6 +71,8 @@ class PromptFamily:
             parsed = [_Template.of(template) for template in side]
             if len(parsed) > 1 and any(template.again is not None for template in parsed):
                 raise InputError(f"{side!r}: a template with two copies of the text stands alone, others are averaged")
+            if any((template.place is None) != (self.prepend is None) for template in parsed):
+                raise InputError(f"{side!r}: prepend and a {{place}} before the text in every template go together")
         asked = [template for template in (*self.templates, *self.query_templates) if "{task}" in template]
         if asked and not self.task:
             raise InputError(f"the template {asked[0]!r} has a place for a task: give task=")
@@ -90,19 +99,29 @@ class PromptFamily:
         known = inspect.signature(made).parameters
         if unknown := values.keys() - known.keys():
             raise unknown_parameters(f"the prompts {name!r}", unknown, list(known))
-        if missing := known.keys() - values.keys():
+        needed = {parameter.name for parameter in known.values() if parameter.default is parameter.empty}
+        if missing := needed - values.keys():
             raise InputError(f'the prompts {name!r} need {min(missing)}: {{"name": "{name}", "{min(missing)}": ...}}')
         return made(**values)
 
     @classmethod
-    def eol(cls) -> PromptFamily:
-        """PromptEOL: one word for the sentence (Jiang et al. 2023, https://arxiv.org/abs/2307.16645)."""
-        return cls(('This sentence : "{text}" means in one word:"',), name="eol", source=_ARXIV + "2307.16645")
+    def eol(cls, prepend: tuple[int, int] | None = None) -> PromptFamily:
+        """PromptEOL: one word for the sentence (Jiang et al. 2023, https://arxiv.org/abs/2307.16645).
+
+        Args:
+            prepend: Token prepending behind these layers; (1, 7) in its paper for models of 7 billion weights.
+        """
+        return cls((_prepending(_EOL, prepend),), prepend=prepend, name="eol", source=_ARXIV + "2307.16645")
 
     @classmethod
-    def metaeol(cls) -> PromptFamily:
-        """MetaEOL: eight tasks, eight passes, their mean (Lei et al. 2024, https://arxiv.org/abs/2402.18458)."""
-        return cls(_TASKS, name="metaeol", source=_ARXIV + "2402.18458")
+    def metaeol(cls, prepend: tuple[int, int] | None = None) -> PromptFamily:
+        """MetaEOL: eight tasks, eight passes, their mean (Lei et al. 2024, https://arxiv.org/abs/2402.18458).
+
+        Args:
+            prepend: As in `eol`.
+        """
+        tasks = tuple(_prepending(task, prepend) for task in _TASKS)
+        return cls(tasks, prepend=prepend, name="metaeol", source=_ARXIV + "2402.18458")
 
     @classmethod
     def promptbert(cls) -> PromptFamily:
@@ -150,14 +169,16 @@ class PromptFamily:
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides a document's vector, as JSON values."""
-        return {"templates": list(self.templates), "task": self.task}
+        more = {} if self.prepend is None else {"prepend": list(self.prepend)}
+        return {"templates": list(self.templates), "task": self.task, **more}
 
-    def over(self, record: Family, mask: str, task: str | None) -> PromptedFamily:
+    def over(self, record: Family, mask: str, place: str, task: str | None) -> PromptedFamily:
         """The conventions of a model under these prompts.
 
         Args:
             record: Its own; lengths and what it needs to run still hold.
-            mask: Its mask token.
+            mask: Its mask token; "" where no template has a place for it.
+            place: The token for ``{place}``, likewise.
             task: The task of queries; None for that of the prompts.
 
         Raises:
@@ -173,18 +194,15 @@ class PromptFamily:
         own |= {
             "name": self.name if record.name == "unknown" else f"{record.name} ({self.name})",
             "source": self.source or record.source,
-            "query": "\n".join(template.replace("{mask}", mask) for template in queries),
-            "document": "\n".join(self._filled(template, mask) for template in self.templates),
+            "query": "\n".join(_shown(template, mask, place) for template in queries),
+            "document": "\n".join(_shown(template, mask, place, self.task) for template in self.templates),
             "task": self.task if task is None else task,
             "pooling": "mean",
             "late": "" if self.echoes else _ANSWER_LATE,
         }
         plain = {"pool_instruction": True, "normalize": True, "similarity": "cosine", "layer_norm": False}
         none: dict[str, Any] = dict.fromkeys(("query_suffix", "document_suffix"), "")
-        return PromptedFamily(**own | plain | none | {"dimensions": ()}, prompts=self, mask=mask)
-
-    def _filled(self, template: str, mask: str) -> str:
-        return template.replace("{mask}", mask).replace("{task}", self.task)
+        return PromptedFamily(**own | plain | none | {"dimensions": ()}, prompts=self, mask=mask, place=place)
 
 
 @checked_parameters
@@ -195,10 +213,17 @@ class PromptedFamily(Family):
     Attributes:
         prompts: The prompts.
         mask: The model's mask token.
+        place: The token for ``{place}``.
     """
 
     prompts: PromptFamily = dataclasses.field(default_factory=PromptFamily.eol)
     mask: str = ""
+    place: str = ""
+
+    @property
+    def prepend(self) -> Prepend | None:
+        """Token prepending, where the prompts ask for it."""
+        return None if self.prompts.prepend is None else Prepend(self.place, *self.prompts.prepend)
 
     def query_text(self, text: str, task: str | None = None) -> SpanText:
         """The text in the queries' templates."""
@@ -243,7 +268,7 @@ class PromptedFamily(Family):
         return replace(first, also=tuple(others)) if others else first
 
     def _form(self, template: str, text: str, task: str) -> SpanText:
-        return _Template.of(template).written(text, task, self.mask)
+        return _Template.of(template).written(text, task, self.mask, self.place)
 
 
 @dataclass(frozen=True)
@@ -254,11 +279,13 @@ class _Template:
         head: Before the text.
         again: Between two copies of it; None for one copy.
         tail: Behind it; masks in it are pooled.
+        place: "{place}" where the head has it; None otherwise.
     """
 
     head: str
     again: str | None
     tail: str
+    place: str | None
 
     @classmethod
     def of(cls, template: str) -> _Template:
@@ -272,31 +299,56 @@ class _Template:
             raise InputError(f"the template {template!r} has masks apart, or before the text: write them after it")
         if copies == 1 and not masks and not tail.strip():
             raise InputError(f"the template {template!r} ends with the text: the last token of a prompt is pooled")
-        return cls(head, middle[0] if middle else None, tail)
+        if template.count("{place}") > 1 or "{place}" in "".join(middle) + tail:
+            raise InputError(
+                f"the template {template!r} has {{place}} twice, or behind the text: write it once, before"
+            )
+        place = "{place}" if "{place}" in head else None
+        if place is not None and (middle or masks):
+            raise InputError(f"the template {template!r} pools no last token, which {{place}} would take: leave it out")
+        return cls(head, middle[0] if middle else None, tail, place)
 
-    def written(self, text: str, task: str, mask: str) -> SpanText:
+    def written(self, text: str, task: str, mask: str, place: str) -> SpanText:
         """The prompt of ``text``."""
         masks = _MASKS.search(self.tail)
-        head, tail = (part.replace("{task}", task) for part in (self.head, self.tail))
+        before, *after = self.head.split("{place}", 1)
+        head, tail = (part.replace("{task}", task) for part in (place.join([before, *after]), self.tail))
         if self.again is not None:
             # The blank before the text belongs to the text's first token in most vocabularies, which is repeated.
             again = self.again.replace("{task}", task)
             again = again[:-1] if head.endswith(" ") and again.endswith(" ") else again
             return SpanText(f"{head}{text}{tail}", prefix=len(head), suffix=len(tail), again=again)
-        before = len(head) + len(text)
+        start = len(head) + len(text)
         if masks is None:
-            end = before + len(tail.rstrip())
+            end = start + len(tail.rstrip())
             return SpanText(
                 f"{head}{text}{tail}", prefix=len(head), suffix=len(tail), answer=(end - 1, end), closed=False
             )
         cue, rest = (part.replace("{task}", task) for part in (self.tail[: masks.start()], self.tail[masks.end() :]))
         pooled = masks.group().replace("{mask}", mask)
-        answer = before + len(cue), before + len(cue) + len(pooled)
+        answer = start + len(cue), start + len(cue) + len(pooled)
         suffix = cue + pooled + rest
         return SpanText(f"{head}{text}{suffix}", prefix=len(head), suffix=len(suffix), answer=answer)
 
 
+def _prepending(template: str, prepend: tuple[int, int] | None) -> str:
+    """The template with a place before its quoted text, where there is to be one."""
+    return template if prepend is None else template.replace('"{text}"', '{place} "{text}"')
+
+
+def _layers(prepend: Any) -> tuple[int, int]:
+    layers = tuple(prepend) if isinstance(prepend, list | tuple) else ()
+    if len(layers) != 2 or any(type(layer) is not int for layer in layers) or not 1 <= layers[0] <= layers[1]:
+        raise InputError(f"prepend is {prepend!r}: give the first and the last layer, counted from 1, as in (1, 7)")
+    return layers
+
+
+def _shown(template: str, mask: str, place: str, task: str = "{task}") -> str:
+    return template.replace("{mask}", mask).replace("{place}", place).replace("{task}", task)
+
+
 _ARXIV = "https://arxiv.org/abs/"
+_EOL = 'This sentence : "{text}" means in one word:"'
 #: The prompts of MetaEOL: two for each of text classification, sentiment, paraphrases and information extraction.
 _TASKS = (
     "In this task, you're presented with a text excerpt. Your task is to categorize the excerpt into a broad "

@@ -15,6 +15,17 @@ from situate.errors import InputError
 from situate.parameters import checked_parameters
 
 
+def check_routing_weight(weight: float) -> float:
+    """The weight of a mixture's routing.
+
+    Raises:
+        InputError: It is negative, or no number.
+    """
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"routing_weight is {weight}: it is 0 for none, or more (1 weighs both parts alike)")
+    return float(weight)
+
+
 @checked_parameters
 @dataclass(frozen=True)
 class EmbedderSettings:
@@ -44,6 +55,8 @@ class EmbedderSettings:
     adapter: str | None = None
     query_adapter: str | None = None
     extension: Extension | None = None
+    bidirectional: bool = False
+    routing_weight: float = 0.0
     max_tokens: int | None = None
     on_overflow: Overflow = "auto"
     revision: str | None = None
@@ -61,6 +74,12 @@ class EmbedderSettings:
             value = getattr(self, name)
             if value not in get_args(choice) and not (name == "pooling" and value is None):
                 raise InputError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(choice)))}")
+        check_routing_weight(self.routing_weight)
+        if self.routing_weight and self.dimensions is not None:
+            raise InputError(
+                f"dimensions is {self.dimensions}, but with routing_weight a vector is two parts, of which a cut would "
+                "take the second first: leave one of them out"
+            )
         if not self.device:
             raise InputError("device is an empty list: name at least one device, or 'auto'")
         for adapter in (self.adapter, self.query_adapter):
@@ -74,7 +93,11 @@ class EmbedderSettings:
     @property
     def changes(self) -> list[str]:
         """The settings that change how the model runs."""
-        return [name for name in ("prompts", "layers", "adapters", "extension") if getattr(self, name)]
+        return [
+            name
+            for name in ("prompts", "layers", "adapters", "extension", "bidirectional", "routing_weight")
+            if getattr(self, name)
+        ]
 
     @property
     def load_options(self) -> LoadOptions:

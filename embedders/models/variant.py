@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.models.extension import Reach
+from situate.embedders.models.prepending import Prepending
 from situate.errors import ConventionError, InputError
 
 if TYPE_CHECKING:
@@ -20,11 +21,18 @@ class Variant:
         layers: Run only the first so many (2D Matryoshka, Li et al. 2024, https://arxiv.org/abs/2402.14776).
         adapter: Merged into the weights.
         reach: How positions are stretched beyond those that the model was trained for.
+        bidirectional: Whether a decoder's tokens see those behind them (LLM2Vec, BehnamGhader et al. 2024,
+            https://arxiv.org/abs/2404.05961).
+        prepending: How the last token's state stands before the text.
+        routing: How many experts' weights of all layers follow a token's vector (MoEE); 0 for none.
     """
 
     layers: int | None = None
     adapter: Adapter | None = None
     reach: Reach | None = None
+    bidirectional: bool = False
+    prepending: Prepending | None = None
+    routing: int = 0
 
     @property
     def groups(self) -> bool:
@@ -39,6 +47,11 @@ class Variant:
         """
         if self.reach is not None:
             self.reach.configure(config)
+        if self.bidirectional:
+            text = config.get_text_config()
+            text.is_causal = False  # what transformers makes its masks by
+            if hasattr(text, "use_bidirectional_attention"):
+                text.use_bidirectional_attention = True
 
     def apply(self, model: Any) -> Any:
         """The changed model; ``model`` itself may be changed.
@@ -51,6 +64,8 @@ class Variant:
             model = self.adapter.merged_into(model)
         if self.layers is not None:
             _keep_layers(model, self.layers)
+        if self.bidirectional:
+            _look_both_ways(model)
         return model
 
 
@@ -77,6 +92,31 @@ def _keep_layers(model: Any, count: int) -> None:
         )
     del lists[0][count:]
     config.num_hidden_layers = count
+
+
+def _look_both_ways(model: Any) -> None:
+    """Let every token of a decoder see those behind it.
+
+    Raises:
+        ConventionError: Its tokens do already, or transformers' code of the model does not allow it.
+    """
+    import torch
+
+    kind = model.config.model_type
+    causal = [module for module in model.modules() if getattr(module, "is_causal", False)]
+    for module in causal:
+        module.is_causal = False
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])  # what is padded has a mask, what is not may have none
+    model.eval()
+    with torch.inference_mode():
+        before = model(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+        after = model(input_ids=ids + torch.tensor([0, 0, 1, 0]), attention_mask=mask).last_hidden_state[:, 0]
+    if bool((before == after).all(dim=-1).any()):
+        raise ConventionError(
+            f"bidirectional=True: transformers' code of a model of type {kind!r} lets its tokens look back only "
+            "(transformers 5 allows it for most decoders)"
+        )
 
 
 def check_layers(layers: int, total: int) -> None:

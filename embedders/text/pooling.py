@@ -28,6 +28,8 @@ class SpanOutput:
         heads: Linear layers after the pooling; None for none.
         dimension: Numbers of a vector that are kept; None: all.
         normalize: Whether vectors get L2 norm 1.
+        routing: How many experts' weights stand at the end of a vector.
+        routing_weight: Their weight beside the rest, both of norm 1.
     """
 
     model: str
@@ -36,6 +38,8 @@ class SpanOutput:
     heads: Heads | None
     dimension: int | None
     normalize: bool
+    routing: int = 0
+    routing_weight: float = 0.0
 
     def encoded(self, plans: Sequence[ReadPlan], result: PoolingResult, token_vectors: bool) -> list[Encoded]:
         """One result per text.
@@ -65,6 +69,9 @@ class SpanOutput:
 
     def finished(self, vectors: Vectors, always: bool = False) -> Vectors:
         """The model's heads, the Matryoshka cut and the norm, which token vectors always get."""
+        if self.routing:
+            hidden, experts = unit(vectors[:, : -self.routing]), unit(vectors[:, -self.routing :])
+            vectors = np.concatenate([hidden, np.float32(self.routing_weight**0.5) * experts], axis=1)
         if self.heads is not None:
             vectors = self.heads(vectors)
         check_finite(vectors, f"model {self.model!r} computed in {self.dtype}")

@@ -114,6 +114,8 @@ class EmbedderOptions(Configured):
             the JSON values of a `situate.embedders.PromptFamily`.
         layers: Run only the model's first so many layers (2D Matryoshka models).
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        bidirectional: Whether a decoder's tokens see those behind them.
+        routing_weight: Of a mixture of experts, the weight of its routing behind the hidden state; 0 for none.
         adapters: Names of LoRA adapters and their folders or hub ids.
         adapter: The one that texts are embedded with.
         query_adapter: The one for queries, where a pair was trained for both sides.
@@ -175,6 +177,8 @@ class EmbedderOptions(Configured):
     extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
         default=None, description="How longer texts than trained are read."
     )
+    bidirectional: bool = Field(default=False, description="Whether a decoder's tokens see those behind them.")
+    routing_weight: float = Field(default=0.0, ge=0, description="Weight of a mixture's routing.")
     adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
     adapter: str | None = Field(default=None, description="The adapter to embed with.")
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")

@@ -8,51 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from situate.embedders import ChunkScheme, Embedder, OpenAIEncoder, PromptFamily
 from situate.errors import ConventionError, InputError, OverflowLimitError, UnknownArgumentError
 from situate.types import Chunk, Document
-from tests.tiny_models import tiny_language_model
+from tests.tiny_models import PlainModel, unit
 
 TEXTS = ["Bees make honey.", "the cat sat on a mat", "", "old red house, berlin!"]
-KINDS = ["llama", "qwen3", "olmoe", "bert"]
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Tiny models by kind."""
-    return {kind: str(tiny_language_model(tmp_path_factory.mktemp("tiny") / kind, kind)) for kind in KINDS}
-
-
-class Plain:
-    """A model as transformers runs it: one text at a time, unpadded."""
-
-    def __init__(self, folder: str) -> None:
-        self.model = transformers.AutoModel.from_pretrained(folder).eval()
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        self.leading = [1] if self.tokenizer("a").input_ids[0] == 1 else []
-        self.trailing = [2] if self.tokenizer("a").input_ids[-1] == 2 else []
-
-    def ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-    def hidden(self, ids: list[int]) -> np.ndarray:
-        with torch.inference_mode():
-            hidden: np.ndarray = self.model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
-        return hidden
-
-
-@pytest.fixture(scope="session")
-def plain(folders: dict[str, str]) -> dict[str, Plain]:
-    return {kind: Plain(folder) for kind, folder in folders.items()}
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    normed: np.ndarray = vector / np.linalg.norm(vector)
-    return normed
 
 
 def embedder(folder: str, **settings: Any) -> Embedder:
@@ -64,7 +26,7 @@ def same(got: np.ndarray, wanted: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "olmoe"])
-def test_eol_is_the_last_token_of_the_prompt(kind: str, folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_eol_is_the_last_token_of_the_prompt(kind: str, folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain[kind]
     prompts = [f'This sentence : "{text}" means in one word:"' for text in TEXTS]
     wanted = [unit(model.hidden(model.leading + model.ids(prompt))[-1]) for prompt in prompts]
@@ -75,7 +37,7 @@ def test_eol_is_the_last_token_of_the_prompt(kind: str, folders: dict[str, str],
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_metaeol_is_the_mean_over_its_tasks(kind: str, folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_metaeol_is_the_mean_over_its_tasks(kind: str, folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain[kind]
     tasks = ('Sort "{text}" in one word:"', 'The mood of "{text}" in one word:"', '"{text}" :"')
     wanted = []
@@ -86,7 +48,7 @@ def test_metaeol_is_the_mean_over_its_tasks(kind: str, folders: dict[str, str], 
     assert len(PromptFamily.metaeol().templates) == 8
 
 
-def test_promptbert_is_the_mask(folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_promptbert_is_the_mask(folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain["bert"]
     wanted = []
     for text in TEXTS:
@@ -100,7 +62,7 @@ def test_promptbert_is_the_mask(folders: dict[str, str], plain: dict[str, Plain]
     same(embedder(folders["bert"], prompts=several).embed_queries(TEXTS[:1]), [unit(states.mean(axis=0))])
 
 
-def test_inbedder_asks_each_side_its_question(folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_inbedder_asks_each_side_its_question(folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain["llama"]
 
     def asked(text: str, task: str) -> np.ndarray:
@@ -115,7 +77,7 @@ def test_inbedder_asks_each_side_its_question(folders: dict[str, str], plain: di
         embedder(folders["llama"], prompts="eol", task="Where?").embed_queries(TEXTS)
 
 
-def echoed(model: Plain, text: str) -> tuple[list[int], int, int]:
+def echoed(model: PlainModel, text: str) -> tuple[list[int], int, int]:
     """The ids of an echo, and where the second copy stands."""
     head = len(model.ids("Rewrite the passage:"))
     first = model.ids(f"Rewrite the passage: {text}")
@@ -125,7 +87,7 @@ def echoed(model: Plain, text: str) -> tuple[list[int], int, int]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_echo_pools_the_second_copy(kind: str, folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_echo_pools_the_second_copy(kind: str, folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain[kind]
     texts = [text for text in TEXTS if text]
     wanted, last = [], []
@@ -139,7 +101,7 @@ def test_echo_pools_the_second_copy(kind: str, folders: dict[str, str], plain: d
 
 
 def test_chunks_of_an_echoed_document_are_pooled_out_of_its_second_copy(
-    folders: dict[str, str], plain: dict[str, Plain]
+    folders: dict[str, str], plain: dict[str, PlainModel]
 ) -> None:
     model = plain["llama"]
     text = "Bees make honey. the cat sat on a mat"
@@ -159,7 +121,7 @@ def test_chunks_of_an_echoed_document_are_pooled_out_of_its_second_copy(
     same(late.embed_chunks(document, chunks), wanted)
 
 
-def test_a_long_echo_is_read_in_windows_of_two_copies(folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_a_long_echo_is_read_in_windows_of_two_copies(folders: dict[str, str], plain: dict[str, PlainModel]) -> None:
     model = plain["llama"]
     text = "the cat sat on a mat . " * 12
     made = embedder(folders["llama"], prompts="echo", max_tokens=120)
@@ -174,7 +136,7 @@ def test_a_long_echo_is_read_in_windows_of_two_copies(folders: dict[str, str], p
 
 
 def test_a_long_document_is_asked_window_by_window_and_a_query_is_cut_before_its_cue(
-    folders: dict[str, str], plain: dict[str, Plain]
+    folders: dict[str, str], plain: dict[str, PlainModel]
 ) -> None:
     model = plain["llama"]
     text = "the cat sat on a mat . " * 12
@@ -203,7 +165,7 @@ def test_what_a_prompt_cannot_do_is_refused_by_name(folders: dict[str, str]) -> 
         embedder(folder, prompts="eol", max_tokens=20).embed_queries(["a cat"])
     with pytest.raises(InputError, match="prompts belong to the model's own Encoder"):
         Embedder(folder, prompts="eol", encoder=OpenAIEncoder("m", "http://localhost:1/v1"))
-    text = PromptFamily.echo().over(Embedder().family, "", None).document_text("a")
+    text = PromptFamily.echo().over(Embedder().family, "", "", None).document_text("a")
     with pytest.raises(ConventionError, match="cannot pool the answer"):
         OpenAIEncoder("m", "http://localhost:1/v1").encode([text])
 
@@ -245,7 +207,9 @@ def test_prompts_are_json_part_of_the_fingerprint_and_described(folders: dict[st
     assert "the answer's token" in made.describe()
 
 
-def test_token_vectors_are_those_of_the_text_in_its_prompt(folders: dict[str, str], plain: dict[str, Plain]) -> None:
+def test_token_vectors_are_those_of_the_text_in_its_prompt(
+    folders: dict[str, str], plain: dict[str, PlainModel]
+) -> None:
     model = plain["llama"]
     tasks = ('"{text}" in one word:"', 'also "{text}" :"')
     (tokens,) = embedder(folders["llama"], prompts=PromptFamily(tasks)).embed_document_tokens([TEXTS[1]])
