@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 import torch
 
 from situate.embedders import Embedder
+from situate.embedders.local import processes
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from situate.errors import FallbackWarning, InputError, ModelError, SpanError, TruncationWarning
@@ -111,6 +115,45 @@ def test_a_process_that_dies_is_an_error_and_takes_the_others_with_it(team: Enco
         until_the_pool_notices()
     assert not workers()
     assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
+
+
+class Held:
+    """An encoder whose documents wait until a query has been answered."""
+
+    device = "cuda:0"
+    begun = threading.Semaphore(0)
+    answered = threading.Event()
+
+    def encode(self, share: list[SpanText], role: str) -> list[Any]:
+        if role == "document":
+            self.begun.release()
+            assert self.answered.wait(20)
+        warnings.warn(f"{len(share)} texts", FallbackWarning, stacklevel=1)
+        if role == "broken":
+            raise ValueError(threading.Lock())  # which cannot be pickled
+        return []
+
+
+def test_a_query_waits_for_no_share_and_two_shares_are_worked_on_at_once() -> None:
+    here, there = multiprocessing.Pipe()
+    with warnings.catch_warnings():
+        serving = threading.Thread(target=processes._serve, args=(there, pickle.dumps(Held()), 1))
+        serving.start()
+        for key in range(3):
+            here.send((key, [SpanText("a")] * key, {"role": "document"}))
+        for _ in range(2):
+            assert Held.begun.acquire(timeout=20)
+        here.send((9, [SpanText("a")], {"role": "query"}))
+        key, answer = here.recv()
+        assert (key, pickle.loads(answer)) == (9, (([], [(FallbackWarning, "1 texts")]), None))
+        Held.answered.set()
+        assert {here.recv()[0] for _ in range(3)} == {0, 1, 2}
+        here.send((10, [], {"role": "broken"}))
+        key, answer = here.recv()
+        assert isinstance(pickle.loads(answer)[1], RuntimeError)
+        here.send(None)
+        serving.join(20)
+    assert not serving.is_alive()
 
 
 # A process takes seconds to import what it needs, so the next tests belong to the long suite.
