@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         DuoT5Model as DuoT5Model,
         MonoT5Model as MonoT5Model,
     )
+    from situate.embedders.promptreps import PromptRepsEmbedder as PromptRepsEmbedder
     from situate.embedders.quantization import (
         Int8Quantizer as Int8Quantizer,
         binarize as binarize,
@@ -90,6 +91,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "DuoT5Model",
             "MonoT5Model",
         ),
+        "situate.embedders.promptreps": ("PromptRepsEmbedder",),
         "situate.embedders.quantization": (
             "Int8Quantizer",
             "binarize",

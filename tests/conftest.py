@@ -66,3 +66,11 @@ def splade_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import tiny_splade
 
     return tiny_splade(tmp_path_factory.mktemp("splade"))
+
+
+@pytest.fixture(scope="session")
+def decoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama."""
+    from tests.tiny_models import tiny_language_model
+
+    return tiny_language_model(tmp_path_factory.mktemp("decoder") / "llama", "llama")

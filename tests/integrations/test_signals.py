@@ -34,6 +34,7 @@ QUERY = "How long can I store pears?"
 SIGNALS: dict[str, tuple[Any, str]] = {
     "tokens": ({"kind": "tokens", "weight": 0.4, "pool": 2, "datatype": "int8"}, "maxsim"),
     "sparse": ({"kind": "sparse", "model": "SPLADE", "weight": 0.05, "max_active": 20}, "sparse"),
+    "promptreps": ({"kind": "promptreps", "model": "DECODER", "weight": 0.05, "max_active": 20}, "promptreps"),
     "dense": ({"kind": "dense", "scheme": {"late": True}, "weight": 0.3}, "dense_2"),
     "muvera": ({"kind": "muvera", "repetitions": 8, "bits": 4, "weight": 0.5}, "muvera"),
     "views": ("views", "views"),
@@ -72,12 +73,13 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture
-def signals(splade_path: Path) -> dict[str, tuple[Any, str]]:
-    """`SIGNALS`, with the folder of a tiny model in place of its name."""
+def signals(splade_path: Path, decoder_path: Path) -> dict[str, tuple[Any, str]]:
+    """`SIGNALS`, with the folders of tiny models in place of their names."""
+    folders = {"SPLADE": str(splade_path), "DECODER": str(decoder_path)}
 
     def placed(value: Any) -> Any:
-        if isinstance(value, dict) and value.get("model") == "SPLADE":
-            return {**value, "model": str(splade_path), "options": {"device": "cpu"}}
+        if isinstance(value, dict) and "model" in value:
+            return {**value, "model": folders[value["model"]], "options": {"device": "cpu"}}
         return value
 
     return {kind: (placed(value), step) for kind, (value, step) in SIGNALS.items()}
