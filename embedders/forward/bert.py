@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from situate.embedders.forward import fused
 from situate.embedders.forward.attention import (
     BASE_2,
     SHORT,
@@ -72,6 +73,18 @@ class Norm(torch.nn.Module):
         """``[..., size]`` of the same shape."""
         return torch.layer_norm(x, self.size, self.weight, self.bias, self.epsilon)
 
+    def added(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Of ``x + y``; ``x`` is overwritten. In a query's short pass the cost of a new tensor is measurable."""
+        return torch.layer_norm(x.add_(y), self.size, self.weight, self.bias, self.epsilon)
+
+
+class FusedNorm(Norm):
+    """The same with the sum in the same kernel, where `fused.works`."""
+
+    def added(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Of ``x + y``."""
+        return fused.add_norm(x, y, self.weight, self.bias, self.epsilon)
+
 
 class Layer(torch.nn.Module):
     """One layer: `inputs`, attention, `finish`.
@@ -110,9 +123,8 @@ class Layer(torch.nn.Module):
 
     def finish(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """``[tokens, hidden]`` out of the layer's input, which is overwritten, and what its attention saw."""
-        # In place: nothing else reads x, and in a query's short pass the cost of a new tensor is measurable.
-        x = self.output_norm(x.add_(self.output(seen)))
-        out: torch.Tensor = self.down_norm(x.add_(self.down(self.up(x.to(self.dtype)))))
+        x = self.output_norm.added(x, self.output(seen))  # nothing else reads x
+        out: torch.Tensor = self.down_norm.added(x, self.down(self.up(x.to(self.dtype))))
         return out
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -148,7 +160,7 @@ class Stack(torch.nn.Module):
 
     def embedded(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """int64 ``[tokens]``, and the rows of their positions ``[tokens, width]`` -> ``[tokens, hidden]``."""
-        x: torch.Tensor = self.norm(functional.embedding(ids, self.words).add_(positions))
+        x: torch.Tensor = self.norm.added(functional.embedding(ids, self.words), positions)
         if self.project is not None:
             x = self.project(x.to(self.dtype)).to(self.words.dtype)
         return x
@@ -186,7 +198,9 @@ class BertForward:
             return tensor.detach().to(device, stream).contiguous()
 
         def norm(module: Any) -> Norm:
-            return Norm(placed(module.weight), placed(module.bias), float(module.eps))
+            weight = placed(module.weight)
+            kind = FusedNorm if device.type == "cuda" and fused.works(device, stream, len(weight)) else Norm
+            return kind(weight, placed(module.bias), float(module.eps))
 
         def product(linear: Any, activation: Activation = "none") -> Projection:
             return projection(linear.weight, linear.bias, dtype, device, activation, exact=exact)
