@@ -138,11 +138,13 @@ class PipelineConfig:
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None for a number that fits the
             compression.
+        lexical_share: BM25's share of what dense and BM25 have together, with "minmax": between 0 and 1.
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
-            ``maxsim_weight`` or ``questions`` is not in [0, 1]; the shares of ``document`` are negative or come to 1 or
+            ``maxsim_weight`` or ``questions`` is not in [0, 1]; ``lexical_share`` is not between 0 and 1, or is set
+            without "minmax"; the shares of ``document`` are negative or come to 1 or
             more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0. Or ``compression`` is none of its kinds, ``oversampling`` is
             less than 1, or one of its two settings is given without it. Or a signal cannot be read, two have one name,
@@ -166,6 +168,7 @@ class PipelineConfig:
     compression: CompressionKind | None = None
     rescore: bool = True
     oversampling: float | None = None
+    lexical_share: float = 0.5
 
     def __post_init__(self) -> None:
         if isinstance(self.signals, str | Mapping) or not isinstance(self.signals, Iterable):
@@ -185,6 +188,13 @@ class PipelineConfig:
         for name, share in (("maxsim_weight", self.maxsim_weight), ("questions", self.questions)):
             if not 0 <= share <= 1:
                 raise InputError(f"{name}={share} is a share: it must lie between 0 and 1")
+        if not 0 < self.lexical_share < 1:
+            raise InputError(
+                f"lexical_share={self.lexical_share} is a share between 0 and 1: lexical=None leaves BM25 out, and "
+                "dense vectors are always searched"
+            )
+        if self.lexical_share != 0.5 and self.fusion != "minmax":
+            raise InputError(f"fusion={self.fusion!r} has no shares: lexical_share needs fusion='minmax'")
         _ = self.compressed
         self._check_document()
         self._check_signals()
@@ -263,10 +273,10 @@ class PipelineConfig:
         from situate.retrievers.signals.tokens import Tokens
 
         document, lexical = self.document, self.lexical
-        each = self._rest / 2 if lexical else self._rest
-        signals: list[Signal] = [ChunkVector(self.dense, name=DENSE, weight=each)]
+        share = self.lexical_share if lexical is not None else 0.0
+        signals: list[Signal] = [ChunkVector(self.dense, name=DENSE, weight=self._rest * (1 - share))]
         if lexical is not None:
-            signals.append(ChunkTerms(LexicalEncoder(lexical), name=BM25, weight=each))
+            signals.append(ChunkTerms(LexicalEncoder(lexical), name=BM25, weight=self._rest * share))
         if document is not None and document.dense:
             signals.append(DocumentVector(name=DOCUMENT, weight=document.dense))
         if document is not None and document.lexical and lexical is not None:

@@ -219,6 +219,30 @@ def compare(
 
 
 @app.command()
+def fit(
+    questions: Annotated[
+        Path | None, typer.Option(help="Questions of your own about the documents, as JSON Lines.")
+    ] = None,
+    same_cost: Annotated[bool, typer.Option("--same-cost", help="Only settings that need no further request.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
+    config: Config = None,
+    store: Store = None,
+    model: Model = None,
+    collection: Collection = None,
+    json: Json = False,
+) -> int:
+    """Find settings of the search that are better for the stored documents, if there are any.
+
+    The documents ask themselves; nothing is changed. What is better is printed, to be written into `situate.yaml`.
+    """
+    from situate.app.fitting import fit_stored
+
+    settings = _settings(config, store, model, collection)
+    _existing(settings)
+    return fit_stored(settings, questions, plot, same_cost=same_cost, as_json=json)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any that is free.")] = 8000,

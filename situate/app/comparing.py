@@ -46,7 +46,7 @@ def load_set(data: Path, questions: Path | None = None) -> EvaluationSet:
     documents = {document.id: document for document in read_documents(data)}
     texts: dict[str, str] = {}
     judgements: list[Judgement] = []
-    for number, (where, row) in enumerate(_rows(questions)):
+    for number, (where, row) in enumerate(question_rows(questions)):
         document = documents.get(str(row["document"]))
         if document is None:
             raise InputError(
@@ -164,7 +164,12 @@ def _count(embedder: Any) -> Callable[[str], int]:
     return lambda text: len(embedder.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def question_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The questions of a file, and where each stands.
+
+    Raises:
+        InputError: A line is no question.
+    """
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

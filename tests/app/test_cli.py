@@ -362,3 +362,25 @@ def test_a_missing_extra_is_named_and_completion_is_there(situate_command: Any, 
     assert "_SITUATE_COMPLETE" in shown.stdout or "complete" in shown.stdout
     version = situate_command("--version", cwd=tmp_path)
     assert version.stdout.startswith("situate 0.")
+
+
+def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> None:
+    text = "\n\n".join(
+        f"## Rule {n} of {what}\n\nThe {what} of house {n} is a rule for all. It names the {what} desk on "
+        f"floor {n}, where forms are signed. Ask there before {n + 8} in the morning, and bring the receipt."
+        for n, what in enumerate(
+            ["travel", "leave", "parking", "lunch", "laptop", "badge", "visitor", "heating"] * 2, 1
+        )
+    )
+    (tmp_path / "rules.md").write_text(text)
+    store = ("--store", str(tmp_path / "store"))
+    assert ran("index", str(tmp_path / "rules.md"), *store)[0] == 0
+    code, out, _ = ran("fit", "--same-cost", *store)
+    assert code == 0
+    assert "settings tried" in out
+    assert "Configuration: as before" in out
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Who signs?", "document": "rules.md", "answer": "nowhere"}')
+    code, _, err = ran("fit", "--questions", str(questions), *store)
+    assert code == 2
+    assert "the answer does not stand in 'rules.md'" in err

@@ -1,0 +1,135 @@
+"""What fitting found: settings, an adapter of queries, and whether they are better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from situate.retrievers.config import PipelineConfig
+from situate.retrievers.evaluation.comparison import Comparison, Interval
+from situate.retrievers.fit.settings import changes
+
+#: The row of the settings that were given.
+DEFAULT = "as it was"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Something that was fitted, measured on the questions that were held back.
+
+    Attributes:
+        name: What it is.
+        judged: How much more is found of the questions that judge, in [-1, 1].
+        guarded: The same of the questions that only guard; None where there are none.
+        milliseconds: The median time of a search, without embedding the query.
+        used: Whether it is better beyond chance on the first, and not worse on the others.
+    """
+
+    name: str
+    judged: Interval
+    guarded: Interval | None
+    milliseconds: float
+    used: bool
+
+    @classmethod
+    def of(cls, name: str, judged: NDArray[np.float64], guarded: NDArray[np.float64], milliseconds: float) -> Verdict:
+        """The verdict on differences, float64 ``[questions]``."""
+        judge = Interval.of(judged) if len(judged) else Interval(0.0, 0.0, 0.0)
+        guard = Interval.of(guarded) if len(guarded) else None
+        worse = guard is not None and (guard.high < 0 or judge.mean + guard.mean < 0)
+        return cls(name, judge, guard, milliseconds, judge.low > 0 and not worse)
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        if self.used:
+            return "better: used"
+        if self.judged.low > 0:
+            return "worse where words stay: not used"
+        return "worse: not used" if self.judged.high < 0 else "no gain: not used"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings for an index, and how they were found.
+
+    Attributes:
+        config: The settings to search with: those that were fitted where they are better, else those of before.
+        default: The settings of before.
+        verdicts: What was fitted, and whether it is used.
+        comparison: What each finds of the questions that were held back.
+        asked: By kind, how many questions there were in all.
+        tried: How many settings were tried.
+        seconds: How long it took.
+        milliseconds: The median time of a search with the settings of before.
+    """
+
+    config: PipelineConfig
+    default: PipelineConfig
+    verdicts: tuple[Verdict, ...]
+    comparison: Comparison
+    asked: Mapping[str, int]
+    tried: int
+    seconds: float
+    milliseconds: float
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of the configuration that changed; none where nothing was better."""
+        return changes(self.config, self.default)
+
+    def table(self) -> str:
+        """The report, as Markdown."""
+        held = len(next(iter(self.comparison.scores.values()))["found"])
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.asked.items())
+        rows = [
+            "| | found of what was asked | words that stay | ms a search | |",
+            "| --- | --- | --- | --- | --- |",
+            f"| {DEFAULT} | {self.comparison.mean(DEFAULT, 'found'):.3f} | | {self.milliseconds:.2f} | |",
+        ]
+        for verdict in self.verdicts:
+            guarded = "" if verdict.guarded is None else _points(verdict.guarded)
+            rows.append(
+                f"| {verdict.name} | {_points(verdict.judged)} | {guarded} | {verdict.milliseconds:.2f} "
+                f"| {verdict.words} |"
+            )
+        said = json.dumps(self.written(), ensure_ascii=False) if self.changes else "as before"
+        return "\n".join(
+            [
+                *rows,
+                "",
+                f"{sum(self.asked.values())} questions ({kinds}); {held} that were held back judge. {self.tried} "
+                f"settings tried in {self.seconds:.0f} s. Points with 95 % intervals of a paired bootstrap.",
+                f"Configuration: {said}.",
+            ]
+        )
+
+    def written(self) -> dict[str, Any]:
+        """The changes as values of `situate.yaml`'s ``config``."""
+        return {name: _plain(value) for name, value in self.changes.items()}
+
+    def plot(self, path: str | Path) -> None:
+        """Write a picture of the differences with their intervals.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        self.comparison.plot(path, "found", DEFAULT)
+
+
+def _points(interval: Interval) -> str:
+    return f"{100 * interval.mean:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [each.to_json() if hasattr(each, "to_json") else _plain(each) for each in value]
+    return value

@@ -1,0 +1,73 @@
+"""`fit`: settings of the search for the documents that are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from situate.app.comparing import question_rows
+from situate.app.output import console, print_json
+from situate.configuration.settings import Settings
+from situate.errors import InputError
+from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
+from situate.retrievers.fit.corpus import stored_documents
+from situate.retrievers.fit.fitting import fit
+from situate.retrievers.index.index import Index
+
+
+def fit_stored(
+    settings: Settings,
+    questions: Path | None = None,
+    plot: Path | None = None,
+    *,
+    same_cost: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Fit the search to the stored documents, and print the report; the exit code.
+
+    Raises:
+        InputError: The store is empty, or a question names a document or an excerpt that is not there.
+    """
+    with settings.index() as index:
+        own = None if questions is None else stored_questions(index, questions)
+        found = fit(index, questions=own, same_cost=same_cost)
+    if plot is not None and found.verdicts:
+        found.plot(plot)
+    if as_json:
+        verdicts = [
+            {
+                "name": v.name,
+                "used": v.used,
+                "points": 100 * v.judged.mean,
+                "interval": [100 * v.judged.low, 100 * v.judged.high],
+            }
+            for v in found.verdicts
+        ]
+        print_json({"config": found.written(), "tried": found.tried, "asked": dict(found.asked), "verdicts": verdicts})
+    else:
+        console().print(found.table(), markup=False, soft_wrap=True)
+    return 0
+
+
+def stored_questions(index: Index, file: Path) -> EvaluationSet:
+    """Questions in a file, a line of JSON each, about documents that are stored.
+
+    Raises:
+        InputError: A line is none, or names a document or an excerpt that is not stored.
+    """
+    rows = list(question_rows(file))
+    texts = {
+        document.id: document.text for document, _ in stored_documents(index, {row["document"] for _, row in rows})
+    }
+    queries: dict[str, str] = {}
+    judgements: list[Judgement] = []
+    for number, (where, row) in enumerate(rows):
+        text, answer = texts.get(row["document"]), row.get("answer")
+        if text is None:
+            raise InputError(f"{where}: there is no document {row['document']!r} in the store; ids are paths")
+        at = text.find(str(answer)) if answer is not None else 0
+        if at < 0:
+            raise InputError(f"{where}: the answer does not stand in {row['document']!r}, word for word")
+        queries[str(number)] = row["question"]
+        spans = None if answer is None else ((at, at + len(str(answer))),)
+        judgements.append(Judgement(str(number), row["document"], spans=spans))
+    return EvaluationSet(file.stem, [], queries, judgements)
