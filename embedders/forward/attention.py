@@ -56,7 +56,7 @@ def packed_attention(
     """
     if window is not None and packing.longest <= window:
         window = None
-    kernel = _kernel_for(query) if bias is None else None
+    kernel = kernel_for(query.device, query.dtype, query.shape[-1]) if bias is None else None
     if kernel is not None:
         return kernel(query, key, value, packing, scale, causal, window, False).flatten(1)
     if query.device.type != "cpu" and groups.pays(packing, 0 if bias is None else query.shape[1]):
@@ -104,7 +104,7 @@ def first_token_attention(
     Returns:
         ``[sequences, heads * head size]``.
     """
-    kernel = _kernel_for(query) if bias is None else None
+    kernel = kernel_for(query.device, query.dtype, query.shape[-1]) if bias is None else None
     if kernel is not None:
         return kernel(query, key, value, packing, scale, False, None, True).flatten(1)
     if query.device.type != "cpu" and groups.pays(packing, 0 if bias is None else query.shape[1]):
@@ -300,13 +300,12 @@ def _exponential_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sc
 _Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, float, bool, int | None, bool], torch.Tensor]
 
 
-def _kernel_for(query: torch.Tensor) -> _Kernel | None:
+def kernel_for(device: torch.device, dtype: torch.dtype, size: int) -> _Kernel | None:
     """The kernel for sequences of unequal length, where FlashAttention-2 computes this: half precision on Ampere and
     later, heads of a multiple of 8 and at most 256 numbers."""
-    size = query.shape[-1]
-    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16) or size % 8 or size > 256:
+    if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16) or size % 8 or size > 256:
         return None
-    return _varlen_kernel() if torch.cuda.get_device_capability(query.device) >= (8, 0) else None
+    return _varlen_kernel() if torch.cuda.get_device_capability(device) >= (8, 0) else None
 
 
 def _sizes(packing: Packing, first: bool) -> tuple[torch.Tensor, torch.Tensor, int, int]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ from situate.embedders.forward.attention import (
     BASE_2,
     SHORT,
     first_token_attention,
+    kernel_for,
     packed_self_attention,
     short_attention,
 )
 from situate.embedders.forward.bert_weights import LayerModules, PostNormModules
+from situate.embedders.forward.graphs import QueryGraphs
 from situate.embedders.forward.linears import Activation, Projection, projection
 from situate.embedders.forward.packing import Packing
 
@@ -186,13 +189,15 @@ class BertForward:
         exact: As `projection`'s.
 
     Attributes:
-        compiled: The pass that `compile` made for one short sequence; None: all passes run in Python.
+        compiled: The pass that `compile` made for one short sequence on CPU; None: all passes run in Python.
+        graphs: The same on a GPU.
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, *, exact: bool = True) -> None:
         parts = PostNormModules.of(model)
         stream = torch.float32 if device.type == "cpu" else dtype
         self._dtype, self._heads, self._distances = dtype, parts.heads, parts.distances
+        self._head_size = parts.layers[0].query.out_features // parts.heads
 
         def placed(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.detach().to(device, stream).contiguous()
@@ -206,7 +211,7 @@ class BertForward:
             return projection(linear.weight, linear.bias, dtype, device, activation, exact=exact)
 
         def layer(modules: LayerModules) -> Layer:
-            weight, bias = modules.joined((modules.query.out_features // parts.heads) ** -0.5 / BASE_2)
+            weight, bias = modules.joined(self._head_size**-0.5 / BASE_2)
             return Layer(
                 dtype,
                 attention,
@@ -224,6 +229,7 @@ class BertForward:
         self._layers = layers = [layer(modules) for modules in parts.layers]
         self._stack = Stack(dtype, words, positions, norm(parts.norm), project, layers).eval()
         self.compiled: Any = None
+        self.graphs: QueryGraphs | None = None
         # In bfloat16 a longer sequence has an attention of its own, which is faster than torch's.
         self._most_compiled = _COMPILED if dtype == torch.float32 else SHORT
 
@@ -233,12 +239,17 @@ class BertForward:
         if self.compiled is not None and len(packing.lengths) == 1 and packing.longest <= self._most_compiled:
             out: torch.Tensor = self.compiled(ids, bias)
             return out
+        if self.graphs is not None and len(packing.lengths) == 1:
+            return self.graphs(ids, packing)
         return self._in_python(ids, packing, bias)
 
     def compile(self) -> BertForward:
         """Use a compiled pass for single sequences, where that works; returns itself."""
         stack = self._stack
-        if stack.words.device.type != "cpu":
+        device = stack.words.device
+        if device.type != "cpu":
+            if self._distances is None and kernel_for(device, self._dtype, self._head_size) is not None:
+                self.graphs = QueryGraphs(partial(self._in_python, bias=None), device, len(stack.positions))
             return self
         bias = self._relative_bias(len(_PROBE), stack.words.device)
         try:
