@@ -17,6 +17,7 @@ from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
 from situate.embedders.models.prompts import PromptFamily
+from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.profile import ModelProfile
@@ -88,6 +89,8 @@ class Embedder:
         bidirectional: Let a decoder's tokens see those behind them (as LLM2Vec does before it trains).
         routing_weight: Of a mixture of experts, the weight of its routing, which then follows the hidden state in each
             vector (MoEE, Li and Zhou 2024); 0 for none, 1 weighs both parts alike.
+        weights: "int8" or "int4": the weights of linear layers in so many bits, for models that are too large
+            otherwise; needs the extra ``quantized``. Their vectors differ, so their index is another.
         max_tokens: Tokens that a text is cut to, special tokens included; None for the model's own.
         on_overflow: How a longer text is treated: "warn" cuts it with a warning, "raise" refuses it, "window" reads it
             in windows. "auto" reads documents in windows and cuts queries with a warning; a model whose vector is one
@@ -124,6 +127,7 @@ class Embedder:
         extension: Method | Extension | None = None,
         bidirectional: bool = False,
         routing_weight: float = 0.0,
+        weights: Weights | None = None,
         max_tokens: int | None = None,
         on_overflow: Overflow = "auto",
         revision: str | None = None,
@@ -151,6 +155,7 @@ class Embedder:
                 extension=Extension.of(extension),
                 bidirectional=bidirectional,
                 routing_weight=routing_weight,
+                weights=weights,
                 max_tokens=max_tokens,
                 on_overflow=on_overflow,
                 revision=revision,

@@ -163,6 +163,8 @@ class ModelProfile:
             changed["bidirectional"] = True
         if settings.routing_weight:
             changed["routing_weight"] = settings.routing_weight
+        if settings.weights is not None:
+            changed["weight_bits"] = int(settings.weights.removeprefix("int"))
         return changed
 
     def _digest(self, adapter: str | None) -> str | None:

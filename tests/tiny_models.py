@@ -57,7 +57,7 @@ def tiny_splade(folder: Path) -> Path:
     return folder / "model"
 
 
-def tiny_language_model(folder: Path, kind: str) -> Path:
+def tiny_language_model(folder: Path, kind: str, size: int = 32) -> Path:
     """A random language model with sharp weights and a byte-level vocabulary: "llama", "qwen3", "olmoe" or "bert".
 
     Llama's texts begin with a token of its own, those of Qwen3 and BERT end with one.
@@ -87,8 +87,8 @@ def tiny_language_model(folder: Path, kind: str) -> Path:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=192, **names)
     fast.save_pretrained(folder)
     shape: dict[str, Any] = {
-        "vocab_size": backend.get_vocab_size(), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "max_position_embeddings": 192, "pad_token_id": 0,
+        "vocab_size": backend.get_vocab_size(), "hidden_size": size, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 48 if size == 32 else 2 * size, "max_position_embeddings": 192, "pad_token_id": 0,
     }  # fmt: skip
     torch.manual_seed(5)
     model: Any

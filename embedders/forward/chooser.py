@@ -21,6 +21,7 @@ from situate.embedders.forward.packing import Packing
 from situate.embedders.forward.prepending import prepend
 from situate.embedders.forward.routing import join_routing
 from situate.embedders.models.files import loading
+from situate.embedders.models.quantized import loading_arguments
 from situate.embedders.models.resolve import SAFE, LoadOptions
 from situate.embedders.models.variant import AS_IT_IS, Variant
 from situate.errors import ConventionError, ModelError, UnsafeModelError
@@ -124,7 +125,7 @@ def choose_forward(
     def load(at: torch.dtype) -> Any:
         return load_model(folder, device, at, options, variant=variant)
 
-    model = load(base_dtype(device, dtype))
+    model = load(dtype if variant.weights else base_dtype(device, dtype))
     reentrant, vocabulary = is_reentrant(model, options), _vocabulary(model)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
     ids, packing = probe(model, device, min(max_tokens, variant.reach.trained) if variant.reach else max_tokens)
@@ -222,12 +223,12 @@ def _ways(
 ) -> Iterator[_Way]:
     """The ways to run a model, fastest first."""
     original = getattr(model.config, "_attn_implementation", None)
-    if load is not None and PostNormModules.fits(model):
+    if load is not None and not variant.weights and PostNormModules.fits(model):
         if device.type == "cpu" and dtype == torch.float32 and not exact and NativeForward.fits(model):
             yield _Way(NativeForward(model), True)
         yield _Way(BertForward(model, device, dtype, exact=exact).compile(), True)
-    casts = prepack(model, dtype, exact=exact) if device.type == "cpu" else None
-    if casts is None:
+    casts = prepack(model, dtype, exact=exact) if device.type == "cpu" and not variant.weights else None
+    if casts is None and not variant.weights:
         model = model.to(dtype)
     after = None if casts is None else casts.forget
     yield _Way(PackedForward(model, variant), True, after)
@@ -291,6 +292,8 @@ def reference_model(model: Any, limit: float) -> tuple[Any, float]:
 
     Two passes of a deep model in bfloat16 may differ by nearly the limit although both are right.
     """
+    if getattr(model, "is_quantized", False):
+        return model, 2 * limit
     if model.dtype == torch.float32:
         return model, limit
     if 4 * sum(weight.numel() for weight in model.parameters()) > _REFERENCE_BYTES:
@@ -356,7 +359,9 @@ def load_model(
         from transformers.models.m2m_100.modeling_m2m_100 import M2M100Encoder
 
         loader = M2M100Encoder
-    extra = {"trust_remote_code": trusted} if loader is transformers.AutoModel else {}
+    extra: dict[str, Any] = {"trust_remote_code": trusted} if loader is transformers.AutoModel else {}
+    if variant.weights is not None:
+        extra |= loading_arguments(variant.weights, device, dtype)
     with loading("the model", folder):
         try:
             model, loaded = loader.from_pretrained(
@@ -376,7 +381,9 @@ def load_model(
                 ) from error
             raise
     check_complete(folder, model, loaded["missing_keys"])
-    model = variant.apply(model).to(device).eval()
+    model = variant.apply(model).eval()
+    if variant.weights is None:  # quantised weights are where they belong
+        model = model.to(device)
     if variant.prepending is not None:
         prepend(model, variant.prepending)
     if variant.routing:

@@ -20,6 +20,7 @@ from situate.embedders.models.adapters import Adapter, check_name
 from situate.embedders.models.extension import Extension, Method, Reach
 from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.prepending import Prepend
+from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import LoadOptions, resolve_model
 from situate.embedders.models.settings import check_routing_weight
 from situate.embedders.models.variant import Variant
@@ -79,6 +80,8 @@ class Encoder:
         bidirectional: Let a decoder's tokens see those behind them.
         prepend: Token prepending in a decoder.
         routing_weight: Weight of a mixture's routing, which then follows each vector (MoEE); 0 for none.
+        weights: "int8" or "int4": the weights of linear layers in so many bits, for models that are too large
+            otherwise. Needs the extra ``quantized``.
         on_overflow: How a text without spans that is longer than ``max_tokens`` is treated: cut with a warning, refused
             with an error, or read in windows; "auto" reads documents in windows and cuts queries (`overflow_of`).
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
@@ -110,6 +113,7 @@ class Encoder:
         bidirectional: bool = False,
         prepend: Prepend | None = None,
         routing_weight: float = 0.0,
+        weights: Weights | None = None,
         on_overflow: Overflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
@@ -145,6 +149,7 @@ class Encoder:
         self.bidirectional = bidirectional
         self.prepend = prepend
         self.routing_weight = check_routing_weight(routing_weight)
+        self.weights = weights
         self._dimensions = dimensions
         self._device = device if isinstance(device, str) else tuple(device)
         self._dtype = dtype
@@ -482,6 +487,7 @@ class Encoder:
                 bidirectional=self.bidirectional,
                 prepending=None if self.prepend is None else self.prepend.of(self._tokenizer),
                 routing=self._routing,
+                weights=self.weights,
             ),
             options=self.load_options,
             batch_tokens=self.batch_tokens,

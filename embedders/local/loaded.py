@@ -56,16 +56,16 @@ def shared(key: Hashable, make: Callable[[], _T]) -> _T:
         return found
 
 
-def shared_encoder(weights: Hashable, **settings: Any) -> Encoder:
+def shared_encoder(files: Hashable, **settings: Any) -> Encoder:
     """The process's `Encoder` with these weights and settings.
 
     Args:
-        weights: What identifies the weights (folder and digest).
+        files: What identifies the weights (folder and digest).
         settings: `Encoder`'s arguments.
     """
     from situate.embedders.local.encoder import Encoder
 
-    return shared((Encoder, weights, *sorted(settings.items())), lambda: Encoder(**settings))
+    return shared((Encoder, files, *sorted(settings.items())), lambda: Encoder(**settings))
 
 
 @dataclass(frozen=True)

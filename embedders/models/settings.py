@@ -9,6 +9,7 @@ from situate.embedders.models.adapters import check_name
 from situate.embedders.models.extension import Extension
 from situate.embedders.models.families import Family
 from situate.embedders.models.prompts import PromptFamily
+from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
 from situate.embedders.types import ChunkScheme, DType, Overflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
@@ -57,6 +58,7 @@ class EmbedderSettings:
     extension: Extension | None = None
     bidirectional: bool = False
     routing_weight: float = 0.0
+    weights: Weights | None = None
     max_tokens: int | None = None
     on_overflow: Overflow = "auto"
     revision: str | None = None
@@ -69,10 +71,15 @@ class EmbedderSettings:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}: ask for 1 or more, or None for all")
-        choices: tuple[tuple[str, Any], ...] = (("pooling", Pooling), ("dtype", DType), ("on_overflow", Overflow))
+        choices: tuple[tuple[str, Any], ...] = (
+            ("pooling", Pooling),
+            ("dtype", DType),
+            ("on_overflow", Overflow),
+            ("weights", Weights),
+        )
         for name, choice in choices:
             value = getattr(self, name)
-            if value not in get_args(choice) and not (name == "pooling" and value is None):
+            if value not in get_args(choice) and not (name in ("pooling", "weights") and value is None):
                 raise InputError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(choice)))}")
         check_routing_weight(self.routing_weight)
         if self.routing_weight and self.dimensions is not None:
@@ -95,7 +102,7 @@ class EmbedderSettings:
         """The settings that change how the model runs."""
         return [
             name
-            for name in ("prompts", "layers", "adapters", "extension", "bidirectional", "routing_weight")
+            for name in ("prompts", "layers", "adapters", "extension", "bidirectional", "routing_weight", "weights")
             if getattr(self, name)
         ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from situate.embedders.models.extension import Reach
 from situate.embedders.models.prepending import Prepending
+from situate.embedders.models.quantized import Weights
 from situate.errors import ConventionError, InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Variant:
             https://arxiv.org/abs/2404.05961).
         prepending: How the last token's state stands before the text.
         routing: How many experts' weights of all layers follow a token's vector (MoEE); 0 for none.
+        weights: How the weights of linear layers are quantised; None: not at all.
     """
 
     layers: int | None = None
@@ -33,6 +35,7 @@ class Variant:
     bidirectional: bool = False
     prepending: Prepending | None = None
     routing: int = 0
+    weights: Weights | None = None
 
     @property
     def groups(self) -> bool:
@@ -60,6 +63,11 @@ class Variant:
             ModelError: It cannot be changed like this.
             InputError: There are not so many layers.
         """
+        if self.adapter is not None and self.weights is not None:
+            raise ConventionError(
+                f"adapter {self.adapter.name!r} cannot be merged into weights of {self.weights}: leave weights out, or "
+                "merge it into a model of its own first"
+            )
         if self.adapter is not None:
             model = self.adapter.merged_into(model)
         if self.layers is not None:

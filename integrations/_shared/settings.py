@@ -116,6 +116,7 @@ class EmbedderOptions(Configured):
         extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
         bidirectional: Whether a decoder's tokens see those behind them.
         routing_weight: Of a mixture of experts, the weight of its routing behind the hidden state; 0 for none.
+        weights: "int8" or "int4": the weights of linear layers in so many bits; needs the extra ``quantized``.
         adapters: Names of LoRA adapters and their folders or hub ids.
         adapter: The one that texts are embedded with.
         query_adapter: The one for queries, where a pair was trained for both sides.
@@ -179,6 +180,7 @@ class EmbedderOptions(Configured):
     )
     bidirectional: bool = Field(default=False, description="Whether a decoder's tokens see those behind them.")
     routing_weight: float = Field(default=0.0, ge=0, description="Weight of a mixture's routing.")
+    weights: Literal["int8", "int4"] | None = Field(default=None, description="Bits of the weights of linear layers.")
     adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
     adapter: str | None = Field(default=None, description="The adapter to embed with.")
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")
