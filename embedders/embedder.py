@@ -85,7 +85,7 @@ class Embedder:
         adapter: The adapter that documents are embedded with, and queries as well unless ``query_adapter`` names
             another; None: the model itself. `using` gives the same embedder with another one.
         query_adapter: The adapter for queries, where a pair was trained for both sides.
-        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        extension: How a model reads ``max_tokens``, more than it was trained for.
         bidirectional: Let a decoder's tokens see those behind them (as LLM2Vec does before it trains).
         routing_weight: Of a mixture of experts, the weight of its routing, which then follows the hidden state in each
             vector (MoEE, Li and Zhou 2024); 0 for none, 1 weighs both parts alike.

@@ -75,7 +75,7 @@ class Encoder:
         adapters: Names of adapters (LoRA, as ``peft`` saves it) and their folders or hub ids. Each is loaded by the
             first `encode` that names it and stays in memory, merged into a copy of the weights. Needs the extra
             ``adapters``.
-        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for: a method's
+        extension: How a model reads ``max_tokens``, more than it was trained for: a method's
             name or an `Extension`.
         bidirectional: Let a decoder's tokens see those behind them.
         prepend: Token prepending in a decoder.

@@ -1,31 +1,37 @@
-"""Reading more tokens at once than a model with rotary positions was trained for, without training it further."""
+"""Reading more tokens at once than a model was trained for, without training it further."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from situate.embedders.models.folder import OFFSET_POSITIONS
 from situate.errors import ConventionError, InputError
 from situate.parameters import checked_parameters
 
-Method = Literal["linear", "ntk", "yarn", "self"]
+Method = Literal["linear", "ntk", "yarn", "self", "grouped", "recurrent", "interpolated"]
+#: Methods for models with a table of positions (BERT, RoBERTa, ...); the others are for rotary positions.
+_TABLES = frozenset({"grouped", "recurrent", "interpolated"})
 
 
 @checked_parameters
 @dataclass(frozen=True)
 class Extension:
-    """How a model with rotary positions (RoPE) reads longer texts than it was trained for.
+    """How a model reads longer texts than it was trained for.
 
-    Measure which texts gain: LongEmbed (Zhu et al. 2024, https://arxiv.org/abs/2404.12096) found
-    "ntk" and "self" best for retrieval with models that were trained on 512 and on 4,096 tokens.
+    Measure which texts gain: LongEmbed (Zhu et al. 2024, https://arxiv.org/abs/2404.12096) found "ntk" and "self" best
+    for retrieval with models of rotary positions (RoPE) that were trained on 512 and on 4,096 tokens, and that these
+    gain more than models with a table of positions (BERT, E5).
 
     Attributes:
-        method: "linear" divides every position (position interpolation, Chen et al. 2023,
+        method: For rotary positions: "linear" divides every position (position interpolation, Chen et al. 2023,
             https://arxiv.org/abs/2306.15595). "ntk" raises the base of the frequencies, so that slow ones are
             stretched and fast ones hardly. "yarn" stretches slow frequencies only and sharpens attention (Peng et al.
             2023, https://arxiv.org/abs/2309.00071). These three change short texts' vectors as well. "self" keeps
             neighbours' positions and groups those further away (SelfExtend, Jin et al. 2024,
-            https://arxiv.org/abs/2401.01325), in texts longer than ``trained`` only.
+            https://arxiv.org/abs/2401.01325), in texts longer than ``trained`` only. For a table of positions:
+            "grouped" gives neighbouring tokens the same position, "recurrent" begins anew after the last one (short
+            texts' vectors stay), "interpolated" puts new positions between the table's.
         trained: Tokens that the model was trained to read; None: its ``max_position_embeddings``.
         neighbours: For "self": tokens less than this apart keep their exact distance. None: ``trained`` divided by
             the factor of extension, LongEmbed's choice.
@@ -106,11 +112,14 @@ class Reach:
         """
         config = config.get_text_config()
         ropes = getattr(config, "rope_parameters", None)
+        if self.method in _TABLES:
+            return  # the table is stretched once it is loaded
         if not isinstance(ropes, dict) or not ropes:
             raise ConventionError(
                 f"a model of type {config.model_type!r} has no rotary positions in its configuration, so it cannot "
-                "read longer texts than it was trained for: read them in windows (on_overflow='window'); of a model "
-                "that has them, transformers keeps them there since 5.0"
+                f"read longer texts by {self.method!r}: choose 'grouped', 'recurrent' or 'interpolated' for a table of "
+                "positions (BERT, RoBERTa), or read them in windows (on_overflow='window'); of a model that has rotary "
+                "positions, transformers keeps them there since 5.0"
             )
         nested = [key for key in (getattr(config, "layer_types", None) or ()) if isinstance(ropes.get(key), dict)]
         chosen = [ropes[key] for key in dict.fromkeys(nested) if "sliding" not in key] if nested else [ropes]
@@ -123,6 +132,52 @@ class Reach:
                 )
             self._scale(rope, config)
         config.max_position_embeddings = max(self.target, int(config.max_position_embeddings))
+
+    def apply(self, model: Any) -> None:
+        """Stretch a loaded model's table of positions, where the method asks for it.
+
+        Raises:
+            ConventionError: The model has no such table.
+        """
+        if self.method not in _TABLES:
+            return
+        import torch
+
+        config = model.config.get_text_config()
+        named = dict(model.named_modules())
+        names = [name for name in named if name.rpartition(".")[2] in ("position_embeddings", "wpe")]
+        tables = [named[name] for name in names if isinstance(named[name], torch.nn.Embedding)]
+        if len(tables) != 1:
+            raise ConventionError(
+                f"a model of type {config.model_type!r} has no table of positions, which {self.method!r} stretches: "
+                "choose 'linear', 'ntk', 'yarn' or 'self' for rotary positions"
+            )
+        (table,) = tables
+        first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
+        old = table.weight.data
+        rows = torch.cat([old[:first], self._stretched(old[first : first + self.trained])])
+        table.weight = torch.nn.Parameter(rows, requires_grad=False)
+        table.num_embeddings = config.max_position_embeddings = len(rows)
+        for holder in model.modules():  # buffers as long as the table
+            for name in ("position_ids", "token_type_ids"):
+                buffer = getattr(holder, name, None)
+                if isinstance(buffer, torch.Tensor):
+                    places = torch.arange(len(rows), device=buffer.device)[None]
+                    setattr(holder, name, places if name == "position_ids" else torch.zeros_like(places))
+
+    def _stretched(self, rows: Any) -> Any:
+        """``[trained, hidden]`` -> ``[target, hidden]``."""
+        import torch
+
+        at = torch.arange(self.target, device=rows.device)
+        if self.method == "recurrent":
+            return rows[at % self.trained]
+        if self.method == "grouped":
+            return rows[at // -(-self.target // self.trained)]
+        place = at / self.factor
+        below = place.floor().long()
+        share = (place - below)[:, None].to(rows.dtype)
+        return rows[below] * (1 - share) + rows[(below + 1).clamp(max=self.trained - 1)] * share
 
     def _scale(self, rope: dict[str, Any], config: Any) -> None:
         if self.method == "ntk":

@@ -63,6 +63,8 @@ class Variant:
             ModelError: It cannot be changed like this.
             InputError: There are not so many layers.
         """
+        if self.reach is not None:
+            self.reach.apply(model)
         if self.adapter is not None and self.weights is not None:
             raise ConventionError(
                 f"adapter {self.adapter.name!r} cannot be merged into weights of {self.weights}: leave weights out, or "

@@ -113,7 +113,7 @@ class EmbedderOptions(Configured):
         prompts: How a language model is asked for a vector: a name ("eol", "metaeol", "promptbert", "echo", ...), or
             the JSON values of a `situate.embedders.PromptFamily`.
         layers: Run only the model's first so many layers (2D Matryoshka models).
-        extension: How a model with rotary positions reads ``max_tokens``, more than it was trained for.
+        extension: How a model reads ``max_tokens``, more than it was trained for.
         bidirectional: Whether a decoder's tokens see those behind them.
         routing_weight: Of a mixture of experts, the weight of its routing behind the hidden state; 0 for none.
         weights: "int8" or "int4": the weights of linear layers in so many bits; needs the extra ``quantized``.
@@ -175,7 +175,7 @@ class EmbedderOptions(Configured):
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
     prompts: str | dict[str, Any] | None = Field(default=None, description="How a language model is asked.")
     layers: int | None = Field(default=None, gt=0, description="First layers to run.")
-    extension: Literal["linear", "ntk", "yarn", "self"] | None = Field(
+    extension: Literal["linear", "ntk", "yarn", "self", "grouped", "recurrent", "interpolated"] | None = Field(
         default=None, description="How longer texts than trained are read."
     )
     bidirectional: bool = Field(default=False, description="Whether a decoder's tokens see those behind them.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
 
@@ -22,6 +22,7 @@ from situate.chunkers.situators.sentence import LLMSituator
 from situate.chunkers.text import FixedTokenChunker, TextChunker
 from situate.chunkers.topics import TopicChunker
 from situate.configuration.options import Options, options
+from situate.embedders.models.extension import Method
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 from situate.embedders.pairs.likelihood import QueryLikelihoodModel
@@ -121,7 +122,7 @@ EmbedderOptions = options(
     also=(
         ("adapters", dict[str, str] | None),
         ("prompts", str | dict[str, Any] | None),
-        ("extension", Literal["linear", "ntk", "yarn", "self"] | None),
+        ("extension", Method | None),
     ),
 )
 #: What is changed of a preset. Signals are written as their own JSON.
