@@ -13,6 +13,7 @@ import torch
 
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
+from situate.embedders.forward.compiled import CompiledForward
 from situate.embedders.forward.cores import computing
 from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
@@ -231,7 +232,10 @@ def _ways(
     if casts is None and not variant.weights:
         model = model.to(dtype)
     after = None if casts is None else casts.forget
-    yield _Way(PackedForward(model, variant), True, after)
+    packed = PackedForward(model, variant)
+    half = dtype != torch.float32  # in which rounding changes when the layers do
+    compiles = device.type == "cuda" and half and not variant.groups and CompiledForward.fits(model)
+    yield _Way(CompiledForward(packed, model) if compiles else packed, True, after)
     if casts is not None and load is not None:
         # Some models look into their linear layers, which prepacked ones do not allow.
         yield _Way(PackedForward(load(dtype), variant), True)
