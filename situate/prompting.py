@@ -7,7 +7,7 @@ endless, a refusal, led by the model's reasoning, or no text at all. Everything 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from situate.errors import GenerationError, InputError, PromptRefusedError
@@ -41,6 +41,8 @@ _REASONING = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: The characters that `_REASONING` begins with.
+_OPENS = re.compile("[<[\u25c1]")
 #: Harmony's channels as a server writes them that leaves control tokens out.
 _BARE_CHANNELS = re.compile(r"\Aanalysis.*assistantfinal", re.DOTALL)
 _CONTROL = re.compile(r"<[|\uff5c][\w\u2581/]{1,40}[|\uff5c]>")
@@ -112,7 +114,7 @@ def without_reasoning(answer: str) -> str:
     kept: list[str] = []
     at = 0
     reasoning = False
-    for mark in _REASONING.finditer(answer):
+    for mark in _reasoning_marks(answer):
         if mark["begin"]:
             if not reasoning:
                 kept.append(answer[at : mark.start()])
@@ -124,6 +126,16 @@ def without_reasoning(answer: str) -> str:
     if not reasoning:
         kept.append(answer[at:])
     return _CONTROL.sub("", "".join(kept))
+
+
+def _reasoning_marks(answer: str) -> Iterator[re.Match[str]]:
+    """The matches of `_REASONING`, tried only at its first characters: an answer may have megabytes without any."""
+    at = 0
+    while first := _OPENS.search(answer, at):
+        mark = _REASONING.match(answer, first.start())
+        at = first.end() if mark is None else mark.end()
+        if mark is not None:
+            yield mark
 
 
 def filled(template: str, **values: str) -> str:

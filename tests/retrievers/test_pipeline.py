@@ -409,19 +409,23 @@ modes = pytest.mark.parametrize("mode", ["sync", "async"])
 
 
 @modes
-@pytest.mark.parametrize("verb", ["open", "warm_up"])
-async def test_a_service_fails_when_it_starts(mode: str, verb: str, embedder: Embedder, tmp_path: Path) -> None:
+async def test_a_service_fails_when_it_starts(mode: str, embedder: Embedder, tmp_path: Path) -> None:
     with Index(embedder, path=tmp_path / "store") as first:
         first.add(DOCUMENTS)
     second = Index(embedder, path=tmp_path / "store")
-    with held_by_another_process(tmp_path / "store"), pytest.raises(StoreLockedError):
-        await Lifecycle(Retriever(second)).run(mode, verb)
-    with pytest.raises(ModelError):
-        await Lifecycle(Retriever(Index(Embedder("no/such-model")))).run(mode, verb)
-    with pytest.raises(ServerError):
-        await Lifecycle(Retriever(Index(embedder, path="http://127.0.0.1:1"))).run(mode, verb)
+    verbs = ("open", "warm_up")
+    with held_by_another_process(tmp_path / "store"):
+        for verb in verbs:
+            with pytest.raises(StoreLockedError):
+                await Lifecycle(Retriever(second)).run(mode, verb)
+    for verb in verbs:
+        with pytest.raises(ModelError):
+            await Lifecycle(Retriever(Index(Embedder("no/such-model")))).run(mode, verb)
+        with pytest.raises(ServerError):
+            await Lifecycle(Retriever(Index(embedder, path="http://127.0.0.1:1"))).run(mode, verb)
     retriever = Retriever(second)
-    assert await Lifecycle(retriever).run(mode, verb) is retriever
+    for verb in verbs:
+        assert await Lifecycle(retriever).run(mode, verb) is retriever
     assert retriever.retrieve("when do cats sleep")[0].chunk.document_id == "cats"
     second.close()
 

@@ -14,7 +14,7 @@ from situate.chunkers import Document
 from tests.conftest import FULL
 from tests.retrievers.index.crash_writer import IDS, open_index, text_of
 
-ROUNDS = 200 if FULL else 4
+ROUNDS = 200 if FULL else 3
 
 
 class Ledger:

@@ -43,7 +43,7 @@ pytestmark = [
 
 def examples(count: int) -> Any:
     return settings(
-        max_examples=count * (20 if FULL else 1),
+        max_examples=count * (40 if FULL else 1),
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
@@ -132,7 +132,7 @@ def assert_same_hits(answers: list[Any]) -> None:
 points = st.lists(some.points, min_size=1, max_size=8, unique_by=lambda p: p.id)
 
 
-@examples(100)
+@examples(50)
 @given(points=points, condition=some.filters)
 def test_filters_select_the_same_points(pair: Pair, points: list[models.PointStruct], condition: models.Filter) -> None:
     with pair.collection(points) as name:
@@ -206,7 +206,7 @@ operations = st.one_of(
 )
 
 
-@examples(80)
+@examples(40)
 @given(points=points, changes=st.lists(operations, max_size=5))
 def test_changes_leave_the_same_points(
     pair: Pair, points: list[models.PointStruct], changes: list[tuple[str, dict[str, Any]]]
@@ -241,7 +241,7 @@ def test_null_removes_a_key_from_points_without_a_payload(selector: Any, key: st
             assert left[0][0].payload == ({"word": "red"} if key is None else {key: {"word": "red"}})
 
 
-@examples(120)
+@examples(60)
 @given(data=st.data(), stored=some.searchable_points, limit=st.sampled_from([1, 3, 50]))
 def test_queries_find_the_same_points(
     pair: Pair, data: st.DataObject, stored: list[models.PointStruct], limit: int
@@ -279,7 +279,7 @@ def test_words_that_cancel_out_are_no_hits(pair: Pair) -> None:
             assert [hit.score for hit in reference.points] == [0.0]
 
 
-@examples(30)
+@examples(20)
 @given(
     data=st.data(),
     stored=some.searchable_points,

@@ -107,7 +107,7 @@ def test_killed_at_random_moments(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     What was acknowledged is there, once.
     """
-    kills = 200 if FULL else 4
+    kills = 200 if FULL else 3
     rng = random.Random(7)
     held: dict[int, int] = {}
     version, acknowledged, optimized, resized = 1, 0, 0, 0

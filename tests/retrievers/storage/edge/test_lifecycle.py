@@ -20,6 +20,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from situate.errors import InputError, StorageError, StoreCorruptError
 from situate.retrievers import connect, connect_async
 from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient
+from tests.conftest import FULL
 
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
 
@@ -196,7 +197,8 @@ def test_what_only_a_cluster_can_do(edge: EdgeClient) -> None:
 def test_optimising_beside_reads_and_writes(tmp_path: Path) -> None:
     """HNSW graphs are built while threads read and write; nothing written meanwhile is lost."""
     rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(4000, 32)).astype(np.float32)
+    count = 4000 if FULL else 1000
+    vectors = rng.normal(size=(count, 32)).astype(np.float32)
     with EdgeClient(tmp_path / "store", auto_optimize=False) as client:
         client.create_collection(
             "c",
@@ -204,15 +206,15 @@ def test_optimising_beside_reads_and_writes(tmp_path: Path) -> None:
             optimizers_config=models.OptimizersConfigDiff(indexing_threshold=100),
             hnsw_config=models.HnswConfigDiff(full_scan_threshold=10),
         )
-        client.upload_collection("c", vectors, ids=range(4000))
+        client.upload_collection("c", vectors, ids=range(count))
         assert client.get_collection("c").status == models.CollectionStatus.GREY
         assert client.get_optimizations("c").summary.queued_optimizations == 1
         written: list[int] = []
         done = threading.Event()
 
         def write() -> None:
-            for i in range(10_000, 12_000):
-                client.upsert("c", [models.PointStruct(id=i, vector=vectors[i % 4000].tolist())])
+            for i in range(10_000, 10_000 + count // 2):
+                client.upsert("c", [models.PointStruct(id=i, vector=vectors[i % count].tolist())])
                 client.delete("c", [i - 10_000])
                 written.append(i)
                 if done.is_set():
@@ -221,7 +223,7 @@ def test_optimising_beside_reads_and_writes(tmp_path: Path) -> None:
         def read() -> int:
             reads = 0
             while not done.is_set():
-                assert len(client.query_points("c", vectors[reads % 4000], limit=5).points) == 5
+                assert len(client.query_points("c", vectors[reads % count], limit=5).points) == 5
                 reads += 1
             return reads
 
@@ -235,9 +237,9 @@ def test_optimising_beside_reads_and_writes(tmp_path: Path) -> None:
             assert reader.result() > 0
         info = client.get_collection("c")
         assert info.indexed_vectors_count
-        assert info.points_count == 4000
+        assert info.points_count == count
         stored = {r.id for r in client.scroll("c", limit=10_000, with_payload=False)[0]}
-        assert stored == set(range(len(written), 4000)) | set(written)
+        assert stored == set(range(len(written), count)) | set(written)
         assert len(client.get_optimizations("c").completed or []) == 1
     with EdgeClient(tmp_path / "store") as client:
         assert {r.id for r in client.scroll("c", limit=10_000, with_payload=False)[0]} == stored
