@@ -36,6 +36,7 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
     refusal = ""
     resolved: ResolvedModel | None = None
     encoder: SpanEncoder | None = None
+    asked: SpanEncoder | None = None
     try:
         resolved = profile.resolved
     except ModelNotFoundError as error:
@@ -44,8 +45,10 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
         family = profile.family
         try:
             encoder = embedder.encoder
+            asked = encoder if embedder.querier is embedder else embedder.querier.encoder
         except ModelError as error:
             refusal = str(error)
+    queries = family if embedder.querier is embedder else embedder.querier.family
     files = "its files are not here" if refusal else "served elsewhere"
     if resolved is not None:
         files = f"{resolved.source}: {resolved.path}"
@@ -56,8 +59,9 @@ def described(embedder: Embedder, profile: ModelProfile) -> str:
         f"sources     {_sources(family)}",
         f"vectors     {'' if encoder is None else f'{embedder.dimension} numbers, '}{_vectors(family)}",
         f"reads       {_lengths(embedder, family, encoder)}",
-        f"query       {_shown(family.query_text(_TEXT))}",
-        *_tokens(encoder, family.query_text(EXAMPLE)),
+        *([] if embedder.querier is embedder else [f"query model {embedder.querier.model}"]),
+        f"query       {_shown(queries.query_text(_TEXT))}",
+        *_tokens(asked, queries.query_text(EXAMPLE)),
         f"document    {_shown(family.document_text(_TEXT))}",
         *_tokens(encoder, family.document_text(EXAMPLE)),
         f"pooled      {_pooled(family)}",

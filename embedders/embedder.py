@@ -21,6 +21,7 @@ from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.profile import ModelProfile
+from situate.embedders.querier import QUESTIONS, check_dimensions as check_pair, check_space
 from situate.embedders.schemes import Plan, check_scheme, finish, plan
 from situate.embedders.types import (
     ChunkScheme,
@@ -85,6 +86,9 @@ class Embedder:
         adapter: The adapter that documents are embedded with, and queries as well unless ``query_adapter`` names
             another; None: the model itself. `using` gives the same embedder with another one.
         query_adapter: The adapter for queries, where a pair was trained for both sides.
+        query_model: Another model for queries, where a pair shares a space (DPR, LEAF): its folder or hub id, which
+            then takes ``query_instruction`` and ``task``, or an `Embedder` with settings of its own. Before the first
+            documents are embedded it is checked that eight known questions find their passages.
         extension: How a model reads ``max_tokens``, more than it was trained for.
         bidirectional: Let a decoder's tokens see those behind them (as LLM2Vec does before it trains).
         routing_weight: Of a mixture of experts, the weight of its routing, which then follows the hidden state in each
@@ -124,6 +128,7 @@ class Embedder:
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         adapter: str | None = None,
         query_adapter: str | None = None,
+        query_model: str | os.PathLike[str] | Embedder | None = None,
         extension: Method | Extension | None = None,
         bidirectional: bool = False,
         routing_weight: float = 0.0,
@@ -135,6 +140,10 @@ class Embedder:
         allow_pickle: bool = False,
         encoder: SpanEncoder | None = None,
     ) -> None:
+        if isinstance(query_model, Embedder):
+            query_settings: EmbedderSettings | str | None = query_model.settings
+        else:
+            query_settings = None if query_model is None else os.fspath(query_model)
         self._set(
             EmbedderSettings(
                 model=os.fspath(model),
@@ -152,6 +161,7 @@ class Embedder:
                 adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),
                 adapter=adapter,
                 query_adapter=query_adapter,
+                query_model=query_settings,
                 extension=Extension.of(extension),
                 bidirectional=bidirectional,
                 routing_weight=routing_weight,
@@ -174,7 +184,9 @@ class Embedder:
 
     def _set(self, settings: EmbedderSettings) -> None:
         self._settings = settings
-        self._profile = ModelProfile(settings)
+        self._profile = ModelProfile(settings.documents)
+        self._querier = None if settings.querier is None else Embedder.from_settings(settings.querier)
+        self._unchecked: set[bool] = set() if settings.querier is None else {False, True}
         self._family: Family | None = None
         self._encoder: SpanEncoder | None = None
         self._role_options: Mapping[Role, dict[str, Any]] = {}
@@ -212,6 +224,9 @@ class Embedder:
         Raises:
             ModelError: The model cannot be looked up.
         """
+        if self._querier is not None:
+            told = self._querier.instructed(instruction).settings
+            return self.from_settings(dataclasses.replace(self._settings.documents, query_model=told))
         apart = dataclasses.replace(self._settings, task=None, query_instruction=instruction)
         if any(name == "task" for name, _ in self.family.document_options):
             return self.from_settings(apart)  # whose tasks are adapters, for documents as well
@@ -254,13 +269,18 @@ class Embedder:
         return self._settings.adapter_for("query")
 
     @property
+    def querier(self) -> Embedder:
+        """What embeds queries: this embedder, or that of ``query_model``."""
+        return self if self._querier is None else self._querier
+
+    @property
     def scheme(self) -> ChunkScheme:
         """How chunks become vectors."""
         return self._settings.scheme
 
     @property
     def family(self) -> Family:
-        """The conventions that hold: the registry's, the model folder's and the user's, merged.
+        """The conventions that hold for documents: the registry's, the model folder's and the user's, merged.
 
         Raises:
             ModelNotFoundError: The model's files cannot be found.
@@ -277,12 +297,15 @@ class Embedder:
         Raises:
             ModelError: The model cannot be used.
             InputError: ``dimensions`` is more than the model has.
+            ConventionError: The vectors of ``query_model`` cannot be compared with this model's.
         """
         if self._encoder is None:
             with self._profile.lock:
                 if self._encoder is None:
                     encoder = build_encoder(self._settings, self.family, self._profile.resolved)
                     check_dimensions(self._settings.dimensions, encoder.dimension, self.family)
+                    if self._querier is not None:
+                        check_pair(self, self._querier, self._settings.dimensions or encoder.dimension)
                     self._role_options = _role_options(self._settings, encoder)
                     self._encoder = encoder
         return self._encoder
@@ -331,24 +354,32 @@ class Embedder:
         """What decides a stored vector, as JSON values: two embedders with the same fingerprint can share an index.
 
         The query's instruction is not part of it, since queries with different instructions may search one index (see
-        `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of about 0.9999.
+        `query_fingerprint`), nor are device and number format, whose vectors agree to a cosine of about 0.9999. The
+        ``query_model`` is, because another one's queries would find nothing.
         """
         scheme = dataclasses.asdict(self.scheme)
         return {
             **self._profile.fingerprint(self.encoder),
+            **({} if self._querier is None else {"query_model": self._querier._read_by_queries()}),
             "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
         }
 
     @property
     def query_fingerprint(self) -> dict[str, Any]:
         """`fingerprint` and what decides a query's vector, for a cache of queries."""
-        family, adapter = self.family, self._profile.query_adapter()
+        querier = self.querier
+        family, adapter = querier.family, querier._profile.query_adapter()
         return {
             **self.fingerprint,
             **({} if adapter is None else {"query_adapter": adapter}),
             "query_instruction": family.query_instruction(),
             "query_suffix": family.query_suffix,
         }
+
+    def _read_by_queries(self) -> dict[str, Any]:
+        """The part of the fingerprint that holds for queries."""
+        whole = self._profile.fingerprint(self.encoder)
+        return {name: value for name, value in whole.items() if not name.startswith(("document_", "on_overflow"))}
 
     def describe(self) -> str:
         """The text that the model reads for a query and for a document, and the source of each convention. For people.
@@ -372,10 +403,14 @@ class Embedder:
             NonFiniteVectorError: The model computed NaN or infinity.
             ModelError: The model cannot be used.
         """
+        if self._querier is not None:
+            return self._querier.embed_queries(texts)
         return self._rows(self._encode(self._written(texts, "query"), "query"))
 
     async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
         """`embed_queries` without blocking the event loop."""
+        if self._querier is not None:
+            return await self._querier.aembed_queries(texts)
         await self._aready()
         return self._rows(await self._aencode(self._written(texts, "query"), "query"))
 
@@ -439,18 +474,24 @@ class Embedder:
 
         Special tokens and the instruction are read but have no vectors of their own; an empty text has none at all.
         """
+        if self._querier is not None:
+            return self._querier.embed_query_tokens(texts)
         return self._matrices(self._encode(self._spanned(texts, "query"), "query", tokens=True), texts)
 
     def embed_queries_with_tokens(
         self, texts: Sequence[str], questions: Sequence[str]
     ) -> tuple[Vectors, list[Vectors]]:
         """`embed_queries` of ``texts`` and `embed_query_tokens` of ``questions``; a text in both is read once."""
+        if self._querier is not None:
+            return self._querier.embed_queries_with_tokens(texts, questions)
         inputs = self._written(texts, "query")
         done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
         return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], questions)
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
+        if self._querier is not None:
+            return await self._querier.aembed_query_tokens(texts)
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "query"), "query", tokens=True), texts)
 
@@ -560,12 +601,31 @@ class Embedder:
     def _encode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
+        if tokens in self._unchecked:
+            self._check_space(tokens)
+        return self._run(inputs, role, tokens)
+
+    def _run(self, inputs: Sequence[SpanText], role: Role, tokens: bool) -> list[Encoded]:
         done = self.encoder.encode(inputs, token_vectors=tokens, **self._role_options[role])
         return [self._cut(item) for item in done]
+
+    def _check_space(self, tokens: bool) -> None:
+        """Whether the queries of ``query_model`` find documents, before the first are embedded."""
+        questions, passages = list(QUESTIONS), list(QUESTIONS.values())
+        if tokens:
+            read = self._run(self._spanned(passages, "document"), "document", True)
+            check_space(self, self.querier, self._matrices(read, passages), self.querier.embed_query_tokens(questions))
+        else:
+            rows = self._rows(self._run(self._written(passages, "document"), "document", False))
+            asked = self.querier.embed_queries(questions)
+            check_space(self, self.querier, list(rows[:, None]), list(asked[:, None]))
+        self._unchecked.discard(tokens)
 
     async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:
             return []
+        if tokens in self._unchecked:
+            await asyncio.to_thread(self._check_space, tokens)
         done = await self.encoder.aencode(inputs, token_vectors=tokens, **self._role_options[role])
         return [self._cut(item) for item in done]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from situate.embedders.models.adapters import check_name
@@ -32,8 +32,9 @@ def check_routing_weight(weight: float) -> float:
 class EmbedderSettings:
     """All that makes an `Embedder`, as one value: ``Embedder.from_settings(settings)`` and ``Embedder.settings``.
 
-    The fields are `Embedder`'s arguments, documented there, with three in one form only: several devices
-    are a tuple, adapters are a tuple of names and folders, and an extension is an `Extension`.
+    The fields are `Embedder`'s arguments, documented there, with four in one form only: several devices
+    are a tuple, adapters are a tuple of names and folders, an extension is an `Extension`, and an embedder for queries
+    is its settings.
 
     Raises:
         InputError: A value is outside its range or none of its choices, an adapter is not among ``adapters``, or a
@@ -55,6 +56,7 @@ class EmbedderSettings:
     adapters: tuple[tuple[str, str], ...] = ()
     adapter: str | None = None
     query_adapter: str | None = None
+    query_model: str | EmbedderSettings | None = None
     extension: Extension | None = None
     bidirectional: bool = False
     routing_weight: float = 0.0
@@ -91,11 +93,54 @@ class EmbedderSettings:
             raise InputError("device is an empty list: name at least one device, or 'auto'")
         for adapter in (self.adapter, self.query_adapter):
             check_name(adapter, dict(self.adapters))
+        self._check_query_model()
         if self.encoder is not None and self.changes:
             raise InputError(
                 f"{', '.join(self.changes)} belong to the model's own Encoder, but encoder={self.encoder!r} takes "
                 "its place: pass them to that encoder"
             )
+
+    def _check_query_model(self) -> None:
+        if self.query_model is None:
+            return
+        if self.query_adapter is not None:
+            raise InputError(
+                f"query_adapter {self.query_adapter!r} is an adapter of {self.model!r}, but queries are embedded with "
+                "query_model: give that one as an Embedder with an adapter of its own"
+            )
+        if isinstance(self.query_model, EmbedderSettings):
+            if self.query_model.query_model is not None:
+                raise InputError("query_model has a query_model of its own: give the last one")
+            if self.query_instruction is not None:
+                raise InputError(
+                    f"query_instruction {self.query_instruction!r} is given beside an Embedder as query_model: give "
+                    "it to that embedder"
+                )
+
+    @property
+    def querier(self) -> EmbedderSettings | None:
+        """The settings of the embedder for queries, where they have a model of their own."""
+        if self.query_model is None or isinstance(self.query_model, EmbedderSettings):
+            return self.query_model
+        return EmbedderSettings(
+            self.query_model,
+            query_instruction=self.query_instruction,
+            task=self.task,
+            dimensions=self.dimensions,
+            device=self.device,
+            dtype=self.dtype,
+            on_overflow=self.on_overflow,
+            trust_remote_code=self.trust_remote_code,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @property
+    def documents(self) -> EmbedderSettings:
+        """The settings of the model for documents alone."""
+        if self.query_model is None:
+            return self
+        told = not isinstance(self.query_model, EmbedderSettings)  # of the query, if its model is named alone
+        return replace(self, query_model=None, query_instruction=None, task=None if told else self.task)
 
     @property
     def changes(self) -> list[str]:

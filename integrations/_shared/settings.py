@@ -120,6 +120,7 @@ class EmbedderOptions(Configured):
         adapters: Names of LoRA adapters and their folders or hub ids.
         adapter: The one that texts are embedded with.
         query_adapter: The one for queries, where a pair was trained for both sides.
+        query_model: Hub id or folder of another model for queries, where a pair shares a space (DPR, LEAF).
         device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16" or "float16".
         on_overflow: How a text that is longer than the model reads is treated: "auto", "warn", "raise" or "window"; see
@@ -184,6 +185,7 @@ class EmbedderOptions(Configured):
     adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
     adapter: str | None = Field(default=None, description="The adapter to embed with.")
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")
+    query_model: str | None = Field(default=None, description="Another model for queries.")
     device: str | list[str] = Field(default="auto", description="Where the model runs.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Format of the weights."

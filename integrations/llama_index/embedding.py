@@ -77,7 +77,7 @@ class SituateEmbedding(EmbedderOptions, PicklesAsConfig, BaseEmbedding):
             read = [
                 (known[f"{role}_instruction"] or "", known[f"{role}_suffix"] or "") for role in ("query", "document")
             ]
-            if read[0] != read[1] or "query_adapter" in known:
+            if read[0] != read[1] or known.keys() & {"query_adapter", "query_model"}:
                 raise InputError(
                     f"{self.model_name!r} embeds queries and documents differently, but embeddings_cache keeps both "
                     "under the bare text, so that a query would get a document's vector: leave embeddings_cache out"

@@ -117,7 +117,7 @@ class QueryEncoder:
     @cached_property
     def local(self) -> bool:
         """Whether this process, and no server, computes the vectors."""
-        return in_this_process(self.embedder)
+        return in_this_process(self.embedder.querier)
 
     def encode(self, written: WrittenQuery) -> QueryVectors:
         """The vectors of a query."""

@@ -123,6 +123,7 @@ EmbedderOptions = options(
         ("adapters", dict[str, str] | None),
         ("prompts", str | dict[str, Any] | None),
         ("extension", Method | None),
+        ("query_model", str | None),
     ),
 )
 #: What is changed of a preset. Signals are written as their own JSON.
