@@ -68,7 +68,7 @@ def left_behind(work: Callable[[], object], callers: int = 8) -> int:
 
 
 def product() -> None:
-    weight = torch.ones(2048, 2048)
+    weight = torch.ones(768, 768)
     (weight @ weight).sum()
 
 
@@ -108,7 +108,7 @@ import os, threading, torch
 from situate.embedders.forward.cores import _PASSES_ALONE, computing
 torch.set_num_threads(2)
 with computing():
-    weight = torch.ones(2048, 2048)
+    weight = torch.ones(768, 768)
 def work():
     with computing():
         weight @ weight
