@@ -18,7 +18,7 @@ help: ## this list
 
 install: $(STAMP) ## create .venv and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt embedders/forward/_native.c
+$(STAMP): pyproject.toml constraints.txt embedders/forward/_native.c embedders/forward/int8.h
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,examples]'
 	@touch $@

@@ -113,6 +113,8 @@ class ModelProfile:
         more: dict[str, Any] = self._changed()
         if family.similarity != "cosine":
             more["similarity"] = family.similarity
+        if getattr(settings.encoder, "dtype", settings.dtype) == "int8":
+            more["dtype"] = "int8"
         if family.end_token:
             more["end_token"] = True
         if family.document_options:

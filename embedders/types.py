@@ -16,7 +16,7 @@ Pooling: TypeAlias = Literal["mean", "cls", "last", "weighted_mean", "max", "mea
 OnOverflow: TypeAlias = Literal["warn", "raise", "window"]
 #: The same for all texts of an encoder: "auto" is decided by `overflow_of`.
 Overflow: TypeAlias = Literal["auto", "warn", "raise", "window"]
-DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+DType: TypeAlias = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Role: TypeAlias = Literal["query", "document"]
 
 

@@ -23,19 +23,29 @@
 #define INLINE AVX2 static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* Columns of a panel, and most rows of a tile: 12 sums, 2 weights and an input fill the 16 registers. */
-enum { PANEL = 16, ROWS = 6 };
+/* Columns of a panel, and most rows of a tile: 12 sums, 2 weights and an input fill the 16 registers of AVX2. A tile of int8
+ * products has up to MOST_ROWS where there are 32. */
+enum { PANEL = 16, ROWS = 6, MOST_ROWS = 12 };
 /* Rows that are multiplied with one panel after the other: their inputs stay in the cache meanwhile. */
 enum { BLOCK = 192 };
-enum { EMBED, ATTEND, OUTPUT, NORM, UP, DOWN, LAST_NORM, STAGES_OF_A_LAYER = 6 };
+enum { EMBED, ATTEND, QUANTISE_SEEN, OUTPUT, NORM, UP, QUANTISE_INNER, DOWN, LAST_NORM, STAGES_OF_A_LAYER = 8 };
 enum { GELU, GELU_TANH, RELU, ACTIVATIONS };
 /* Looks at a counter before the core is offered to others: some ten microseconds. */
 enum { PATIENCE = 1000 };
 
-/* Weights are panels: float16 [columns / 16, in, 16]. All else is float32. */
+#include "int8.h"
+
+/* Weights [columns / 16] panels: float16 [in, 16], or int8 [in / 4, 16, 4]. All else is float32. */
 typedef struct {
-    const uint16_t *inputs, *output, *up, *down;
-    const float *inputs_bias, *output_bias, *up_bias, *down_bias;
+    const void *panels;
+    const float *bias;      /* [columns] */
+    const float *scales;    /* of int8, [columns] */
+    const float *sums;      /* of int8, [columns]: of the weights, for the inputs' least value */
+    const float *smoothing; /* of int8, [in]: factors of the inputs, by which the weights were divided */
+} Matrix;
+
+typedef struct {
+    Matrix inputs, output, up, down;
     const float *norm, *norm_bias, *last_norm, *last_norm_bias;
     double epsilon, last_epsilon;
 } Layer;
@@ -45,14 +55,19 @@ typedef struct {
     const float *words, *positions, *norm, *norm_bias;
     double epsilon, scale; /* scale: of the scores */
     int64_t hidden, inner, heads, depth, activation, vocabulary;
+    int64_t second; /* rows of positions until those of a pair's second text */
+    int64_t kernel; /* of int8 products; 0: weights are float16 */
 } Model;
 
 typedef struct {
     const int64_t *ids;
+    const int64_t *types;        /* [tokens]: 1 in a pair's second text; or none */
     const int32_t *bounds;       /* [sequences + 1], those of the whole batch: the first need not be 0 */
     const float *bias;           /* [heads, bias_size, bias_size], added to the scores; or none */
     float *x, *sum, *seen, *inner; /* [tokens, hidden] thrice, [tokens, inner]; the result is in x */
     float *scratch;              /* [workers, scratch_size] */
+    uint8_t *x8, *wide8;         /* of int8, x [tokens, hidden], and what OUTPUT or DOWN reads [tokens, inner] */
+    Range *x_ranges, *wide_ranges; /* [tokens] */
     atomic_int *taken, *done;    /* [stages], zero */
     int64_t sequences, tokens, bias_size, workers, scratch_size;
     atomic_int begun, inside;    /* workers that came, and that have not left yet */
@@ -125,9 +140,35 @@ static void (*const TILES[ROWS + 1])(const float *, int64_t, const uint16_t *, f
     NULL, tile1, tile2, tile3, tile4, tile5, tile6};
 
 /* Rows of the tile that begins with `first`: as even as they can be, for a tile of one row is as slow as one of four. */
-static inline int64_t tile_rows(int64_t tokens, int64_t first) {
-    int64_t tiles = (tokens - first + ROWS - 1) / ROWS;
+static inline int64_t tile_rows(const Model *m, int64_t tokens, int64_t first) {
+    const int64_t most = m->kernel ? KERNELS[m->kernel].rows : ROWS, tiles = (tokens - first + most - 1) / most;
     return (tokens - first + tiles - 1) / tiles;
+}
+
+/* What a product reads: rows in float32, or in int8. */
+typedef struct {
+    const float *rows;
+    const uint8_t *rows8;
+    const Range *ranges;
+} Inputs;
+
+/* out[count, 16] = rows [first, first + count) of the inputs times the panel of 16 columns that begins at `column`. */
+INLINE void multiply(const Model *m, const Inputs *in, int64_t k, int64_t first, int64_t count, const Matrix *w, int64_t column,
+                     float *out) {
+    if (!m->kernel) {
+        TILES[count](in->rows + first * k, k, (const uint16_t *)w->panels + column * k, out);
+        return;
+    }
+    _Alignas(64) int32_t sums[MOST_ROWS * PANEL];
+    KERNELS[m->kernel].tiles[count](in->rows8 + first * k, k, (const int8_t *)w->panels + column * k, sums);
+    for (int64_t half = 0; half < PANEL; half += 8) {
+        const __m256 unit = _mm256_loadu_ps(w->scales + column + half), all = _mm256_loadu_ps(w->sums + column + half);
+        for (int64_t r = 0; r < count; r++) {
+            const __m256 scale = _mm256_set1_ps(in->ranges[first + r].scale), least = _mm256_set1_ps(in->ranges[first + r].least);
+            const __m256 x = _mm256_cvtepi32_ps(_mm256_load_si256((const __m256i *)(sums + PANEL * r + half)));
+            _mm256_store_ps(out + PANEL * r + half, _mm256_fmadd_ps(_mm256_mul_ps(x, scale), unit, _mm256_mul_ps(least, all)));
+        }
+    }
 }
 
 INLINE float total(__m256 x) {
@@ -158,26 +199,29 @@ static void embed(const Model *m, Job *job, int64_t token) {
         atomic_store_explicit(&job->unknown, 1, memory_order_relaxed);
         id = 0;
     }
-    const float *word = m->words + id * d, *position = m->positions + (token - begin_of(job, sequence)) * d;
+    const int64_t second = job->types != NULL && job->types[token] ? m->second : 0;
+    const float *word = m->words + id * d, *position = m->positions + (second + token - begin_of(job, sequence)) * d;
     float *sum = job->sum + token * d;
     for (int64_t i = 0; i < d; i++) sum[i] = word[i] + position[i];
     normalise(sum, job->x + token * d, m->norm, m->norm_bias, m->epsilon, d);
+    if (m->kernel) quantise(job->x + token * d, m->layers->inputs.smoothing, d, job->x8 + token * d, job->x_ranges + token);
 }
 
 /* Queries, keys and values of a head. Keys are turned over, so that scores are sums of columns. */
 INLINE void project_head(const Model *m, const Layer *layer, const Job *job, int64_t head, const int64_t *columns, int64_t width,
                          float *query, float *keys, float *value) {
     const int64_t tokens = job->tokens, d = m->hidden, size = d / m->heads;
-    _Alignas(32) float tile[ROWS * PANEL], row[PANEL];
+    const Inputs in = {job->x, job->x8, job->x_ranges};
+    _Alignas(32) float tile[MOST_ROWS * PANEL], row[PANEL];
     for (int64_t block = 0; block < tokens; block += BLOCK)
         for (int64_t at = 0; at < 3 * size; at += PANEL) {
             const int64_t part = at / size, c = at % size, column = part * d + head * size + c;
             const int64_t last = block + BLOCK < tokens ? block + BLOCK : tokens;
-            const __m256 left = _mm256_loadu_ps(layer->inputs_bias + column);
-            const __m256 right = _mm256_loadu_ps(layer->inputs_bias + column + 8);
+            const __m256 left = _mm256_loadu_ps(layer->inputs.bias + column);
+            const __m256 right = _mm256_loadu_ps(layer->inputs.bias + column + 8);
             for (int64_t first = block, rows; first < last; first += rows) {
-                rows = tile_rows(last, first);
-                TILES[rows](job->x + first * d, d, layer->inputs + column * d, tile);
+                rows = tile_rows(m, last, first);
+                multiply(m, &in, d, first, rows, &layer->inputs, column, tile);
                 for (int64_t r = 0; r < rows; r++) {
                     float *to = part == 1 ? row : (part ? value : query) + (first + r) * size + c;
                     _mm256_storeu_ps(to, _mm256_add_ps(_mm256_load_ps(tile + PANEL * r), left));
@@ -194,14 +238,23 @@ INLINE void weigh(const float *query, int64_t rows, int64_t size, const float *k
                   const float *bias, int64_t bias_size, float *weights, int64_t room, float *factors) {
     const float *q[4];
     for (int r = 0; r < 4; r++) q[r] = query + (r < rows ? r : 0) * size;
-    for (int64_t t = 0; t < length; t += 8) {
-        __m256 s[4];
-        UNROLL for (int r = 0; r < 4; r++) s[r] = _mm256_setzero_ps();
+    /* Two columns of vectors at once: four sums would wait for each multiplication. */
+    for (int64_t t = 0; t < length; t += 16) {
+        const int64_t other = t + 8 < length ? 8 : 0;
+        __m256 s[4][2];
+        UNROLL for (int r = 0; r < 4; r++) s[r][0] = s[r][1] = _mm256_setzero_ps();
         for (int64_t i = 0; i < size; i++) {
-            __m256 key = _mm256_loadu_ps(keys + i * width + t);
-            UNROLL for (int r = 0; r < 4; r++) s[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(q[r] + i), key, s[r]);
+            const __m256 left = _mm256_loadu_ps(keys + i * width + t), right = _mm256_loadu_ps(keys + i * width + t + other);
+            UNROLL for (int r = 0; r < 4; r++) {
+                const __m256 x = _mm256_broadcast_ss(q[r] + i);
+                s[r][0] = _mm256_fmadd_ps(x, left, s[r][0]);
+                s[r][1] = _mm256_fmadd_ps(x, right, s[r][1]);
+            }
         }
-        UNROLL for (int r = 0; r < 4; r++) _mm256_storeu_ps(weights + r * room + t, _mm256_mul_ps(s[r], _mm256_set1_ps(scale)));
+        UNROLL for (int r = 0; r < 4; r++) {
+            _mm256_storeu_ps(weights + r * room + t + other, _mm256_mul_ps(s[r][1], _mm256_set1_ps(scale)));
+            _mm256_storeu_ps(weights + r * room + t, _mm256_mul_ps(s[r][0], _mm256_set1_ps(scale)));
+        }
     }
     for (int64_t r = 0; r < rows; r++) {
         float *w = weights + r * room, greatest[8];
@@ -268,22 +321,22 @@ AVX2 static void attend(const Model *m, const Layer *layer, const Job *job, int6
 }
 
 /* 16 columns of a block of rows: activation(a w + bias), or added + a w + bias. */
-AVX2 static void project(const float *a, int64_t k, const uint16_t *w, const float *bias, int64_t activation, const float *added,
-                         float *out, int64_t tokens, int64_t n, int64_t unit) {
+AVX2 static void project(const Model *m, Inputs in, int64_t k, const Matrix *w, const float *added, float *out, int64_t tokens,
+                         int64_t n, int64_t unit) {
     const int64_t panel = unit % (n / PANEL), block = unit / (n / PANEL) * BLOCK;
     const int64_t last = block + BLOCK < tokens ? block + BLOCK : tokens;
-    _Alignas(32) float tile[ROWS * PANEL];
-    const __m256 left = _mm256_loadu_ps(bias + PANEL * panel), right = _mm256_loadu_ps(bias + PANEL * panel + 8);
+    _Alignas(32) float tile[MOST_ROWS * PANEL];
+    const __m256 left = _mm256_loadu_ps(w->bias + PANEL * panel), right = _mm256_loadu_ps(w->bias + PANEL * panel + 8);
     for (int64_t first = block, rows; first < last; first += rows) {
-        rows = tile_rows(last, first);
-        TILES[rows](a + first * k, k, w + PANEL * panel * k, tile);
+        rows = tile_rows(m, last, first);
+        multiply(m, &in, k, first, rows, w, PANEL * panel, tile);
         for (int64_t r = 0; r < rows; r++) {
             const int64_t to = (first + r) * n + PANEL * panel;
             __m256 x = _mm256_add_ps(_mm256_load_ps(tile + PANEL * r), left);
             __m256 y = _mm256_add_ps(_mm256_load_ps(tile + PANEL * r + 8), right);
             if (added == NULL) {
-                x = activated(x, activation);
-                y = activated(y, activation);
+                x = activated(x, m->activation);
+                y = activated(y, m->activation);
             } else {
                 x = _mm256_add_ps(_mm256_loadu_ps(added + to), x);
                 y = _mm256_add_ps(_mm256_loadu_ps(added + to + 8), y);
@@ -300,20 +353,40 @@ static int64_t units_of(const Model *m, const Job *job, int kind) {
         case ATTEND: return m->heads;
         case UP: return m->inner / PANEL * blocks;
         case OUTPUT: case DOWN: return m->hidden / PANEL * blocks;
+        case QUANTISE_SEEN: case QUANTISE_INNER: return m->kernel ? tokens : 0;
         default: return tokens;
     }
 }
 
 static void run_unit(const Model *m, Job *job, int kind, const Layer *l, int64_t unit, float *scratch) {
-    const int64_t d = m->hidden, tokens = job->tokens;
+    const int64_t d = m->hidden, inner = m->inner, tokens = job->tokens;
+    const int last = l != NULL && l + 1 == m->layers + m->depth;
+    float *x = job->x + unit * d, *sum = job->sum + unit * d;
     switch (kind) {
         case EMBED: embed(m, job, unit); break;
         case ATTEND: attend(m, l, job, unit, scratch); break;
-        case OUTPUT: project(job->seen, d, l->output, l->output_bias, 0, job->x, job->sum, tokens, d, unit); break;
-        case NORM: normalise(job->sum + unit * d, job->x + unit * d, l->norm, l->norm_bias, l->epsilon, d); break;
-        case UP: project(job->x, d, l->up, l->up_bias, m->activation, NULL, job->inner, tokens, m->inner, unit); break;
-        case DOWN: project(job->inner, m->inner, l->down, l->down_bias, 0, job->x, job->sum, tokens, d, unit); break;
-        default: normalise(job->sum + unit * d, job->x + unit * d, l->last_norm, l->last_norm_bias, l->last_epsilon, d);
+        case QUANTISE_SEEN:
+            quantise(job->seen + unit * d, l->output.smoothing, d, job->wide8 + unit * d, job->wide_ranges + unit);
+            break;
+        case OUTPUT:
+            project(m, (Inputs){job->seen, job->wide8, job->wide_ranges}, d, &l->output, job->x, job->sum, tokens, d, unit);
+            break;
+        case NORM:
+            normalise(sum, x, l->norm, l->norm_bias, l->epsilon, d);
+            if (m->kernel) quantise(x, l->up.smoothing, d, job->x8 + unit * d, job->x_ranges + unit);
+            break;
+        case UP:
+            project(m, (Inputs){job->x, job->x8, job->x_ranges}, d, &l->up, NULL, job->inner, tokens, inner, unit);
+            break;
+        case QUANTISE_INNER:
+            quantise(job->inner + unit * inner, l->down.smoothing, inner, job->wide8 + unit * inner, job->wide_ranges + unit);
+            break;
+        case DOWN:
+            project(m, (Inputs){job->inner, job->wide8, job->wide_ranges}, inner, &l->down, job->x, job->sum, tokens, d, unit);
+            break;
+        default:
+            normalise(sum, x, l->last_norm, l->last_norm_bias, l->last_epsilon, d);
+            if (m->kernel && !last) quantise(x, l[1].inputs.smoothing, d, job->x8 + unit * d, job->x_ranges + unit);
     }
 }
 
@@ -383,6 +456,19 @@ static PyObject *supported(PyObject *self, PyObject *none) {
     return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"));
 }
 
+/* The kernels of int8 products that this processor can run, best first. */
+static PyObject *kernels(PyObject *self, PyObject *none) {
+    (void)self, (void)none;
+    PyObject *found = PyList_New(0);
+    for (int i = KERNEL_COUNT - 1; found != NULL && i > 0; i--) {
+        if (!kernel_runs(i)) continue;
+        PyObject *pair = Py_BuildValue("si", KERNELS[i].name, i);
+        if (pair == NULL || PyList_Append(found, pair)) Py_CLEAR(found);
+        Py_XDECREF(pair);
+    }
+    return found;
+}
+
 /* What the Python side must agree with. */
 static PyObject *layout(PyObject *self, PyObject *none) {
     (void)self, (void)none;
@@ -406,12 +492,18 @@ static PyObject *layout(PyObject *self, PyObject *none) {
     (void)self, (void)none;
     return PyTuple_New(0);
 }
+
+static PyObject *kernels(PyObject *self, PyObject *none) {
+    (void)self, (void)none;
+    return PyList_New(0);
+}
 #endif
 
 static PyMethodDef FUNCTIONS[] = {
     {"run", run, METH_VARARGS, "run(model, job): take part in a pass; whether this worker left last, and whether an id was unknown."},
     {"reduce", reduce, METH_VARARGS, "reduce(hidden, dimension, segments, count, weighted, out): sums of rows."},
     {"supported", supported, METH_NOARGS, "Whether this processor has what the pass needs."},
+    {"kernels", kernels, METH_NOARGS, "Names and numbers of the kernels of int8 products that run here, best first."},
     {"layout", layout, METH_NOARGS, "Bytes of a layer, a model and a job; columns of a panel."},
     {NULL, NULL, 0, NULL}};
 

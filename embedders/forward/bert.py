@@ -289,11 +289,11 @@ class BertFirstTokens(BertForward):
         super().__init__(base, device, dtype, exact=exact)
         self._last = self._layers.pop()
         self._shift = 0
-        types = getattr(base.embeddings, "token_type_embeddings", None)
-        if types is not None and len(types.weight) > 1:
-            weight, positions = types.weight.detach().float(), self._stack.positions
+        second = PostNormModules.of(base).second
+        if second is not None:
+            positions = self._stack.positions
             self._shift = len(positions)
-            self._stack.positions = torch.cat([positions, positions + (weight[1] - weight[0]).to(positions)])
+            self._stack.positions = torch.cat([positions, positions + second.to(positions)])
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """``[tokens]`` ids, with the packing's token types -> ``[sequences, hidden]``."""

@@ -115,6 +115,7 @@ class PostNormModules:
     Attributes:
         words: ``[vocabulary, width]``.
         positions: float32 ``[longest, width]``, that of the first token first; token type 0 is added.
+        second: ``[width]``: what a pair's second text has added to its positions; None where texts are not told apart.
         norm: Behind their sum.
         project: From the width of the embeddings to that of the layers, where they differ.
         distances: MPNet's weights of the distance between two tokens.
@@ -125,6 +126,7 @@ class PostNormModules:
 
     words: torch.Tensor
     positions: torch.Tensor
+    second: torch.Tensor | None
     norm: Any
     project: Any
     distances: RelativeBias | None
@@ -151,14 +153,16 @@ class PostNormModules:
         layout = _LAYOUTS[config.model_type]
         embeddings = model.embeddings
         positions = embeddings.position_embeddings.weight.detach().float()
-        types = getattr(embeddings, "token_type_embeddings", None)
+        embedding = getattr(embeddings, "token_type_embeddings", None)
+        types = None if embedding is None else embedding.weight.detach().float()
         if types is not None:
-            positions = positions + types.weight.detach().float()[0]
+            positions = positions + types[0]
         # Positions begin after the padding id in RoBERTa-style encoders; cutting the table once saves the addition.
         padding = getattr(embeddings, "padding_idx", None)
         return cls(
             words=embeddings.word_embeddings.weight.detach(),
             positions=positions[0 if padding is None else padding + 1 :],
+            second=types[1] - types[0] if types is not None and len(types) > 1 else None,
             norm=embeddings.LayerNorm,
             project=getattr(model, "embeddings_project", None),
             distances=RelativeBias(model.encoder) if layout is _MPNET else None,

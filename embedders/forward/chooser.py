@@ -17,7 +17,7 @@ from situate.embedders.forward.compiled import CompiledForward
 from situate.embedders.forward.cores import computing
 from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
-from situate.embedders.forward.native import NativeForward
+from situate.embedders.forward.native import NativeForward, int8_forward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.forward.prepending import prepend
 from situate.embedders.forward.routing import join_routing
@@ -29,7 +29,7 @@ from situate.errors import ConventionError, ModelError, UnsafeModelError
 from situate.vectors import check_finite
 
 #: The error that each format is allowed: see `tolerance`.
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02, torch.int8: 0.15}
 #: Lengths of made-up sequences: short, long, two equal ones. More for pairs, so that their scores have a spread.
 _LENGTHS = (5, 33, 33, 12)
 _PAIR_LENGTHS = (6, 33, 33, 12, 20, 50, 9, 41, 17, 28, 5, 26)
@@ -121,11 +121,17 @@ def choose_forward(
     Raises:
         ModelError: The model cannot be loaded, or cannot be changed by ``variant``.
         NonFiniteVectorError: It overflows in float16, whichever way it runs.
+        ConventionError: It cannot be computed in int8, or not packed although ``variant`` needs it.
     """
 
     def load(at: torch.dtype) -> Any:
         return load_model(folder, device, at, options, variant=variant)
 
+    if dtype == torch.int8 and variant.weights:
+        raise ConventionError(
+            f"dtype='int8' rounds the weights itself, and weights={variant.weights!r} stores them otherwise: leave one "
+            "of them out"
+        )
     model = load(dtype if variant.weights else base_dtype(device, dtype))
     reentrant, vocabulary = is_reentrant(model, options), _vocabulary(model)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
@@ -137,6 +143,10 @@ def choose_forward(
         def error(forward: Forward) -> float:
             return _relative_error(forward(ids, packing).float(), reference)
 
+        if dtype == torch.int8:
+            quantized = int8_forward(model)
+            _check_int8(error(quantized), limit)
+            return ForwardChoice(quantized, size, True, reentrant, shared=True, vocabulary=vocabulary)
         ways = _ways(model, device, dtype, exact, variant, load)
         if variant.groups:
             ways = (way for way in ways if way.packed)
@@ -182,12 +192,17 @@ def choose_pair_forward(
         exact: Do not store float32 weights in float16.
 
     Raises:
-        ConventionError: The model computes something else at every call.
+        ConventionError: The model computes something else at every call, or cannot be computed in int8.
     """
 
     def error(forward: Forward) -> float:
         return _score_error(score(forward(ids, packing).float()), wanted)
 
+    if dtype == torch.int8:
+        quantized = OfEachSequence(int8_forward(model), last=last)
+        _check_int8(error(quantized), limit)
+        size, known = int(model.config.get_text_config().hidden_size), _vocabulary(model)
+        return ForwardChoice(quantized, size, True, reentrant, shared=True, vocabulary=known)
     ways = _pair_ways(model, ids.device, dtype, exact, last)
     way, fault = _first_right(ways, error, limit)
     if way is None:
@@ -251,9 +266,17 @@ def _pair_ways(model: Any, device: torch.device, dtype: torch.dtype, exact: bool
         yield _Way(OfEachSequence(way.forward, last=last), way.packed, way.after)
 
 
+def _check_int8(error: float, limit: float) -> None:
+    if not error <= limit:
+        raise ConventionError(
+            f"dtype='int8' is not for this model: its results differ by {error:.1%} from those in float32, and at most "
+            f"{limit:.0%} is allowed; use dtype='auto'"
+        )
+
+
 def base_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The format to load weights in: float32 on CPU, where the stream around bfloat16 products keeps it."""
-    return torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) else dtype
+    """The format to load weights in: float32 on CPU, where the stream around products in fewer bits keeps it."""
+    return torch.float32 if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16, torch.int8) else dtype
 
 
 def tolerance(dtype: torch.dtype, exact: bool) -> float:

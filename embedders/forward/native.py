@@ -18,13 +18,15 @@ from typing import Any
 import torch
 
 from situate.embedders.forward.bert_weights import PostNormModules
+from situate.embedders.forward.int8 import QuantizedLinear
 from situate.embedders.forward.packing import Packing
+from situate.errors import ConventionError
 from situate.threads import ThreadPool
 
 #: Columns of a panel of weights, and activations in the order of `_native.c`.
 _PANEL = 16
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
-_STAGES_OF_A_LAYER = 6
+_STAGES_OF_A_LAYER = 8
 #: Sequences of so many tokens together share a pass: what it writes still fits the cache then, and the weights, which
 #: are read once a pass, are read seldom enough.
 _TOKENS = 192
@@ -34,10 +36,13 @@ _KEPT_TOKENS = 1024
 _MOST_WORKERS = 4
 
 
+class _Matrix(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("panels", "bias", "scales", "sums", "smoothing"))
+
+
 class _Layer(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("inputs", "output", "up", "down")),
-        *((name, ctypes.c_void_p) for name in ("inputs_bias", "output_bias", "up_bias", "down_bias")),
+        *((name, _Matrix) for name in ("inputs", "output", "up", "down")),
         *((name, ctypes.c_void_p) for name in ("norm", "norm_bias", "last_norm", "last_norm_bias")),
         ("epsilon", ctypes.c_double),
         ("last_epsilon", ctypes.c_double),
@@ -51,12 +56,17 @@ class _Model(ctypes.Structure):
         ("epsilon", ctypes.c_double),
         ("scale", ctypes.c_double),
         *((name, ctypes.c_int64) for name in ("hidden", "inner", "heads", "depth", "activation", "vocabulary")),
+        *((name, ctypes.c_int64) for name in ("second", "kernel")),
     )
 
 
 class _Job(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("ids", "bounds", "bias", "x", "sum", "seen", "inner", "scratch")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("ids", "types", "bounds", "bias", "x", "sum", "seen", "inner", "scratch")
+        ),
+        *((name, ctypes.c_void_p) for name in ("x8", "wide8", "x_ranges", "wide_ranges")),
         *((name, ctypes.c_void_p) for name in ("taken", "done")),
         *((name, ctypes.c_int64) for name in ("sequences", "tokens", "bias_size", "workers", "scratch_size")),
         *((name, ctypes.c_int) for name in ("begun", "inside", "unknown")),
@@ -74,38 +84,68 @@ def library() -> Any:
     return found if found.supported() and found.layout() == layout else None
 
 
+def int8_kernels() -> dict[str, int]:
+    """The kernels of products in int8 that run here, best first, and their numbers in the compiled module."""
+    compiled = library()
+    return {} if compiled is None else dict(compiled.kernels())
+
+
+def int8_forward(model: Any) -> NativeForward:
+    """The model with products in int8, by the best kernel that runs here.
+
+    Raises:
+        ConventionError: It cannot be computed in int8 here.
+    """
+    if library() is None:
+        why = "it needs a processor with AVX2, and a C compiler when situate was installed"
+    elif not PostNormModules.fits(model):
+        kinds = "BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet"
+        why = f"models of the type {model.config.model_type!r} have no such pass, only {kinds} do"
+    elif not NativeForward.fits(model):
+        why = f"the sizes of its heads and layers must be multiples of {_PANEL}, and all its layers have a bias"
+    else:
+        return NativeForward(model, next(iter(int8_kernels())))
+    raise ConventionError(f"dtype='int8' cannot be used: {why}; use dtype='auto'")
+
+
 class NativeForward:
-    """Token vectors of packed sequences. Products are computed in float32, on weights stored in float16.
+    """Token vectors of packed sequences. Products are computed in float32 on weights stored in float16, or in int8.
 
     Args:
         model: The transformers model that the weights are read from; one that `fits`. It is not kept.
+        kernel: Of products in int8, one of `int8_kernels`; all compute the same numbers. None: float32.
 
     Attributes:
         helpers: Threads that compute a pass with its caller.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, kernel: str | None = None) -> None:
         parts = PostNormModules.of(model)
+        self._quantized = kernel is not None
         self._tensors: list[torch.Tensor] = []  # what the structures point to
         self._distances = parts.distances
         self._positions = len(parts.positions)
         self._layers = (_Layer * len(parts.layers))()
+        before = parts.norm
         for layer, modules in zip(self._layers, parts.layers, strict=True):
-            weight, bias = modules.joined()
-            layer.inputs, layer.inputs_bias = self._panels(weight), self._floats(bias)
-            for name in ("output", "up", "down"):
-                module = getattr(modules, name)
-                setattr(layer, name, self._panels(module.weight))
-                setattr(layer, f"{name}_bias", self._floats(module.bias))
+            layer.inputs = self._matrix(*modules.joined(), before)
+            layer.output = self._matrix(modules.output.weight, modules.output.bias)
+            layer.up = self._matrix(modules.up.weight, modules.up.bias, modules.output_norm)
+            layer.down = self._matrix(modules.down.weight, modules.down.bias)
+            before = modules.down_norm
             for name, module in (("norm", modules.output_norm), ("last_norm", modules.down_norm)):
                 setattr(layer, name, self._floats(module.weight))
                 setattr(layer, f"{name}_bias", self._floats(module.bias))
             layer.epsilon, layer.last_epsilon = modules.output_norm.eps, modules.down_norm.eps
         inner, self._hidden = parts.layers[0].up.weight.shape
+        second = 0 if parts.second is None else len(parts.positions)
+        tables = (
+            parts.positions if parts.second is None else torch.cat([parts.positions, parts.positions + parts.second])
+        )
         self._model = _Model(
             layers=self._layers,
             words=self._floats(parts.words),
-            positions=self._floats(parts.positions),
+            positions=self._floats(tables),
             norm=self._floats(parts.norm.weight),
             norm_bias=self._floats(parts.norm.bias),
             epsilon=parts.norm.eps,
@@ -116,6 +156,8 @@ class NativeForward:
             depth=len(parts.layers),
             activation=_ACTIVATIONS.index(parts.activation),
             vocabulary=len(parts.words),
+            second=second,
+            kernel=0 if kernel is None else int8_kernels()[kernel],
         )
         self._free: deque[_Scratch] = deque(maxlen=_MOST_WORKERS)
         self.helpers = ThreadPool(_MOST_WORKERS - 1, "situate-helper")
@@ -160,10 +202,11 @@ class NativeForward:
         unknown, begin = False, 0
         for first, last, tokens in _groups(packing.lengths):
             scratch = self._scratch(tokens, last - first, workers)
-            scratch.held = (ids, bounds, bias, out)
+            scratch.held = (ids, packing.types, bounds, bias, out)
             job = scratch.job
             job.ids, job.bounds = ids.data_ptr() + 8 * begin, bounds.data_ptr() + 4 * first
             job.x, job.sequences, job.tokens = out.data_ptr() + 4 * begin * self._hidden, last - first, tokens
+            job.types = None if packing.types is None else packing.types.data_ptr() + 8 * begin
             job.bias, job.bias_size = (None, 0) if bias is None else (bias.data_ptr(), bias.shape[-1])
             unknown |= self._run(scratch, workers)
             begin += tokens
@@ -200,6 +243,22 @@ class NativeForward:
         scratch.clear()
         return scratch
 
+    def _matrix(self, weight: torch.Tensor, bias: torch.Tensor, norm: Any = None) -> _Matrix:
+        """A linear layer, the input of which comes out of ``norm``."""
+        if not self._quantized:
+            return _Matrix(panels=self._panels(weight), bias=self._floats(bias))
+        # What a norm gives has its bias as mean and its weight as deviation.
+        sizes = None if norm is None else (norm.weight.detach().square() + norm.bias.detach().square()).sqrt().float()
+        layer = QuantizedLinear.of(weight, sizes, _PANEL)
+        self._tensors.append(layer.panels)
+        return _Matrix(
+            panels=layer.panels.data_ptr(),
+            bias=self._floats(bias),
+            scales=self._floats(layer.scales),
+            sums=self._floats(layer.sums),
+            smoothing=self._floats(layer.smoothing),
+        )
+
     def _floats(self, tensor: torch.Tensor) -> int:
         kept = tensor.detach().float().contiguous()
         self._tensors.append(kept)
@@ -234,8 +293,14 @@ class _Scratch:
         own = -(-(2 * tokens + 2 * tokens * size + padded * (size + 4)) // _PANEL) * _PANEL
         self._counters = torch.zeros(2 * stages, dtype=torch.int32)
         self._floats = torch.empty(tokens * (2 * model.hidden + model.inner) + workers * own)
-        begin = self._floats.data_ptr()
+        self._bytes = torch.empty(tokens * (model.hidden + model.inner) if model.kernel else 0, dtype=torch.uint8)
+        self._ranges = torch.empty(4 * tokens if model.kernel else 0)
+        begin, rows8, ranges = (memory.data_ptr() for memory in (self._floats, self._bytes, self._ranges))
         self.job = _Job(
+            x8=rows8,
+            wide8=rows8 + tokens * model.hidden,
+            x_ranges=ranges,
+            wide_ranges=ranges + 8 * tokens,
             sum=begin,
             seen=begin + 4 * tokens * model.hidden,
             inner=begin + 8 * tokens * model.hidden,

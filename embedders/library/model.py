@@ -45,6 +45,11 @@ class LibraryModel:
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: it has to be 1 or more")
+        if dtype == "int8":
+            raise InputError(
+                f"dtype 'int8' is for BERT-style models that situate runs itself, and {model!r} is run by "
+                "sentence-transformers: use dtype='auto'"
+            )
         self.model = model
         self.batch_size = batch_size
         self._kind = kind

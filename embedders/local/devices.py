@@ -43,7 +43,7 @@ def chosen_device(device: str) -> torch.device:
 
 
 def chosen_dtype(dtype: str, device: torch.device, model_type: str = "") -> torch.dtype:
-    """The number format of the weights; "auto" is the fastest that the hardware computes in.
+    """The number format of the weights; "auto" is the fastest that the hardware computes in, int8 aside.
 
     That is bfloat16 on CPUs with AVX512-BF16 or AMX and on CUDA from Ampere on, float16 on older CUDA cards and on
     MPS, float32 elsewhere (a CPU without bf16 units emulates it, slower than float32). BERT-style encoders, whose
@@ -56,15 +56,20 @@ def chosen_dtype(dtype: str, device: torch.device, model_type: str = "") -> torc
         model_type: The architecture's name in transformers, where the caller computes anew if float16 overflows.
 
     Raises:
-        InputError: The name is not one of the four.
+        InputError: The name is not one of the five, or is int8 for another device than the CPU.
     """
     import torch
 
-    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    named = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "int8")}
+    if dtype == "int8" and device.type != "cpu":
+        raise InputError(
+            f"dtype 'int8' is for the CPU, and device is {str(device)!r}: use dtype='auto', or device='cpu'"
+        )
     if dtype in named:
-        return named[dtype]
+        chosen: torch.dtype = named[dtype]
+        return chosen
     if dtype != "auto":
-        raise InputError(f"dtype {dtype!r} is not one of 'auto', 'float32', 'bfloat16', 'float16'")
+        raise InputError(f"dtype {dtype!r} is not one of 'auto', 'float32', 'bfloat16', 'float16', 'int8'")
     if device.type == "cuda":
         modern = torch.cuda.get_device_capability(device)[0] >= 8
         return torch.bfloat16 if modern and model_type not in BERT_STYLE else torch.float16

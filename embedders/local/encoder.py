@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from situate.embedders.local.loaded import LoadedModel, ModelKey
 from situate.embedders.local.processes import DeviceProcesses
@@ -28,7 +28,7 @@ from situate.embedders.text.pooling import SpanOutput
 from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
 from situate.embedders.text.requests import PoolingResult
 from situate.embedders.text.tokenizer import TextTokenizer
-from situate.embedders.types import Encoded, Overflow, Pooling, Role, SpanText, overflow_of
+from situate.embedders.types import DType, Encoded, Overflow, Pooling, Role, SpanText, overflow_of
 from situate.errors import ConventionError, FallbackWarning, InputError, NonFiniteVectorError, TruncationWarning
 from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork
@@ -72,6 +72,7 @@ class Encoder:
         device: "auto", or a torch device; or several, each with a process and a copy of the model of its own, among
             which texts are dealt out. The processes are spawned, so a program needs ``if __name__ == "__main__":``.
         dtype: Format of the weights. "auto" is the fastest one that the hardware computes in; "float32" is exact.
+            "int8" is for BERT-style models on CPU: faster, at a cosine of about 0.998 to float32.
         adapters: Names of adapters (LoRA, as ``peft`` saves it) and their folders or hub ids. Each is loaded by the
             first `encode` that names it and stays in memory, merged into a copy of the weights. Needs the extra
             ``adapters``.
@@ -107,7 +108,7 @@ class Encoder:
         dimensions: int | None = None,
         layers: int | None = None,
         device: str | Sequence[str] = "auto",
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        dtype: DType = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         extension: Method | Extension | None = None,
         bidirectional: bool = False,

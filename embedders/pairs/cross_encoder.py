@@ -101,7 +101,8 @@ class CrossEncoderModel:
             prompt of the model's folder, which sentence-transformers uses too, or nothing.
         template: A decoder's prompt; None for the one of its family.
         device: "auto", or a torch device.
-        dtype: Format to compute in. "auto" is the fastest that the hardware computes in; "float32" is exact.
+        dtype: Format to compute in. "auto" is the fastest that the hardware computes in; "float32" is exact. "int8" is
+            for BERT-style models on CPU.
         batch_tokens: Most tokens of one pass; None: a number that suits the device.
         revision: A branch, tag or commit of the hub's repository.
         trust_remote_code: Run the Python files of the model's repository.

@@ -96,6 +96,11 @@ class PairEngine(Engine):
                     reentrant=reentrant,
                     exact=exact,
                 )
+            elif dtype == torch.int8:
+                raise ConventionError(
+                    "dtype='int8' cannot be used: the model's head could not be separated from its encoder; use "
+                    "dtype='auto'"
+                )
             elif representation:
                 raise ConventionError(
                     "the model's head could not be separated from its encoder, which the aggregation 'parade' needs; "

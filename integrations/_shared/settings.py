@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, SecretStr, SkipValidation
 
-from situate.embedders.types import Overflow, Pooling
+from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.config import PipelineConfig
@@ -122,7 +122,7 @@ class EmbedderOptions(Configured):
         query_adapter: The one for queries, where a pair was trained for both sides.
         query_model: Hub id or folder of another model for queries, where a pair shares a space (DPR, LEAF).
         device: "auto", or a torch device; a list gives each device a process of its own.
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16", or "int8" on CPU.
         on_overflow: How a text that is longer than the model reads is treated: "auto", "warn", "raise" or "window"; see
             `Embedder`.
         revision: Branch, tag or commit of the hub's repository.
@@ -187,9 +187,7 @@ class EmbedderOptions(Configured):
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")
     query_model: str | None = Field(default=None, description="Another model for queries.")
     device: str | list[str] = Field(default="auto", description="Where the model runs.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Format of the weights."
-    )
+    dtype: DType = Field(default="auto", description="Format of the weights.")
     on_overflow: Overflow = Field(default="auto", description="What happens to texts that are too long.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
     trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
@@ -214,7 +212,7 @@ class CrossEncoderOptions(Configured):
         max_tokens: Tokens of a window, query included; None: the model's own.
         instruction: The task, for models that take one.
         device: "auto", or a torch device.
-        dtype: "auto", "float32", "bfloat16" or "float16".
+        dtype: "auto", "float32", "bfloat16", "float16", or "int8" on CPU.
         revision: Branch, tag or commit of the hub's repository.
         trust_remote_code: Whether the model's own Python code may run.
         allow_pickle: Whether pickled weights, which can run any code, may be read.
@@ -242,9 +240,7 @@ class CrossEncoderOptions(Configured):
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens of a window.")
     instruction: str | None = Field(default=None, description="The task.")
     device: str = Field(default="auto", description="Where the model runs.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="What the model computes in."
-    )
+    dtype: DType = Field(default="auto", description="What the model computes in.")
     revision: str | None = Field(default=None, description="Branch, tag or commit of the hub's repository.")
     trust_remote_code: bool = Field(default=False, description="Whether the model's own code may run.")
     allow_pickle: bool = Field(default=False, description="Whether pickled weights may be read.")

@@ -61,7 +61,7 @@ def test_an_embedder_is_made_again_from_its_settings(again: Any) -> None:
         ("layers", -1),
         ("max_tokens", 0),
         ("pooling", "median"),
-        ("dtype", "int8"),
+        ("dtype", "int4"),
         ("on_overflow", "cut"),
     ],
 )

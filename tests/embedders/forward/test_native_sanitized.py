@@ -30,7 +30,7 @@ spec.loader.exec_module(module)
 """
 FUZZ = """
 import random, sys, torch, transformers
-from situate.embedders.forward.native import NativeForward, library
+from situate.embedders.forward.native import NativeForward, int8_kernels, library
 from situate.embedders.forward.modules import PaddedForward
 from situate.embedders.forward.packing import Packing
 assert library().__file__ == sys.argv[1]
@@ -47,6 +47,7 @@ with torch.inference_mode():
             if isinstance(module, torch.nn.Linear):
                 module.weight.copy_((4 * module.weight).half().float())
         forward = NativeForward(model)
+        quantized = {kernel: NativeForward(model, kernel) for kernel in int8_kernels()}
         for _ in range(4):
             torch.set_num_threads(random.randint(1, 4))
             lengths = [random.choice([1, 2, 7, 8, 9, random.randint(1, 300)]) for _ in range(random.randint(1, 9))]
@@ -54,6 +55,8 @@ with torch.inference_mode():
             packing = Packing.of(lengths, torch.device("cpu"))
             torch.testing.assert_close(
                 forward(ids, packing), PaddedForward(model)(ids, packing), rtol=1e-3, atol=1e-4)
+            found = [each(ids, packing) for each in quantized.values()]
+            assert all(torch.equal(each, found[0]) for each in found)
 """
 
 
@@ -87,8 +90,11 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def test_its_suite_is_clean(sanitized: tuple[Path, dict[str, str]]) -> None:
     _, environment = sanitized
     # Those that need no process of their own, which would load the installed module.
-    chosen = "computes_what_the_model or activations or same_bits or not_in_the_model or nan or sums_of_rows"
-    suite = ["tests/embedders/forward/test_native.py", "-q", "-x", "-k", chosen]
+    chosen = (
+        "computes_what_the_model or activations or same_bits or not_in_the_model or nan or sums_of_rows or not_finite "
+        "or second_text"
+    )
+    suite = ["tests/embedders/forward/test_native.py", "tests/embedders/forward/test_int8.py", "-q", "-x", "-k", chosen]
     command = [sys.executable, "-m", "pytest", "-p", "sanitized_native", "-p", "no:cacheprovider", *suite]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])

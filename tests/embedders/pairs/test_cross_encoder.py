@@ -14,6 +14,7 @@ import transformers
 
 from situate.embedders.forward.attention import BASE_2
 from situate.embedders.forward.bert import BertFirstTokens
+from situate.embedders.forward.native import library
 from situate.embedders.pairs import engine as pair_engine
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
@@ -260,6 +261,13 @@ def test_half_precision_is_judged_by_scores_in_float32(sharp, monkeypatch):
     assert limit == 0.02
     assert engine.head is not None
     assert model.dtype == torch.float16
+
+
+@pytest.mark.skipif(library() is None, reason="no C compiler built the pass, or this processor has no AVX2")
+def test_scores_in_int8_are_near(trained_body):
+    model = CrossEncoderModel(trained_body, dtype="int8", output="logit", device="cpu")
+    got, wanted = model.score(PAIRS).scores, predicted(trained_body, PAIRS, activation_fn=torch.nn.Identity())
+    assert 1e-4 < np.sqrt(np.square(got - wanted).mean()) / wanted.std() < 0.15
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
