@@ -16,6 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # On a busy machine some passes would be left to one core, which adds up in another order, and many tests want the same
 # bits (docs/encoder.md, "Busy machines").
 os.environ["SITUATE_CORES"] = "all"
+# Processes that test side by side (pytest-xdist) share the cores. With a thread of each for every core, threads would
+# wait awake for others that have no core (docs/encoder.md, "Busy machines"), which takes several times the CPU time.
+if (WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 #: `make test-full` runs the long forms of the suites.
