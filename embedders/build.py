@@ -63,6 +63,8 @@ def _own_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedM
         normalize=family.normalize,
         pool_prefix=family.pool_instruction,
         end_token=family.end_token,
+        leading=family.leading.replace("{task}", family.task),
+        position_stride=family.position_stride,
         layers=settings.layers,
         device=settings.device,
         dtype=settings.dtype,

@@ -71,7 +71,7 @@ class Embedder:
         document_instruction: What stands before a document, likewise. ``{title}`` in it is replaced by the title.
         task: The task that the query instruction names, for models that take one (E5-instruct, Qwen3, ...); or the
             name of one of the prompts in the model's folder; or the task adapter of a model whose own code has some
-            (Jina v3 to v5), for queries and documents both.
+            (Jina v3 to v5), or the language (SONAR), for queries and documents both.
         scheme: How chunks become vectors.
         dimensions: Keep only the first so many numbers of a vector (Matryoshka, Kusupati et al. 2022), renormalised.
         pooling: How token vectors become one; None for the model's own.
@@ -228,6 +228,8 @@ class Embedder:
         if self._querier is not None:
             told = self._querier.instructed(instruction).settings
             return self.from_settings(dataclasses.replace(self._settings.documents, query_model=told))
+        if "{task}" in self.family.leading:  # whose task is a language
+            return self.from_settings(dataclasses.replace(self._settings, query_instruction=instruction))
         apart = dataclasses.replace(self._settings, task=None, query_instruction=instruction)
         if any(name == "task" for name, _ in self.family.document_options):
             return self.from_settings(apart)  # whose tasks are adapters, for documents as well

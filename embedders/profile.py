@@ -153,6 +153,8 @@ class ModelProfile:
         """The settings that change how the model runs."""
         settings = self.settings
         changed: dict[str, Any] = {}
+        if settings.task is not None and "{task}" in self.family.leading:
+            changed["leading"] = self.family.leading.replace("{task}", settings.task)
         if settings.prompts is not None:
             changed["prompts"] = settings.prompts.fingerprint()
         if settings.layers is not None:

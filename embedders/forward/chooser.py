@@ -239,7 +239,7 @@ def _ways(
 ) -> Iterator[_Way]:
     """The ways to run a model, fastest first."""
     original = getattr(model.config, "_attn_implementation", None)
-    if load is not None and not variant.weights and PostNormModules.fits(model):
+    if load is not None and not variant.weights and not variant.stride[0] and PostNormModules.fits(model):
         if device.type == "cpu" and dtype == torch.float32 and not exact and NativeForward.fits(model):
             yield _Way(NativeForward(model), True)
         yield _Way(BertForward(model, device, dtype, exact=exact).compile(), True)

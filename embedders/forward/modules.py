@@ -30,6 +30,7 @@ class PaddedForward:
         self._model, self._left = model, left
         self._pad = int(getattr(model.config, "pad_token_id", None) or 0)
         self._takes, self._more = _takes(model), no_cache(model)
+        self._stride: tuple[int, int] | None = getattr(model.config, "position_stride", None)
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
@@ -50,6 +51,8 @@ class PaddedForward:
             given["token_type_ids"][mask] = packing.types
         if self._left:
             given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        elif self._stride:
+            given["position_ids"] = _apart(at.expand(mask.shape), sizes, self._stride)
         return given
 
 
@@ -75,12 +78,17 @@ class PackedForward:
         self._first = int(config.pad_token_id or 0) + 1 if config.model_type in OFFSET_POSITIONS else 0
         self._positions = config.model_type not in _RELATIVE
         self._types = "token_type_ids" in _takes(model)
+        self._stride: tuple[int, int] | None = getattr(model.config, "position_stride", None)
 
     def __call__(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """int64 ``[tokens]`` ids -> ``[tokens, hidden]``."""
         given = dict(self._more)
         if self._positions:
-            given["position_ids"] = (packing.position_ids + self._first)[None]
+            positions = packing.position_ids
+            if self._stride:
+                sizes = packing.bounds.diff()
+                positions = _apart(positions, sizes.repeat_interleave(sizes), self._stride)
+            given["position_ids"] = (positions + self._first)[None]
         if self._types and packing.types is not None:
             given["token_type_ids"] = packing.types[None]
         if self._longest is not None:
@@ -91,6 +99,11 @@ class PackedForward:
             if self._longest is not None:
                 self._longest.tokens = None
         return hidden[0]
+
+
+def _apart(positions: torch.Tensor, lengths: torch.Tensor, stride: tuple[int, int]) -> torch.Tensor:
+    """Positions, further apart in sequences of up to so many tokens."""
+    return torch.where(lengths <= stride[0], positions * stride[1], positions)
 
 
 class _Longest(threading.local):

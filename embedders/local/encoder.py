@@ -88,6 +88,8 @@ class Encoder:
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
         add_special_tokens: Whether the tokenizer's special tokens are put around each pass.
         end_token: Whether the end token closes each pass also where the tokenizer's own files leave it out.
+        leading: The token that takes the place of those that the tokenizer puts before a text; "": its own.
+        position_stride: A number of tokens, and how far apart the positions of texts of up to so many stand.
         pool_prefix: Whether, in a text without spans, ``SpanText.prefix`` and the special tokens before it are pooled
             (INSTRUCTOR does not; sentence-transformers calls this ``include_prompt``).
         revision: A branch, tag or commit of the hub's repository.
@@ -119,6 +121,8 @@ class Encoder:
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
         end_token: bool = False,
+        leading: str = "",
+        position_stride: tuple[int, int] = (0, 1),
         pool_prefix: bool = True,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -141,6 +145,8 @@ class Encoder:
         self.on_overflow: Overflow = on_overflow
         self.add_special_tokens = add_special_tokens
         self.end_token = end_token
+        self.leading = leading
+        self.position_stride = position_stride
         self.pool_prefix = pool_prefix
         self.load_options = LoadOptions(revision, trust_remote_code, allow_pickle)
         self.batch_tokens = batch_tokens
@@ -443,6 +449,7 @@ class Encoder:
                     self.load_options,
                     add_special_tokens=self.add_special_tokens,
                     end_token=self.end_token,
+                    leading=self.leading,
                 )
             return self._tokenizer_
 
@@ -489,6 +496,7 @@ class Encoder:
                 prepending=None if self.prepend is None else self.prepend.of(self._tokenizer),
                 routing=self._routing,
                 weights=self.weights,
+                stride=self.position_stride,
             ),
             options=self.load_options,
             batch_tokens=self.batch_tokens,

@@ -289,7 +289,7 @@ def _from_user(settings: EmbedderSettings, record: Family, stored: StoredConvent
         options = tuple((name, task if name == "task" else value) for name, value in record.document_options)
         return replace(user, query=prompt, document=prompt, query_options=options, document_options=options)
     template = record.query if user.query is None else user.query
-    if "{task}" in template:
+    if "{task}" in template or "{task}" in record.leading:
         return replace(user, task=task)
     if task in stored.prompts:
         return replace(user, query=stored.prompts[task])

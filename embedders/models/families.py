@@ -57,6 +57,9 @@ class Family:
             pooling says it (pooling by the first or the last token is not suited).
         end_token: Whether the tokenizer's end token closes every text, which is added where the tokenizer's own files
             leave it out (transformers 5 no longer reads ``add_eos_token``; a "last" pooling would take a word instead).
+        leading: The token that takes the place of those that the tokenizer puts before a text; ``{task}`` in it is
+            replaced by the task (a language). "": the tokenizer's own.
+        position_stride: A number of tokens, and how far apart the positions of texts of up to so many stand.
         remote_code: Whether its repository's own Python files are needed for right vectors.
         library: Why pooling a pass over its tokens does not give its vectors, so that sentence-transformers has to run
             all its modules (`LibraryEncoder`: whole texts only); "" where it does.
@@ -90,6 +93,8 @@ class Family:
     layer_norm: bool = False
     late: str = ""
     end_token: bool = False
+    leading: str = ""
+    position_stride: tuple[int, int] = (0, 1)
     remote_code: bool = False
     library: str = ""
     query_options: tuple[tuple[str, str], ...] = ()

@@ -27,6 +27,7 @@ class Variant:
         prepending: How the last token's state stands before the text.
         routing: How many experts' weights of all layers follow a token's vector (MoEE); 0 for none.
         weights: How the weights of linear layers are quantised; None: not at all.
+        stride: A number of tokens, and how far apart the positions of sequences of up to so many stand.
     """
 
     layers: int | None = None
@@ -36,6 +37,7 @@ class Variant:
     prepending: Prepending | None = None
     routing: int = 0
     weights: Weights | None = None
+    stride: tuple[int, int] = (0, 1)
 
     @property
     def groups(self) -> bool:
@@ -50,6 +52,8 @@ class Variant:
         """
         if self.reach is not None:
             self.reach.configure(config)
+        if self.stride[0]:
+            config.position_stride = self.stride  # which the passes look for
         if self.bidirectional:
             text = config.get_text_config()
             text.is_causal = False  # what transformers makes its masks by

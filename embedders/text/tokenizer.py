@@ -86,6 +86,7 @@ class TextTokenizer:
         *,
         add_special_tokens: bool = True,
         end_token: bool = False,
+        leading: str = "",
     ) -> TextTokenizer:
         """The tokenizer of a model folder; from ``tokenizer.json`` where there is one, which needs no torch.
 
@@ -94,8 +95,10 @@ class TextTokenizer:
             options: Whether the folder's own Python files may run.
             add_special_tokens: Whether special tokens are put around a text.
             end_token: Close every text with the end token also where the tokenizer itself closes it with nothing.
+            leading: The token that takes the place of the special ones before a text; "": the tokenizer's own.
 
         Raises:
+            ConventionError: The vocabulary has no such token.
             ModelNotFoundError: The folder holds no tokenizer that can be loaded.
             ModelError: A file is damaged.
         """
@@ -115,7 +118,15 @@ class TextTokenizer:
         found = cls(backend, slow, add_special_tokens=add_special_tokens)
         if add_special_tokens and not len(found.trailing) and (end_token or _asks_for_end_token(config)):
             found.trailing = found.end_ids(config)
+        if add_special_tokens and leading:
+            found.leading = found._one_token(leading, folder)
         return found
+
+    def _one_token(self, token: str, folder: Path) -> Ids:
+        found = None if self.backend is None else self.backend.token_to_id(token)
+        if found is None:
+            raise ConventionError(f"the tokenizer in {str(folder)!r} has no token {token!r} to put before a text")
+        return _ids([found])
 
     def end_ids(self, config: dict[str, Any]) -> Ids:
         """The end token that ``tokenizer_config.json`` names, if the vocabulary has it."""

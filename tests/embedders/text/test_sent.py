@@ -88,8 +88,10 @@ def reference(folder: Path) -> Any:
 
 def pooled(folder: Path, tokens: list[str], ids: list[int], family: Family) -> Vectors:
     """The vector by transformers alone, out of the tokens that `describe` marks."""
+    places = torch.arange(len(ids))[None] * (family.position_stride[1] if len(ids) <= family.position_stride[0] else 1)
     with torch.inference_mode():
-        hidden = reference(folder)(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+        out = reference(folder)(input_ids=torch.tensor([ids]), position_ids=places)
+    hidden = out.last_hidden_state[0].numpy()
     (first,) = [i for i, token in enumerate(tokens) if token.startswith("⟦")]
     (last,) = [i for i, token in enumerate(tokens) if token.endswith("⟧")]
     rows = hidden[first : last + 1]
