@@ -58,6 +58,7 @@ def test_a_batch_is_one_call(embed_model: SituateEmbedding, events: Any) -> None
     assert [len(event.chunks) for event in events.of("EmbeddingEndEvent")] == [300]
 
 
+@pytest.mark.skipif(not hasattr(BaseEmbedding, "to_payload"), reason="before 0.14.23 they are shown all of to_dict")
 def test_observers_see_no_more_than_this(events: Any) -> None:
     model = SituateEmbedding(query_instruction="secret wording: ", device="cpu")
     model.get_query_embedding("x")
