@@ -9,6 +9,8 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import ToolMessage
 
+pytest.importorskip("langgraph", reason="the programs are written for the versions of the extra `examples`")
+
 from examples import (
     langchain_agent,
     langchain_chain,

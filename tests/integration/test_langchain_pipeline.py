@@ -62,7 +62,7 @@ class Prompts(BaseCallbackHandler):
         self.texts: list[str] = []
 
     def on_chat_model_start(self, serialized: Any, messages: list[list[BaseMessage]], **_: Any) -> None:
-        self.texts += ["\n".join(message.text for message in conversation) for conversation in messages]
+        self.texts += ["\n".join(str(message.content) for message in conversation) for conversation in messages]
 
 
 @pytest.fixture(scope="module")
