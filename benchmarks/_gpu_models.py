@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks._gpu_run import Settings
 
@@ -79,15 +79,48 @@ def model_folder(name: str, settings: Settings, *, pairs: bool = False) -> Path:
             if weight.ndim == 2 and "embed" not in key and "relative" not in key:
                 weight.mul_(_SHARPER_PAIRS if pairs else _SHARPER)
     half_made = folder.with_suffix(".part")  # a stopped stage may have left one
-    half_made.mkdir(exist_ok=True)
-    model.eval().cpu().save_pretrained(half_made)
-    for file in _TOKENIZER_FILES:
-        if (settings.tokenizer / file).is_file():
-            (half_made / file).write_bytes((settings.tokenizer / file).read_bytes())
+    _save(model, half_made, settings)
     if not pairs:
         _describe_modules(half_made, config.hidden_size, limit)
     half_made.rename(folder)
     return folder
+
+
+def rank_folder(kind: Literal["t5", "splade"], settings: Settings) -> Path:
+    """A folder with a reranker of base size: a T5 that answers true or false, or a SPLADE. Made once."""
+    import torch
+    import transformers as tr
+
+    folder = settings.scratch / f"rank-{kind}"
+    if folder.exists():
+        return folder
+    torch.manual_seed(0)
+    model: Any
+    if kind == "t5":
+        tiny = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+        base = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+        sizes: dict[str, Any] = tiny if settings.smoke else base
+        model = tr.T5ForConditionalGeneration(tr.T5Config(vocab_size=30522, decoder_start_token_id=0, **sizes))
+    else:
+        model = tr.BertForMaskedLM(_bert(*((64, 2, 2, 128) if settings.smoke else (768, 12, 12, 3072)))[1])
+    half_made = folder.with_suffix(".part")
+    _save(model, half_made, settings)
+    if kind == "splade":
+        from sentence_transformers import SparseEncoder
+        from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+        words, half_made = half_made, folder.with_suffix(".whole")
+        SparseEncoder(modules=[MLMTransformer(str(words)), SpladePooling()], device="cpu").save(str(half_made))
+    half_made.rename(folder)
+    return folder
+
+
+def _save(model: Any, folder: Path, settings: Settings) -> None:
+    folder.mkdir(exist_ok=True)
+    model.eval().cpu().save_pretrained(folder)
+    for file in _TOKENIZER_FILES:
+        if (settings.tokenizer / file).is_file():
+            (folder / file).write_bytes((settings.tokenizer / file).read_bytes())
 
 
 def _describe_modules(folder: Path, hidden_size: int, max_tokens: int) -> None:

@@ -88,7 +88,8 @@ class _Worker:
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there,), daemon=True)
+        # Not a daemon, which may have no processes of its own, and a stage has one for each card.
+        self.process = context.Process(target=_serve, args=(there,))
         self.process.start()
         there.close()
 

@@ -177,9 +177,14 @@ def latency(settings: Settings) -> Iterator[Row]:
 
 
 def late_chunking(settings: Settings) -> Iterator[Row]:
-    """One document that fills an 8,192-token window, against its chunks alone in one call."""
+    """One document that fills an 8,192-token window, against its chunks alone in one call, and against
+    sentence-transformers' token vectors, averaged by their offsets."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
     for name in ("ModernBERT-base", "Qwen3-0.6B"):
-        ours = Encoder(model_folder(name, settings), device=settings.device, dtype="bfloat16")
+        folder = model_folder(name, settings)
+        ours = Encoder(folder, device=settings.device, dtype="bfloat16")
         chunks: list[str] = []
         room = 300 if settings.smoke else 8000
         for text in sample_texts(120, 80, 100, seed=2):
@@ -192,13 +197,32 @@ def late_chunking(settings: Settings) -> Iterator[Row]:
         spans = tuple((int(end) - len(chunk), int(end)) for chunk, end in zip(chunks, ends, strict=True))
         whole, apart = [SpanText(document, spans, window=8192)], [SpanText(chunk) for chunk in chunks]
         plan = ours._read(whole, 0)[0]
+        peer = SentenceTransformer(str(folder), device=settings.device, model_kwargs={"dtype": torch.bfloat16})
+        peer.max_seq_length = 8192
+
+        def pooled(
+            peer: Any = peer, document: str = document, spans: tuple[tuple[int, int], ...] = spans
+        ) -> np.ndarray:
+            tokens = peer.encode([document], output_value="token_embeddings", convert_to_numpy=False)[0].float().cpu()
+            offsets = np.array(peer.tokenizer(document, return_offsets_mapping=True)["offset_mapping"])
+            means = [tokens[(offsets[:, 0] < end) & (offsets[:, 1] > start)].mean(0).numpy() for start, end in spans]
+            vectors = np.stack(means)
+            return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
         late, medians, _ = compared(
             timed(lambda e=ours, w=whole: e.encode(w)),  # type: ignore[misc]
-            {"apart": timed(lambda e=ours, a=apart: e.encode(a))},  # type: ignore[misc]
+            {"apart": timed(lambda e=ours, a=apart: e.encode(a)), "peer": timed(pooled)},  # type: ignore[misc]
             1 if settings.smoke else 3,
         )
         row: Row = {"model": name, "tokens": sum(map(len, plan.sequences)), "windows": len(plan.sequences)}
-        yield {**row, "chunks": len(chunks), "late ms": 1e3 * late, "chunks alone ms": 1e3 * medians["apart"]}
+        yield {
+            **row,
+            "chunks": len(chunks),
+            "late ms": 1e3 * late,
+            "chunks alone ms": 1e3 * medians["apart"],
+            "token vectors pooled ms": 1e3 * medians["peer"],
+            "cosine to it": float((ours.encode(whole)[0].vectors * pooled()).sum(1).min()),
+        }
         ours.close()
 
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import _gpu_checks as checks, _gpu_speed as speed
+from benchmarks import _gpu_checks as checks, _gpu_speed as speed, _gpu_ways as ways
 from benchmarks._gpu_run import Run, Settings, Stage
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -32,8 +32,12 @@ STAGES = (
     Stage("bulk", speed.bulk, 30, 130),
     Stage("cross-encoder", speed.pairs, 20, 50),
     Stage("latency", speed.latency, 20, 50),
+    Stage("ways", ways.ways, 20, 90),
+    Stage("overlap", ways.overlap, 15, 40),
     Stage("pytest -m cuda", checks.suite, 30, 120),
     Stage("late chunking", speed.late_chunking, 15, 40),
+    Stage("rerankers", ways.rerankers, 10, 90),
+    Stage("several cards", ways.several_cards, 5, 60),
     Stage("memory", checks.memory, 10, 40),
 )
 

@@ -101,15 +101,19 @@ def test_a_wrong_result_is_seen(run: Run) -> None:
 
 
 def test_all_stages_run_on_a_cpu(tmp_path: Path, minilm_path: str) -> None:
-    # The short form runs the suite's CUDA tests, all skipped here, as it is.
-    stages = [stage.name for stage in STAGES if FULL or stage.name != "pytest -m cuda"]
+    # The long form also runs the suite's CUDA tests, all skipped here, and what loads libraries of its own.
+    longer = ("pytest -m cuda", "overlap", "rerankers")
+    stages = [stage.name for stage in STAGES if FULL or stage.name not in longer]
     assert main(["--smoke", "--tokenizer", minilm_path, "--out", str(tmp_path), "--stages", *stages]) == 0
     numbers = json.loads((tmp_path / "gpu-smoke.json").read_text())
     assert list(numbers) == stages
     assert all(result["rows"] and result["error"] is None for result in numbers.values())
     bulk = numbers["bulk"]["rows"]
     assert all(row["packed"] and row["ratio"] > 0 and row["cosine to it"] > 0.99 for row in bulk)
-    assert all(row["windows"] == 1 for row in numbers["late chunking"]["rows"])
+    assert all(row["windows"] == 1 and row["cosine to it"] > 0.99 for row in numbers["late chunking"]["rows"])
+    if FULL:
+        rerankers = numbers["rerankers"]["rows"]
+        assert {row["reranker"] for row in rerankers} == {"monoT5-base", "SPLADE (BERT-base)"}
 
 
 def test_the_stages_fit_into_eight_minutes() -> None:
