@@ -9,6 +9,7 @@ texts are kept in .situate/encoded.sqlite (--cache).
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from situate.chunkers import AutoChunker
 from situate.embedders import Embedder
 from situate.retrievers import Hit, Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, Interval, compare
-from situate.retrievers.fit import fit
+from situate.retrievers.fit import Fit, fit
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     reports: list[str] = []
     total: list[Interval] = []
+    work = Path(tempfile.mkdtemp())
     for folder in arguments.folders:
         data = load(folder)
         measure = "char_recall@5" if data.has_spans else "nDCG@10"
@@ -45,22 +47,28 @@ def main() -> None:
         with Index(embedder, chunker=AutoChunker(size=200, tokenizer=plain.tokenizer), config=config) as index:
             index.add(document for document in data.documents if document.text.strip())
             found = fit(index, same_cost=arguments.same_cost, seed=arguments.seed)
-            fitted = Index(embedder, client=index.client, config=found.config)
+            adapted = embedder if found.query_map is None else _adapted(embedder, found, work)
+            fitted = Index(adapted, client=index.client, config=found.config)
             searches = {"before": _search(index), "after": _search(fitted)}
             comparison = compare(data, searches, [measure])
         difference = comparison.difference("after", "before", measure)
         total.append(difference)
         points = f"{100 * difference.mean:+.1f} [{100 * difference.low:.1f}, {100 * difference.high:.1f}]"
-        after = found.verdicts[-1].milliseconds if found.changes else found.milliseconds
+        after = found.verdicts[0].milliseconds if found.changes else found.milliseconds
         print(
             f"| {data.name} | {measure} | {comparison.mean('before', measure):.3f} "
             f"| {comparison.mean('after', measure):.3f} | {points} | {found.milliseconds:.1f} to {after:.1f} "
-            f"| {found.written() or 'as before'} |",
+            f"| {found.written() or 'as before'}{'' if found.query_map is None else ', map of queries'} |",
             flush=True,
         )
         reports.append(f"{data.name}\n{found.table()}")
     print(f"\nmean: {100 * sum(each.mean for each in total) / len(total):+.2f}\n")
     print("\n\n".join(reports))
+
+
+def _adapted(embedder: Embedder, found: Fit, folder: Path) -> Embedder:
+    found.save(folder)
+    return embedder.using(embedder.adapter, str(folder / "query_map.safetensors"))
 
 
 def _search(index: Index) -> Callable[[str], list[Hit]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from situate.chunkers import AutoChunker, Document
 from situate.embedders import ChunkScheme, Embedder
 from situate.retrievers import DocumentSignals, Hit, Index, LexicalScheme, PipelineConfig
-from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare, load_beir, load_jsonl
+from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, Perturbation, compare, load_beir, load_jsonl
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path(".situate/encoded.sqlite")
@@ -84,8 +84,10 @@ def _titled(document: Document) -> Document:
     return replace(document, text=f"{title} {document.text}")
 
 
-def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | None) -> None:
-    """Compare the configurations on one set, print the table, write the results."""
+def run(
+    data: EvaluationSet, names: list[str] | None, model: str, cache: Path | None, perturb: Sequence[Perturbation]
+) -> None:
+    """Compare the configurations on one set, print the table, write the results (those of perturbed queries not)."""
     plain = Embedder(model)
     # The family: what stands for the encoder knows no conventions of a model in a folder, its instructions.
     embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, cache))
@@ -105,9 +107,13 @@ def run(data: EvaluationSet, names: list[str] | None, model: str, cache: Path | 
             searches,
             SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES,
             count_tokens=chunker.count,
+            perturb=perturb,
         )
     baseline = RRF if RRF in chosen else next(iter(chosen))
     print(f"\n{comparison.table(baseline)}\n\nDifferences: points over {baseline!r} [95 % paired bootstrap]\n")
+    if perturb:
+        print(comparison.robustness((SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0]))
+        return
     RESULTS.mkdir(exist_ok=True)
     written = RESULTS / f"quality-{data.name}"
     comparison.plot(written.with_suffix(".png"), (SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0], baseline)
@@ -149,10 +155,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a configuration's name; may be given several times")
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
+    parser.add_argument("--perturb", action="append", default=[], help="typos, asr or case; prints what they cost")
     parser.add_argument("--no-cache", action="store_true", help="encode everything anew")
     arguments = parser.parse_args()
     for folder in arguments.folders:
-        run(load(folder), arguments.only, arguments.model, None if arguments.no_cache else arguments.cache)
+        cache = None if arguments.no_cache else arguments.cache
+        run(load(folder), arguments.only, arguments.model, cache, arguments.perturb)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ class Embedder:
         adapters: Names of adapters (LoRA) and their folders or hub ids; needs the extra ``adapters``.
         adapter: The adapter that documents are embedded with, and queries as well unless ``query_adapter`` names
             another; None: the model itself. `using` gives the same embedder with another one.
-        query_adapter: The adapter for queries, where a pair was trained for both sides.
+        query_adapter: The adapter for queries, where a pair was trained for both sides; or the file of a linear map of
+            their vectors (``.safetensors``), which `situate.retrievers.fit` writes, for any encoder.
         query_model: Another model for queries, where a pair shares a space (DPR, LEAF): its folder or hub id, which
             then takes ``query_instruction`` and ``task``, or an `Embedder` with settings of its own. Before the first
             documents are embedded it is checked that eight known questions find their passages.
@@ -128,7 +129,7 @@ class Embedder:
         dtype: DType = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         adapter: str | None = None,
-        query_adapter: str | None = None,
+        query_adapter: str | os.PathLike[str] | None = None,
         query_model: str | os.PathLike[str] | Embedder | None = None,
         extension: Method | Extension | None = None,
         bidirectional: bool = False,
@@ -161,7 +162,7 @@ class Embedder:
                 dtype=dtype,
                 adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),
                 adapter=adapter,
-                query_adapter=query_adapter,
+                query_adapter=None if query_adapter is None else os.fspath(query_adapter),
                 query_model=query_settings,
                 extension=Extension.of(extension),
                 bidirectional=bidirectional,
@@ -268,8 +269,8 @@ class Embedder:
 
     @property
     def query_adapter(self) -> str | None:
-        """The name of the adapter that queries are embedded with."""
-        return self._settings.adapter_for("query")
+        """The name of the adapter that queries are embedded with, or the file of the map of their vectors."""
+        return self._settings.query_map or self._settings.adapter_for("query")
 
     @property
     def querier(self) -> Embedder:
@@ -307,6 +308,8 @@ class Embedder:
                 if self._encoder is None:
                     encoder = build_encoder(self._settings, self.family, self._profile.resolved)
                     check_dimensions(self._settings.dimensions, encoder.dimension, self.family)
+                    if self._profile.query_map is not None:
+                        self._profile.query_map.check_fits(self._profile.fingerprint(encoder))
                     if self._querier is not None:
                         check_pair(self, self._querier, self._settings.dimensions or encoder.dimension)
                     self._role_options = _role_options(self._settings, encoder)
@@ -409,14 +412,14 @@ class Embedder:
         """
         if self._querier is not None:
             return self._querier.embed_queries(texts)
-        return self._rows(self._encode(self._written(texts, "query"), "query"))
+        return self._queries(self._encode(self._written(texts, "query"), "query"))
 
     async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
         """`embed_queries` without blocking the event loop."""
         if self._querier is not None:
             return await self._querier.aembed_queries(texts)
         await self._aready()
-        return self._rows(await self._aencode(self._written(texts, "query"), "query"))
+        return self._queries(await self._aencode(self._written(texts, "query"), "query"))
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
         """float32 ``[texts, dimension]``, each text written as a document. Errors as in `embed_queries`."""
@@ -490,7 +493,7 @@ class Embedder:
             return self._querier.embed_queries_with_tokens(texts, questions)
         inputs = self._written(texts, "query")
         done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
-        return self._rows(done[: len(inputs)]), self._matrices(done[len(inputs) :], questions)
+        return self._queries(done[: len(inputs)]), self._matrices(done[len(inputs) :], questions)
 
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
@@ -653,6 +656,10 @@ class Embedder:
         vectors = np.concatenate([item.vectors for item in encoded])
         check_finite(vectors, f"model {self.model!r} computed")
         return vectors
+
+    def _queries(self, encoded: Sequence[Encoded]) -> Vectors:
+        rows = self._rows(encoded)
+        return rows if self._profile.query_map is None else self._profile.query_map(rows)
 
     def _matrices(self, encoded: Sequence[Encoded], texts: Sequence[str]) -> list[Vectors]:
         done = iter(encoded)

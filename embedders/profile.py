@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from situate.embedders.models.adapters import Adapter
 from situate.embedders.models.conventions import conventions
 from situate.embedders.models.families import Family
 from situate.embedders.models.folder import ModelFolder
+from situate.embedders.models.query_map import QueryMap
 from situate.embedders.models.registry import family_of
 from situate.embedders.models.resolve import LoadOptions, ResolvedModel, resolve_model
 from situate.embedders.models.settings import EmbedderSettings
@@ -146,8 +148,16 @@ class ModelProfile:
 
     def query_adapter(self) -> str | None:
         """The digest of the adapter that queries are embedded with, where it is another than the documents'."""
+        if self.query_map is not None:
+            return self.query_map.digest
         documents, queries = (self.settings.adapter_for(role) for role in ("document", "query"))
         return None if queries == documents else self._digest(queries)
+
+    @cached_property
+    def query_map(self) -> QueryMap | None:
+        """The linear map of query vectors, if there is one."""
+        path = self.settings.query_map
+        return None if path is None else QueryMap.load(path)
 
     def _changed(self) -> dict[str, Any]:
         """The settings that change how the model runs."""

@@ -10,6 +10,7 @@ from situate.embedders.models.extension import Extension
 from situate.embedders.models.families import Family
 from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.quantized import Weights
+from situate.embedders.models.query_map import SUFFIX
 from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
 from situate.embedders.types import ChunkScheme, DType, Overflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
@@ -91,7 +92,7 @@ class EmbedderSettings:
             )
         if not self.device:
             raise InputError("device is an empty list: name at least one device, or 'auto'")
-        for adapter in (self.adapter, self.query_adapter):
+        for adapter in (self.adapter, None if self.query_map else self.query_adapter):
             check_name(adapter, dict(self.adapters))
         self._check_query_model()
         if self.encoder is not None and self.changes:
@@ -156,6 +157,13 @@ class EmbedderSettings:
         """How the model's files are read."""
         return LoadOptions(self.revision, self.trust_remote_code, self.allow_pickle)
 
+    @property
+    def query_map(self) -> str | None:
+        """The file of the linear map that ``query_adapter`` names; None where it names a LoRA, or nothing."""
+        name = self.query_adapter
+        return name if name is not None and name.endswith(SUFFIX) and name not in dict(self.adapters) else None
+
     def adapter_for(self, role: Role) -> str | None:
         """The adapter that texts of ``role`` are embedded with: the documents' where queries have none of their own."""
-        return self.adapter if role == "document" or self.query_adapter is None else self.query_adapter
+        own = None if self.query_map else self.query_adapter
+        return self.adapter if role == "document" or own is None else own

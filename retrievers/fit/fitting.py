@@ -5,19 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.embedders.models.query_map import QueryMap
 from situate.errors import InputError
+from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison
 from situate.retrievers.evaluation.judgements import EvaluationSet
+from situate.retrievers.fit.adapter import fitted_map, lists
 from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.questions import STAYING, Question
 from situate.retrievers.fit.report import DEFAULT, Fit, Verdict
-from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby
+from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby, score
 from situate.retrievers.fit.trials import Trials
+from situate.retrievers.fit.written import written_questions
+from situate.retrievers.types import Hit, Reranker
+from situate.types import TextGenerator
 
 if TYPE_CHECKING:
     from situate.retrievers.index.index import Index
@@ -28,15 +35,22 @@ ENOUGH = 80
 _DOCUMENTS = 10
 #: Characters by which fewer documents are split.
 _STRETCH = 2_000
+#: Hits that a map of queries learns the order of.
+_TAUGHT = 50
+#: How strong it is tried: shares of what moves a query.
+_STRENGTHS = (0.25, 0.5, 1.0)
 
 
 def fit(
     index: Index,
     *,
     questions: EvaluationSet | None = None,
+    generator: TextGenerator | None = None,
     number: int = 800,
     chunks: int = 3000,
     same_cost: bool = False,
+    adapter: bool = True,
+    teacher: Reranker | None = None,
     seed: int = 0,
 ) -> Fit:
     """Find settings of the search that are better for these documents than those of the index.
@@ -50,23 +64,39 @@ def fit(
         index: The index; it is only read.
         questions: Questions of your own, with the documents or passages that answer. From `ENOUGH` on they alone judge,
             and nothing is embedded but them.
+        generator: A language model, which then writes questions, too (`written_questions`).
         number: Questions that the corpus asks, at most.
         chunks: Chunks that are copied for that, at most.
         same_cost: Leave out settings that ask the store for more than the index's own do (feedback, more candidates).
+        adapter: Also fit a linear map of queries: ``Embedder(query_adapter=...)`` takes the file that ``Fit.save``
+            writes. It costs a query some microseconds.
+        teacher: What the map learns the order of passages from, a `CrossEncoderReranker` say; None: the search by the
+            settings found, with feedback (and MaxSim, where token vectors are stored).
         seed: Of all that is drawn.
 
     Returns:
         The settings, and a report: ``print(fit(index).table())``.
 
     Raises:
-        InputError: The index is empty, holds no text to ask about, or lacks the documents that questions name.
+        GenerationError: The language model failed.
+        InputError: The index is empty, holds no text to ask about, or lacks the documents that questions name. Or its
+            embedder has a map of queries already.
     """
+    if adapter and (known := index.embedder.querier.settings.query_map) is not None:
+        raise InputError(
+            f"the embedder maps queries already, by {known!r}: give an index whose embedder has no query_adapter, or "
+            "adapter=False"
+        )
+    how = _How(same_cost, adapter, teacher, seed)
     started = time.perf_counter()
     own = [] if questions is None else judged_questions(index, questions)
     if len(own) >= ENOUGH:
-        return _fitted(Probe.of(index, own), same_cost, seed, started)
+        return _fitted(Probe.of(index, own), how, started)
     with corpus_probe(index, own, number=number, chunks=chunks, seed=seed) as probe:
-        return _fitted(probe, same_cost, seed, started)
+        if generator is not None:
+            written = written_questions(probe.index, generator, seed=seed)
+            probe = Probe.of(probe.index, [*probe.questions, *written])
+        return _fitted(probe, how, started)
 
 
 def judged_questions(index: Index, questions: EvaluationSet) -> list[Question]:
@@ -88,10 +118,20 @@ def judged_questions(index: Index, questions: EvaluationSet) -> list[Question]:
     return found
 
 
-def _fitted(probe: Probe, same_cost: bool, seed: int, started: float) -> Fit:
+@dataclass(frozen=True)
+class _How:
+    """The arguments of `fit` that say what is fitted."""
+
+    same_cost: bool
+    adapter: bool
+    teacher: Reranker | None
+    seed: int
+
+
+def _fitted(probe: Probe, how: _How, started: float) -> Fit:
     default = probe.index.config
     trials = Trials(probe, max(MOST, default.prefetch))
-    held = _held_back(probe.questions, seed)
+    held = _held_back(probe.questions, how.seed)
     guards = np.array([question.kind in STAYING for question in probe.questions])
     judging, guarding = np.flatnonzero(held & ~guards).tolist(), np.flatnonzero(held & guards).tolist()
     choosing = np.flatnonzero(~held & ~guards).tolist(), np.flatnonzero(~held & guards).tolist()
@@ -100,26 +140,29 @@ def _fitted(probe: Probe, same_cost: bool, seed: int, started: float) -> Fit:
             f"{len(probe.questions)} questions cannot be split by document into those that choose and those that "
             "judge: add documents, or questions"
         )
-    settings = candidates(default, same_cost=same_cost)
-    chosen = best_of(settings, trials.gains, *choosing, seed)
+    settings = candidates(default, same_cost=how.same_cost)
+    chosen = best_of(settings, trials.gains, *choosing, how.seed)
     further = nearby(chosen)
-    chosen = best_of([chosen, *further], trials.gains, *choosing, seed)
+    chosen = best_of([chosen, *further], trials.gains, *choosing, how.seed)
     comparison = Comparison("held back", {DEFAULT: {"found": trials.gains(default, judging)}})
     verdicts: list[Verdict] = []
+
+    def judge(name: str, tried: tuple[Trials, PipelineConfig], before: tuple[Trials, PipelineConfig]) -> bool:
+        found, known = (each[0].gains(each[1], judging) for each in (tried, before))
+        guarded = tried[0].gains(tried[1], guarding) - before[0].gains(before[1], guarding)
+        comparison.scores[name] = {"found": found}
+        verdicts.append(Verdict.of(name, found - known, guarded, milliseconds[id(tried[1])]))
+        return verdicts[-1].used
+
     times = trials.milliseconds([(default, trials.vectors), (chosen, trials.vectors)])
-    used = default
-    if chosen is not default:
-        found = comparison.scores["settings"] = {"found": trials.gains(chosen, judging)}
-        verdict = Verdict.of(
-            "settings",
-            found["found"] - comparison.scores[DEFAULT]["found"],
-            trials.gains(chosen, guarding) - trials.gains(default, guarding),
-            times[1],
-        )
-        verdicts.append(verdict)
-        used = chosen if verdict.used else default
+    milliseconds = {id(default): times[0], id(chosen): times[1]}
+    used = chosen if chosen is not default and judge("settings", (trials, chosen), (trials, default)) else default
+    moved = _map(trials, used, choosing, how) if how.adapter else None
+    if moved is not None and not judge("map of queries", (_mapped(trials, moved), used), (trials, used)):
+        moved = None
     return Fit(
         config=used,
+        query_map=moved,
         default=default,
         verdicts=tuple(verdicts),
         comparison=comparison,
@@ -128,6 +171,34 @@ def _fitted(probe: Probe, same_cost: bool, seed: int, started: float) -> Fit:
         seconds=time.perf_counter() - started,
         milliseconds=times[0],
     )
+
+
+def _map(
+    trials: Trials, config: PipelineConfig, choosing: tuple[Sequence[int], Sequence[int]], how: _How
+) -> QueryMap | None:
+    """A map of queries that is fitted on the questions that choose, as strong as they find most; None for none."""
+    probe, numbers = trials.probe, sorted([*choosing[0], *choosing[1]])
+    taught = config if config.feedback is not None else replace(config, feedback=Feedback(), fusion="minmax")
+    found: list[Sequence[Hit]] = [trials.hits(taught, number, _TAUGHT) for number in numbers]
+    if how.teacher is not None:
+        asked = [probe.questions[number].text for number in numbers]
+        found = [how.teacher.rerank(text, hits) for text, hits in zip(asked, found, strict=True)]
+    whole = fitted_map(lists(probe.index, trials.dense[numbers], found), how.seed)
+    if whole is None:
+        return None
+    basis = QueryMap.basis(probe.index.embedder.querier.fingerprint)
+    maps = [QueryMap(whole.down, (share * whole.up).astype(np.float32), basis) for share in _STRENGTHS]
+
+    def gained(moved: QueryMap) -> float:
+        mapped = _mapped(trials, moved)
+        judged, guarded = (mapped.gains(config, some) - trials.gains(config, some) for some in choosing)
+        return score(judged, guarded)
+
+    return max(maps, key=gained)
+
+
+def _mapped(trials: Trials, moved: QueryMap) -> Trials:
+    return trials.with_dense(moved(trials.dense))
 
 
 def _held_back(questions: Sequence[Question], seed: int) -> NDArray[np.bool_]:

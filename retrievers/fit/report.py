@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.embedders.models.query_map import QueryMap
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison, Interval
 from situate.retrievers.fit.settings import changes
 
 #: The row of the settings that were given.
 DEFAULT = "as it was"
+#: The file of a map of queries.
+MAP_FILE = "query_map.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Fit:
 
     Attributes:
         config: The settings to search with: those that were fitted where they are better, else those of before.
+        query_map: The map of queries, where it is better.
         default: The settings of before.
         verdicts: What was fitted, and whether it is used.
         comparison: What each finds of the questions that were held back.
@@ -71,6 +75,7 @@ class Fit:
     """
 
     config: PipelineConfig
+    query_map: QueryMap | None
     default: PipelineConfig
     verdicts: tuple[Verdict, ...]
     comparison: Comparison
@@ -99,6 +104,7 @@ class Fit:
                 f"| {verdict.name} | {_points(verdict.judged)} | {guarded} | {verdict.milliseconds:.2f} "
                 f"| {verdict.words} |"
             )
+        moved = "; query_adapter: the map that save() writes" if self.query_map is not None else ""
         said = json.dumps(self.written(), ensure_ascii=False) if self.changes else "as before"
         return "\n".join(
             [
@@ -106,13 +112,23 @@ class Fit:
                 "",
                 f"{sum(self.asked.values())} questions ({kinds}); {held} that were held back judge. {self.tried} "
                 f"settings tried in {self.seconds:.0f} s. Points with 95 % intervals of a paired bootstrap.",
-                f"Configuration: {said}.",
+                f"Configuration: {said}{moved}.",
             ]
         )
 
     def written(self) -> dict[str, Any]:
         """The changes as values of `situate.yaml`'s ``config``."""
         return {name: _plain(value) for name, value in self.changes.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Write the report (``report.md``), the changes (``config.json``) and the map of queries, where there is one
+        (``query_map.safetensors``)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.md").write_text(self.table() + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(self.written(), indent=1) + "\n", encoding="utf-8")
+        if self.query_map is not None:
+            self.query_map.save(folder / MAP_FILE)
 
     def plot(self, path: str | Path) -> None:
         """Write a picture of the differences with their intervals.

@@ -84,7 +84,7 @@ def best_of(
     while True:
         some, others = judges[:asked].tolist(), guards[:asked].tolist()
         base = measure(default, some), measure(default, others)
-        scores = [_score(measure(each, some) - base[0], measure(each, others) - base[1]) for each in left]
+        scores = [score(measure(each, some) - base[0], measure(each, others) - base[1]) for each in left]
         order = sorted(range(len(left)), key=lambda place: -scores[place])
         if len(left) <= _KEPT and asked >= max(len(judges), len(guards)):
             break
@@ -93,7 +93,8 @@ def best_of(
     return left[order[0]] if left and scores[order[0]] > 0 else default
 
 
-def _score(judged: NDArray[np.float64], guarded: NDArray[np.float64]) -> float:
+def score(judged: NDArray[np.float64], guarded: NDArray[np.float64]) -> float:
+    """What is gained by the differences of questions that judge, less what is lost by those that guard."""
     return float(judged.mean() if len(judged) else 0.0) + min(0.0, float(guarded.mean()) if len(guarded) else 0.0)
 
 

@@ -125,11 +125,19 @@ class Trials:
         """
         asked = range(len(self.probe.questions)) if numbers is None else numbers
         _, known = self._known.setdefault(id(config), (config, np.full(len(self.probe.questions), np.nan)))
-        search = HybridSearch(self._gateway, config)
         for number in asked:
             if math.isnan(known[number]):
-                known[number] = gain(self.probe.questions[number], search.search(self.vectors[number], K))
+                known[number] = gain(self.probe.questions[number], self.hits(config, number, K))
         return known[list(asked)]
+
+    def hits(self, config: PipelineConfig, number: int, k: int) -> list[Hit]:
+        """The best ``k`` hits of a question by these settings."""
+        return HybridSearch(self._gateway, config).search(self.vectors[number], k)
+
+    @property
+    def dense(self) -> Vectors:
+        """float32 ``[questions, dimension]``: their dense vectors."""
+        return np.array([each.dense for each in self.vectors])
 
     def with_dense(self, dense: Vectors) -> Trials:
         """The same questions with other dense vectors, float32 ``[questions, dimension]``."""

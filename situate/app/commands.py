@@ -225,6 +225,10 @@ def fit(
     ] = None,
     same_cost: Annotated[bool, typer.Option("--same-cost", help="Only settings that need no further request.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A folder for the report, the settings and the map of queries."),
+    ] = None,
     config: Config = None,
     store: Store = None,
     model: Model = None,
@@ -233,13 +237,14 @@ def fit(
 ) -> int:
     """Find settings of the search that are better for the stored documents, if there are any.
 
-    The documents ask themselves; nothing is changed. What is better is printed, to be written into `situate.yaml`.
+    The documents ask themselves; nothing is changed. What is better is printed, to be written into `situate.yaml`. A
+    language model that is configured writes questions, too.
     """
     from situate.app.fitting import fit_stored
 
     settings = _settings(config, store, model, collection)
     _existing(settings)
-    return fit_stored(settings, questions, plot, same_cost=same_cost, as_json=json)
+    return fit_stored(settings, questions, plot, output, same_cost=same_cost, as_json=json)
 
 
 @app.command()

@@ -18,6 +18,7 @@ def fit_stored(
     settings: Settings,
     questions: Path | None = None,
     plot: Path | None = None,
+    output: Path | None = None,
     *,
     same_cost: bool = False,
     as_json: bool = False,
@@ -29,9 +30,11 @@ def fit_stored(
     """
     with settings.index() as index:
         own = None if questions is None else stored_questions(index, questions)
-        found = fit(index, questions=own, same_cost=same_cost)
+        found = fit(index, questions=own, generator=settings.generator(), same_cost=same_cost)
     if plot is not None and found.verdicts:
         found.plot(plot)
+    if output is not None:
+        found.save(output)
     if as_json:
         verdicts = [
             {

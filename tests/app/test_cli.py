@@ -377,8 +377,9 @@ def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> No
     (tmp_path / "rules.md").write_text(text)
     store = ("--store", str(tmp_path / "store"))
     assert ran("index", str(tmp_path / "rules.md"), *store)[0] == 0
-    code, out, _ = ran("fit", "--same-cost", *store)
+    code, out, _ = ran("fit", "--same-cost", "--output", str(tmp_path / "fitted"), *store)
     assert code == 0
+    assert (tmp_path / "fitted" / "report.md").read_text() == out
     assert "settings tried" in out
     assert "Configuration: as before" in out
     questions = tmp_path / "questions.jsonl"

@@ -27,6 +27,7 @@ from situate.retrievers.fit.questions import HIDDEN
 from situate.retrievers.fit.report import Verdict
 from situate.retrievers.fit.settings import best_of, candidates
 from situate.retrievers.fit.trials import Trials, gain
+from situate.retrievers.fit.written import written_questions
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.relevance import PASSAGES
 from situate.retrievers.types import Hit
@@ -210,7 +211,7 @@ def test_a_setting_that_finds_more_is_used(index: Index) -> None:
     found = fit(index, number=160, same_cost=True)
     assert found.changes["lexical_share"] >= 0.5
     assert found.config.stored() == index.config.stored()
-    (verdict,) = found.verdicts
+    verdict = found.verdicts[0]
     assert verdict.used
     assert verdict.judged.low > 0
     table = found.table()
@@ -254,3 +255,27 @@ def test_ones_own_questions_judge_alone_where_there_are_enough(index: Index) -> 
 def test_an_empty_index_is_refused(embedder: Embedder) -> None:
     with Index(embedder) as empty, pytest.raises(InputError, match="holds no document"):
         fit(empty)
+
+
+def test_a_language_model_asks_at_three_levels_and_what_does_not_come_back_is_dropped(
+    embedder: Embedder, scripted: Any
+) -> None:
+    def answer(prompt: Any) -> str:
+        if "as a whole" in prompt.system:
+            return "What of " + " ".join(prompt.text.split("\n")[1].split()[:6]) + "?"
+        if "**" in prompt.text:
+            start = prompt.text.index("**")
+            return prompt.text[start : prompt.text.index("**", start + 2)].strip("* ") + "?"
+        return "Which is the tallest volcano of Iceland?"
+
+    model = scripted(answer)
+    with Index(embedder, chunker=MarkdownChunker(size=60)) as index:
+        index.add([HANDBOOK, *(Document(f"p{place}", text) for place, text in enumerate(PASSAGES * 3))])
+        found = written_questions(index, model, number=30, seed=1)
+    assert len(model.calls) == 1
+    assert {question.kind for question in found} == {"written"}
+    assert any(not question.spans for question in found)  # about a whole document
+    assert len({question.text for question in found}) == len(found)
+    for question in found:
+        if question.spans and question.document_id == "handbook":
+            assert HANDBOOK.text[slice(*question.spans[0])].strip() == question.text.strip("?")
