@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from situate.embedders import Embedder, PromptFamily
 from situate.embedders.forward.chooser import load_model
@@ -79,7 +80,7 @@ def test_where_prepending_has_no_place_is_refused(folders: dict[str, str]) -> No
         embedder(folders["llama"], prompts=PromptFamily.eol(prepend=(1, 3))).embed_queries(["a"])
     with pytest.raises(ConventionError, match="sees already"):
         embedder(folders["bert"], prompts=PromptFamily.eol(prepend=(1, 1))).embed_queries(["a"])
-    with pytest.raises(ConventionError, match="sees already"):
+    with pytest.raises(ConventionError, match=r"sees already|look back only"):
         embedder(folders["llama"], prompts=PromptFamily.eol(prepend=(1, 1)), bidirectional=True).embed_queries(["a"])
     with pytest.raises(InputError, match="go together"):
         PromptFamily(('"{text}" :',), prepend=(1, 1))
@@ -87,6 +88,7 @@ def test_where_prepending_has_no_place_is_refused(folders: dict[str, str]) -> No
         PromptFamily.eol(prepend=(2, 1))
 
 
+@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="transformers has the switch since 5.0")
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "olmoe"])
 def test_two_way_attention_equals_a_mask_that_hides_nothing(
     kind: str, folders: dict[str, str], plain: dict[str, PlainModel]
