@@ -83,6 +83,7 @@ def test_positions_beyond_the_table_are_those_of_the_formula(folder: Path, metho
     assert np.allclose(plain, results[1].vectors, atol=1e-5) == (method == "recurrent"), "short texts stay in one"
 
 
+@pytest.mark.full
 def test_a_table_is_stretched_from_the_length_that_was_trained(minilm_path: str) -> None:
     """MiniLM has 512 positions and was trained on 256."""
     text = "Kiel lies on the Baltic Sea. " * 60

@@ -28,7 +28,7 @@ TEXTS = {
 QUERY = "old red dog runs to a house in the city of berlin"
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen3"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen3", marks=pytest.mark.full)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_language_model(tmp_path_factory.mktemp("tiny") / request.param, request.param))
 
