@@ -248,8 +248,9 @@ def _ways(
         model = model.to(dtype)
     after = None if casts is None else casts.forget
     packed = PackedForward(model, variant)
-    half = dtype != torch.float32  # in which rounding changes when the layers do
-    compiles = device.type == "cuda" and half and not variant.groups and CompiledForward.fits(model)
+    # Rounding changes when the layers do, and what other code does to them is not compiled.
+    hooked = variant.groups or variant.prepending or variant.routing or variant.weights or variant.stride[0]
+    compiles = device.type == "cuda" and dtype != torch.float32 and not hooked and CompiledForward.fits(model)
     yield _Way(CompiledForward(packed, model) if compiles else packed, True, after)
     if casts is not None and load is not None:
         # Some models look into their linear layers, which prepacked ones do not allow.

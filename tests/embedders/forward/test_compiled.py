@@ -12,6 +12,7 @@ from situate.embedders.forward import chooser
 from situate.embedders.forward.compiled import CompiledForward, _parts
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
+from situate.embedders.models.variant import Variant
 from tests.embedders.forward.test_packed import FAMILIES, sharpened
 
 CPU = torch.device("cpu")
@@ -75,10 +76,18 @@ def test_models_of_layers_of_one_kind_fit() -> None:
     assert not CompiledForward.fits(FAMILIES["t5"][0]())
 
 
-@pytest.mark.parametrize(("device", "kind"), [("cuda", CompiledForward), ("cpu", PackedForward)])
-def test_a_card_compiles_the_layers_of_decoders(device: str, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("device", "dtype", "variant", "kind"),
+    [
+        ("cuda", torch.bfloat16, Variant(), CompiledForward),
+        ("cuda", torch.float32, Variant(), PackedForward),
+        ("cuda", torch.bfloat16, Variant(routing=4), PackedForward),
+        ("cpu", torch.bfloat16, Variant(), PackedForward),
+    ],
+)
+def test_a_card_compiles_the_layers_of_decoders(device: str, dtype: Any, variant: Variant, kind: type) -> None:
     model = FAMILIES["qwen3"][0]().eval()
-    way = next(chooser._ways(model, torch.device(device), torch.bfloat16, True))
+    way = next(chooser._ways(model, torch.device(device), dtype, True, variant))
     assert type(way.forward) is kind
 
 

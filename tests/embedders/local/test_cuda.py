@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from situate.embedders.forward import attention as _attention
+from situate.embedders.forward import attention as _attention, fused, groups
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.devices import chosen_device, chosen_dtype
@@ -144,6 +144,55 @@ def test_nothing_waits_for_the_card_before_the_results_are_read(bert: Path) -> N
         written()
         assert np.isfinite(job.result.reduced).all()
         assert all(len(tokens) for tokens in job.result.kept)
+
+
+def test_first_tokens_attend_in_one_call() -> None:
+    torch.manual_seed(3)
+    lengths = [9, 8, 30, 2, 200]
+    cuda = torch.device("cuda")
+    packing = Packing.of(lengths, cuda)
+    q, k, v = (torch.randn(sum(lengths), 4, 64) for _ in range(3))
+    at = packing.bounds[:-1].long().cpu()
+    wanted = naive_attention(q, k, v, lengths, scale=0.125)[at]
+    for dtype in (torch.float16, torch.float32):
+        given = (x.to(cuda, dtype) for x in (q[at], k, v))
+        got = _attention.first_token_attention(*given, packing, scale=0.125)
+        torch.testing.assert_close(got.float().cpu(), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_attention_in_groups_equals_the_definition(dtype: torch.dtype, bias: bool) -> None:
+    torch.manual_seed(3)
+    cuda, lengths = torch.device("cuda"), list(range(120, 40, -1))
+    q, k, v = (torch.randn(sum(lengths), 4, 64) for _ in range(3))
+    added = torch.randn(4, 120, 120) if bias else None
+    packing = Packing.of(lengths, cuda)
+    assert groups.pays(packing, 4 if bias else 0)
+    got = groups.grouped_attention(
+        *(x.to(cuda, dtype) for x in (q, k, v)), packing, scale=0.125, bias=None if added is None else added.to(cuda)
+    )
+    wanted = naive_attention(q, k, v, lengths, scale=0.125, bias=added)
+    torch.testing.assert_close(got.float().cpu(), wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("size", [64, 384, 1000, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_fused_sum_and_norm_is_taken(dtype: torch.dtype, size: int) -> None:
+    pytest.importorskip("triton")
+    assert fused.works(torch.device("cuda", torch.cuda.current_device()), dtype, size)
+
+
+def test_single_queries_are_replayed(bert: Path) -> None:
+    if torch.cuda.get_device_capability()[0] < 8:
+        pytest.skip("this card lacks the kernel that reads bounds on the device")
+    encoder = Encoder(bert, device="cuda")
+    wanted = vectors(encoder, MANY)
+    got = np.concatenate([vectors(encoder, [text]) for text in MANY[:60]])
+    assert (got * wanted[:60]).sum(1).min() > 0.999
+    made = encoder.scheduler.engine.choice.forward.graphs._graphs  # type: ignore[attr-defined]
+    assert len(made) > 1
+    assert all(graph is not None for graph in made.values())
 
 
 def test_threads_share_the_card(bert: Path) -> None:
