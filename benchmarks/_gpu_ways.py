@@ -53,7 +53,7 @@ def ways(settings: Settings) -> Iterator[Row]:
 def _fused_and_grouped(settings: Settings) -> Iterator[Row]:
     import torch
 
-    from situate.embedders.forward import fused, groups
+    from situate.embedders.forward.gpu import fused, groups
     from situate.embedders.forward.packing import Packing
 
     device = torch.device(settings.device)
@@ -105,7 +105,7 @@ def _graphs(settings: Settings) -> Iterator[Row]:
 def _compiled(settings: Settings) -> Iterator[Row]:
     import torch
 
-    from situate.embedders.forward.compiled import CompiledForward
+    from situate.embedders.forward.gpu.compiled import CompiledForward
     from situate.embedders.forward.packing import Packing
 
     engine = engine_of(Encoder(model_folder("Qwen3-0.6B", settings), device=settings.device, dtype="bfloat16"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders.forward import groups
+from situate.embedders.forward.gpu import groups
 from situate.embedders.forward.packing import Packing, Run
 
 #: The name under which transformers' models find `transformers_attention`.

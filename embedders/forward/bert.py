@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from situate.embedders.forward import fused
 from situate.embedders.forward.attention import (
     BASE_2,
     SHORT,
@@ -31,7 +30,8 @@ from situate.embedders.forward.attention import (
     short_attention,
 )
 from situate.embedders.forward.bert_weights import LayerModules, PostNormModules
-from situate.embedders.forward.graphs import QueryGraphs
+from situate.embedders.forward.gpu import fused
+from situate.embedders.forward.gpu.graphs import QueryGraphs
 from situate.embedders.forward.linears import Activation, Projection, projection
 from situate.embedders.forward.packing import Packing
 

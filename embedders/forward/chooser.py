@@ -13,8 +13,8 @@ import torch
 
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
-from situate.embedders.forward.compiled import CompiledForward
 from situate.embedders.forward.cores import computing
+from situate.embedders.forward.gpu.compiled import CompiledForward
 from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.native import NativeForward, int8_forward

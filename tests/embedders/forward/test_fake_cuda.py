@@ -12,10 +12,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from situate.embedders.forward import attention, chooser, groups, packing as packings
+from situate.embedders.forward import attention, chooser, packing as packings
 from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
 from situate.embedders.forward.chooser import ForwardChoice
+from situate.embedders.forward.gpu import groups
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local import engine as engines

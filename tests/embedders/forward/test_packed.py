@@ -14,9 +14,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from situate.embedders.forward import cores as _cores, groups
+from situate.embedders.forward import cores as _cores
 from situate.embedders.forward.attention import first_token_attention, packed_attention, packed_self_attention
 from situate.embedders.forward.chooser import load_model
+from situate.embedders.forward.gpu import groups
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.encoder import Encoder

@@ -12,7 +12,8 @@ import pytest
 import torch
 import transformers
 
-from situate.embedders.forward import attention as _attention, fused, groups
+from situate.embedders.forward import attention as _attention
+from situate.embedders.forward.gpu import fused, groups
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.local.devices import chosen_device, chosen_dtype

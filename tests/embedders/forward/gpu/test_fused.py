@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from situate.embedders.forward import bert, fused
+from situate.embedders.forward import bert
 from situate.embedders.forward.bert import BertForward, FusedNorm
+from situate.embedders.forward.gpu import fused
 from situate.embedders.forward.packing import Packing
 from tests.embedders.forward.test_packed import FAMILIES, sharpened
 
@@ -20,7 +22,7 @@ CPU = torch.device("cpu")
 
 def test_where_triton_or_the_card_is_missing_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fused.works(CPU, torch.float32, 64)
-    monkeypatch.setattr(fused, "triton", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fused.works.cache_clear()
     assert not fused.works(torch.device("cuda", 0), torch.float16, 64)
     fused.works.cache_clear()
@@ -47,7 +49,7 @@ def test_a_pass_with_fused_norms_equals_the_pass_without(monkeypatch: pytest.Mon
 
 INTERPRETED = """
 import torch
-from situate.embedders.forward import fused
+from situate.embedders.forward.gpu import fused
 
 for size in (8, 384, 1000):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):

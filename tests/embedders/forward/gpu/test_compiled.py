@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from situate.embedders.forward import chooser
-from situate.embedders.forward.compiled import CompiledForward, _parts
+from situate.embedders.forward.gpu.compiled import CompiledForward, _parts
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.packing import Packing
 from situate.embedders.models.variant import Variant

@@ -12,7 +12,7 @@ import torch
 
 from situate.embedders.forward import attention
 from situate.embedders.forward.bert import BertForward
-from situate.embedders.forward.graphs import QueryGraphs, Replay
+from situate.embedders.forward.gpu.graphs import QueryGraphs, Replay
 from situate.embedders.forward.packing import Packing
 from tests.embedders.forward.test_fake_cuda import CUDA
 from tests.embedders.forward.test_packed import FAMILIES, sharpened

@@ -8,28 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from functools import lru_cache
-from typing import Any
 
 import torch
-
-triton: Any = None
-if importlib.util.find_spec("triton") is not None:
-    import triton  # type: ignore[import-not-found, no-redef, unused-ignore]
-    import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
-
-    @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-    def add_norm_kernel(x, y, weight, bias, out, size, epsilon, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
-        """One row: all pointers are to rows of ``size`` numbers, one behind the other; ``WIDTH`` is a power of two."""
-        row = tl.program_id(0).to(tl.int64) * size
-        at = tl.arange(0, WIDTH)
-        inside = at < size
-        total = tl.load(x + row + at, mask=inside, other=0.0).to(tl.float32)
-        total += tl.load(y + row + at, mask=inside, other=0.0).to(tl.float32)
-        centred = tl.where(inside, total - tl.sum(total, 0) / size, 0.0)
-        scaled = centred / tl.sqrt(tl.sum(centred * centred, 0) / size + epsilon)
-        scaled = scaled * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
-        scaled = scaled + tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + row + at, scaled.to(out.dtype.element_ty), mask=inside)
 
 
 def add_norm(
@@ -47,21 +27,23 @@ def add_norm(
     Returns:
         A new tensor like ``x``.
     """
+    from situate.embedders.forward.gpu.kernels import add_norm_kernel
+
+    x, y = x.contiguous(), y.contiguous()
     out = torch.empty_like(x)
     if len(x):
         size = x.shape[-1]
         width = 1 << (size - 1).bit_length()
         warps = min(16, max(1, width // 256))
-        add_norm_kernel[(len(x),)](
-            x.contiguous(), y.contiguous(), weight, bias, out, size, epsilon, WIDTH=width, num_warps=warps
-        )
+        with torch.cuda.device_of(x):  # Triton launches on the current device, wherever its arguments are
+            add_norm_kernel[(len(x),)](x, y, weight, bias, out, size, epsilon, WIDTH=width, num_warps=warps)
     return out
 
 
 @lru_cache(maxsize=32)
 def works(device: torch.device, dtype: torch.dtype, size: int) -> bool:
     """Whether Triton is there for this device and computes `add_norm` of rows of this size as torch does."""
-    if triton is None or device.type != "cuda" or size > 1 << 14:
+    if device.type != "cuda" or size > 1 << 14 or importlib.util.find_spec("triton") is None:
         return False
     generator = torch.Generator().manual_seed(0)
     x, y = (4 * torch.randn(3, size, generator=generator).to(device, dtype) for _ in range(2))
