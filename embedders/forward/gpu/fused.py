@@ -35,7 +35,8 @@ def add_norm(
         size = x.shape[-1]
         width = 1 << (size - 1).bit_length()
         warps = min(16, max(1, width // 256))
-        with torch.cuda.device_of(x):  # Triton launches on the current device, wherever its arguments are
+        # Triton launches on the current device, wherever its arguments are.
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             add_norm_kernel[(len(x),)](x, y, weight, bias, out, size, epsilon, WIDTH=width, num_warps=warps)
     return out
 
