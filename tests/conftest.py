@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,6 +34,14 @@ settings.register_profile("full", deadline=None)
 settings.load_profile("full" if FULL else "short")
 
 
+def short_of(values: Iterable[Any], every: int) -> list[Any]:
+    """Values of a parameter, or tuples of several: the short form takes every n-th from the first on, the long all."""
+    return [
+        pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=[pytest.mark.full] if n % every else [])
+        for n, value in enumerate(values)
+    ]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests marked ``full`` to the long form."""
     if not FULL:
@@ -52,6 +62,17 @@ def minilm_path() -> str:
     assert spec is not None
     assert spec.origin is not None
     return str(Path(spec.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def loaded_once() -> list[Any]:
+    """The real weights in both formats, held for the session: each load takes half a second of CPU time."""
+    from situate.embedders import Embedder
+
+    embedders = [Embedder(), Embedder(device="cpu", dtype="float32")]
+    for embedder in embedders:
+        embedder.embed_queries(["Is it loaded?"])
+    return embedders
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def situate_command() -> Any:
 
 
 @pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(tmp_path_factory: pytest.TempPathFactory, loaded_once: Any) -> Path:
     """A folder with two documents, and a store of them."""
     folder = tmp_path_factory.mktemp("filled")
     (folder / "docs").mkdir()

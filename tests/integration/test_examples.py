@@ -17,7 +17,7 @@ from situate.chunkers import MarkdownChunker, Prompt, read_documents
 from situate.errors import GenerationError, PromptRefusedError
 from situate.retrievers.expand.rewriting import Turn
 from situate.retrievers.storage.edge import EdgeClient
-from tests.conftest import FULL
+from tests.conftest import FULL, short_of
 from tests.pdfs import report
 from tests.rest_server import RestServer
 
@@ -100,7 +100,7 @@ def test_the_demo_takes_json_lines_and_own_questions(tmp_path: Path, capsys: pyt
     assert "The ferry leaves at nine. It crosses" in capsys.readouterr().out
 
 
-@pytest.fixture(params=[pytest.param("folder", marks=pytest.mark.full), "memory", "served", "server"])
+@pytest.fixture(params=[*short_of(["served", "folder", "memory"], 3), "server"])
 def location(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The demo's arguments for each kind of store; "served" is a stand-in on this machine, over the same engine."""
     if request.param == "folder":

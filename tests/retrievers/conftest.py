@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,12 @@ class Scripted:
 
     async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
         return self.generate(prompts)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def held(loaded_once: list[Any]) -> list[Any]:
+    """The real weights, which most modules use."""
+    return loaded_once
 
 
 @pytest.fixture

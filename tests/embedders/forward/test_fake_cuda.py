@@ -25,6 +25,7 @@ from situate.embedders.local.scheduler import Job
 from situate.embedders.pairs import engine as pair_engine
 from situate.embedders.pairs.engine import PairEngine, pair_request
 from situate.embedders.text.requests import PoolingRequest, Reduction
+from tests.conftest import short_of
 from tests.embedders.forward.test_packed import FAMILIES, sharpened
 
 CUDA = torch.device("cuda", 0)
@@ -161,7 +162,7 @@ def fake(family: str, dtype: torch.dtype) -> tuple[FakeTensorMode, Any]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize("family", short_of(PACKED, 2))
 def test_every_family_runs_on_the_card_without_waiting_for_it(
     family: str, dtype: torch.dtype, calls: list[int]
 ) -> None:

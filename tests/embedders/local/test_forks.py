@@ -167,7 +167,7 @@ def app(environ, start):
         server.communicate(timeout=60)
 
 
-@pytest.mark.parametrize("when", ["thread", "atexit", "atexit, registered first"])
+@pytest.mark.parametrize("when", ["thread", pytest.param("atexit", marks=pytest.mark.full), "atexit, registered first"])
 def test_bulk_embedding_works_after_the_main_thread_has_ended(run: Run, when: str) -> None:
     late = """
         def late():

@@ -18,6 +18,7 @@ from situate.embedders.models.registry import families, read_families
 from situate.embedders.models.resolve import resolve_model
 from situate.embedders.types import SpanText
 from situate.errors import ConventionError, FallbackWarning, ModelNotFoundError, UnsafeModelError
+from tests.conftest import short_of
 
 
 @pytest.mark.parametrize(
@@ -530,8 +531,10 @@ POOLINGS = ("mean", "cls", "lasttoken", "weightedmean", "max", "mean_sqrt_len_to
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize(
+    ("pooling", "include_prompt"),
+    short_of(((pooling, include) for pooling in POOLINGS for include in (True, False)), 3),
+)
 def test_vectors_equal_sentence_transformers_with_its_prompts(tmp_path, pooling, include_prompt):
     from sentence_transformers import SentenceTransformer
 
@@ -545,7 +548,7 @@ def test_vectors_equal_sentence_transformers_with_its_prompts(tmp_path, pooling,
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", short_of(POOLINGS, 2))
 def test_vectors_equal_sentence_transformers_behind_linear_layers_and_with_their_lengths(tmp_path, pooling):
     from sentence_transformers import SentenceTransformer
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
+from tests.conftest import short_of
 
 TRAINED, KEYS, FILLERS = 64, 16, 40
 WORDS = [
@@ -132,7 +133,7 @@ def test_within_its_length_the_model_finds_the_key_and_beyond_it_guesses(folder:
         assert unextended(folder, length) < 0.3
 
 
-@pytest.mark.parametrize("times", [2, 4])
+@pytest.mark.parametrize("times", short_of([4, 2], 2))
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn", "self"])
 def test_each_extension_finds_the_key_beyond_the_trained_length(folder: Path, method: Any, times: int) -> None:
     length = times * TRAINED

@@ -19,6 +19,7 @@ from situate.embedders.models.families import FewShotFamily
 from situate.embedders.models.registry import families
 from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import SpanText, Vectors
+from tests.conftest import short_of
 
 OWN = [family for family in families() if not family.library]
 
@@ -103,7 +104,7 @@ def pooled(folder: Path, tokens: list[str], ids: list[int], family: Family) -> V
     return vector / np.linalg.norm(vector) if family.normalize else vector
 
 
-@pytest.mark.parametrize("family", OWN, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", short_of(OWN, 3), ids=lambda family: family.name)
 def test_what_is_described_is_what_is_sent(decoder: Path, family: Family) -> None:
     embedder = Embedder(decoder, family=family, device="cpu", dtype="float32", max_tokens=512)
     description = embedder.describe()

@@ -14,6 +14,7 @@ from situate.errors import InputError
 from situate.retrievers.storage.edge import EdgeClient, bind_tenant
 from situate.retrievers.storage.edge.translate.filters import MAX_FILTER_DEPTH
 from situate.retrievers.storage.edge.translate.points import MAX_PAYLOAD_DEPTH
+from tests.conftest import short_of
 
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
 VECTOR = [1.0, 0.0, 0.0, 0.0]
@@ -95,8 +96,18 @@ def reopened(client: EdgeClient, folder: Path) -> set[Any]:
         return {record.id for record in again.scroll("c")[0]}
 
 
-@pytest.mark.parametrize("bound", [False, True], ids=["client", "tenant"])
-@pytest.mark.parametrize(("limit", "writes"), [(MAX_PAYLOAD_DEPTH, PAYLOADS), (MAX_FILTER_DEPTH // 2, FILTERS)])
+@pytest.mark.parametrize(
+    ("bound", "limit", "writes"),
+    short_of(
+        [
+            (False, MAX_PAYLOAD_DEPTH, PAYLOADS),
+            (True, MAX_PAYLOAD_DEPTH, PAYLOADS),
+            (False, MAX_FILTER_DEPTH // 2, FILTERS),
+            (True, MAX_FILTER_DEPTH // 2, FILTERS),
+        ],
+        3,
+    ),
+)
 def test_nesting(tmp_path: Path, limit: int, writes: dict[str, Write], bound: bool) -> None:
     """Up to the limit it survives the process; beyond it, it is refused by its limit and nothing is written."""
     with EdgeClient(tmp_path / "store", auto_optimize=False) as client:
