@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from situate.embedders.models.query_map import QueryMap
 from situate.errors import InputError
@@ -21,6 +20,7 @@ from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.questions import STAYING, Question
 from situate.retrievers.fit.report import DEFAULT, Fit, Verdict
 from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby, score
+from situate.retrievers.fit.split import held_back
 from situate.retrievers.fit.trials import Trials
 from situate.retrievers.fit.written import written_questions
 from situate.retrievers.types import Hit, Reranker
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
 
 #: Questions of the user's from which on these alone judge.
 ENOUGH = 80
-#: Documents from which on they are split whole into those that are fitted on and those that are held back.
-_DOCUMENTS = 10
-#: Characters by which fewer documents are split.
-_STRETCH = 2_000
 #: Hits that a map of queries learns the order of.
 _TAUGHT = 50
 #: How strong it is tried: shares of what moves a query.
@@ -131,7 +127,7 @@ class _How:
 def _fitted(probe: Probe, how: _How, started: float) -> Fit:
     default = probe.index.config
     trials = Trials(probe, max(MOST, default.prefetch))
-    held = _held_back(probe.questions, how.seed)
+    held = held_back(probe.questions, how.seed)
     guards = np.array([question.kind in STAYING for question in probe.questions])
     judging, guarding = np.flatnonzero(held & ~guards).tolist(), np.flatnonzero(held & guards).tolist()
     choosing = np.flatnonzero(~held & ~guards).tolist(), np.flatnonzero(~held & guards).tolist()
@@ -199,16 +195,3 @@ def _map(
 
 def _mapped(trials: Trials, moved: QueryMap) -> Trials:
     return trials.with_dense(moved(trials.dense))
-
-
-def _held_back(questions: Sequence[Question], seed: int) -> NDArray[np.bool_]:
-    """bool ``[questions]``: whether each is held back; all of one document are, or none, where there are enough."""
-    several = len({question.document_id for question in questions}) >= _DOCUMENTS
-    places = [
-        (question.document_id, 0 if several or not question.spans else question.spans[0][0] // _STRETCH)
-        for question in questions
-    ]
-    groups = sorted(set(places))
-    chosen = np.random.default_rng(seed).permutation(len(groups))[: len(groups) // 2]
-    held = {groups[place] for place in chosen.tolist()}
-    return np.array([place in held for place in places], dtype=bool)
