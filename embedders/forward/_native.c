@@ -66,7 +66,7 @@ typedef struct {
     const float *bias;           /* [heads, bias_size, bias_size], added to the scores; or none */
     float *x, *sum, *seen, *inner; /* [tokens, hidden] thrice, [tokens, inner]; the result is in x */
     float *scratch;              /* [workers, scratch_size] */
-    uint8_t *x8, *wide8;         /* of int8, x [tokens, hidden], and what OUTPUT or DOWN reads [tokens, inner] */
+    uint8_t *x8, *wide8;         /* of int8, x [tokens, hidden], and what OUTPUT or DOWN reads [tokens, the wider] */
     Range *x_ranges, *wide_ranges; /* [tokens] */
     atomic_int *taken, *done;    /* [stages], zero */
     int64_t sequences, tokens, bias_size, workers, scratch_size;

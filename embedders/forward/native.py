@@ -293,7 +293,8 @@ class _Scratch:
         own = -(-(2 * tokens + 2 * tokens * size + padded * (size + 4)) // _PANEL) * _PANEL
         self._counters = torch.zeros(2 * stages, dtype=torch.int32)
         self._floats = torch.empty(tokens * (2 * model.hidden + model.inner) + workers * own)
-        self._bytes = torch.empty(tokens * (model.hidden + model.inner) if model.kernel else 0, dtype=torch.uint8)
+        wide = max(model.hidden, model.inner)  # a model's inner layer may be the narrower one
+        self._bytes = torch.empty(tokens * (model.hidden + wide) if model.kernel else 0, dtype=torch.uint8)
         self._ranges = torch.empty(4 * tokens if model.kernel else 0)
         begin, rows8, ranges = (memory.data_ptr() for memory in (self._floats, self._bytes, self._ranges))
         self.job = _Job(
