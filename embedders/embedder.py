@@ -22,7 +22,7 @@ from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.profile import ModelProfile
 from situate.embedders.querier import QUESTIONS, check_dimensions as check_pair, check_space
-from situate.embedders.schemes import Plan, check_scheme, finish, plan
+from situate.embedders.schemes import Plan, Request, check_scheme, finish, plan
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
@@ -40,6 +40,7 @@ from situate.embedders.types import (
 )
 from situate.errors import ConventionError, SituateWarning, SpanError
 from situate.parameters import checked_parameters
+from situate.progress import Told, listener, listening
 from situate.types import Chunk, Document
 from situate.vectors import check_finite, unit
 
@@ -461,9 +462,12 @@ class Embedder:
         """
         plans = self._plans(items, scheme, token_vectors)
         requests = [each.request() for each in plans]
-        plain = self._encode([text for request in requests for text in request.plain], "document")
-        tokens = self._encode([text for request in requests for text in request.tokens], "document", tokens=True)
-        return self._finished(plans, plain, tokens)
+        plain, tokens = _texts(requests)
+        with listening(_listener(plain, tokens)):
+            encoded = self._encode(plain, "document")
+        with listening(_listener(tokens, plain)):
+            encoded_tokens = self._encode(tokens, "document", tokens=True)
+        return self._finished(plans, encoded, encoded_tokens)
 
     async def aencode_chunks(
         self, items: Sequence[Item], scheme: ChunkScheme | None = None, token_vectors: bool = False
@@ -472,9 +476,12 @@ class Embedder:
         await self._aready()
         plans = await asyncio.to_thread(self._plans, items, scheme, token_vectors)
         requests = [each.request() for each in plans]
-        plain = await self._aencode([text for request in requests for text in request.plain], "document")
-        tokens = await self._aencode([text for request in requests for text in request.tokens], "document", tokens=True)
-        return await asyncio.to_thread(self._finished, plans, plain, tokens)
+        plain, tokens = _texts(requests)
+        with listening(_listener(plain, tokens)):
+            encoded = await self._aencode(plain, "document")
+        with listening(_listener(tokens, plain)):
+            encoded_tokens = await self._aencode(tokens, "document", tokens=True)
+        return await asyncio.to_thread(self._finished, plans, encoded, encoded_tokens)
 
     def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """Per query, float32 ``[tokens, dimension]``, rows L2-normalised, for late interaction (MaxSim).
@@ -668,6 +675,18 @@ class Embedder:
         for matrix in matrices:
             check_finite(matrix, f"model {self.model!r} computed")
         return matrices
+
+
+def _texts(requests: Sequence[Request]) -> tuple[list[SpanText], list[SpanText]]:
+    """The texts for vectors, and those for token vectors."""
+    plain = [text for request in requests for text in request.plain]
+    return plain, [text for request in requests for text in request.tokens]
+
+
+def _listener(texts: Sequence[SpanText], others: Sequence[SpanText]) -> Told | None:
+    """What is told of the progress of texts that are read before or after others."""
+    part, rest = (sum(len(item.text) for item in some) for some in (texts, others))
+    return listener(part, part + rest)
 
 
 def _role_options(settings: EmbedderSettings, encoder: SpanEncoder) -> dict[Role, dict[str, Any]]:

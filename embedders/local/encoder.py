@@ -31,6 +31,7 @@ from situate.embedders.text.tokenizer import TextTokenizer
 from situate.embedders.types import DType, Encoded, Overflow, Pooling, Role, SpanText, overflow_of
 from situate.errors import ConventionError, FallbackWarning, InputError, NonFiniteVectorError, TruncationWarning
 from situate.parameters import checked_parameters
+from situate.progress import listener
 from situate.threads import renew_after_fork
 
 if TYPE_CHECKING:
@@ -314,7 +315,14 @@ class Encoder:
             ModelError: The model cannot be loaded.
         """
         bar = _progress_bar(len(inputs)) if progress else None
-        done = bar.update if bar is not None else lambda count: None
+        told = listener(1, len(inputs))
+
+        def done(count: int) -> None:
+            if bar is not None:
+                bar.update(count)
+            if told is not None and processes is not None:  # the scheduler tells where there are none
+                told(count)
+
         processes = self._processes
         try:
             if processes is not None:
@@ -345,13 +353,14 @@ class Encoder:
         scheduler, output = ready.scheduler, ready.output
         results: list[Encoded] = []
         running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
+        whole = _characters(inputs)
         try:
             for start, part in _slices(inputs, _FIRST_SLICE_TEXTS if scheduler.engine.ahead else _SLICE_TEXTS):
                 plans = self._read(part, start, role)
                 request = pooling_request(plans, self.pooling, token_vectors)
                 if len(part) == len(inputs) and (result := scheduler.run_now(request)) is not None:
                     return output.encoded(plans, result, token_vectors)
-                future = scheduler.submit(request, role)
+                future = scheduler.submit(request, role, told=listener(_characters(part), whole))
                 assert future is not None
                 running.append((plans, future))
                 if len(running) > _SLICES_AHEAD:  # the model runs one slice while the next is tokenized
@@ -400,6 +409,7 @@ class Encoder:
             ready = await asyncio.to_thread(self._load, adapter)
         scheduler, output = ready.scheduler, ready.output
         running: deque[tuple[list[ReadPlan], Future[PoolingResult]]] = deque()
+        whole = _characters(inputs)
         self._callers += 1
         try:
             for start, part in _slices(inputs, _FIRST_SLICE_TEXTS if scheduler.engine.ahead else _SLICE_TEXTS):
@@ -409,9 +419,10 @@ class Encoder:
                     self._read(part, start, role) if small else await asyncio.to_thread(self._read, part, start, role)
                 )
                 request = pooling_request(plans, self.pooling, token_vectors)
-                future = scheduler.submit(request, role, block=False)
+                told = listener(_characters(part), whole)
+                future = scheduler.submit(request, role, block=False, told=told)
                 if future is None:
-                    future = await asyncio.to_thread(scheduler.submit, request, role)
+                    future = await asyncio.to_thread(scheduler.submit, request, role, told=told)
                     assert future is not None
                 running.append((plans, future))
                 if len(running) > _SLICES_AHEAD:
@@ -602,6 +613,10 @@ def _slices(inputs: Sequence[SpanText], first: int) -> Iterator[tuple[int, Seque
         characters += len(item.text)
     if start < len(inputs):
         yield start, inputs[start:]
+
+
+def _characters(inputs: Sequence[SpanText]) -> int:
+    return sum(len(item.text) for item in inputs)
 
 
 def _progress_bar(total: int) -> Any:

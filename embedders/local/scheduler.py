@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from situate.embedders.text.requests import PoolingRequest, PoolingResult
 from situate.embedders.types import Role
 from situate.errors import ReentryError
+from situate.progress import Told
 from situate.threads import OwnedLock, renew_after_fork
 
 #: Seconds that an idle model waits for further jobs after one arrived, and the longest that this goes on.
@@ -38,8 +39,9 @@ Written: TypeAlias = Callable[[], None]
 class Job:
     """A request that waits or runs, and the part of its result that is computed."""
 
-    def __init__(self, request: PoolingRequest, hidden_size: int) -> None:
+    def __init__(self, request: PoolingRequest, hidden_size: int, told: Told | None = None) -> None:
         self.request = request
+        self.told = told
         self.future: Future[PoolingResult] = Future()
         self.lengths = np.array([len(ids) for ids in request.sequences], dtype=np.int64)
         # Longest first: neighbours of equal length run fastest, and a batch that does not fit into memory fails at
@@ -85,9 +87,9 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class _Pass:
-    """A pass that the device has, and the jobs with sequences in it; ``last`` are those that end with it."""
+    """A pass that the device has, and the jobs with so many tokens in it; ``last`` are those that end with it."""
 
-    jobs: list[Job]
+    jobs: list[tuple[Job, int]]
     last: list[Job]
     written: list[Written] = field(default_factory=list)
 
@@ -138,13 +140,16 @@ class Scheduler:
         finally:
             self.inside.release()
 
-    def submit(self, request: PoolingRequest, role: Role, *, block: bool = True) -> Future[PoolingResult] | None:
+    def submit(
+        self, request: PoolingRequest, role: Role, *, block: bool = True, told: Told | None = None
+    ) -> Future[PoolingResult] | None:
         """Queue a request. Blocks while the queues are full.
 
         Args:
             request: What to run.
             role: Queries run before documents.
             block: Off: return None instead of blocking.
+            told: Called with each further share of the tokens that is done, by the thread that runs the model.
 
         Returns:
             Its result as a future; cancelling it withdraws the sequences that have not run. None if the queues are full
@@ -156,7 +161,7 @@ class Scheduler:
         """
         self.inside.check()
         self._check_not_queueing()
-        job = Job(request, self.engine.hidden_size)
+        job = Job(request, self.engine.hidden_size, told)
         if not len(job.order):
             job.future.set_result(job.result)
             return job.future
@@ -281,7 +286,8 @@ class Scheduler:
         return parts
 
     def _run(self, parts: list[tuple[Job, NDArray[np.int64]]]) -> None:
-        begun = _Pass([job for job, _ in parts], [job for job, _ in parts if job.over])
+        jobs = [(job, int(job.lengths[taken].sum())) for job, taken in parts]
+        begun = _Pass(jobs, [job for job, _ in parts if job.over])
         for job, error in self._failures(parts, begun.written):
             self._fail(job, error)
         self._running.append(begun)
@@ -295,12 +301,21 @@ class Scheduler:
                 for written in done.written:
                     written()
             except Exception as error:  # noqa: BLE001  whatever the device says belongs to the callers who wait for it
-                for job in done.jobs:
+                for job, _ in done.jobs:
                     self._fail(job, error)
                 continue
+            for job, tokens in done.jobs:
+                self._tell(job, tokens)
             for job in done.last:
                 if not job.future.done() and job.future.set_running_or_notify_cancel():
                     job.future.set_result(job.result)
+
+    def _tell(self, job: Job, tokens: int) -> None:
+        try:
+            if job.told is not None and not job.future.done():
+                job.told(tokens / job.tokens)
+        except Exception as error:  # noqa: BLE001  what the caller's function raises belongs to the caller
+            self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._drop(job)

@@ -50,6 +50,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             (`situate.retrievers.index.compression`).
         join_pages: Whether pages or elements of one file, as loaders return them (without ids of their own), are one
             document, whose id is the file's path.
+        show_progress: Show a progress bar while documents are added.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
@@ -68,6 +69,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     signals: SkipValidation[Sequence[SignalLike]] = ()
     compression: CompressionKind | None = None
     join_pages: bool = True
+    show_progress: bool = False
 
     _index: Handle[Any] = PrivateAttr(default_factory=Handle)
 
@@ -87,6 +89,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             chunker=OriginChunker(as_chunker(splitter)),
             situators=self.situators,
             config=with_signals(self.config, self.signals, self.compression),
+            progress=self.show_progress,
         )
 
     def _searched(self) -> Index:

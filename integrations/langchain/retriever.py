@@ -184,7 +184,8 @@ class SituateRetriever(IndexRetriever):
             config: What is stored and how it is searched; `PipelineConfig.fast` by default.
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
             settings: Fields of the retriever (``k``, ``expander``, ...), in place of ``options``.
-            options: Fields of the retriever, and those of `StoreOptions` (``path``, ``collection_name``, ...).
+            options: Fields of the retriever, those of `StoreOptions` (``path``, ``collection_name``, ...), and further
+                arguments of `SituateVectorStore` (``show_progress``, ...).
         """
         from situate.integrations.langchain.splitter import SituateTextSplitter
         from situate.integrations.langchain.vectorstore import SituateVectorStore

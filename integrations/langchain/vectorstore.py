@@ -68,6 +68,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
         join_pages: Whether the ``splitter`` cuts the pages of one file as one document.
+        show_progress: Show a progress bar while documents are added.
         location: Fields of `StoreOptions`: ``path``, ``api_key``, ``collection_name``, ``client_options``.
 
     Raises:
@@ -98,6 +99,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         mode: Mode = "hybrid",
         content: Content = "text",
         join_pages: bool = True,
+        show_progress: bool = False,
         **location: Any,
     ) -> None:
         if not isinstance(embedding, SituateEmbeddings):
@@ -106,7 +108,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
         own = ("client", "splitter", "situators", "config", "signals", "compression", "mode", "content", "join_pages")
-        names = (*StoreOptions.model_fields, *own)
+        names = (*StoreOptions.model_fields, *own, "show_progress")
         where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
         self._splits = splitter is not None
@@ -119,6 +121,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
             config=with_signals(config, signals, compression),
+            progress=show_progress,
         )
         self._partial = threading.Lock()
         self._mode: Mode = mode

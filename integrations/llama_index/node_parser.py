@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,7 +17,6 @@ from llama_index.core.node_parser.loading import load_parser
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
 from llama_index.core.schema import BaseNode, Document as LlamaDocument, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.settings import Settings
-from llama_index.core.utils import get_tqdm_iterable
 from llama_index_instrumentation import get_dispatcher
 
 from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans
@@ -41,6 +40,7 @@ from situate.integrations.llama_index.nodes import (
     write_context,
     write_origin,
 )
+from situate.progress import DocumentBar
 from situate.types import PAGE_SPAN, PAGE_STARTS, Chunk, Chunker, Document, Situator, stable_id
 
 dispatcher = get_dispatcher(__name__)
@@ -176,31 +176,35 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
 
     def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
         parsed: list[BaseNode] = []
-        for batch in self._batches(nodes, show_progress):
-            cuts = self._cut(batch, **kwargs)
-            for cut in cuts:
-                for situator in self.situators:
-                    cut.chunks = situator.situate(cut.document, cut.chunks)
-            items = [(cut.document, cut.chunks) for cut in cuts]
-            with self._embedding(cuts) as vectors:
-                vectors += self.embed_model.embedder.encode_chunks(items, scheme=self.scheme)
-            parsed += self._finished(cuts, vectors)
+        groups = self._groups(nodes)
+        with DocumentBar("Late chunking", _sizes(groups), show_progress) as bar:
+            for batch in _batches(groups):
+                cuts = self._cut(batch, **kwargs)
+                for cut in cuts:
+                    for situator in self.situators:
+                        cut.chunks = situator.situate(cut.document, cut.chunks)
+                items = [(cut.document, cut.chunks) for cut in cuts]
+                with bar.batch(_sizes(batch)), self._embedding(cuts) as vectors:
+                    vectors += self.embed_model.embedder.encode_chunks(items, scheme=self.scheme)
+                parsed += self._finished(cuts, vectors)
         return parsed
 
     async def _aparse_nodes(
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
     ) -> list[BaseNode]:
         parsed: list[BaseNode] = []
-        for batch in self._batches(nodes, show_progress):
-            cuts = await asyncio.to_thread(self._cut, batch, **kwargs)
-            for situator in self.situators:
-                situated = await asyncio.gather(*(situator.asituate(cut.document, cut.chunks) for cut in cuts))
-                for cut, chunks in zip(cuts, situated, strict=True):
-                    cut.chunks = chunks
-            items = [(cut.document, cut.chunks) for cut in cuts]
-            with self._embedding(cuts) as vectors:
-                vectors += await self.embed_model.embedder.aencode_chunks(items, scheme=self.scheme)
-            parsed += await asyncio.to_thread(self._finished, cuts, vectors)
+        groups = self._groups(nodes)
+        with DocumentBar("Late chunking", _sizes(groups), show_progress) as bar:
+            for batch in _batches(groups):
+                cuts = await asyncio.to_thread(self._cut, batch, **kwargs)
+                for situator in self.situators:
+                    situated = await asyncio.gather(*(situator.asituate(cut.document, cut.chunks) for cut in cuts))
+                    for cut, chunks in zip(cuts, situated, strict=True):
+                        cut.chunks = chunks
+                items = [(cut.document, cut.chunks) for cut in cuts]
+                with bar.batch(_sizes(batch)), self._embedding(cuts) as vectors:
+                    vectors += await self.embed_model.embedder.aencode_chunks(items, scheme=self.scheme)
+                parsed += await asyncio.to_thread(self._finished, cuts, vectors)
         return parsed
 
     def _postprocess_parsed_nodes(
@@ -226,24 +230,16 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
 
     # -- steps that sync and async share ------------------------------------------------------------------------
 
-    def _batches(self, nodes: Sequence[BaseNode], show_progress: bool) -> Iterator[list[list[BaseNode]]]:
-        batch: list[list[BaseNode]] = []
+    def _groups(self, nodes: Sequence[BaseNode]) -> list[list[BaseNode]]:
+        """The documents with text, those together that are read as one."""
         with_text = [node for node in nodes if node.get_content().strip()]
-        for group in get_tqdm_iterable(
-            file_groups(with_text, self.join_pages, elements=False), show_progress, "Late chunking"
-        ):
-            batch.append(group)
-            if sum(map(len, batch)) >= BATCH_DOCUMENTS:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
         if empty := len(nodes) - len(with_text):
             from situate.retrievers.index.documents import EmptyDocumentWarning
 
             warnings.warn(
                 f"{empty} of {len(nodes)} documents hold no text and gave no nodes", EmptyDocumentWarning, stacklevel=2
             )
+        return list(file_groups(with_text, self.join_pages, elements=False))
 
     @contextmanager
     def _embedding(self, cuts: Sequence[_Cut]) -> Iterator[list[ChunkVectors]]:
@@ -422,6 +418,23 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
 
 _NEIGHBOURS = (NodeRelationship.PREVIOUS, NodeRelationship.NEXT)
 _LEVELS = {NodeRelationship.PARENT, NodeRelationship.CHILD}
+
+
+def _batches(groups: Iterable[list[BaseNode]]) -> Iterator[list[list[BaseNode]]]:
+    """Groups of documents that are encoded together, at least `BATCH_DOCUMENTS` documents but in the last."""
+    batch: list[list[BaseNode]] = []
+    for group in groups:
+        batch.append(group)
+        if sum(map(len, batch)) >= BATCH_DOCUMENTS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _sizes(groups: Iterable[Sequence[BaseNode]]) -> list[int]:
+    """Characters of each group of documents."""
+    return [sum(len(node.get_content()) for node in group) for group in groups]
 
 
 def _with_default_ids(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +14,7 @@ from situate.batches import in_batches
 from situate.embedders.types import Vectors
 from situate.errors import FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.lifecycle import Openable
+from situate.progress import DocumentBar
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
 from situate.retrievers.index.documents import (
@@ -67,7 +68,8 @@ class Index(Openable):
             characters where a served model's tokenizer is not available).
         situators: Write context into the chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
-        progress: Show a progress bar while adding.
+        progress: Show a progress bar while adding, which the documents' tokens move while they are encoded; or a
+            function that is called with each further number of characters that are done.
 
     Raises:
         IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.
@@ -85,13 +87,15 @@ class Index(Openable):
         chunker: Chunker | None = None,
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
-        progress: bool = False,
+        progress: bool | Callable[[int], object] = False,
     ) -> None:
         self.embedder = embedder
         self.path = path
         self.collection = collection
         self.situators = tuple(situators)
         self.config = config if config is not None else PipelineConfig.fast()
+        if not isinstance(progress, bool) and not callable(progress):
+            raise InputError(f"progress is {progress!r}: it has to be True, False or a function")
         self.progress = progress
         self._given_client = None if callable(client) else client
         self._connect: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
@@ -305,7 +309,7 @@ class Index(Openable):
         after = collection.begin_filling(self.embedder.fingerprint, self.embedder.dimension, self.config)
         names, filled = collection.incomplete, 0
         ids = [document_id for document_id in collection.document_ids() if document_id > after]
-        with tqdm(total=len(ids), desc=f"filling {self.collection!r}", disable=not self.progress) as bar:
+        with tqdm(total=len(ids), desc=f"filling {self.collection!r}", disable=self.progress is not True) as bar:
             for some in in_batches(ids, BATCH_DOCUMENTS):
                 filled += fill(collection, self.embedder, self.config, names, some)
                 collection.filled_until(some[-1])
@@ -329,26 +333,23 @@ class Index(Openable):
 
     def _add(self, items: Iterable[Item]) -> IndexReport:
         report = IndexReport()
-        for batch in self._batches(items):
-            report += self._add_batch(batch)
+        with self._bar(items) as bar:
+            for batch in document_batches(items):
+                with bar.batch(_sizes(batch)):
+                    report += self._add_batch(batch)
         return with_warning(report)
 
     async def _aadd(self, items: Iterable[Item]) -> IndexReport:
         report = IndexReport()
-        for batch in self._batches(items):
-            report += await asyncio.to_thread(self._add_batch, batch)
+        with self._bar(items) as bar:
+            for batch in document_batches(items):
+                with bar.batch(_sizes(batch)):
+                    report += await asyncio.to_thread(self._add_batch, batch)
         return with_warning(report)
 
-    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        from tqdm.auto import tqdm
-
-        total = len(items) if isinstance(items, Sized) else None
-        description = f"indexing into {self.collection!r}"
-        with tqdm(total=total, desc=description, unit="document", disable=not self.progress) as bar:
-            for batch in document_batches(items):
-                yield batch
-                # After the batch is written: a bar over the items would run ahead by a whole batch.
-                bar.update(len(batch))
+    def _bar(self, items: Iterable[Item]) -> DocumentBar:
+        sizes = _sizes(items) if isinstance(items, Sequence) else None
+        return DocumentBar(f"indexing into {self.collection!r}", sizes, self.progress)
 
     def _add_batch(self, batch: Sequence[Item]) -> IndexReport:
         distinct: dict[str, Item] = {}
@@ -563,6 +564,11 @@ def _sample(encoder: SpanEncoder, collection: Collection) -> Sequence[str] | Non
     if kept := collection.sample():
         encoder.provide(kept)
     return encoder.sample
+
+
+def _sizes(items: Iterable[Item]) -> list[int]:
+    """Characters of each document; of one that will be refused, as it has no text, none."""
+    return [len(getattr(document, "text", None) or "") for document, _ in items]
 
 
 def _uncut(documents: Iterable[Document]) -> Iterable[Item]:

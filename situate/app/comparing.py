@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,6 @@ from situate.retrievers.config import PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison, compare
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
 from situate.retrievers.evaluation.perturbations import perturbed
-from situate.retrievers.index.documents import document_batches
 from situate.retrievers.index.index import Index
 from situate.retrievers.types import Hit
 
@@ -137,9 +137,8 @@ def _measured(
                 _check_config(changed)
                 index = changed.index(embedder=embedder)
                 indexes.append(index)
-                for batch in document_batches((document, None) for document in found.documents):
-                    index.add([document for document, _ in batch])
-                    advance(sum(len(document.text) for document, _ in batch), preset)
+                index.progress = partial(advance, note=preset)
+                index.add(found.documents)
                 searches[preset] = _search(index)
         more: dict[str, Any] = {"perturb": perturb, "generator": settings.generator()} if perturb else {}
         return compare(found, searches, list(measures), count_tokens=_count(embedder), **more)

@@ -85,6 +85,15 @@ def index_paths(
     total = sum(map(_bytes, paths))
     with warnings.catch_warnings(record=True) as caught, progress("indexing", total, shown=shown) as advance:
         warnings.simplefilter("always")
+        read, weight = 0, 0.0
+
+        def moved(characters: int) -> None:
+            nonlocal read
+            read += characters
+            rate = read / max(time.perf_counter() - started, 1e-9)
+            advance(weight * characters, f"{rate:,.0f} characters/s")
+
+        index.progress = moved
         try:
             sizes: dict[str, int] = {}
             portion = _PORTION
@@ -93,15 +102,16 @@ def index_paths(
                 while waiting:
                     before = time.perf_counter()
                     documents = _taken(waiting, portion)
+                    characters = sum(len(document.text) for document in documents)
+                    weight = sum(sizes.pop(document.id, 0) for document in documents) / max(1, characters)
                     done.report += index.add(documents)
-                    done.characters += sum(len(document.text) for document in documents)
-                    now = time.perf_counter()
-                    rate = done.characters / max(now - started, 1e-9)
-                    advance(sum(sizes.pop(document.id, 0) for document in documents), f"{rate:,.0f} characters/s")
-                    # Large enough for a device to be busy, small enough for the bar to move.
-                    portion = portion * 2 if now - before < _QUICK else portion
+                    done.characters += characters
+                    # Large enough for a device to be busy, small enough that an interrupt loses little.
+                    portion = portion * 2 if time.perf_counter() - before < _QUICK else portion
         except KeyboardInterrupt:
             done.interrupted = True
+        finally:
+            index.progress = False
     if prune and not done.interrupted:
         gone = [stored for stored in index.document_ids() if _is_gone(stored, paths, base)]
         # The lines of a data set have ids of their own, which name no files.
