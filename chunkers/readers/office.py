@@ -40,7 +40,7 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     """A Word document: headings, lists, tables, footnotes and the signs of formulas, without comments, heads and feet.
 
     Raises:
-        InputError: It is none, or beyond the limits of `packages`.
+        InputError: It is none, nests too deeply, or is beyond the limits of `packages`.
         MissingExtraError: mammoth is not installed.
     """
     package = opened(data, "DOCX")
@@ -49,13 +49,16 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     except ImportError as error:
         raise MissingExtraError.of("mammoth", "documents", "reading DOCX files") from error
     _check_notes(package)
-    # Images are not opened: the converter would put their bytes into the page.
-    page = mammoth.convert_to_html(
-        BytesIO(_with_formulas(data, package)),
-        style_map=_STYLES,
-        include_embedded_style_map=False,
-        convert_image=mammoth.images.img_element(lambda image: {}),
-    ).value
+    try:
+        # Images are not opened: the converter would put their bytes into the page.
+        page = mammoth.convert_to_html(
+            BytesIO(_with_formulas(data, package)),
+            style_map=_STYLES,
+            include_embedded_style_map=False,
+            convert_image=mammoth.images.img_element(lambda image: {}),
+        ).value
+    except RecursionError as error:
+        raise InputError("its tables or other parts nest too deeply to be read: save it as PDF or HTML") from error
     text, heading = html_to_markdown(_FIRST_ROW.sub(lambda row: row[0].replace("td>", "th>"), page))
     return text, _known(package, heading)
 

@@ -19,6 +19,14 @@ _SMALL = 16 * 2**20
 #: The file is encrypted, or of the years before 2007.
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _DECLARATION = re.compile(rb"<!(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+#: A document type that can declare entities; pictures (SVG) and pages that a file embeds may have one without.
+_ENTITIES = re.compile(rb"<!DOCTYPE(?:[^\[>\"']|\"[^\"]*+\"|'[^']*+')*+\[", re.IGNORECASE)
+_SPACE = re.compile(rb"\s*")
+#: Comments and instructions: how they begin and end.
+_ASIDES = ((b"<!--", b"-->"), (b"<?", b"?>"))
+#: Bytes within which XML comes to its first element, and byte order marks.
+_PROLOG = 64 * 2**10
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 def opened(data: bytes, kind: str, *, declarations: bool = False) -> ZipFile:
@@ -49,11 +57,14 @@ def opened(data: bytes, kind: str, *, declarations: bool = False) -> ZipFile:
     for member in members:
         if member.flag_bits & 1:
             raise InputError("encrypted: remove the password")
-        if member.filename.endswith((".xml", ".rels")):
-            if member.file_size > MAX_XML:
-                raise InputError(f"{member.filename!r} has {member.file_size:,} bytes: at most {MAX_XML:,} are read")
-            if not declarations and _declares(package, member.filename):
-                raise InputError(f"{member.filename!r} declares a document type, which no {kind} does: it is not read")
+        # By what it holds: the relations of an office file may give any name to a part.
+        if not (start := _beginning(package, member.filename)):
+            continue
+        if member.file_size > MAX_XML:
+            raise InputError(f"{member.filename!r} has {member.file_size:,} bytes: at most {MAX_XML:,} are read")
+        own = member.filename.endswith((".xml", ".rels"))
+        if not declarations and _declares(start, _DECLARATION if own else _ENTITIES):
+            raise InputError(f"{member.filename!r} declares a document type, which no {kind} does: it is not read")
     return package
 
 
@@ -67,10 +78,26 @@ def check_length(characters: int) -> None:
         raise InputError(f"its text has more than {MAX_CHARACTERS:,} characters: split it")
 
 
-def _declares(package: ZipFile, member: str) -> bool:
-    """Whether XML declares a document type, which stands before its first element."""
+def _beginning(package: ZipFile, member: str) -> bytes:
+    """The first `_PROLOG` bytes of XML in UTF-8 or UTF-16, its markup as ASCII; b"" of anything else."""
     with package.open(member) as stream:
         start = stream.read(4096)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        start = start.replace(b"\0", b"")
-    return _DECLARATION.search(start) is not None
+        mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+        if start.removeprefix(mark).replace(b"\0", b"").lstrip()[:1] != b"<":
+            return b""
+        return (start + stream.read(_PROLOG)).removeprefix(mark).replace(b"\0", b"")
+
+
+def _declares(start: bytes, what: re.Pattern[bytes]) -> bool:
+    """Whether XML declares a document type before its first element, or hides that part behind long comments."""
+    at = 0
+    while at < len(start):
+        at = _SPACE.match(start, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        closing = next((end for begin, end in _ASIDES if start.startswith(begin, at)), None)
+        if closing is None:
+            return what.match(start, at) is not None
+        end = start.find(closing, at)
+        if end < 0:
+            return True
+        at = end + len(closing)
+    return True

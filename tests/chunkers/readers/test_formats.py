@@ -409,6 +409,21 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "another package": (".docx", lambda: zipped({"a.txt": "x"}), ""),
     "external entity": (".docx", lambda: docx(**{"word/comments.xml": _ENTITY + "<x/>"}), "document type"),
     "hidden entity": (".docx", lambda: docx(**{"word/c.xml": _ENTITY.encode("utf-16")}), "document type"),
+    "entity in a part of another name": (
+        ".docx",
+        lambda: docx(**{"word/notes.bin": _ENTITY + "<x/>"}),
+        "document type",
+    ),
+    "entity after a long comment": (
+        ".docx",
+        lambda: docx(**{"a.xml": f"<!--{'-' * 9999}-->{_ENTITY}"}),
+        "document type",
+    ),
+    "tables in tables": (
+        ".docx",
+        lambda: docx("<w:tbl><w:tr><w:tc>" * 3000 + "</w:tc></w:tr></w:tbl>" * 3000),
+        "too deep",
+    ),
     "bomb": (".docx", lambda: docx(**{"word/media/a.bin": b"\0" * 17_000_000}), "unpacked"),
     "entity in a book": (".epub", lambda: epub(**{"OPS/book.opf": _ENTITY + "<package>&a;</package>"}), "Entit"),
     "book without a spine's file": (".epub", lambda: zipped({"META-INF/container.xml": "<c/>"}), "no package document"),
@@ -440,6 +455,13 @@ def test_one_bad_file_never_costs_the_others(tmp_path: Path, fault: str) -> None
     with pytest.warns(SkippedFilesWarning, match=rf"(?s)1 files or lines were skipped: a\{suffix} .*{why}"):
         assert [document.id for document in read_documents(tmp_path)] == ["b.md"]
     assert time.perf_counter() - started < 5
+
+
+def test_pictures_and_pages_in_a_file_may_have_a_document_type(tmp_path: Path) -> None:
+    drawn = '<?xml version="1.0"?><!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "svg11.dtd"><svg/>'
+    (tmp_path / "a.docx").write_bytes(docx(**{"word/media/a.svg": drawn, "word/chunk.html": "<!DOCTYPE html><p>Hi."}))
+    [document] = read_documents(tmp_path)
+    assert "It pays 180 euros." in document.text
 
 
 def test_limits_of_a_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
