@@ -1,16 +1,35 @@
-"""Errors for unknown keyword arguments that name the parameter that was probably meant."""
+"""Errors for arguments of the wrong name, which name the parameter that was probably meant, or of the wrong type."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import inspect
-from collections.abc import Collection, Iterable
-from typing import Any, TypeVar
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, get_args, get_origin
 
-from situate.errors import UnknownArgumentError
+from situate.errors import InputError, SituateError, UnknownArgumentError
 
 C = TypeVar("C", bound=type)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Annotations that values are held to, with what they take: numpy's numbers too, and any path.
+_TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "a string"),
+    "bool": (bool, "True or False"),
+    "int": (Integral, "a whole number"),
+    "float": (Real, "a number"),
+    "Path": (os.PathLike, "a path"),
+    "None": (NoneType, "None"),
+}
+#: Parameters whose values no message shows.
+_SECRET = re.compile("key|password|secret|headers")
 
 #: Other libraries' names of parameters, and the names that they have here.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -110,8 +129,89 @@ def unknown_parameters(owner: str, names: Iterable[str], known: Collection[str])
     return UnknownArgumentError(f"{owner} does not know {', '.join(named)}; it takes {', '.join(known)}")
 
 
+class _Allowed(NamedTuple):
+    """What a parameter takes."""
+
+    types: tuple[type, ...]
+    shown: str
+
+    def takes(self, value: object) -> bool:
+        # True is a 1, and hardly meant as one. numpy's is of a type of its own.
+        if type(value).__name__ in ("bool", "bool_"):
+            return bool in self.types
+        return isinstance(value, self.types)
+
+
+def _allowed(annotation: object, names: Mapping[str, Any]) -> _Allowed | None:
+    """What an annotation of plain types and literals takes; None for any other.
+
+    Which of its values a literal is, is left to the class: some know only at their first use which there are.
+    """
+    if not isinstance(annotation, str):
+        return None
+    types: list[type] = []
+    shown: list[str] = []
+    for part in annotation.split(" | "):
+        literals = names.get(part)
+        if part in _TYPES:
+            types.append(_TYPES[part][0])
+            shown.append(_TYPES[part][1])
+        elif get_origin(literals) is Literal:
+            types += map(type, get_args(literals))
+            shown += map(repr, get_args(literals))
+        else:
+            return None
+    return _Allowed(tuple(types), " or ".join(shown))
+
+
+class _Checks:
+    """The checks of a callable's arguments, by its annotations.
+
+    Args:
+        called: The function or constructor.
+        module: Where its annotations' names stand.
+        skipped: Leading parameters that are not the caller's (``self``).
+    """
+
+    def __init__(self, called: Callable[..., Any], module: str, skipped: int = 0) -> None:
+        parameters = list(inspect.signature(called).parameters.values())[skipped:]
+        self._positional = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+        self._annotations = {one.name: one.annotation for one in parameters}
+        self._module = module
+        self._known: dict[str, _Allowed | None] | None = None
+
+    def check(self, owner: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """Raise where an argument is of another type than its annotation.
+
+        Raises:
+            InputError: One is; the message names it.
+        """
+        if self._known is None:  # at the first call, when the module has all of its names
+            names = vars(sys.modules[self._module])
+            self._known = {name: _allowed(one, names) for name, one in self._annotations.items()}
+        for name, value in (*zip(self._positional, arguments, strict=False), *named.items()):
+            allowed = self._known.get(name)
+            if allowed is not None and not allowed.takes(value):
+                given = f"a {type(value).__name__}" if _SECRET.search(name) else repr(value)[:80]
+                raise InputError(f"{owner}({name}=) is {given}: it has to be {allowed.shown}")
+
+
+def checked_values(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: an argument of another type than its annotation is an error that names it."""
+    checks = _Checks(function, function.__module__)
+
+    @functools.wraps(function)
+    def checked(*arguments: P.args, **named: P.kwargs) -> R:
+        checks.check(function.__name__, arguments, named)
+        return function(*arguments, **named)
+
+    return checked
+
+
 def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
-    """A class decorator: a keyword argument that the constructor does not take is an error that names the right one.
+    """A class decorator: an argument of a wrong name or type is an error that names the right one.
+
+    Types are held to where they are plain ones, literals, or unions of these.
 
     Args:
         cls: The class.
@@ -119,6 +219,7 @@ def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
 
     Raises:
         UnknownArgumentError: From the constructor, on an unknown keyword argument.
+        InputError: From the constructor, on an argument of another type, where its own checks say nothing.
     """
     # The type of a class does not know that its constructor may be replaced.
     owner: Any = cls
@@ -126,13 +227,21 @@ def checked_parameters(cls: C, options: Iterable[str] = ()) -> C:
     parameters = inspect.signature(original).parameters.values()
     known = [one.name for one in parameters if one.name != "self" and one.kind is not one.VAR_KEYWORD]
     known += options
+    checks = _Checks(original, owner.__module__, skipped=1)
 
     @functools.wraps(original)
     def checked(self: Any, *arguments: Any, **named: Any) -> None:
         unknown = named.keys() - set(known)
         if unknown:
             raise unknown_parameters(type(self).__name__, unknown, known)
-        original(self, *arguments, **named)
+        try:
+            original(self, *arguments, **named)
+        except SituateError:
+            raise
+        except Exception:
+            checks.check(type(self).__name__, arguments, named)
+            raise
+        checks.check(type(self).__name__, arguments, named)
 
     owner.__init__ = checked
     return cls

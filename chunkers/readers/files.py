@@ -19,6 +19,7 @@ from situate.chunkers.readers.html import decoded_page, html_to_markdown
 from situate.chunkers.readers.pdf.reader import MAX_PAGES, SECONDS, PdfReader
 from situate.errors import InputError, MissingExtraError
 from situate.outside import load_json, safe_message
+from situate.parameters import checked_values
 from situate.types import Document
 
 #: Bytes of a file that are read, where the caller names no other limit.
@@ -48,6 +49,7 @@ class SkippedFilesWarning(UserWarning):
     reasons: tuple[str, ...] = ()
 
 
+@checked_values
 def read_documents(
     path: str | Path,
     *,

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from situate.chunkers.readers.pdf.reading import PdfText
 from situate.errors import InputError, MissingExtraError, SituateWarning
+from situate.parameters import checked_parameters
 from situate.types import PAGE_STARTS
 
 #: Seconds and pages that a file may take, where the caller names no other limits.
@@ -28,6 +29,7 @@ class UnreadPagesWarning(SituateWarning):
     """Pages of a PDF hold text that cannot be read: scans, and fonts that do not say which characters they show."""
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class PdfReader:
     """Reads PDFs, one at a time, in a process that is started with the first one and ends with `close`.
