@@ -92,10 +92,11 @@ def engine_error(error: BaseException, doing: str) -> Exception:
     """
     message = f"{doing}: {error}"
     if str(error).startswith("Operation cancelled"):
-        # The message where a formula lacks a value; nothing else cancels an operation in this process.
+        # The message where a formula has no result; nothing else cancels an operation in this process.
         return InputError(
             f"{doing}: no value found for a variable of the formula in the payload of some point, nor in its defaults: "
-            "give FormulaQuery(defaults={variable: value}), or filter for points that have it"
+            "give FormulaQuery(defaults={variable: value}), or filter for points that have it; or the formula produced "
+            "a non-finite number for some point (a root, logarithm, power or quotient beyond its range)"
         )
     if is_panic(error) or any(sign.lower() in str(error).lower() for sign in _DAMAGE):
         return StoreCorruptError(message)

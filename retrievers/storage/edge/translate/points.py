@@ -169,7 +169,7 @@ def checked_vectors(vector: Any, schema: VectorSchema, owner: Any) -> Any:
     """A point's vector or named vectors in the engine's form."""
     if isinstance(vector, Mapping):
         return {name: checked_vector(value, name, schema, owner) for name, value in vector.items()}
-    if vector is None or (vector == [] and not schema.names):
+    if vector is None or (isinstance(vector, list) and not vector and not schema.names):
         return {}
     return {"": checked_vector(vector, "", schema, owner)}
 

@@ -575,6 +575,14 @@ def test_wrong_points(edge: EdgeClient, wrong: Callable[[], Any]) -> None:
     assert edge.count("c").count == 0
 
 
+def test_vectors_that_are_arrays_in_a_list(edge: EdgeClient) -> None:
+    """As qdrant-client's other clients take them."""
+    edge.create_collection("c", PARAMS)
+    edge.upload_collection("c", [np.eye(4)[i] for i in range(3)], ids=range(3))
+    edge.upsert("c", [models.PointStruct.model_construct(id=3, vector=np.eye(4)[3], payload=None)])
+    assert [record.vector for record in edge.scroll("c", with_vectors=True)[0]] == np.eye(4).tolist()
+
+
 def test_vectors_that_are_not_finite(edge: EdgeClient) -> None:
     edge.create_collection(
         "c",

@@ -118,6 +118,9 @@ def test_a_formula_without_a_value(edge: EdgeClient) -> None:
         edge.query_points("c", query, prefetch=stage)
     with pytest.raises(InputError, match="defaults"):
         edge.query_batch_points("c", [models.QueryRequest(query=query, prefetch=stage)])
+    beyond = models.FormulaQuery(formula=models.ExpExpression(exp=1e9))
+    with pytest.raises(InputError, match="or the formula produced a non-finite number"):
+        edge.query_points("c", beyond, prefetch=models.Prefetch(query=[1.0, 2, 3, 4]))
     given = models.FormulaQuery(formula=query.formula, defaults={"nowhere": 1.0})
     assert len(edge.query_points("c", given, prefetch=stage).points) == 10
 
