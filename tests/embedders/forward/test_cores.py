@@ -150,7 +150,7 @@ def test_dealt_out_vectors_equal_those_of_one_core(
 ) -> None:
     words = ["the", "river", "bends", "twice", "before", "an", "old", "mill", "and", "its", "wheel", "of", "oak"]
     generator = np.random.default_rng(0)
-    texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 40)]
+    texts = [SpanText(" ".join(generator.choice(words, int(n)))) for n in generator.integers(3, 200, 16)]
     encoder = Encoder(minilm_path, device="cpu", dtype="float32")
     alone = Encoder(minilm_path, device="cpu", dtype="float32", batch_tokens=3000)  # so that it is loaded apart
     monkeypatch.setattr(encoder.scheduler.engine, "cores", CorePool(3))
