@@ -119,7 +119,8 @@ class EmbedderOptions(Configured):
         weights: "int8" or "int4": the weights of linear layers in so many bits; needs the extra ``quantized``.
         adapters: Names of LoRA adapters and their folders or hub ids.
         adapter: The one that texts are embedded with.
-        query_adapter: The one for queries, where a pair was trained for both sides.
+        query_adapter: The one for queries, where a pair was trained for both sides; or the file of a linear map of
+            their vectors, which `situate.retrievers.fit` writes.
         query_model: Hub id or folder of another model for queries, where a pair shares a space (DPR, LEAF).
         device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16", "float16", or "int8" on CPU.
