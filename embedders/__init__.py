@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from situate.embedders.bridge import Bridge as Bridge
     from situate.embedders.embedder import Embedder as Embedder
     from situate.embedders.library.encoder import LibraryEncoder as LibraryEncoder
     from situate.embedders.library.multivector import MultiVectorEmbedder as MultiVectorEmbedder
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "situate.embedders.bridge": ("Bridge",),
         "situate.embedders.embedder": ("Embedder",),
         "situate.embedders.library.encoder": ("LibraryEncoder",),
         "situate.embedders.library.multivector": ("MultiVectorEmbedder",),

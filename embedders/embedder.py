@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
+from situate.embedders.bridge import Bridge
 from situate.embedders.build import build_encoder
 from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
@@ -92,6 +93,8 @@ class Embedder:
         query_model: Another model for queries, where a pair shares a space (DPR, LEAF): its folder or hub id, which
             then takes ``query_instruction`` and ``task``, or an `Embedder` with settings of its own. Before the first
             documents are embedded it is checked that eight known questions find their passages.
+        bridge: The file of a `Bridge` that takes the vectors of ``query_model`` into this model's space, of an index
+            that is not embedded anew yet.
         extension: How a model reads ``max_tokens``, more than it was trained for.
         bidirectional: Let a decoder's tokens see those behind them (as LLM2Vec does before it trains).
         routing_weight: Of a mixture of experts, the weight of its routing, which then follows the hidden state in each
@@ -132,6 +135,7 @@ class Embedder:
         adapter: str | None = None,
         query_adapter: str | os.PathLike[str] | None = None,
         query_model: str | os.PathLike[str] | Embedder | None = None,
+        bridge: str | os.PathLike[str] | None = None,
         extension: Method | Extension | None = None,
         bidirectional: bool = False,
         routing_weight: float = 0.0,
@@ -165,6 +169,7 @@ class Embedder:
                 adapter=adapter,
                 query_adapter=None if query_adapter is None else os.fspath(query_adapter),
                 query_model=query_settings,
+                bridge=None if bridge is None else os.fspath(bridge),
                 extension=Extension.of(extension),
                 bidirectional=bidirectional,
                 routing_weight=routing_weight,
@@ -189,7 +194,8 @@ class Embedder:
         self._settings = settings
         self._profile = ModelProfile(settings.documents)
         self._querier = None if settings.querier is None else Embedder.from_settings(settings.querier)
-        self._unchecked: set[bool] = set() if settings.querier is None else {False, True}
+        self._found_bridge: Bridge | None = None
+        self._unchecked: set[bool] = set() if settings.querier is None or settings.bridge is not None else {False, True}
         self._family: Family | None = None
         self._encoder: SpanEncoder | None = None
         self._role_options: Mapping[Role, dict[str, Any]] = {}
@@ -229,7 +235,8 @@ class Embedder:
         """
         if self._querier is not None:
             told = self._querier.instructed(instruction).settings
-            return self.from_settings(dataclasses.replace(self._settings.documents, query_model=told))
+            own = dataclasses.replace(self._settings.documents, query_model=told, bridge=self._settings.bridge)
+            return self.from_settings(own)
         if "{task}" in self.family.leading:  # whose task is a language
             return self.from_settings(dataclasses.replace(self._settings, query_instruction=instruction))
         apart = dataclasses.replace(self._settings, task=None, query_instruction=instruction)
@@ -279,6 +286,25 @@ class Embedder:
         return self if self._querier is None else self._querier
 
     @property
+    def _bridge(self) -> Bridge | None:
+        if self._settings.bridge is not None and self._found_bridge is None:
+            bridge = Bridge.load(self._settings.bridge)
+            bridge.check(self, self.querier)
+            self._found_bridge = bridge
+        return self._found_bridge
+
+    def _bridged(self, vectors: Vectors) -> Vectors:
+        """Vectors of ``query_model`` in the space of the documents."""
+        return vectors if self._bridge is None else self._bridge(vectors)
+
+    def _check_tokens(self) -> None:
+        if self._settings.bridge is not None:
+            raise ConventionError(
+                "a bridge takes a query's vector into the space of the documents, and not its token vectors: search "
+                "without signals of tokens, or embed the index anew"
+            )
+
+    @property
     def scheme(self) -> ChunkScheme:
         """How chunks become vectors."""
         return self._settings.scheme
@@ -311,7 +337,7 @@ class Embedder:
                     check_dimensions(self._settings.dimensions, encoder.dimension, self.family)
                     if self._profile.query_map is not None:
                         self._profile.query_map.check_fits(self._profile.fingerprint(encoder))
-                    if self._querier is not None:
+                    if self._querier is not None and self._settings.bridge is None:
                         check_pair(self, self._querier, self._settings.dimensions or encoder.dimension)
                     self._role_options = _role_options(self._settings, encoder)
                     self._encoder = encoder
@@ -368,9 +394,15 @@ class Embedder:
         scheme = dataclasses.asdict(self.scheme)
         return {
             **self._profile.fingerprint(self.encoder),
-            **({} if self._querier is None else {"query_model": self._querier._read_by_queries()}),
+            **({} if self._querier is None or self._bridge is not None else {"query_model": self._querier.space}),
             "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
         }
+
+    @property
+    def space(self) -> dict[str, Any]:
+        """The part of `fingerprint` that decides the space of the vectors, of queries and documents alike."""
+        whole = self._profile.fingerprint(self.encoder)
+        return {name: value for name, value in whole.items() if not name.startswith(("document_", "on_overflow"))}
 
     @property
     def query_fingerprint(self) -> dict[str, Any]:
@@ -380,14 +412,10 @@ class Embedder:
         return {
             **self.fingerprint,
             **({} if adapter is None else {"query_adapter": adapter}),
+            **({} if self._bridge is None else {"query_model": querier.space, "bridge": self._bridge.digest}),
             "query_instruction": family.query_instruction(),
             "query_suffix": family.query_suffix,
         }
-
-    def _read_by_queries(self) -> dict[str, Any]:
-        """The part of the fingerprint that holds for queries."""
-        whole = self._profile.fingerprint(self.encoder)
-        return {name: value for name, value in whole.items() if not name.startswith(("document_", "on_overflow"))}
 
     def describe(self) -> str:
         """The text that the model reads for a query and for a document, and the source of each convention. For people.
@@ -412,13 +440,14 @@ class Embedder:
             ModelError: The model cannot be used.
         """
         if self._querier is not None:
-            return self._querier.embed_queries(texts)
+            return self._bridged(self._querier.embed_queries(texts))
         return self._queries(self._encode(self._written(texts, "query"), "query"))
 
     async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
         """`embed_queries` without blocking the event loop."""
         if self._querier is not None:
-            return await self._querier.aembed_queries(texts)
+            vectors = await self._querier.aembed_queries(texts)
+            return vectors if self._settings.bridge is None else await asyncio.to_thread(self._bridged, vectors)
         await self._aready()
         return self._queries(await self._aencode(self._written(texts, "query"), "query"))
 
@@ -489,6 +518,7 @@ class Embedder:
         Special tokens and the instruction are read but have no vectors of their own; an empty text has none at all.
         """
         if self._querier is not None:
+            self._check_tokens()
             return self._querier.embed_query_tokens(texts)
         return self._matrices(self._encode(self._spanned(texts, "query"), "query", tokens=True), texts)
 
@@ -497,6 +527,7 @@ class Embedder:
     ) -> tuple[Vectors, list[Vectors]]:
         """`embed_queries` of ``texts`` and `embed_query_tokens` of ``questions``; a text in both is read once."""
         if self._querier is not None:
+            self._check_tokens()
             return self._querier.embed_queries_with_tokens(texts, questions)
         inputs = self._written(texts, "query")
         done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
@@ -505,6 +536,7 @@ class Embedder:
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
         if self._querier is not None:
+            self._check_tokens()
             return await self._querier.aembed_query_tokens(texts)
         await self._aready()
         return self._matrices(await self._aencode(self._spanned(texts, "query"), "query", tokens=True), texts)

@@ -58,6 +58,7 @@ class EmbedderSettings:
     adapter: str | None = None
     query_adapter: str | None = None
     query_model: str | EmbedderSettings | None = None
+    bridge: str | None = None
     extension: Extension | None = None
     bidirectional: bool = False
     routing_weight: float = 0.0
@@ -103,6 +104,8 @@ class EmbedderSettings:
 
     def _check_query_model(self) -> None:
         if self.query_model is None:
+            if self.bridge is not None:
+                raise InputError(f"bridge {self.bridge!r} takes the vectors of query_model: give that one, too")
             return
         if self.query_adapter is not None:
             raise InputError(
@@ -141,7 +144,7 @@ class EmbedderSettings:
         if self.query_model is None:
             return self
         told = not isinstance(self.query_model, EmbedderSettings)  # of the query, if its model is named alone
-        return replace(self, query_model=None, query_instruction=None, task=None if told else self.task)
+        return replace(self, query_model=None, bridge=None, query_instruction=None, task=None if told else self.task)
 
     @property
     def changes(self) -> list[str]:

@@ -122,6 +122,8 @@ class EmbedderOptions(Configured):
         query_adapter: The one for queries, where a pair was trained for both sides; or the file of a linear map of
             their vectors, which `situate.retrievers.fit` writes.
         query_model: Hub id or folder of another model for queries, where a pair shares a space (DPR, LEAF).
+        bridge: The file of a `situate.embedders.Bridge` from ``query_model`` to the model, of an index that is not
+            embedded anew yet.
         device: "auto", or a torch device; a list gives each device a process of its own.
         dtype: "auto", "float32", "bfloat16", "float16", or "int8" on CPU.
         on_overflow: How a text that is longer than the model reads is treated: "auto", "warn", "raise" or "window"; see
@@ -187,6 +189,7 @@ class EmbedderOptions(Configured):
     adapter: str | None = Field(default=None, description="The adapter to embed with.")
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")
     query_model: str | None = Field(default=None, description="Another model for queries.")
+    bridge: str | None = Field(default=None, description="File of a bridge from the query model.")
     device: str | list[str] = Field(default="auto", description="Where the model runs.")
     dtype: DType = Field(default="auto", description="Format of the weights.")
     on_overflow: Overflow = Field(default="auto", description="What happens to texts that are too long.")

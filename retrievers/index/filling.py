@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from situate.batches import in_batches
 from situate.errors import StorageError
 from situate.retrievers.index.collection import Collection, Version
-from situate.retrievers.index.documents import BATCH_DOCUMENTS
+from situate.retrievers.index.documents import BATCH_DOCUMENTS, Item
 from situate.retrievers.index.payload import DENSE, STATE, to_chunk
 from situate.retrievers.signals.base import Batch, Signal
 from situate.types import Chunk, Document
@@ -65,6 +66,19 @@ def fill(
                 "nothing is added"
             )
     return filled
+
+
+def stored(chunks: Callable[[list[str]], list[Chunk]], document_ids: Sequence[str]) -> Iterator[Item]:
+    """Documents with their chunks, as an index holds them.
+
+    Args:
+        chunks: Those of documents, in order.
+        document_ids: The documents; those that are gone are skipped.
+    """
+    for some in in_batches(document_ids, BATCH_DOCUMENTS):
+        for _, group in groupby(chunks(list(some)), key=lambda chunk: chunk.document_id):
+            own = list(group)
+            yield _document(own), own
 
 
 def _points(

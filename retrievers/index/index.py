@@ -28,7 +28,7 @@ from situate.retrievers.index.documents import (
     version_hash,
     with_warning,
 )
-from situate.retrievers.index.filling import fill
+from situate.retrievers.index.filling import fill, stored
 from situate.retrievers.index.payload import STATE, to_chunk
 from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
@@ -320,6 +320,34 @@ class Index(Openable):
     async def afill_signals(self) -> int:
         """`fill_signals` without blocking the event loop."""
         return await asyncio.to_thread(self.fill_signals)
+
+    def texts(self, at_most: int = 5000) -> list[str]:
+        """The texts of stored chunks: of all, or of documents that are evenly spread over their ids.
+
+        Args:
+            at_most: How many, at most.
+        """
+        ids = self.document_ids()
+        step = max(1, self.count() // max(1, at_most))
+        return [chunk.text for some in in_batches(ids[::step], BATCH_DOCUMENTS) for chunk in self.get_chunks(some)][
+            :at_most
+        ]
+
+    def add_stored(self, other: Index) -> IndexReport:
+        """Add what another index holds, chunks and contexts as they are: embeds a collection anew for another model.
+
+        The other index is searched meanwhile. Interrupted, it is resumed by calling it again: documents that are
+        stored already cost a look-up. Text that no chunk covers is blank in the documents. A document that is added
+        by `add` afterwards counts as a new version of it.
+
+        Args:
+            other: The index to read, which is not changed.
+        """
+        return self._add(stored(other.get_chunks, other.document_ids()))
+
+    async def aadd_stored(self, other: Index) -> IndexReport:
+        """`add_stored` without blocking the event loop."""
+        return await asyncio.to_thread(self.add_stored, other)
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Delete documents with all their chunks; unknown ids are skipped."""
