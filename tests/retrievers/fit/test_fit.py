@@ -233,7 +233,7 @@ def test_a_corpus_that_gains_nothing_keeps_its_settings(embedder: Embedder) -> N
     words = coded(1)[0].text
     with Index(embedder) as index:
         index.add([Document(f"d{place:02}", words) for place in range(12)])
-        found = fit(index, number=60, same_cost=True)
+        found = fit(index, number=60, same_cost=True, adapter=False)
     assert found.config is found.default
     assert not found.changes
     assert "Configuration: as before" in found.table()
@@ -247,7 +247,7 @@ def test_ones_own_questions_judge_alone_where_there_are_enough(index: Index) -> 
         for i, sentence in enumerate(document.text.split(". ")[:3])
     }
     judged = [Judgement(name, name.split("-")[0]) for name in queries]
-    found = fit(index, questions=EvaluationSet("own", [], queries, judged), same_cost=True)
+    found = fit(index, questions=EvaluationSet("own", [], queries, judged), same_cost=True, adapter=False)
     assert dict(found.asked) == {"given": 120}
     with pytest.raises(InputError, match="no document that answers"):
         fit(index, questions=EvaluationSet("own", [], {"q": "?"}, [Judgement("q", "elsewhere")]))
