@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import os
 import weakref
 from collections.abc import Awaitable, Callable
@@ -78,7 +79,7 @@ def _in_thread(name: str) -> Callable[..., Awaitable[Any]]:
 
 # One body for both interfaces: every method is the synchronous one in a thread.
 for _name, _method in vars(AsyncQdrantBase).items():
-    if asyncio.iscoroutinefunction(_method) and _name not in (*_SYNC, "close"):
+    if inspect.iscoroutinefunction(_method) and _name not in (*_SYNC, "close"):
         setattr(AsyncEdgeBackend, _name, _in_thread(_name))
 
 
