@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,7 @@ class Asked:
         for start, end in self.outs:
             kept.append(self.source.text[last:start])
             last = end
-        metadata = {name: value for name, value in self.source.metadata.items() if value not in self.hidden}
+        metadata = {name: value for name, value in self.source.metadata.items() if str(value) not in self.hidden}
         return replace(self.source, text="".join([*kept, self.source.text[last:]]), metadata=metadata)
 
     @property
@@ -190,7 +191,7 @@ def _askable(document: Document, frequencies: Counter[str]) -> Iterator[Found]:
         body = len(title) if text.startswith(title) else 0
         yield Found("title", title, (0, body), (body, min(len(text), body + 2 * _AROUND)))
     headings = markdown_headings(text) if "#" in text else []
-    lines = [(heading.start, heading.end) for heading in headings]
+    starts = [heading.start for heading in headings]
     ends = [*(heading.start for heading in headings[1:]), len(text)]
     for heading, after in zip(headings, ends[: len(headings)], strict=True):
         if len(heading.text) in _SAYS and after - heading.end >= _SENTENCE.start and heading.start >= body:
@@ -198,10 +199,11 @@ def _askable(document: Document, frequencies: Counter[str]) -> Iterator[Found]:
             yield Found("heading", heading.text, (heading.start, heading.end), answer)
     opening = True
     for start, end in sentence_spans(text, body):
-        within = [s for s in lines if s[0] < end and start < s[1]]
+        before = bisect_left(starts, end)  # no two headings overlap: the last one before the end reaches furthest
+        within = before > 0 and start < headings[before - 1].end
         words = " ".join(text[start:end].split())
         if within or len(words) not in _SENTENCE:
-            opening = bool(within)
+            opening = within
             continue
         around = (max(body, start - _AROUND), min(len(text), end + _AROUND))
         yield Found("opening" if opening else "cloze", words, (start, end), around)

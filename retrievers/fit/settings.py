@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.errors import InputError
 from situate.retrievers.config import Feedback, PipelineConfig
 
 #: What is tried of each.
@@ -37,7 +38,7 @@ def candidates(config: PipelineConfig, *, same_cost: bool = False) -> list[Pipel
     feedback = [each for each in _FEEDBACK if not same_cost or (each is None) == (config.feedback is None)]
     prefetch = [each for each in _PREFETCH if not same_cost or each <= config.prefetch]
     maxsim = _MAXSIM if config.token_vectors is not None else (config.maxsim_weight,)
-    found = [config]
+    found: list[PipelineConfig] = []
     for share, fed, most, weight in product(
         dict.fromkeys((config.lexical_share, *shares)),
         dict.fromkeys((config.feedback, *feedback)),
@@ -48,7 +49,8 @@ def candidates(config: PipelineConfig, *, same_cost: bool = False) -> list[Pipel
         found.append(
             replace(config, fusion="minmax", lexical_share=share, feedback=fed, prefetch=most, maxsim_weight=weight)
         )
-    return list(dict.fromkeys(found))
+    # Compared, not hashed: signals hold mappings.
+    return [config, *(each for each in found if each != config)]
 
 
 def nearby(config: PipelineConfig) -> list[PipelineConfig]:
@@ -58,10 +60,11 @@ def nearby(config: PipelineConfig) -> list[PipelineConfig]:
 
 def _weighed(config: PipelineConfig) -> Iterator[PipelineConfig]:
     for signal in config.signals:
-        others = sum(each.weight for each in config.signals if each is not signal and each.stage == signal.stage)
-        for weight in (signal.weight / 2, signal.weight * 1.5, signal.weight * 2):
-            if weight and weight + others <= 1:
-                yield config.weighted({signal.name: weight})
+        for factor in (0.5, 1.5, 2) if signal.weight else ():
+            try:
+                yield config.weighted({signal.name: signal.weight * factor})
+            except InputError:  # the shares come to more than the configuration allows
+                continue
 
 
 def best_of(

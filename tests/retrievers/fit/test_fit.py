@@ -18,14 +18,14 @@ from situate.errors import InputError
 from situate.integrations.langchain import SituateEmbeddings, SituateRetriever as LangChainRetriever
 from situate.integrations.llama_index import SituateRetriever as LlamaIndexRetriever
 from situate.retrievers import Index, PipelineConfig
-from situate.retrievers.config import Feedback, LexicalScheme
+from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme
 from situate.retrievers.evaluation import EvaluationSet, Judgement
 from situate.retrievers.evaluation.comparison import Interval
 from situate.retrievers.fit import Question, ask_corpus, fit
 from situate.retrievers.fit.corpus import Probe, corpus_probe, stored_documents
 from situate.retrievers.fit.questions import HIDDEN
 from situate.retrievers.fit.report import Verdict
-from situate.retrievers.fit.settings import best_of, candidates
+from situate.retrievers.fit.settings import best_of, candidates, nearby
 from situate.retrievers.fit.trials import Trials, gain
 from situate.retrievers.fit.written import written_questions
 from situate.retrievers.search.gateway import gateway
@@ -194,6 +194,23 @@ def test_settings_of_the_same_cost_ask_for_no_more() -> None:
         assert each.stored() == fast.stored()
     assert any(each.feedback for each in candidates(fast))
     assert {each.lexical_share for each in candidates(PipelineConfig.plain())} == {0.5}
+
+
+def test_signals_of_named_models_are_weighed_as_far_as_their_shares_go() -> None:
+    options: Any = {"kind": "sparse", "model": "not/loaded", "options": {"batch_size": 8}, "weight": 0.5}
+    whole: Any = {"kind": "document", "name": "other", "weight": 0.3}
+    config = PipelineConfig(document=DocumentSignals(dense=0.3, lexical=0.2), questions=0.1, signals=(options, whole))
+    tried = candidates(config)
+    assert tried[0] is config
+    assert all(each not in tried[:place] for place, each in enumerate(tried))
+    # Twice a half leaves nothing for the dense vectors, which questions raise; twice .3 is more than the other half.
+    weights = [tuple(signal.weight for signal in each.signals) for each in nearby(config)]
+    assert np.allclose(weights, [(0.25, 0.3), (0.75, 0.3), (0.5, 0.15), (0.5, 0.45)])
+
+
+def test_a_document_may_have_metadata_of_any_kind() -> None:
+    tagged = replace(HANDBOOK, metadata={**HANDBOOK.metadata, "tags": ["leave"]})
+    assert [each.document.metadata["tags"] for each in ask_corpus([tagged])] == [["leave"]]
 
 
 def test_a_gain_by_chance_is_not_used() -> None:
