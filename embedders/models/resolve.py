@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from situate.embedders.models.files import read_modules, read_object
-from situate.errors import ModelError, ModelNotFoundError, UnsafeModelError
+from situate.errors import InputError, ModelError, ModelNotFoundError, UnsafeModelError
 from situate.outside import safe_message
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -34,6 +34,21 @@ _DOWNLOADED = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")
 _NOT_DOWNLOADED = ("onnx/*", "openvino/*", "coreml/*", "original/*", "*.onnx*", "*.msgpack", "*.h5", "*.gguf")
 
 
+def check_flags(settings: object, names: Iterable[str]) -> None:
+    """Refuse anything but True and False: "no" in an environment variable would count as true.
+
+    Args:
+        settings: What has the flags.
+        names: The attributes.
+
+    Raises:
+        InputError: One is something else.
+    """
+    for name in names:
+        if not isinstance(value := getattr(settings, name), bool):
+            raise InputError(f"{name} is {value!r}: it is True or False")
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How a model's files are found and read.
@@ -42,11 +57,17 @@ class LoadOptions:
         revision: A branch, tag or commit of the hub's repository; a folder and the offline wheel have none.
         trust_remote_code: Run the Python files of the model's repository.
         allow_pickle: Read pickled weights, which can run any code.
+
+    Raises:
+        InputError: What a model is allowed is neither True nor False.
     """
 
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        check_flags(self, ("trust_remote_code", "allow_pickle"))
 
 
 #: Safetensors and transformers' own classes only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, get_args
 
 from situate.embedders.models.adapters import check_name
@@ -11,7 +12,7 @@ from situate.embedders.models.families import Family
 from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.quantized import Weights
 from situate.embedders.models.query_map import SUFFIX
-from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions
+from situate.embedders.models.resolve import DEFAULT_MODEL, LoadOptions, check_flags
 from situate.embedders.types import ChunkScheme, DType, Overflow, Pooling, Role, SpanEncoder
 from situate.errors import InputError
 from situate.parameters import checked_parameters
@@ -23,6 +24,8 @@ def check_routing_weight(weight: float) -> float:
     Raises:
         InputError: It is negative, or no number.
     """
+    if isinstance(weight, bool) or not isinstance(weight, Real):
+        raise InputError(f"routing_weight is {weight!r}: it is a number, 0 for none")
     if not 0 <= weight < float("inf"):
         raise InputError(f"routing_weight is {weight}: it is 0 for none, or more (1 weighs both parts alike)")
     return float(weight)
@@ -75,6 +78,7 @@ class EmbedderSettings:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}: ask for 1 or more, or None for all")
+        check_flags(self, ("bidirectional", "trust_remote_code", "allow_pickle"))
         choices: tuple[tuple[str, Any], ...] = (
             ("pooling", Pooling),
             ("dtype", DType),
@@ -85,6 +89,11 @@ class EmbedderSettings:
             value = getattr(self, name)
             if value not in get_args(choice) and not (name in ("pooling", "weights") and value is None):
                 raise InputError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(choice)))}")
+        if self.dtype == "int8" and self.weights is not None:
+            raise InputError(
+                f"dtype='int8' rounds the weights itself, and weights={self.weights!r} stores them otherwise: leave "
+                "one of them out"
+            )
         check_routing_weight(self.routing_weight)
         if self.routing_weight and self.dimensions is not None:
             raise InputError(

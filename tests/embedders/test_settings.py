@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from situate.embedders import ChunkScheme, Embedder, EmbedderSettings, Extension
+from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 from situate.errors import InputError
 
 ALL: dict[str, Any] = {
@@ -63,6 +64,10 @@ def test_an_embedder_is_made_again_from_its_settings(again: Any) -> None:
         ("pooling", "median"),
         ("dtype", "int4"),
         ("on_overflow", "cut"),
+        ("bidirectional", "no"),
+        ("trust_remote_code", "no"),
+        ("allow_pickle", 0),
+        ("routing_weight", "0.5"),
     ],
 )
 def test_a_value_that_no_model_could_have_is_refused_at_once(name: str, value: Any) -> None:
@@ -70,6 +75,16 @@ def test_a_value_that_no_model_could_have_is_refused_at_once(name: str, value: A
         Embedder(**{name: value})
     with pytest.raises(InputError, match=f"{name} .*{value}"):
         dataclasses.replace(EmbedderSettings(), **{name: value})
+
+
+def test_weights_are_rounded_in_one_way() -> None:
+    with pytest.raises(InputError, match="rounds the weights itself"):
+        Embedder(dtype="int8", weights="int4")
+
+
+def test_what_a_model_may_run_is_asked_in_so_many_words() -> None:
+    with pytest.raises(InputError, match="trust_remote_code is 'false'"):
+        CrossEncoderModel(trust_remote_code="false")  # type: ignore[arg-type]
 
 
 def test_no_device_is_refused() -> None:
