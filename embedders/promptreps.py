@@ -56,7 +56,7 @@ class PromptRepsEmbedder:
         model: A model folder or a hub id.
         prompts: The prompt, as for an `Embedder`: one template, of which the last token is pooled.
         max_active: Most numbers of a vector that are kept, the largest; None for all.
-        ignored: Words that get no weight, in lower case.
+        ignored: Words that get no weight, in any case.
         max_tokens: Tokens that a text is cut to, the prompt included; None for the model's own.
         device: "auto", or a torch device.
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
@@ -64,7 +64,8 @@ class PromptRepsEmbedder:
         trust_remote_code: Run the Python files of the model's repository.
 
     Raises:
-        InputError: The prompt averages several templates, or pools something else than its last token.
+        InputError: The prompt averages several templates, or pools something else than its last token; or ``ignored``
+            is no collection of words.
     """
 
     def __init__(
@@ -81,13 +82,16 @@ class PromptRepsEmbedder:
         trust_remote_code: bool = False,
     ) -> None:
         family = PromptFamily.of(prompts)
-        assert family is not None  # no parameter of that type is None
+        if family is None:
+            raise InputError("prompts=None: a PromptRepsEmbedder asks by a prompt; leave prompts out for its own")
         if len(family.templates) > 1 or len(family.query_templates) > 1 or family.masked or family.echoes:
             raise InputError(f"the prompts {family.name!r} have no single last token, whose logits are the vector")
         if max_active is not None and max_active < 1:
             raise InputError(f"max_active is {max_active}: keep at least 1, or None for all")
+        if isinstance(ignored, str) or not all(isinstance(word, str) for word in ignored):
+            raise InputError(f"ignored is {ignored!r}: give a collection of words")
         self.max_active = max_active
-        self.ignored = frozenset(ignored)
+        self.ignored = frozenset(word.lower() for word in ignored)
         self._settings = EmbedderSettings(
             model=os.fspath(model),
             prompts=family,

@@ -62,9 +62,12 @@ class PromptFamily:
             object.__setattr__(self, "prepend", _layers(self.prepend))
         for field in ("templates", "query_templates"):
             value = getattr(self, field)
-            if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+            if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
                 raise InputError(f"{field} is {value!r}: give a list of texts")
             object.__setattr__(self, field, tuple(value))
+        for field in ("task", "name", "source"):
+            if not isinstance(value := getattr(self, field), str):
+                raise InputError(f"{field} is {value!r}: give a text")
         if not self.templates:
             raise InputError("a PromptFamily needs at least one template")
         for side in (self.templates, self.query_templates):
@@ -89,11 +92,13 @@ class PromptFamily:
         """
         if given is None or isinstance(given, PromptFamily):
             return given
+        if not isinstance(given, str | Mapping):
+            raise InputError(f"prompts={given!r} are no prompts: give a PromptFamily, its name, or its values")
         values: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
         if "templates" in values:
             return cls(**values)
         name = values.pop("name", None)
-        if name not in _NAMED:
+        if not isinstance(name, str) or name not in _NAMED:
             raise InputError(f"prompts={given!r} names none of {', '.join(_NAMED)}, and gives no templates")
         made = _NAMED[name]
         known = inspect.signature(made).parameters

@@ -15,7 +15,7 @@ import numpy as np
 from situate.embedders.fingerprints import differences
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, InputError, ModelNotFoundError
-from situate.outside import safe_message
+from situate.outside import load_json, safe_message
 
 #: How the file of a map ends.
 SUFFIX = ".safetensors"
@@ -40,7 +40,7 @@ class QueryMap:
         fitted_for: What decides the vectors of the embedder that it was fitted for.
 
     Raises:
-        InputError: The shapes do not fit, or a number is not finite.
+        InputError: The numbers are not float32, the shapes do not fit, or a number is not finite.
     """
 
     down: Vectors
@@ -48,6 +48,8 @@ class QueryMap:
     fitted_for: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.down.dtype == self.up.dtype == np.float32:
+            raise InputError(f"down holds {self.down.dtype} and up {self.up.dtype}: a map of queries holds float32")
         if self.down.ndim != 2 or self.up.shape != self.down.shape[::-1]:
             raise InputError(f"down has the shape {self.down.shape} and up {self.up.shape}: they are [dimension, rank]")
         if not (np.isfinite(self.down).all() and np.isfinite(self.up).all()):
@@ -123,6 +125,11 @@ class QueryMap:
                 about = (file.metadata() or {}).get(_ABOUT)
                 if about is None or set(file.keys()) != {"down", "up"}:
                     raise ConventionError(f"{str(path)!r} is no map of queries: give a file that fit wrote")
-                return cls(file.get_tensor("down"), file.get_tensor("up"), json.loads(about))
-        except (SafetensorError, InputError, ValueError) as error:
+                fitted_for = load_json(about, "its metadata")
+                if not isinstance(fitted_for, dict):
+                    raise ConventionError(
+                        f"{str(path)!r} does not say what it was fitted for: give a file that fit wrote"
+                    )
+                return cls(file.get_tensor("down"), file.get_tensor("up"), fitted_for)
+        except (SafetensorError, InputError, ValueError, TypeError) as error:
             raise ConventionError(f"{str(path)!r} is no map of queries: {safe_message(error)}") from error

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, get_args
 
+from situate.embedders.types import checked_texts
 from situate.errors import GenerationError, InputError
 from situate.prompting import QUERY_LIMIT, ask, lines, quoted
 from situate.types import Prompt, TextGenerator
@@ -69,9 +70,11 @@ def perturbed(
         One text per query. A query without letters stays as it is, and so does one of which the model made nothing.
 
     Raises:
-        InputError: There is no such kind, or paraphrases are asked for without a language model.
+        InputError: ``queries`` is one string, there is no such kind, or paraphrases are asked for without a language
+            model.
         GenerationError: The language model failed, or made nothing of any query.
     """
+    queries = checked_texts(queries)
     if kind not in get_args(Perturbation):
         raise InputError(f"perturb names {kind!r}: there are {', '.join(get_args(Perturbation))}")
     if kind == "paraphrase":

@@ -68,6 +68,13 @@ def test_what_it_was_not_fitted_for_is_refused(moved: QueryMap, tmp_path: Path) 
     save_file({"down": np.zeros((4, 2), dtype=np.float32)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ConventionError, match="no map of queries"):
         QueryMap.load(tmp_path / "foreign.safetensors")
+    for number, about in enumerate(("5", "[]", "null", "[" * 100_000)):
+        file = tmp_path / f"hostile{number}.safetensors"
+        save_file({"down": moved.down, "up": moved.up}, file, metadata={"situate_query_map": about})
+        with pytest.raises(ConventionError, match=r"no map of queries|what it was fitted for"):
+            QueryMap.load(file)
+    with pytest.raises(InputError, match="holds float32"):
+        QueryMap(moved.down.astype(np.int8), moved.up.astype(np.int8))
     with pytest.raises(InputError, match=r"ends in \.safetensors"):
         moved.save(tmp_path / "map.npz")
     with pytest.raises(InputError, match="dimension, rank"):

@@ -76,6 +76,8 @@ def test_paraphrases_are_a_language_models(scripted: Any) -> None:
         perturbed(["Who?"], "paraphrase", generator=scripted([""]))
     with pytest.raises(InputError, match="'spelling'"):
         perturbed(QUERIES, "spelling")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one string"):
+        perturbed(QUERIES[0], "typos")  # whose letters are no queries
 
 
 def test_a_comparison_shows_what_perturbed_queries_lose() -> None:

@@ -89,6 +89,11 @@ def test_what_has_no_single_answer_or_no_logits_is_refused(folder: str, minilm_p
         signal_from_json({"kind": "promptreps", "model": folder, "query_by": "tokens"})
     with pytest.raises(InputError, match="max_active is 0"):
         PromptRepsEmbedder(folder, max_active=0)
+    with pytest.raises(InputError, match="collection of words"):
+        PromptRepsEmbedder(folder, ignored="the")  # whose letters are no words
+    with pytest.raises(InputError, match="prompts=None"):
+        PromptRepsEmbedder(folder, prompts=None)  # type: ignore[arg-type]
+    assert PromptRepsEmbedder(folder, ignored=["The"]).ignored == {"the"}
     headless = tmp_path / "headless"
     transformers.AutoModel.from_pretrained(folder).save_pretrained(headless)
     transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(headless)
