@@ -214,6 +214,8 @@ def test_both_frameworks_take_it(minilm_path: str) -> None:
 def test_other_models_are_refused_with_the_reason(change: str) -> None:
     import transformers
 
+    if change == "family" and not hasattr(transformers, "NomicBertModel"):
+        pytest.skip("transformers has it since 5.0")
     sizes = {**SIZES, "num_attention_heads": 8}
     model = tiny("nomic") if change == "family" else transformers.BertModel(transformers.BertConfig(**sizes))
     with pytest.raises(ConventionError, match="multiples of 16" if change == "head" else "of the type 'nomic"):
