@@ -60,8 +60,10 @@ def corpus_probe(index: Index, own: Sequence[Question] = (), *, number: int, chu
         seed: Of the drawing.
 
     Raises:
-        InputError: The index is empty, or holds no text to ask about.
+        InputError: The index is empty, or holds no text to ask about; or a number is less than 1.
     """
+    if chunks < 1:
+        raise InputError(f"chunks is {chunks}: copy 1 or more")
     stored = list(_sample(index, chunks, seed))
     if not stored:
         raise InputError(f"the index on {index.collection!r} holds no document: add documents before fitting")
@@ -70,14 +72,17 @@ def corpus_probe(index: Index, own: Sequence[Question] = (), *, number: int, chu
         items = [(each.document, _moved(each, own)) for each, (_, own) in zip(asked, stored, strict=True)]
         copy.add_chunks([(document, own) for document, own in items if own])
         by_id = {each.source.id: each for each in asked}
-        further = [_asked_of(by_id[each.document_id], each) for each in own if each.document_id in by_id]
-        yield Probe.of(copy, [*(question for each in asked for question in each.questions), *further])
+        further = [asked_of(by_id[each.document_id], each) for each in own if each.document_id in by_id]
+        answered = [question for question in further if question is not None]
+        yield Probe.of(copy, [*(question for each in asked for question in each.questions), *answered])
 
 
-def _asked_of(asked: Asked, question: Question) -> Question:
-    """A question about the document as it was, about the document that is searched."""
+def asked_of(asked: Asked, question: Question) -> Question | None:
+    """A question about the document as it was, about the document that is searched; None if that lost the answer."""
     moved = [(asked.moved(start), asked.moved(end)) for start, end in question.spans]
-    return replace(question, spans=tuple((start, end) for start, end in moved if start < end))
+    spans = tuple((start, end) for start, end in moved if start < end)
+    # Without spans it would ask for the whole document.
+    return replace(question, spans=spans) if spans or not question.spans else None
 
 
 def stored_documents(index: Index, ids: Iterable[str]) -> Iterator[tuple[Document, list[Chunk]]]:

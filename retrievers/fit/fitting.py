@@ -14,7 +14,7 @@ from situate.embedders.models.query_map import QueryMap
 from situate.errors import InputError
 from situate.retrievers.config import Feedback, PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison
-from situate.retrievers.evaluation.judgements import EvaluationSet
+from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.fit.adapter import fitted_map, lists
 from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.questions import STAYING, Question
@@ -102,13 +102,17 @@ def judged_questions(index: Index, questions: EvaluationSet) -> list[Question]:
         InputError: None of the documents that answer is in the index.
     """
     known = set(index.document_ids())
+    answers: dict[str, list[Judgement]] = {}
+    for each in questions.judgements:
+        if each.grade > 0 and each.document_id in known:
+            answers.setdefault(each.query_id, []).append(each)
     found: list[Question] = []
     for query_id, text in questions.queries.items():
-        relevant = [each for each in questions.of(query_id) if each.grade > 0 and each.document_id in known]
-        if relevant:
-            first, *others = relevant
-            spans = tuple(first.spans or ())
-            found.append(Question(text, first.document_id, spans, others=frozenset(j.document_id for j in others)))
+        if relevant := answers.get(query_id):
+            first = relevant[0].document_id
+            spans = tuple(span for each in relevant if each.document_id == first for span in each.spans or ())
+            others = frozenset(each.document_id for each in relevant) - {first}
+            found.append(Question(text, first, spans, others=others))
     if questions.queries and not found:
         raise InputError(f"the index on {index.collection!r} holds no document that answers one of the questions")
     return found

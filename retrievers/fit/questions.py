@@ -140,8 +140,10 @@ def ask_corpus(
         seed: Of the drawing.
 
     Raises:
-        InputError: There is no such kind, or no text to ask about.
+        InputError: There is no such kind, or no text to ask about; or ``number`` is less than 1.
     """
+    if number < 1:
+        raise InputError(f"number is {number}: ask 1 question or more")
     if unknown := sorted(set(kinds) - set(FREE)):
         raise InputError(f"kinds names {unknown[0]!r}: the corpus itself asks by {', '.join(FREE)}")
     draw = random.Random(seed)  # noqa: S311 - a sample, no secret

@@ -22,7 +22,8 @@ from situate.retrievers.config import DocumentSignals, Feedback, LexicalScheme
 from situate.retrievers.evaluation import EvaluationSet, Judgement
 from situate.retrievers.evaluation.comparison import Interval
 from situate.retrievers.fit import Question, ask_corpus, fit
-from situate.retrievers.fit.corpus import Probe, corpus_probe, stored_documents
+from situate.retrievers.fit.corpus import Probe, asked_of, corpus_probe, stored_documents
+from situate.retrievers.fit.fitting import judged_questions
 from situate.retrievers.fit.questions import HIDDEN
 from situate.retrievers.fit.report import Verdict
 from situate.retrievers.fit.settings import best_of, candidates, nearby
@@ -268,6 +269,27 @@ def test_ones_own_questions_judge_alone_where_there_are_enough(index: Index) -> 
     assert dict(found.asked) == {"given": 120}
     with pytest.raises(InputError, match="no document that answers"):
         fit(index, questions=EvaluationSet("own", [], {"q": "?"}, [Judgement("q", "elsewhere")]))
+
+
+def test_all_passages_that_answer_count_and_a_question_that_lost_its_answer_is_left_out(embedder: Embedder) -> None:
+    places = [HANDBOOK.text.index(words) for words in ("twelve weeks", "travel desk")]
+    judged = [Judgement("q", "handbook", spans=((at, at + 11),)) for at in places]
+    with Index(embedder) as index:
+        index.add([HANDBOOK])
+        (question,) = judged_questions(index, EvaluationSet("own", [], {"q": "How long?"}, judged))
+        assert question.spans == tuple((at, at + 11) for at in places)
+        assert not question.others
+    (asked,) = ask_corpus([HANDBOOK])
+    assert asked_of(asked, replace(question, spans=(asked.outs[0],))) is None
+    assert asked_of(asked, replace(question, spans=())) == replace(question, spans=())
+    moved = asked_of(asked, replace(question, spans=(asked.found[0].answer, asked.outs[0])))
+    assert moved == replace(question, spans=asked.questions[0].spans)
+
+
+@pytest.mark.parametrize(("limit", "message"), [({"number": -1}, "number is -1"), ({"chunks": 0}, "chunks is 0")])
+def test_less_than_one_question_or_chunk_is_refused(index: Index, limit: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit(index, **limit)  # type: ignore[arg-type]
 
 
 def test_an_empty_index_is_refused(embedder: Embedder) -> None:
