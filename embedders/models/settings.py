@@ -24,7 +24,8 @@ def check_routing_weight(weight: float) -> float:
     Raises:
         InputError: It is negative, or no number.
     """
-    if isinstance(weight, bool) or not isinstance(weight, Real):
+    given: Any = weight  # numpy's numbers are Real, and no float
+    if isinstance(given, bool) or not isinstance(given, Real):
         raise InputError(f"routing_weight is {weight!r}: it is a number, 0 for none")
     if not 0 <= weight < float("inf"):
         raise InputError(f"routing_weight is {weight}: it is 0 for none, or more (1 weighs both parts alike)")
