@@ -349,6 +349,8 @@ def test_nan_is_not_swallowed(where: str) -> None:
 def test_models_of_other_shapes_are_left_to_torch(change: str) -> None:
     import transformers
 
+    if change == "family" and not hasattr(transformers, "NomicBertModel"):
+        pytest.skip("transformers has it since 5.0")
     model = tiny("electra" if change == "project" else "nomic" if change == "family" else "bert")
     if change == "head":
         sizes = {**SIZES, "num_attention_heads": 8}

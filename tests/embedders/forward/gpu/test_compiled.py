@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from situate.embedders.forward import chooser
 from situate.embedders.forward.gpu.compiled import CompiledForward, _parts
@@ -22,6 +23,10 @@ def batch(lengths: list[int]) -> tuple[torch.Tensor, Packing]:
     return torch.randint(4, 300, (sum(lengths),)), Packing.of(lengths, CPU)
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."),
+    reason="its layers are wrapped in a function that dynamo compiles for each number of runs of a packing",
+)
 @pytest.mark.parametrize("family", ["qwen3", pytest.param("gemma3-causal", marks=pytest.mark.full)])
 def test_layers_are_compiled_once_for_all_sizes(family: str) -> None:
     torch.manual_seed(0)
