@@ -130,7 +130,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_are_indexed(
 
 
 def test_an_interrupt_leaves_whole_documents_and_the_next_run_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, interruptible: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs").mkdir()

@@ -15,6 +15,8 @@ from situate.embedders.models.quiet import quietly
 PROGRAM = """
 import logging
 logging.basicConfig(level=logging.INFO)
+# Where it is installed, peft imports it, and it warns of a kernel that it could use.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 from situate.embedders import Embedder, LibraryEncoder, SpanText
 Embedder({path!r}).embed_queries(["x"])
 Embedder({path!r}, dtype="float32").embed_documents(["x"])

@@ -456,7 +456,7 @@ def test_a_dropped_encoder_closes_its_connections(server: Server) -> None:
     assert client.is_closed
 
 
-def test_an_interrupted_call_ends_and_cancels_its_request(server: Server) -> None:
+def test_an_interrupted_call_ends_and_cancels_its_request(server: Server, interruptible: None) -> None:
     server.troubles = ["hang"]
     encoder = OpenAIEncoder("m", server.url + "/v1", retries=0)
 
