@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from situate.embedders.models.map_file import check_numbers, read_map, write_map
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, InputError
 from situate.vectors import unit
@@ -27,6 +29,8 @@ LEAST_RECALL = 0.8
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 _SENTENCE = re.compile(r"(?<=[.!?。！？।])\s*")
 _NEIGHBOURS = 10
+_ABOUT = "situate_bridge"
+_FACTS = ("recall", "overlap", "texts", "models")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +44,21 @@ class Bridge:
         overlap: The share of the old model's ten nearest texts that are among the bridge's.
         texts: The number of texts that it was fitted on.
         models: What decides the spaces of "old" and "new", as `Embedder.space` says.
+
+    Raises:
+        InputError: The matrix is none of finite float32 numbers, or ``models`` does not name both.
     """
 
     matrix: Vectors
     recall: float
     overlap: float
     texts: int
-    models: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+
+    def __post_init__(self) -> None:
+        check_numbers(matrix=self.matrix)
+        if set(self.models) != {"old", "new"} or not all(isinstance(space, Mapping) for space in self.models.values()):
+            raise InputError("models does not say which spaces are the old and the new one")
 
     @classmethod
     def fit(cls, old: Embedder, new: Embedder, texts: Sequence[str], least: float = LEAST_RECALL) -> Bridge:
@@ -99,10 +111,9 @@ class Bridge:
         return unit(vectors @ self.matrix)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file (``.npz``)."""
-        facts = {"recall": self.recall, "overlap": self.overlap, "texts": self.texts, "models": self.models}
-        with open(path, "wb") as file:
-            np.savez(file, matrix=self.matrix, facts=np.array(json.dumps(facts)))
+        """Write it to a file (safetensors)."""
+        facts = {name: getattr(self, name) for name in _FACTS}
+        write_map(Path(path), {"matrix": self.matrix}, _ABOUT, facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -112,9 +123,14 @@ class Bridge:
             InputError: There is no such file, or it is none of `save`.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(stored["matrix"], **json.loads(str(stored["facts"])))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            arrays, facts = read_map(Path(path), ("matrix",), _ABOUT)
+            if set(facts) != set(_FACTS) or not isinstance(facts["models"], dict):
+                raise InputError(f"it does not say {', '.join(_FACTS)}")
+            numbers = {name: facts[name] for name in ("recall", "overlap", "texts")}
+            if not all(isinstance(number, int | float) for number in numbers.values()):
+                raise InputError(f"it says {numbers}, which are no numbers")
+            return cls(arrays["matrix"], **facts)
+        except InputError as error:
             raise InputError(f"{os.fspath(path)!r} is no bridge, as Bridge.save writes it: {error}") from error
 
     @property
@@ -128,6 +144,11 @@ class Bridge:
         Raises:
             ConventionError: For others.
         """
+        if self.matrix.shape != (new.dimension, old.dimension):
+            raise ConventionError(
+                f"the bridge is {list(self.matrix.shape)}, and queries have {new.dimension} numbers, documents "
+                f"{old.dimension}: fit one for them"
+            )
         for name, embedder in (("old", old), ("new", new)):
             if self.models[name] != json.loads(json.dumps(embedder.space)):
                 raise ConventionError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from situate.embedders.fingerprints import differences
+from situate.embedders.models.map_file import check_numbers, read_map, write_map
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, InputError, ModelNotFoundError
-from situate.outside import load_json, safe_message
 
 #: How the file of a map ends.
 SUFFIX = ".safetensors"
-#: Bytes of a file that are read, at most: a map of rank 64 over 8,192 dimensions has 4 MB.
-_MAX_BYTES = 64 * 2**20
 _ABOUT = "situate_query_map"
 #: What of an embedder's fingerprint decides nothing of a query's vector, or names what the weights' digest tells.
 _OTHERS = frozenset(
@@ -48,12 +45,9 @@ class QueryMap:
     fitted_for: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.down.dtype == self.up.dtype == np.float32:
-            raise InputError(f"down holds {self.down.dtype} and up {self.up.dtype}: a map of queries holds float32")
-        if self.down.ndim != 2 or self.up.shape != self.down.shape[::-1]:
+        check_numbers(down=self.down, up=self.up)
+        if self.up.shape != self.down.shape[::-1]:
             raise InputError(f"down has the shape {self.down.shape} and up {self.up.shape}: they are [dimension, rank]")
-        if not (np.isfinite(self.down).all() and np.isfinite(self.up).all()):
-            raise InputError("a map of queries holds NaN or infinity")
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """The moved vectors, float32 ``[queries, dimension]``."""
@@ -94,15 +88,10 @@ class QueryMap:
         Raises:
             InputError: It ends otherwise.
         """
-        from safetensors.numpy import save_file
-
         path = Path(path)
         if path.suffix != SUFFIX:
             raise InputError(f"{str(path)!r}: the file of a map of queries ends in {SUFFIX}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = json.dumps(dict(self.fitted_for), sort_keys=True)
-        arrays = {"down": np.ascontiguousarray(self.down), "up": np.ascontiguousarray(self.up)}
-        save_file(arrays, path, metadata={_ABOUT: about})
+        write_map(path, {"down": self.down, "up": self.up}, _ABOUT, self.fitted_for)
         return path
 
     @classmethod
@@ -113,23 +102,13 @@ class QueryMap:
             ModelNotFoundError: There is no such file.
             ConventionError: It holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path).expanduser()
         if not path.is_file():
             raise ModelNotFoundError(f"query_adapter={str(path)!r} is no file: give one that fit wrote")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConventionError(f"{str(path)!r} has more than {_MAX_BYTES:,} bytes: it is no map of queries")
         try:
-            with safe_open(str(path), framework="numpy") as file:
-                about = (file.metadata() or {}).get(_ABOUT)
-                if about is None or set(file.keys()) != {"down", "up"}:
-                    raise ConventionError(f"{str(path)!r} is no map of queries: give a file that fit wrote")
-                fitted_for = load_json(about, "its metadata")
-                if not isinstance(fitted_for, dict):
-                    raise ConventionError(
-                        f"{str(path)!r} does not say what it was fitted for: give a file that fit wrote"
-                    )
-                return cls(file.get_tensor("down"), file.get_tensor("up"), fitted_for)
-        except (SafetensorError, InputError, ValueError, TypeError) as error:
-            raise ConventionError(f"{str(path)!r} is no map of queries: {safe_message(error)}") from error
+            arrays, fitted_for = read_map(path, ("down", "up"), _ABOUT)
+            return cls(arrays["down"], arrays["up"], fitted_for)
+        except InputError as error:
+            raise ConventionError(
+                f"{str(path)!r} is no map of queries ({error}): give a file that fit wrote"
+            ) from error

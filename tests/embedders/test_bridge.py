@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from situate.embedders import Bridge, Embedder, Encoded, SpanText
 from situate.errors import ConventionError, InputError
@@ -51,7 +53,7 @@ def bridge(new: Embedder) -> Bridge:
 @pytest.fixture(scope="module")
 def stored(bridge: Bridge, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its file."""
-    path = tmp_path_factory.mktemp("bridge") / "bridge.npz"
+    path = tmp_path_factory.mktemp("bridge") / "bridge.safetensors"
     bridge.save(path)
     return path
 
@@ -103,8 +105,25 @@ def test_what_is_no_bridge_for_a_pair_is_refused(stored: Path, new: Embedder, tm
         Embedder(MINILM, query_model=new, bridge=stored).embed_query_tokens(["x"])
     with pytest.raises(InputError, match="takes the vectors of query_model"):
         Embedder(MINILM, bridge=stored)
-    (tmp_path / "else.npz").write_bytes(b"else")
-    for name in ("else.npz", "absent.npz"):
+    (tmp_path / "else.safetensors").write_bytes(b"else")
+    matrix = np.eye(384, dtype=np.float32)
+    facts = {"recall": 0.9, "overlap": 0.5, "texts": 300, "models": {"old": {}, "new": {}}}
+    hostile = [
+        (matrix, "[" * 100_000),
+        (matrix, "[]"),
+        (matrix, json.dumps(facts | {"models": [1]})),
+        (matrix, json.dumps(facts | {"models": {}})),
+        (matrix, json.dumps(facts | {"recall": "x"})),
+        (matrix, json.dumps(facts | {"further": 1})),
+        (matrix.astype(np.int64), json.dumps(facts)),
+        (matrix[0], json.dumps(facts)),
+        (matrix * np.float32(np.nan), json.dumps(facts)),
+    ]
+    for number, (numbers, about) in enumerate(hostile):
+        save_file({"matrix": numbers}, tmp_path / f"{number}.safetensors", metadata={"situate_bridge": about})
+    (tmp_path / "cut.safetensors").write_bytes(stored.read_bytes()[:-100])
+    names = [f"{number}.safetensors" for number in range(len(hostile))]
+    for name in ("else.safetensors", "absent.safetensors", "cut.safetensors", *names):
         with pytest.raises(InputError, match="is no bridge"):
             Embedder(MINILM, query_model=new, bridge=tmp_path / name).embed_queries(["x"])
 
@@ -114,7 +133,7 @@ def test_both_frameworks_take_a_bridge(tmp_path: Path) -> None:
     from situate.integrations.llama_index import SituateEmbedding
 
     same = Embedder(MINILM)
-    path = str(tmp_path / "same.npz")
+    path = str(tmp_path / "same.safetensors")
     Bridge(-np.eye(384, dtype=np.float32), 1.0, 1.0, 200, {"old": same.space, "new": same.space}).save(path)
     one = SituateEmbedding(MINILM, query_model=MINILM, bridge=path).get_query_embedding("Wolves on the farm")
     other = SituateEmbeddings(MINILM, query_model=MINILM, bridge=path).embed_query("Wolves on the farm")
