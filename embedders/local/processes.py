@@ -13,12 +13,15 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 from situate.embedders.types import Encoded, SpanText
@@ -152,7 +155,10 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there, encoder, count), daemon=True)
-        self._process.start()
+        with _held_interrupts():
+            self._process.start()
+        # multiprocessing ends the processes of its list when any fork of this one exits; this one's owner ends it.
+        multiprocessing.process._children.discard(self._process)  # type: ignore[attr-defined]
         there.close()
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._shares: dict[int, Future[_Result]] = {}
@@ -177,14 +183,18 @@ class _Worker:
             if self._ended:
                 raise _Ended
             key = next(self._keys)
-            self._shares[key] = future
+        request = pickle.dumps((key, list(share), options))
+        self._shares[key] = future
         try:
             with self._sending:
-                self._pipe.send((key, list(share), options))
-        except BaseException as error:
+                self._pipe.send_bytes(request)
+        except OSError as error:
             self._shares.pop(key, None)
-            if isinstance(error, OSError):  # what cannot be pickled is the caller's
-                raise _Ended from error
+            raise _Ended from error
+        except BaseException:
+            # Interrupted, it may have sent half of the request, behind which no other can be read.
+            self._shares.pop(key, None)
+            self._process.kill()
             raise
         return future
 
@@ -230,6 +240,21 @@ class _Worker:
             elif future.set_running_or_notify_cancel():
                 future.set_exception(_Ended())
         self._pipe.close()
+
+
+@contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """A process that is started meanwhile never sees SIGINT: Ctrl-C goes to all processes of a terminal, and the call
+    that it interrupts ends in this one alone."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets SIGINT through again, the first time
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(workers: Sequence[_Worker], owner: int, died: bool) -> None:

@@ -117,6 +117,36 @@ def test_a_process_that_dies_is_an_error_and_takes_the_others_with_it(team: Enco
     assert not [p for p in psutil.Process().children() if p.pid in before], "no zombies"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_that_exits_and_an_interrupt_leave_the_processes_alone(folder: Path) -> None:
+    program = """
+import os, signal, sys, threading
+from situate.embedders import Encoder, SpanText
+if __name__ == "__main__":
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    encoder = Encoder(sys.argv[1], device=["cpu"], dtype="float32")
+    encoder.encode([SpanText("mill")])
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    encoder.encode([SpanText("mill")])
+    threading.Timer(0.3, os.killpg, (0, signal.SIGINT)).start()
+    try:
+        while True:
+            encoder.encode([SpanText("mill " * 40)] * 300)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(len(encoder.encode([SpanText("mill")] * 3)))
+"""
+    script = folder.parent / "forked.py"
+    script.write_text(program)
+    done = subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["interrupted", "3"], "")
+
+
 class Held:
     """An encoder whose documents wait until a query has been answered."""
 
