@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,16 +25,9 @@ if TYPE_CHECKING:
 
 Colour = Literal["green", "yellow", "red"]
 
-#: Extras, and a package of each.
-_EXTRAS = {
-    "llama-index": "llama_index.core",
-    "langchain": "langchain_core",
-    "documents": "pypdf",
-    "evaluation": "ir_measures",
-    "code": "tree_sitter",
-    "opentelemetry": "opentelemetry.sdk",
-    "adapters": "peft",
-}
+#: Extras that gather others, or that only developers need.
+_GATHERED = {"all", "dev", "examples", "site"}
+_EXTRA = re.compile(r"""^([\w.-]+).*\bextra\s*==\s*["']([\w-]+)["']""")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "qdrant-client", "qdrant-edge-py")
 #: A passage of about 200 tokens, as a chunk has.
 _PASSAGE = "In the year the old river ran through the city and its people met on the bridge at noon. " * 10
@@ -92,8 +86,12 @@ def _name_of(error: SituateError) -> str:
 def _installation() -> Iterator[Check]:
     versions = ", ".join(f"{name} {_version(name)}" for name in _LIBRARIES)
     yield Check("situate", "green", f"{situate.__version__}, Python {platform.python_version()}, {versions}")
-    missing = [extra for extra, package in _EXTRAS.items() if not _installed(package)]
-    there = [extra for extra in _EXTRAS if extra not in missing]
+    needed: dict[str, list[str]] = {}
+    for line in requires("situate") or ():
+        if (found := _EXTRA.match(line)) and found[2] not in _GATHERED:
+            needed.setdefault(found[2], []).append(found[1])
+    missing = [extra for extra, packages in needed.items() if not all(map(_installed, packages))]
+    there = [extra for extra in needed if extra not in missing]
     # An extra that is not installed is no fault: what needs it raises an error that names it.
     absent = f"; not installed: {', '.join(missing)}" if missing else ""
     yield Check("extras", "green", f"{', '.join(there) or 'none'}{absent}")
@@ -229,6 +227,7 @@ def _version(package: str) -> str:
 
 def _installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
+        version(package)
+    except PackageNotFoundError:
         return False
+    return True

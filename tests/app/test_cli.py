@@ -299,6 +299,8 @@ def test_chat_goes_on_without_a_model_that_fails(ran: Any, server: Server, monke
 def test_doctor(ran_json: Any, ran: Any, server: Server) -> None:
     checks = {check["name"]: check for check in ran_json("doctor")}
     assert {"situate", "extras", "device", "model cache", "model", "store", "language model"} <= checks.keys()
+    there, _, absent = checks["extras"]["detail"].partition("; not installed: ")
+    assert {"app", "documents", "langchain", "offline"} <= set(there.split(", ")), absent
     assert all(check["colour"] != "red" for check in checks.values())
     assert "2 documents, 2 passages, whole" in checks["store"]["detail"]
     assert ran("doctor", "--model", "nobody/nothing")[0] == 1
