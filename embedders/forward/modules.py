@@ -52,7 +52,8 @@ class PaddedForward:
         if self._left:
             given["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
         elif self._stride:
-            given["position_ids"] = _apart(at.expand(mask.shape), sizes, self._stride)
+            # Padding has the first place: a short sequence's would lie beyond the table.
+            given["position_ids"] = _apart(at.expand(mask.shape), sizes, self._stride) * mask
         return given
 
 

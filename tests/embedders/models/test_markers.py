@@ -10,6 +10,8 @@ import torch
 import transformers
 
 from situate.embedders import Embedder, Family, family_of
+from situate.embedders.forward.modules import PaddedForward
+from situate.embedders.forward.packing import Packing
 from situate.embedders.local.encoder import Encoder
 from situate.embedders.types import SpanText
 from situate.errors import ConventionError
@@ -60,6 +62,13 @@ def test_short_texts_have_positions_apart_and_long_ones_have_not(folder: Path) -
             wanted = model(input_ids=torch.tensor([ids]), position_ids=places).last_hidden_state[0].mean(0).numpy()
         np.testing.assert_allclose(result.vectors[0], wanted / np.linalg.norm(wanted), atol=2e-5)
     assert min(lengths) <= 20 < max(lengths)
+    texts = [torch.tensor(encoder.tokenizer.encode(text).ids) for text in TEXTS]
+    model.config.position_stride = (20, 4)
+    with torch.inference_mode():  # the places of a short sequence's padding would lie beyond the table
+        padded = PaddedForward(model)(torch.cat(texts), Packing.of(lengths, torch.device("cpu")))
+    for result, hidden in zip(results, padded.split(lengths), strict=True):
+        wanted = hidden.mean(0).numpy()
+        np.testing.assert_allclose(result.vectors[0], wanted / np.linalg.norm(wanted), atol=2e-5)
     plain = Encoder(folder, dtype="float32", device="cpu").encode([SpanText(TEXTS[0])])[0].vectors
     assert np.abs(plain - results[0].vectors).max() > 1e-3
 
