@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [Q] [D] the a cat dog sat on mat red house city berlin river old . , ! runs"
+
+
+def asks_for_attention(family: str) -> bool:
+    """Whether transformers' model asks the attention interface, without which it cannot be packed.
+
+    Before 5.0, BERT has attention classes and ModernBERT attention functions of its own, and their forward passes on no
+    further argument by which an attention could know where sequences end.
+    """
+    modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+    return hasattr(modeling, "ALL_ATTENTION_FUNCTIONS")
 
 
 def tiny_bert(folder: Path, head: str) -> Path:

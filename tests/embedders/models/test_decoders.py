@@ -41,6 +41,7 @@ def prepended(model: PlainModel, text: str, first: int, last: int) -> np.ndarray
                 hidden = hidden.clone()
                 hidden[0, ids.index(0)] = hidden[0, -1]
             hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # before transformers 5
         return unit(inner.norm(hidden)[0, -1].numpy())
 
 

@@ -289,6 +289,9 @@ def test_positions_that_are_scaled_already_are_refused(tmp_path: Path) -> None:
         Encoder(scaled, extension="ntk", max_tokens=900, device="cpu").encode([SpanText("x")])
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."), reason="transformers has all rotary positions in one place since 5.0"
+)
 def test_layers_that_see_no_further_than_a_window_have_nothing_to_group(tmp_path: Path) -> None:
     config = transformers.MistralConfig(
         vocab_size=300, num_key_value_heads=2, head_dim=16, sliding_window=16, pad_token_id=0, **SIZES
@@ -298,6 +301,9 @@ def test_layers_that_see_no_further_than_a_window_have_nothing_to_group(tmp_path
         Encoder(folder, extension="self", max_tokens=900, device="cpu").encode([SpanText("x")])
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("4."), reason="transformers has all rotary positions in one place since 5.0"
+)
 def test_gemma_reads_further_in_its_global_layers(tmp_path: Path) -> None:
     folder = save(tmp_path, FAMILIES["gemma3-bidirectional"][0]())
     encoder = Encoder(folder, extension=Extension("self", trained=40), max_tokens=200, dtype="float32", device="cpu")

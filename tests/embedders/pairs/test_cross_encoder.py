@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib
 import pickle
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from situate.embedders.pairs import engine as pair_engine
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel, PairScorer
 from situate.embedders.pairs.tokens import QWEN3_RERANKER, DecoderTemplate
 from situate.errors import ConventionError, InputError, ModelError, ModelNotFoundError, NonFiniteVectorError
+from tests.tiny_models import asks_for_attention
 
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
@@ -45,16 +45,6 @@ PAIRS = [
     ("naïve Straße 東京 🙂", "emoji 🙂 and \u0000 nul"),
     (text(40, 1), text(30, 2)),
 ]
-
-
-def asks_for_attention(family):
-    """Whether transformers' model asks the attention interface, without which it cannot be packed.
-
-    Before 5.0, BERT has attention classes and ModernBERT attention functions of its own, and their forward passes on no
-    further argument by which an attention could know where sequences end.
-    """
-    modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-    return hasattr(modeling, "ALL_ATTENTION_FUNCTIONS")
 
 
 def saved(folder, model, tokenizer):
