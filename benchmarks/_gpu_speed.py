@@ -199,6 +199,8 @@ def late_chunking(settings: Settings) -> Iterator[Row]:
         plan = ours._read(whole, 0)[0]
         peer = SentenceTransformer(str(folder), device=settings.device, model_kwargs={"dtype": torch.bfloat16})
         peer.max_seq_length = 8192
+        # A BERT's tokenizer stands in: before transformers 5 it hands over token types, which ModernBERT does not take.
+        peer.tokenizer.model_input_names = ["input_ids", "attention_mask"]
 
         def pooled(
             peer: Any = peer, document: str = document, spans: tuple[tuple[int, int], ...] = spans
