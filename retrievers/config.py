@@ -144,7 +144,7 @@ class PipelineConfig:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; ``lexical_share`` is not between 0 and 1, or is set
-            without "minmax"; the shares of ``document`` are negative or come to 1 or
+            without "minmax" or ``lexical``; the shares of ``document`` are negative or come to 1 or
             more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0. Or ``compression`` is none of its kinds, ``oversampling`` is
             less than 1, or one of its two settings is given without it. Or a signal cannot be read, two have one name,
@@ -193,6 +193,8 @@ class PipelineConfig:
                 f"lexical_share={self.lexical_share} is a share between 0 and 1: lexical=None leaves BM25 out, and "
                 "dense vectors are always searched"
             )
+        if self.lexical_share != 0.5 and self.lexical is None:
+            raise InputError(f"lexical_share={self.lexical_share} is BM25's, and lexical=None leaves BM25 out")
         if self.lexical_share != 0.5 and self.fusion != "minmax":
             raise InputError(f"fusion={self.fusion!r} has no shares: lexical_share needs fusion='minmax'")
         _ = self.compressed
@@ -328,6 +330,24 @@ class PipelineConfig:
         """The configuration without further signals of these names."""
         kept = tuple(signal for signal in self.signals if signal.name not in names)
         return self if len(kept) == len(self.signals) else replace(self, signals=kept)
+
+    def dense_alone(self) -> PipelineConfig:
+        """The configuration of a search by dense vectors alone, whose scores are the cosines.
+
+        It names what it keeps, so that a setting of other signals never has to be taken out here.
+        """
+        return PipelineConfig(
+            dense=self.dense,
+            lexical=None,
+            # "minmax" would stretch the scores over [0, 1]; "rrf" leaves a single list as Qdrant scored it.
+            fusion="rrf",
+            prefetch=self.prefetch,
+            keys=self.keys,
+            boosts=self.boosts,
+            compression=self.compression,
+            rescore=self.rescore,
+            oversampling=self.oversampling,
+        )
 
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""

@@ -206,18 +206,7 @@ class SearchingStore(VectorStore):
 
     def _dense(self, vector: Vectors, k: int, filter: FilterLike | None) -> list[Hit]:
         check_k(k)
-        # "rrf" leaves a single list as Qdrant scored it: cosines, where "minmax" would stretch them over [0, 1].
-        config = replace(
-            self.index.config,
-            lexical=None,
-            feedback=None,
-            token_vectors=None,
-            document=None,
-            questions=0.0,
-            signals=(),
-            fusion="rrf",
-        )
-        search = HybridSearch(self.index.gateway, config)
+        search = HybridSearch(self.index.gateway, self.index.config.dense_alone())
         return search.search(QueryVectors(vector), k, filter)
 
     def _checked(self, mode: Mode | None) -> Mode:

@@ -162,6 +162,7 @@ def test_the_environment_comes_before_the_file_and_arguments_before_both(
         ("config:\n  dense:\n    neighbors: 1\n", r"line 3 \(config\.dense\.neighbors\): .*did you mean neighbours\?"),
         ("config: {signals: [{kind: viewz}]}\n", r"line 1 \(config\): .*viewz"),
         ("preset: best\n", r"line 1 \(preset\): .*'plain', 'hybrid', 'fast' or 'quality'"),
+        ("preset: plain\nconfig: {lexical_share: 0.4}\n", r"line 2 \(config\): .*lexical=None leaves BM25 out"),
         ("preset: hybrid\nconfig: {questions: 0.5}\n", r"line 2 \(config\): .*fusion='rrf' has no shares"),
         ("chunker:\n  kind: text\n  size: 0\n", r"line [123] \(chunker\): size=0: a chunk needs room"),
         ("steps: {k: 0}\nmodel: {layers: 0}\n", r"line 2 \(model\): layers is 0.*; .*line 1 \(steps\.k\): .*great"),

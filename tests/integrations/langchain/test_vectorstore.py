@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,18 @@ def test_dense_scores_are_cosines(whole: SituateVectorStore, embeddings: Situate
     assert [document.id for document, _ in found] == best
     np.testing.assert_allclose([score for _, score in found], [cosines[id] for id in best], atol=1e-5)
     assert [d.id for d in whole.similarity_search_by_vector(vector.tolist(), k=4)] == best
+
+
+def test_a_fitted_configuration_is_searched_by_a_vector_alone(
+    embeddings: SituateEmbeddings, splitter: SituateTextSplitter, handbook: list[Document]
+) -> None:
+    query = embeddings.embed_query("Who pays for the reservation?")
+    found = []
+    for config in (PipelineConfig.fast(), replace(PipelineConfig.fast(), lexical_share=0.8)):
+        store = SituateVectorStore(embeddings, splitter=splitter, config=config)
+        store.add_documents(handbook)
+        found.append([document.id for document in store.similarity_search_by_vector(query, k=4)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("config", [PipelineConfig.fast(), PipelineConfig.hybrid(), PipelineConfig.plain()])
