@@ -83,7 +83,8 @@ def perturbed(
         return _paraphrased(queries, generator) if queries else []
     change = _RULES[kind]
     # A generator per query: what becomes of one does not depend on the others.
-    return [change(query, random.Random(f"{seed} {query}")) for query in queries]  # noqa: S311 - a sample, no secret
+    seeds = (f"{seed} {query}".encode(errors="surrogatepass") for query in queries)
+    return [change(query, random.Random(own)) for query, own in zip(queries, seeds, strict=True)]  # noqa: S311 - no secret
 
 
 def _mistyped(query: str, draw: random.Random) -> str:

@@ -34,6 +34,7 @@ def edits(a: str, b: str) -> int:
 
 def test_typos_are_few_letters_and_the_same_for_one_seed() -> None:
     typed = perturbed(QUERIES, "typos", seed=3)
+    assert perturbed(["\udc80", "who \udc80"], "typos")[0] == "\udc80"  # a lone surrogate has no letters
     assert typed == perturbed(QUERIES, "typos", seed=3) != perturbed(QUERIES, "typos", seed=4)
     assert perturbed(QUERIES[1:2], "typos", seed=3) == typed[1:2]  # whatever stands beside it
     for query, new in zip(QUERIES[:3], typed, strict=False):
