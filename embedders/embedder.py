@@ -39,7 +39,7 @@ from situate.embedders.types import (
     checked_texts,
     pools_spans,
 )
-from situate.errors import ConventionError, SituateWarning, SpanError
+from situate.errors import ConventionError, OverflowLimitError, SituateWarning, SpanError
 from situate.parameters import checked_parameters
 from situate.progress import Told, listener, listening
 from situate.types import Chunk, Document
@@ -657,6 +657,19 @@ class Embedder:
 
     def _check_space(self, tokens: bool) -> None:
         """Whether the queries of ``query_model`` find documents, before the first are embedded."""
+        try:
+            self._compare_spaces(tokens)
+        except OverflowLimitError:
+            warnings.warn(
+                f"whether query_model {self.querier.model!r} and {self.model!r} make vectors of one space is not "
+                f"checked: max_tokens is {self.querier.max_tokens} and {self.max_tokens}, less than the check's texts "
+                "have, and on_overflow is 'raise'. A greater max_tokens, or on_overflow='warn', checks it",
+                SituateWarning,
+                stacklevel=4,
+            )
+        self._unchecked.discard(tokens)
+
+    def _compare_spaces(self, tokens: bool) -> None:
         questions, passages = list(QUESTIONS), list(QUESTIONS.values())
         if tokens:
             read = self._run(self._spanned(passages, "document"), "document", True)
@@ -665,7 +678,6 @@ class Embedder:
             rows = self._rows(self._run(self._written(passages, "document"), "document", False))
             asked = self.querier.embed_queries(questions)
             check_space(self, self.querier, list(rows[:, None]), list(asked[:, None]))
-        self._unchecked.discard(tokens)
 
     async def _aencode(self, inputs: Sequence[SpanText], role: Role, tokens: bool = False) -> list[Encoded]:
         if not inputs:

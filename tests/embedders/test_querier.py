@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from situate.embedders import Embedder, SpanText
-from situate.errors import ConventionError, IncompatibleIndexError, InputError
+from situate.errors import ConventionError, IncompatibleIndexError, InputError, SituateWarning
 from situate.retrievers import Index, PipelineConfig
 from situate.types import Document
 from tests.conftest import MINILM
@@ -104,6 +104,13 @@ async def test_vectors_that_cannot_be_compared_are_refused_before_documents_are_
     dots = dataclasses.replace(Embedder(MINILM).family, similarity="dot", normalize=False)
     with pytest.raises(ConventionError, match=r"compares vectors by dot and '.*' by cosine"):
         Embedder(MINILM, query_model=Embedder(MINILM, family=dots)).fingerprint  # noqa: B018
+
+
+def test_a_model_that_refuses_the_texts_of_the_check_says_that_it_is_not_checked() -> None:
+    short = Embedder(MINILM, max_tokens=8, on_overflow="raise", query_model=Embedder(MINILM))
+    with pytest.warns(SituateWarning, match=r"not checked: max_tokens is \d+ and 8"):
+        assert len(short.embed_documents(["Pears keep."])) == 1
+    assert len(short.embed_documents(["Pears keep."])) == 1
 
 
 def test_what_belongs_to_one_of_them_is_not_given_to_the_other() -> None:
