@@ -69,7 +69,8 @@ class Index(Openable):
         situators: Write context into the chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         progress: Show a progress bar while adding, which the documents' tokens move while they are encoded; or a
-            function that is called with each further number of characters that are done.
+            function that is called with each further number of characters that are done. What it raises ends the
+            call after documents of its batch may be stored: adding them again costs a look-up and stores nothing twice.
 
     Raises:
         IncompatibleIndexError: On first use, where the collection was built with another encoder or configuration.

@@ -41,6 +41,22 @@ def test_a_function_that_raises_ends_its_own_call() -> None:
     embedder = Embedder()
     with Index(embedder, progress=full) as index, pytest.raises(OSError, match="no room"):
         index.add([LONG])
+    told: list[int] = []
+
+    def late(moved: int) -> None:
+        told.append(moved)
+        if sum(told) == len(SHORT[0].text):
+            raise OSError("no room to write to")
+
+    with Index(embedder, progress=late) as index:
+        with pytest.raises(OSError, match="no room"):
+            index.add(SHORT[:1])
+        told.clear()
+        with pytest.raises(OSError, match="no room"):
+            index.add(SHORT[:1])
+        assert index.count() == 1
+        index.progress = False
+        assert index.add(SHORT).chunks == 3 - 1
     assert len(embedder.embed_documents([document.text for document in SHORT] * 4)) == 12
 
 
