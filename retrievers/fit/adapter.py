@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.batches import in_batches
 from situate.embedders.models.query_map import QueryMap
 from situate.embedders.types import Vectors
 from situate.retrievers.index.payload import DENSE
+from situate.retrievers.search.gateway import among
+from situate.retrievers.storage.ids import point_key
 from situate.retrievers.types import Hit
 from situate.vectors import unit
 
 if TYPE_CHECKING:
+    from qdrant_client import models
+
     from situate.retrievers.index.index import Index
 
 #: Chunks that are read at once; candidates of a question: the best by its vector, and those that the teacher found.
@@ -57,39 +62,47 @@ def lists(index: Index, queries: Vectors, found: Sequence[Sequence[Hit]]) -> Lis
         queries: float32 ``[questions, dimension]``.
         found: The teacher's hits of each.
     """
-    ids, vectors = _stored(index)
-    rows = {name: row for row, name in enumerate(ids)}
-    queries, vectors = unit(queries), unit(vectors)
-    width = min(len(ids), 2 * _NEAREST)
+    queries = unit(queries)
+    nearest = [list(index.gateway.nearest({DENSE: query}, _NEAREST, None)[DENSE]) for query in queries]
+    names, vectors = _read(index, {hit.chunk.id for hits in found for hit in hits}, {p for own in nearest for p in own})
+    rows = {name: row for row, name in enumerate(vectors)}
+    width = min(len(rows), 2 * _NEAREST)
     candidates = np.zeros((len(queries), width), dtype=np.int64)
     targets = np.zeros((len(queries), width))
     kept = np.zeros((len(queries), width), dtype=bool)
-    for number, (query, hits) in enumerate(zip(queries, found, strict=True)):
+    for number, hits in enumerate(found):
         scores = {rows[hit.chunk.id]: hit.score for hit in hits if hit.chunk.id in rows}
-        nearest = np.argsort(-(vectors @ query), kind="stable")[:_NEAREST].tolist()
-        own = list(dict.fromkeys([*scores, *nearest]))[:width]
+        near = [rows[names[point]] for point in nearest[number] if point in names]
+        own = list(dict.fromkeys([*scores, *near]))[:width]
         taught = np.array([scores.get(row, 0.0) for row in own]) / _TEACHER
         taught = np.exp(taught - taught.max())
         candidates[number, : len(own)], kept[number, : len(own)] = own, True
         targets[number, : len(own)] = taught / taught.sum()
-    return Lists(queries, vectors[candidates], targets, kept)
+    return Lists(queries, unit(np.array(list(vectors.values())))[candidates], targets, kept)
 
 
-def _stored(index: Index) -> tuple[list[str], Vectors]:
-    """The ids of all chunks of an index, and their dense vectors, float32 ``[chunks, dimension]``."""
-    ids: list[str] = []
-    vectors: list[Vectors] = []
-    offset: Any = None
-    while True:
-        records, offset = index.client.scroll(
-            index.collection, limit=_PAGE, offset=offset, with_payload=["chunk_id"], with_vectors=[DENSE]
+def _read(index: Index, chunk_ids: set[str], points: set[int]) -> tuple[dict[int, str], dict[str, Vectors]]:
+    """The chunk ids of points, and the dense vectors of these and of further chunks by their ids; no other is read."""
+    from qdrant_client import models
+
+    names: dict[int, str] = {}
+    vectors: dict[str, Vectors] = {}
+
+    def keep(where: models.Filter, limit: int) -> None:
+        records, _ = index.client.scroll(
+            index.collection, where, limit=limit, with_payload=["chunk_id"], with_vectors=[DENSE]
         )
         for record in records:
             if isinstance(record.vector, dict):
-                ids.append((record.payload or {})["chunk_id"])
-                vectors.append(np.asarray(record.vector[DENSE], dtype=np.float32))
-        if offset is None:
-            return ids, np.array(vectors)
+                name = names[point_key(record.id)] = (record.payload or {})["chunk_id"]
+                vectors[name] = np.asarray(record.vector[DENSE], dtype=np.float32)
+
+    for some in in_batches(sorted(points), _PAGE):
+        keep(among(some), len(some))
+    for ids in in_batches(sorted(chunk_ids - vectors.keys()), _PAGE):
+        # Twice: while a document is written again, both of its versions have the chunk.
+        keep(models.Filter(must=[models.FieldCondition(key="chunk_id", match=models.MatchAny(any=ids))]), 2 * len(ids))
+    return names, vectors
 
 
 def fitted_map(data: Lists, seed: int = 0) -> QueryMap | None:

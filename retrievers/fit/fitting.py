@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,7 @@ def fit(
         questions: Questions of your own, with the documents or passages that answer. From `ENOUGH` on they alone judge,
             and nothing is embedded but them.
         generator: A language model, which then writes questions, too (`written_questions`).
-        number: Questions that the corpus asks, at most.
+        number: Questions that are asked, at most: of more of your own so many are drawn.
         chunks: Chunks that are copied for that, at most.
         same_cost: Leave out settings that ask the store for more than the index's own do (feedback, more candidates).
         adapter: Also fit a linear map of queries: ``Embedder(query_adapter=...)`` takes the file that ``Fit.save``
@@ -86,6 +87,9 @@ def fit(
     how = _How(same_cost, adapter, teacher, seed)
     started = time.perf_counter()
     own = [] if questions is None else judged_questions(index, questions)
+    if number < 1:
+        raise InputError(f"number is {number}: ask 1 question or more")
+    own = own if len(own) <= number else Random(seed).sample(own, number)  # noqa: S311 - a sample, no secret
     if len(own) >= ENOUGH:
         return _fitted(Probe.of(index, own), how, started)
     with corpus_probe(index, own, number=number, chunks=chunks, seed=seed) as probe:

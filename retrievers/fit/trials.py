@@ -20,6 +20,7 @@ from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.search.gateway import Gateway, Query, Scores
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.storage.ids import point_id, point_key
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -74,11 +75,13 @@ class RememberingGateway:
         return {point: self._payloads[point] for point in points if point in self._payloads}
 
     def vectors(self, points: Sequence[int], name: str) -> Vectors:
-        """As the gateway beneath, each point once."""
-        for point in points:
-            if (name, point) not in self._rows:
-                self._rows[name, point] = self.gateway.vectors([point], name)
-        return np.concatenate([self._rows[name, point] for point in points])
+        """As the gateway beneath, each point once, in the order of the points."""
+        if missing := [point_id(point) for point in points if (name, point) not in self._rows]:
+            records = self.client.retrieve(self.collection, missing, with_payload=False, with_vectors=[name])
+            for record in records:
+                if isinstance(record.vector, dict):
+                    self._rows[name, point_key(record.id)] = np.asarray(record.vector[name], dtype=np.float32)
+        return np.array([self._rows[name, point] for point in points if (name, point) in self._rows], dtype=np.float32)
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
         """As the gateway beneath, each pair once; best first."""

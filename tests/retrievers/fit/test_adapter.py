@@ -74,7 +74,7 @@ def embedder() -> Embedder:
     return Embedder()
 
 
-def test_targets_are_the_order_of_the_teacher(embedder: Embedder) -> None:
+def test_targets_are_the_order_of_the_teacher(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["Cats sleep all day.", "Cats sleep all day long.", "Bread rises in the oven.", "Planes fly high."]
     with Index(embedder, config=PipelineConfig.plain()) as index:
         index.add([Document(f"d{place}", text) for place, text in enumerate(texts)])
@@ -82,12 +82,24 @@ def test_targets_are_the_order_of_the_teacher(embedder: Embedder) -> None:
         found = {hit.chunk.document_id: hit for hit in index.search("Do cats sleep?", 4).hits}
         taught = [replace(found["d2"], score=0.9), replace(found["d0"], score=0.8)]
         data = lists(index, rows, [taught])
+        read: list[int] = []
+        scroll = index.client.scroll
+        monkeypatch.setattr(index.client, "scroll", lambda *a, **k: _noted(scroll(*a, **k), read))
+        monkeypatch.setattr("situate.retrievers.fit.adapter._NEAREST", 1)
+        few = lists(index, rows, [taught])
+        assert sum(read) == 2  # of a large collection only candidates are read
+        assert np.array_equal(few.passages[0], data.passages[0, :2])
     vectors = embedder.embed_documents([texts[2], texts[0]])
     assert np.allclose(data.passages[0, :2], vectors, atol=1e-3)
     assert data.targets[0, 0] / data.targets[0, 1] == pytest.approx(np.exp(1))
     assert data.targets[0, 2] / data.targets[0, 1] == pytest.approx(np.exp(-8))
     assert data.targets.sum() == pytest.approx(1)
     assert data.kept.all()
+
+
+def _noted(found: Any, read: list[int]) -> Any:
+    read.append(len(found[0]))
+    return found
 
 
 def test_a_map_is_saved_and_loaded_by_both_frameworks(embedder: Embedder, tmp_path: Path) -> None:

@@ -267,6 +267,8 @@ def test_ones_own_questions_judge_alone_where_there_are_enough(index: Index) -> 
     judged = [Judgement(name, name.split("-")[0]) for name in queries]
     found = fit(index, questions=EvaluationSet("own", [], queries, judged), same_cost=True, adapter=False)
     assert dict(found.asked) == {"given": 120}
+    some = fit(index, questions=EvaluationSet("own", [], queries, judged), number=90, same_cost=True, adapter=False)
+    assert dict(some.asked) == {"given": 90}
     with pytest.raises(InputError, match="no document that answers"):
         fit(index, questions=EvaluationSet("own", [], {"q": "?"}, [Judgement("q", "elsewhere")]))
 
