@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder as Embedder
     from situate.embedders.library.encoder import LibraryEncoder as LibraryEncoder
     from situate.embedders.library.multivector import MultiVectorEmbedder as MultiVectorEmbedder
-    from situate.embedders.library.sparse import SparseEmbedder as SparseEmbedder, SparseVector as SparseVector
+    from situate.embedders.library.sparse import SparseEmbedder as SparseEmbedder
     from situate.embedders.local.encoder import Encoder as Encoder
     from situate.embedders.models.extension import Extension as Extension
     from situate.embedders.models.families import Family as Family
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         Encoded as Encoded,
         SpanEncoder as SpanEncoder,
         SpanText as SpanText,
+        SparseVector as SparseVector,
     )
 
 __getattr__, __dir__, __all__ = lazy_exports(
@@ -65,10 +66,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.embedders.embedder": ("Embedder",),
         "situate.embedders.library.encoder": ("LibraryEncoder",),
         "situate.embedders.library.multivector": ("MultiVectorEmbedder",),
-        "situate.embedders.library.sparse": (
-            "SparseEmbedder",
-            "SparseVector",
-        ),
+        "situate.embedders.library.sparse": ("SparseEmbedder",),
         "situate.embedders.local.encoder": ("Encoder",),
         "situate.embedders.models.extension": ("Extension",),
         "situate.embedders.models.families": ("Family",),
@@ -110,6 +108,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "Encoded",
             "SpanEncoder",
             "SpanText",
+            "SparseVector",
         ),
     },
 )

@@ -74,6 +74,7 @@ def _own_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedM
         prepend=family.prepend if isinstance(family, PromptedFamily) else None,
         routing_weight=settings.routing_weight,
         weights=settings.weights,
+        token_heads=settings.token_heads,
         on_overflow=settings.on_overflow,
         max_tokens=max_tokens,
         revision=settings.revision,

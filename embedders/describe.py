@@ -144,6 +144,8 @@ def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
         lines.append(f"the experts' weights behind the hidden state, weighted {encoder.routing_weight:g}")
     if encoder.weights is not None:
         lines.append(f"weights of linear layers in {encoder.weights.removeprefix('int')} bits")
+    if encoder.token_heads:
+        lines.append("token vectors and weights of words by its own heads")
     if encoder.extension is not None:
         lines.append(f"positions extended to {encoder.max_tokens} tokens ({encoder.extension.method!r})")
     return lines

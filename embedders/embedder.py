@@ -35,6 +35,7 @@ from situate.embedders.types import (
     Span,
     SpanEncoder,
     SpanText,
+    SparseVector,
     Vectors,
     checked_texts,
     pools_spans,
@@ -101,6 +102,8 @@ class Embedder:
             vector (MoEE, Li and Zhou 2024); 0 for none, 1 weighs both parts alike.
         weights: "int8" or "int4": the weights of linear layers in so many bits, for models that are too large
             otherwise; needs the extra ``quantized``. Their vectors differ, so their index is another.
+        token_heads: Make token vectors and the weights of words by the model's own heads (BGE-M3), in one pass with the
+            dense vector; the signals "tokens" and "sparse" without a model store them.
         max_tokens: Tokens that a text is cut to, special tokens included; None for the model's own.
         on_overflow: How a longer text is treated: "warn" cuts it with a warning, "raise" refuses it, "window" reads it
             in windows. "auto" reads documents in windows and cuts queries with a warning; a model whose vector is one
@@ -140,6 +143,7 @@ class Embedder:
         bidirectional: bool = False,
         routing_weight: float = 0.0,
         weights: Weights | None = None,
+        token_heads: bool = False,
         max_tokens: int | None = None,
         on_overflow: Overflow = "auto",
         revision: str | None = None,
@@ -174,6 +178,7 @@ class Embedder:
                 bidirectional=bidirectional,
                 routing_weight=routing_weight,
                 weights=weights,
+                token_heads=token_heads,
                 max_tokens=max_tokens,
                 on_overflow=on_overflow,
                 revision=revision,
@@ -279,6 +284,11 @@ class Embedder:
     def query_adapter(self) -> str | None:
         """The name of the adapter that queries are embedded with, or the file of the map of their vectors."""
         return self._settings.query_map or self._settings.adapter_for("query")
+
+    @property
+    def token_heads(self) -> bool:
+        """Whether the model's own heads make token vectors and the weights of words."""
+        return self._settings.token_heads or bool(getattr(self._settings.encoder, "token_heads", False))
 
     @property
     def querier(self) -> Embedder:
@@ -533,6 +543,25 @@ class Embedder:
         done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
         return self._queries(done[: len(inputs)]), self._matrices(done[len(inputs) :], questions)
 
+    def embed_queries_with_heads(
+        self, texts: Sequence[str], questions: Sequence[str]
+    ) -> tuple[Vectors, list[Vectors], list[SparseVector]]:
+        """`embed_queries_with_tokens`, and the weights of the questions' words, by ``token_heads``."""
+        inputs = self._written(texts, "query")
+        done = self._encode([*inputs, *self._spanned(questions, "query")], "query", tokens=True)
+        asked = done[len(inputs) :]
+        return self._queries(done[: len(inputs)]), self._matrices(asked, questions), self._terms(asked, questions)
+
+    def embed_terms(self, texts: Sequence[str], role: Role = "document") -> list[SparseVector]:
+        """Per text the weights of its words by the model's own head, which ``token_heads`` gives it.
+
+        Raises:
+            ConventionError: The embedder has no ``token_heads``.
+        """
+        if not self.token_heads:
+            raise ConventionError(f"{self!r} has no head for the weights of words: pass token_heads=True")
+        return self._terms(self._encode(self._spanned(texts, role), role, tokens=True), texts)
+
     async def aembed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
         """`embed_query_tokens` without blocking the event loop."""
         if self._querier is not None:
@@ -584,7 +613,13 @@ class Embedder:
         return [write(text) for text in checked_texts(texts)]
 
     def _spanned(self, texts: Sequence[str], role: Role) -> list[SpanText]:
-        """One span per text, around its own words; texts without words are left out."""
+        """One span per text, around its own words; texts without words are left out.
+
+        The model's own heads were trained on whole texts.
+        """
+        if self.token_heads:
+            both = zip(self._written(texts, role), texts, strict=True)
+            return [written for written, text in both if text.strip()]
         inputs = []
         for written, text in zip(self._written(texts, role), texts, strict=True):
             if text.strip():
@@ -628,7 +663,15 @@ class Embedder:
                 stacklevel=3,
             )
         return [
-            plan(document, chunks, chosen, self.family, trained_tokens=trained, token_vectors=token_vectors)
+            plan(
+                document,
+                chunks,
+                chosen,
+                self.family,
+                trained_tokens=trained,
+                token_vectors=token_vectors,
+                whole=self.token_heads,
+            )
             for document, chunks in items
         ]
 
@@ -719,6 +762,14 @@ class Embedder:
         for matrix in matrices:
             check_finite(matrix, f"model {self.model!r} computed")
         return matrices
+
+    def _terms(self, encoded: Sequence[Encoded], texts: Sequence[str]) -> list[SparseVector]:
+        done = iter(encoded)
+        return [(next(done).terms or (_none(),))[0] if text.strip() else _none() for text in texts]
+
+
+def _none() -> SparseVector:
+    return SparseVector(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
 def _texts(requests: Sequence[Request]) -> tuple[list[SpanText], list[SpanText]]:

@@ -179,6 +179,8 @@ class ModelProfile:
             changed["routing_weight"] = settings.routing_weight
         if settings.weights is not None:
             changed["weight_bits"] = int(settings.weights.removeprefix("int"))
+        if settings.token_heads:
+            changed["token_heads"] = True
         return changed
 
     def _digest(self, adapter: str | None) -> str | None:

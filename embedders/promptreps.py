@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from situate.embedders.build import build_encoder
-from situate.embedders.library.sparse import SparseVector
 from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.settings import EmbedderSettings
 from situate.embedders.profile import ModelProfile
-from situate.embedders.types import DType, Encoded, Role, SpanText, Vectors, checked_texts
+from situate.embedders.types import DType, Encoded, Role, SpanText, SparseVector, Vectors, checked_texts
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.threads import renew_after_fork

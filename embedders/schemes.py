@@ -39,6 +39,7 @@ class Plan:
         late: The document with a span per chunk, or each chunk in its neighbourhood; () where the scheme needs none.
         token_vectors: Whether token vectors are wanted.
         own_tokens: One text per chunk for the token vectors, where they come from the chunks by themselves.
+        whole: These texts are the chunks alone, whose vectors come of the same pass.
     """
 
     document: Document
@@ -48,11 +49,14 @@ class Plan:
     late: tuple[SpanText, ...] = ()
     token_vectors: bool = False
     own_tokens: tuple[SpanText, ...] = ()
+    whole: bool = False
 
     def request(self) -> Request:
         """The plan's texts, in the order in which `finish` wants their results."""
         if self.token_vectors and self.late:
             return Request(self.alone, self.late)
+        if self.whole:
+            return Request(self.late, self.own_tokens)
         return Request(self.alone + self.late, self.own_tokens)
 
 
@@ -120,6 +124,7 @@ def plan(
     *,
     trained_tokens: int | None,
     token_vectors: bool,
+    whole: bool = False,
 ) -> Plan:
     """The plan of the texts to encode for ``chunks``.
 
@@ -130,6 +135,7 @@ def plan(
         family: The model's conventions.
         trained_tokens: The window of a late pass where the scheme names none.
         token_vectors: Whether each chunk's token vectors are wanted too.
+        whole: They are those of the whole text that is read for a chunk alone.
 
     Raises:
         SpanError: A chunk is not a span of the document.
@@ -147,11 +153,14 @@ def plan(
         late = (_late_text(document, chosen, scheme, family, trained_tokens),)
     elif wants_late:
         late = tuple(_situated_text(document, chunk, scheme, family) for chunk in chosen)
+    alone = tuple(_alone_text(chunk, scheme, family) for chunk in chosen) if wants_alone else ()
+    if whole and token_vectors and alone and not late:
+        return Plan(document, chosen, scheme, token_vectors=True, own_tokens=alone, whole=True)
     return Plan(
         document,
         chosen,
         scheme,
-        alone=tuple(_alone_text(chunk, scheme, family) for chunk in chosen) if wants_alone else (),
+        alone=alone,
         late=late,
         token_vectors=token_vectors,
         own_tokens=tuple(_token_text(chunk, scheme, family) for chunk in chosen) if token_vectors and not late else (),
@@ -173,7 +182,7 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
     count = len(plan.chunks)
     if not count:
         return ChunkVectors(np.zeros((0, dimension), dtype=np.float32), () if plan.token_vectors else None)
-    alone = _rows(plain[: len(plan.alone)])
+    alone = _rows(tokens if plan.whole else plain[: len(plan.alone)])
     late = _rows(tokens if plan.token_vectors and plan.late else plain[len(plan.alone) :])
     weight = np.float32(plan.scheme.residual)
     if late is None or (alone is not None and weight >= 1):
@@ -191,7 +200,8 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
     check_finite(mixed, f"a vector of document {plan.document.id!r} holds")
     for matrix in vectors or ():
         check_finite(matrix, f"a token vector of document {plan.document.id!r} holds")
-    return ChunkVectors(mixed, vectors)
+    terms = tuple(each for encoded in tokens for each in encoded.terms or ()) if plan.token_vectors else ()
+    return ChunkVectors(mixed, vectors, terms or None)
 
 
 def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float) -> Vectors:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from situate.errors import ConventionError, InputError
 from situate.parameters import checked_parameters
 from situate.vectors import Vectors as Vectors
@@ -61,6 +64,19 @@ class SpanText:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseVector:
+    """A vector of which few numbers are not zero.
+
+    Attributes:
+        indices: int64 ``[nonzero]``, ascending: vocabulary ids.
+        values: float32 ``[nonzero]``: their weights.
+    """
+
+    indices: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """The vectors of one `SpanText`.
 
@@ -69,11 +85,13 @@ class Encoded:
             ``spans`` was None.
         tokens: Where requested: per span, float32 ``[tokens, dimension]``, each row L2-normalised.
         lost_tokens: Tokens that the model did not read because the text was too long. 0 in windows.
+        terms: Beside ``tokens``, per span, its words' weights; None where the encoder has no head for them.
     """
 
     vectors: Vectors
     tokens: tuple[Vectors, ...] | None = None
     lost_tokens: int = 0
+    terms: tuple[SparseVector, ...] | None = None
 
 
 def overflow_of(chosen: Overflow, pooling: Pooling, role: Role) -> OnOverflow:
@@ -180,7 +198,9 @@ class ChunkVectors:
         dense: float32 ``[chunks, dimension]``, L2-normalised.
         tokens: Where requested: per chunk, float32 ``[tokens, dimension]``, rows L2-normalised; late token vectors
             where the scheme is late.
+        terms: Beside them, per chunk, the weights of words by the model's own head; None where it has none.
     """
 
     dense: Vectors
     tokens: tuple[Vectors, ...] | None = None
+    terms: tuple[SparseVector, ...] | None = None

@@ -103,6 +103,14 @@ def splade_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def m3_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random encoder with BGE-M3's heads."""
+    from tests.tiny_models import tiny_m3
+
+    return tiny_m3(tmp_path_factory.mktemp("m3") / "m3")
+
+
+@pytest.fixture(scope="session")
 def decoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama."""
     from tests.tiny_models import tiny_language_model

@@ -120,6 +120,18 @@ def tiny_language_model(folder: Path, kind: str, size: int = 32) -> Path:
     return folder
 
 
+def tiny_m3(folder: Path) -> Path:
+    """A random encoder with BGE-M3's heads over tokens, saved as its authors do."""
+    import torch
+
+    tiny_language_model(folder, "bert")
+    torch.manual_seed(7)
+    for name, size in (("colbert_linear", 32), ("sparse_linear", 1)):
+        weight, bias = 4 * torch.nn.Linear(32, size).weight.data, torch.full((size,), 4.0 if size == 1 else 0.5)
+        torch.save({"weight": weight, "bias": bias}, folder / f"{name}.pt")
+    return folder
+
+
 class PlainModel:
     """A language model as transformers runs it: one text at a time, unpadded."""
 

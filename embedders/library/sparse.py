@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,9 @@ from numpy.typing import NDArray
 
 from situate.embedders.library.model import RoleEmbedder
 from situate.embedders.models.resolve import LoadOptions
-from situate.embedders.types import DType, checked_texts
+from situate.embedders.types import DType, SparseVector, checked_texts
 from situate.parameters import checked_parameters
 from situate.vectors import check_finite
-
-
-@dataclass(frozen=True, slots=True)
-class SparseVector:
-    """A vector of which few numbers are not zero.
-
-    Attributes:
-        indices: int64 ``[nonzero]``, ascending: vocabulary ids.
-        values: float32 ``[nonzero]``: their weights.
-    """
-
-    indices: NDArray[np.int64]
-    values: NDArray[np.float32]
 
 
 @checked_parameters

@@ -37,6 +37,8 @@ from situate.threads import renew_after_fork
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from situate.embedders.text.token_heads import TokenHeads
+
 #: Texts that are tokenized and run together; it bounds the memory of a call with very many texts.
 _SLICE_TEXTS = 4096
 _SLICE_CHARACTERS = 4_000_000
@@ -84,6 +86,8 @@ class Encoder:
         routing_weight: Weight of a mixture's routing, which then follows each vector (MoEE); 0 for none.
         weights: "int8" or "int4": the weights of linear layers in so many bits, for models that are too large
             otherwise. Needs the extra ``quantized``.
+        token_heads: Make token vectors by the model's own head, and the weights of words (`Encoded.terms`) by its other
+            one, as BGE-M3 was trained to; special tokens before a text without spans have neither.
         on_overflow: How a text without spans that is longer than ``max_tokens`` is treated: cut with a warning, refused
             with an error, or read in windows; "auto" reads documents in windows and cuts queries (`overflow_of`).
         max_tokens: Tokens read at once, special tokens included; None: what the model was trained for.
@@ -118,6 +122,7 @@ class Encoder:
         prepend: Prepend | None = None,
         routing_weight: float = 0.0,
         weights: Weights | None = None,
+        token_heads: bool = False,
         on_overflow: Overflow = "warn",
         max_tokens: int | None = None,
         add_special_tokens: bool = True,
@@ -158,6 +163,7 @@ class Encoder:
         self.prepend = prepend
         self.routing_weight = check_routing_weight(routing_weight)
         self.weights = weights
+        self.token_heads = token_heads
         self._dimensions = dimensions
         self._device = device if isinstance(device, str) else tuple(device)
         self._dtype = dtype
@@ -523,6 +529,7 @@ class Encoder:
             ready = self._ready_.get(adapter)
             if ready is not None:
                 return ready
+            heads = self._token_heads() if self.token_heads else None  # before the weights, which take longer
             first = next(iter(self._ready_.values()), None)
             model = LoadedModel.of(self._key()) if first is None else first.model
             scheduler = model.scheduler(self._adapter(adapter))
@@ -535,9 +542,15 @@ class Encoder:
                 normalize=self.normalize,
                 routing=self._routing,
                 routing_weight=self.routing_weight,
+                token_heads=heads,
             )
             ready = self._ready_[adapter] = _Ready(model, scheduler, output)
             return ready
+
+    def _token_heads(self) -> TokenHeads:
+        from situate.embedders.text.token_heads import TokenHeads
+
+        return TokenHeads.load(self.folder.path, self.folder.hidden_size, self._tokenizer, self.load_options)
 
     def _widened(self) -> bool:
         """Compute in bfloat16 from now on, if float16 that "auto" chose has overflowed; whether that was so."""

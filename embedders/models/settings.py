@@ -67,6 +67,7 @@ class EmbedderSettings:
     bidirectional: bool = False
     routing_weight: float = 0.0
     weights: Weights | None = None
+    token_heads: bool = False
     max_tokens: int | None = None
     on_overflow: Overflow = "auto"
     revision: str | None = None
@@ -79,7 +80,7 @@ class EmbedderSettings:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise InputError(f"{name} is {number}: ask for 1 or more, or None for all")
-        check_flags(self, ("bidirectional", "trust_remote_code", "allow_pickle"))
+        check_flags(self, ("bidirectional", "token_heads", "trust_remote_code", "allow_pickle"))
         choices: tuple[tuple[str, Any], ...] = (
             ("pooling", Pooling),
             ("dtype", DType),
@@ -100,6 +101,10 @@ class EmbedderSettings:
             raise InputError(
                 f"dimensions is {self.dimensions}, but with routing_weight a vector is two parts, of which a cut would "
                 "take the second first: leave one of them out"
+            )
+        if self.token_heads and (self.dimensions is not None or self.routing_weight or self.query_model is not None):
+            raise InputError(
+                "token_heads reads whole states of one model: leave dimensions, routing_weight and query_model out"
             )
         if not self.device:
             raise InputError("device is an empty list: name at least one device, or 'auto'")
@@ -161,7 +166,16 @@ class EmbedderSettings:
         """The settings that change how the model runs."""
         return [
             name
-            for name in ("prompts", "layers", "adapters", "extension", "bidirectional", "routing_weight", "weights")
+            for name in (
+                "prompts",
+                "layers",
+                "adapters",
+                "extension",
+                "bidirectional",
+                "routing_weight",
+                "weights",
+                "token_heads",
+            )
             if getattr(self, name)
         ]
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from situate.embedders.text.reading import ReadPlan, pooled_ranges
 from situate.embedders.text.requests import PoolingResult, TokenRange
-from situate.embedders.types import Encoded, Pooling, Vectors
+from situate.embedders.types import Encoded, Pooling, SparseVector, Vectors
 from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
     from situate.embedders.text.heads import Heads
+    from situate.embedders.text.token_heads import TokenHeads
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class SpanOutput:
         normalize: Whether vectors get L2 norm 1.
         routing: How many experts' weights stand at the end of a vector.
         routing_weight: Their weight beside the rest, both of norm 1.
+        token_heads: Make token vectors, and the weights of words beside them; None: token vectors are finished states.
     """
 
     model: str
@@ -40,6 +42,7 @@ class SpanOutput:
     normalize: bool
     routing: int = 0
     routing_weight: float = 0.0
+    token_heads: TokenHeads | None = None
 
     def encoded(self, plans: Sequence[ReadPlan], result: PoolingResult, token_vectors: bool) -> list[Encoded]:
         """One result per text.
@@ -53,12 +56,20 @@ class SpanOutput:
         row = at = 0
         for plan in plans:
             tokens: list[Vectors] = []
+            terms: list[SparseVector] = []
             if token_vectors:
                 for span in plan.spans:
-                    tokens.append(self._token_vectors(span, result.kept[at : at + len(span)]))
+                    kept = result.kept[at : at + len(span)]
+                    if self.token_heads is None:
+                        tokens.append(self._token_vectors(span, kept))
+                    else:
+                        of_span = self._by_heads(self.token_heads, plan, span, kept)
+                        tokens.append(of_span[0])
+                        terms.append(of_span[1])
                     at += len(span)
             rows = vectors[row : row + len(plan.spans)]
-            results.append(Encoded(rows, tuple(tokens) if token_vectors else None, plan.lost_tokens))
+            made = tuple(tokens) if token_vectors else None
+            results.append(Encoded(rows, made, plan.lost_tokens, tuple(terms) if terms else None))
             row += len(plan.spans)
         return results
 
@@ -66,6 +77,20 @@ class SpanOutput:
         if not ranges:
             return np.zeros((0, self.dimension or 0), dtype=np.float32)
         return self.finished(np.concatenate(kept), always=True)
+
+    def _by_heads(
+        self, heads: TokenHeads, plan: ReadPlan, ranges: Sequence[TokenRange], kept: Sequence[Vectors]
+    ) -> tuple[Vectors, SparseVector]:
+        """The token vectors and the weights of words that the model's own heads make of a span's states."""
+        skipped = [max(0, heads.leading - each.start) for each in ranges]
+        ids = [plan.sequences[p.sequence][p.start + n : p.end] for p, n in zip(ranges, skipped, strict=True)]
+        rows = [states[n:] for states, n in zip(kept, skipped, strict=True)]
+        if not any(map(len, rows)):
+            empty = np.zeros((0, self.dimension or 0), dtype=np.float32)
+            return empty, SparseVector(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        states = np.concatenate(rows)
+        check_finite(states, f"model {self.model!r} computed in {self.dtype}")
+        return unit(heads.token_vectors(states)), heads.terms(states, np.concatenate(ids))
 
     def finished(self, vectors: Vectors, always: bool = False) -> Vectors:
         """The model's heads, the Matryoshka cut and the norm, which token vectors always get."""

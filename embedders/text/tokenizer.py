@@ -138,6 +138,14 @@ class TextTokenizer:
             found = None if token is None else self.backend.token_to_id(token)
         return _ids([]) if found is None else _ids([found])
 
+    def meaningless(self, folder: Path) -> Ids:
+        """Ids of the tokens for padding and for what the vocabulary does not know, as far as the folder names them."""
+        config = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
+        named = [text for kind in ("pad", "unk") if (text := _token_text(config.get(f"{kind}_token"))) is not None]
+        if self.backend is None:
+            return _ids(self._slow.convert_tokens_to_ids(named))
+        return _ids([number for text in named if (number := self.backend.token_to_id(text)) is not None])
+
     @property
     def special_count(self) -> int:
         """How many special tokens a sequence carries."""

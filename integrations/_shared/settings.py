@@ -117,6 +117,8 @@ class EmbedderOptions(Configured):
         bidirectional: Whether a decoder's tokens see those behind them.
         routing_weight: Of a mixture of experts, the weight of its routing behind the hidden state; 0 for none.
         weights: "int8" or "int4": the weights of linear layers in so many bits; needs the extra ``quantized``.
+        token_heads: Whether the model's own heads make token vectors and the weights of words (BGE-M3), in the dense
+            vector's pass.
         adapters: Names of LoRA adapters and their folders or hub ids.
         adapter: The one that texts are embedded with.
         query_adapter: The one for queries, where a pair was trained for both sides; or the file of a linear map of
@@ -185,6 +187,7 @@ class EmbedderOptions(Configured):
     bidirectional: bool = Field(default=False, description="Whether a decoder's tokens see those behind them.")
     routing_weight: float = Field(default=0.0, ge=0, description="Weight of a mixture's routing.")
     weights: Literal["int8", "int4"] | None = Field(default=None, description="Bits of the weights of linear layers.")
+    token_heads: bool = Field(default=False, description="Whether the model's own heads are used.")
     adapters: dict[str, str] = Field(default_factory=dict, description="Names of adapters and where they are.")
     adapter: str | None = Field(default=None, description="The adapter to embed with.")
     query_adapter: str | None = Field(default=None, description="The adapter to embed queries with.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from situate.batches import in_batches
+from situate.embedders.types import ChunkVectors
 from situate.errors import StorageError
 from situate.retrievers.index.collection import Collection, Version
 from situate.retrievers.index.documents import BATCH_DOCUMENTS, Item
@@ -97,12 +99,11 @@ def _points(
             versions.setdefault(payload["document_hash"], []).append((to_chunk(payload), record))
     groups = [sorted(group, key=lambda pair: pair[0].index) for group in versions.values()]
     items = [(_document(chunks), chunks) for group in groups if (chunks := [chunk for chunk, _ in group])]
-    tokens = None
+    made = [ChunkVectors(np.array([_dense(r) for _, r in group], dtype=np.float32)) for group in groups]
     if any(signal.needs_tokens for signal in signals):
         encoded = embedder.encode_chunks(items, scheme=config.dense, token_vectors=True)
-        tokens = [made.tokens or () for made in encoded]
-    dense = [np.array([_dense(record) for _, record in group], dtype=np.float32) for group in groups]
-    batch = Batch(items, embedder, dense, tokens)
+        made = [replace(each, dense=kept.dense) for each, kept in zip(encoded, made, strict=True)]
+    batch = Batch.of(items, embedder, made)
     named = {signal.name: signal.encode(batch) for signal in signals}
     points: list[models.PointVectors] = []
     for at, group in enumerate(groups):

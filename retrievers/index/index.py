@@ -102,6 +102,8 @@ class Index(Openable):
         self._connect: Callable[[], QdrantClient] = client if callable(client) else partial(connect, path)
         self._in_memory = client is None and str(path) == MEMORY
         self._chunker = chunker
+        for signal in self.config.table:
+            signal.check(embedder)
         self._make_encoders()
         self._opened: Collection | None = None
         self._closed = False
@@ -439,8 +441,7 @@ class Index(Openable):
         absent: frozenset[str],
     ) -> list[Version]:
         items = [(document, chunks) for document, chunks, _ in changed]
-        tokens = [made.tokens or () for made in vectors] if self.config.needs_tokens else None
-        batch = Batch(items, self.embedder, [made.dense for made in vectors], tokens)
+        batch = Batch.of(items, self.embedder, vectors)
         named = {signal.name: signal.encode(batch) for signal in self.config.table if signal.name not in absent}
         self._read_in_languages_of(self._collection(), batch)
         return [

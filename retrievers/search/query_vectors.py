@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from situate.embedders.types import Vectors
+from situate.embedders.types import SparseVector as Weights, Vectors
 from situate.errors import InputError
 from situate.retrievers.index.lexical import LexicalEncoder, SparseVector
 from situate.retrievers.pipeline.concurrency import in_this_process
@@ -31,6 +31,7 @@ class QueryVectors:
         dense: float32 ``[dimension]``, L2-normalised.
         lexical: BM25 terms; None leaves BM25 out.
         tokens: float32 ``[tokens, dimension]`` for the MaxSim stage; None leaves it out.
+        terms: Weights of words by the embedder's own head; None leaves them out.
         further: By a signal's name, the value of its own model; a signal that needs one and has none is left out.
 
     Raises:
@@ -41,9 +42,11 @@ class QueryVectors:
     lexical: SparseVector | None = None
     tokens: Vectors | None = None
     further: Mapping[str, Value] = field(default_factory=dict)
+    terms: SparseVector | None = None
 
     def __post_init__(self) -> None:
-        for name, vector in {"dense": self.dense, "tokens": self.tokens, **self.further}.items():
+        own = {"dense": self.dense, "tokens": self.tokens, "sparse": self.terms}
+        for name, vector in {**own, **self.further}.items():
             if vector is not None:
                 values = vector.values if isinstance(vector, SparseVector) else vector
                 check_finite(values, f"the query's {name} vector holds")
@@ -149,15 +152,19 @@ class QueryEncoder:
         documents = [text for w in several for text in w.of_role("document")]
         rows: dict[str, Vectors | tuple[()]] = {}
         tokens: Sequence[Vectors] | None
+        terms: Sequence[Weights] | None = None
         signals = self.compared(several)
         with_tokens = any(signal.needs_tokens for signal in signals)
-        if with_tokens and self.local:
+        if with_tokens and embedder.token_heads:
+            questions = [w.question for w in several]
+            rows["query"], tokens, terms = embedder.embed_queries_with_heads(queries, questions)
+        elif with_tokens and self.local:
             rows["query"], tokens = embedder.embed_queries_with_tokens(queries, [w.question for w in several])
         else:
             tokens = embedder.embed_query_tokens([w.question for w in several]) if with_tokens else None
             rows["query"] = embedder.embed_queries(queries) if queries else ()
         rows["document"] = embedder.embed_documents(documents) if documents else ()
-        return _with_further(signals, several, list(self._joined(several, rows, tokens)))
+        return _with_further(signals, several, list(self._joined(several, rows, tokens, terms)))
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
@@ -177,7 +184,11 @@ class QueryEncoder:
         return (await asyncio.to_thread(_with_further, own, [written], joined))[0] if own else joined[0]
 
     def _joined(
-        self, several: Sequence[WrittenQuery], rows: Mapping[str, Vectors | tuple[()]], tokens: Sequence[Vectors] | None
+        self,
+        several: Sequence[WrittenQuery],
+        rows: Mapping[str, Vectors | tuple[()]],
+        tokens: Sequence[Vectors] | None,
+        terms: Sequence[Weights] | None = None,
     ) -> Iterator[QueryVectors]:
         by_role = {role: iter(vectors) for role, vectors in rows.items()}
         for i, written in enumerate(several):
@@ -188,7 +199,9 @@ class QueryEncoder:
                 weights = [text.weight for text in embedded]
                 # The direction of one alone does not depend on its weight.
                 dense = vectors[0] if len(vectors) == 1 else mean_direction(np.array(vectors), weights)
-            yield QueryVectors(unit(dense), self._terms(written), None if tokens is None else tokens[i])
+            weights_of_words = None if terms is None else SparseVector(terms[i].indices, terms[i].values)
+            own = None if tokens is None else tokens[i]
+            yield QueryVectors(unit(dense), self._terms(written), own, terms=weights_of_words)
 
     def _terms(self, written: WrittenQuery) -> SparseVector | None:
         if self.lexical is None:

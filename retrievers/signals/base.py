@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from situate.embedders.types import Vectors
+from situate.embedders.types import SparseVector as Weights, Vectors
 from situate.errors import InputError
 from situate.types import Chunk, Context, Document
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from qdrant_client import models
 
     from situate.embedders.embedder import Embedder
+    from situate.embedders.types import ChunkVectors
     from situate.retrievers.index.lexical import SparseVector
     from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
 
@@ -57,13 +58,24 @@ class Batch:
         embedder: The index's.
         dense: Per document, float32 ``[chunks, dimension]``.
         tokens: Per document, a float32 ``[tokens, dimension]`` per chunk; None where no signal needs them.
+        terms: Per document, the weights of words per chunk, where the embedder has ``token_heads``; else None.
     """
 
     items: Sequence[tuple[Document, Sequence[Chunk]]]
     embedder: Embedder
     dense: Sequence[Vectors]
     tokens: Sequence[Sequence[Vectors]] | None = None
+    terms: Sequence[Sequence[Weights]] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, items: Sequence[tuple[Document, Sequence[Chunk]]], embedder: Embedder, made: Sequence[ChunkVectors]
+    ) -> Batch:
+        """The batch of documents whose vectors the index's embedder made."""
+        tokens = None if all(each.tokens is None for each in made) else [each.tokens or () for each in made]
+        terms = None if all(each.terms is None for each in made) else [each.terms or () for each in made]
+        return cls(items, embedder, [each.dense for each in made], tokens, terms)
 
     @cached_property
     def chunks(self) -> list[Chunk]:
@@ -121,6 +133,13 @@ class Signal(ABC):
     def needs_tokens(self) -> bool:
         """Whether it needs the token vectors of the index's embedder."""
         return False
+
+    def check(self, embedder: Embedder) -> None:  # noqa: B027 - most signals need no more than vectors
+        """Refuse an index's embedder that cannot make what the signal needs of it. Loads nothing.
+
+        Raises:
+            InputError: It cannot.
+        """
 
     @abstractmethod
     def stored(self) -> Mapping[str, Any]:

@@ -29,6 +29,8 @@ class PromptReps(Sparse):
     model: PromptRepsEmbedder | str  # type: ignore[assignment]  # in place of the model of Sparse
 
     def __post_init__(self) -> None:
+        if self.model is None:  # its default in `Sparse`
+            raise InputError("the 'promptreps' signal needs model: the decoder that is asked")
         super().__post_init__()
         if self.query_by != "model":
             raise InputError(f"query_by={self.query_by!r} of {self.name!r}: the prompt is asked of queries, too")

@@ -122,6 +122,13 @@ class Tokens(TokenSignal):
                 "its vectors cannot be told apart; use pool"
             )
 
+    def check(self, embedder: Embedder) -> None:
+        """Tokens are dropped by their places, which a model's own head does not keep."""
+        if self.prune and self.embedder is None and embedder.token_heads:
+            raise InputError(
+                f"prune={self.prune} of {self.name!r}: token_heads has vectors of special tokens; use pool instead"
+            )
+
     @property
     def step(self) -> str:
         """ "maxsim", or the name of a signal that is not the first of its kind."""

@@ -88,7 +88,7 @@ def test_signals_that_name_one_model_hold_it_once(splade_path: Path) -> None:
 
 def test_what_cannot_be_is_refused(model: SparseEmbedder, embedder: Embedder) -> None:
     with pytest.raises(InputError, match="the 'sparse' signal needs model"):
-        signal_from_json("sparse")
+        Index(embedder, config=PipelineConfig(signals=("sparse",)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="a Embedder is no model for this signal: give a SparseEmbedder, or a"):
         Sparse(embedder)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_active=0"):
