@@ -19,9 +19,11 @@ from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.fit.adapter import fitted_map, lists
 from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.questions import STAYING, Question
-from situate.retrievers.fit.report import DEFAULT, Fit, Verdict
+from situate.retrievers.fit.rebuilding import Rebuilder
+from situate.retrievers.fit.report import BUILT, DEFAULT, Fit, Verdict
 from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby, score
 from situate.retrievers.fit.split import held_back
+from situate.retrievers.fit.thresholds import fitted_threshold
 from situate.retrievers.fit.trials import Trials
 from situate.retrievers.fit.written import written_questions
 from situate.retrievers.types import Hit, Reranker
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Questions of the user's from which on these alone judge.
 ENOUGH = 80
+#: Chunks that are embedded for other builds of the index, about: a minute or two of two cores.
+REBUILD = 1500
 #: Hits that a map of queries learns the order of.
 _TAUGHT = 50
 #: How strong it is tried: shares of what moves a query.
@@ -47,6 +51,7 @@ def fit(
     chunks: int = 3000,
     same_cost: bool = False,
     adapter: bool = True,
+    rebuild: int = REBUILD,
     teacher: Reranker | None = None,
     seed: int = 0,
 ) -> Fit:
@@ -55,18 +60,20 @@ def fit(
     The corpus asks itself (`ask_corpus`), on a copy in memory without the words that ask. Half of the documents choose
     the settings, by successive halving; the other half, which chose nothing, judges them once by a paired bootstrap.
     What is not better beyond chance there, or worse for the questions whose words stay in the text, is not used:
-    ``Fit.config`` is then the index's own. All settings search the collection as it is stored.
+    ``Fit.config`` is then the index's own, and in any case searches the collection as it is stored.
 
     Args:
         index: The index; it is only read.
         questions: Questions of your own, with the documents or passages that answer. From `ENOUGH` on they alone judge,
-            and nothing is embedded but them.
+            and what they are about is copied for ``rebuild`` alone.
         generator: A language model, which then writes questions, too (`written_questions`).
         number: Questions that are asked, at most: of more of your own so many are drawn.
         chunks: Chunks that are copied for that, at most.
         same_cost: Leave out settings that ask the store for more than the index's own do (feedback, more candidates).
         adapter: Also fit a linear map of queries: ``Embedder(query_adapter=...)`` takes the file that ``Fit.save``
             writes. It costs a query some microseconds.
+        rebuild: Chunks that are embedded, about, to try on a sample what needs the documents to be indexed again: chunk
+            sizes, contexts, neighbours, late chunking. 0 leaves it out. What is better is ``Fit.rebuilt``.
         teacher: What the map learns the order of passages from, a `CrossEncoderReranker` say; None: the search by the
             settings found, with feedback (and MaxSim, where token vectors are stored).
         seed: Of all that is drawn.
@@ -84,7 +91,9 @@ def fit(
             f"the embedder maps queries already, by {known!r}: give an index whose embedder has no query_adapter, or "
             "adapter=False"
         )
-    how = _How(same_cost, adapter, teacher, seed)
+    if rebuild < 0:
+        raise InputError(f"rebuild is {rebuild}: a number of chunks, or 0 to try no other index")
+    how = _How(same_cost, adapter, rebuild, teacher, seed)
     started = time.perf_counter()
     own = [] if questions is None else judged_questions(index, questions)
     if number < 1:
@@ -128,6 +137,7 @@ class _How:
 
     same_cost: bool
     adapter: bool
+    rebuild: int
     teacher: Reranker | None
     seed: int
 
@@ -164,6 +174,16 @@ def _fitted(probe: Probe, how: _How, started: float) -> Fit:
     moved = _map(trials, used, choosing, how) if how.adapter else None
     if moved is not None and not judge("map of queries", (_mapped(trials, moved), used), (trials, used)):
         moved = None
+    rebuilder = Rebuilder(probe, how.rebuild, how.seed) if how.rebuild else None
+    rebuilt = None if rebuilder is None else rebuilder.best(used, choosing)
+    if rebuilder is not None and rebuilt is not None:
+        judged, guarded = rebuilder.differences(rebuilt, used, (judging, guarding))
+        # The sample is smaller, so that its own times compare with none of the others.
+        taken = verdicts[0].milliseconds if used is not default else times[0]
+        verdict = Verdict.of(BUILT, judged, guarded, taken * rebuilder.slower(rebuilt, used))
+        verdicts.append(verdict)
+        rebuilt = rebuilt.on(used) if verdict.used else None
+    threshold = fitted_threshold(probe, used, choosing[0], judging)
     return Fit(
         config=used,
         query_map=moved,
@@ -171,9 +191,12 @@ def _fitted(probe: Probe, how: _How, started: float) -> Fit:
         verdicts=tuple(verdicts),
         comparison=comparison,
         asked=dict(Counter(question.kind for question in probe.questions)),
-        tried=len(settings) + len(further),
+        tried=len(settings) + len(further) + (0 if rebuilder is None else rebuilder.tried),
         seconds=time.perf_counter() - started,
         milliseconds=times[0],
+        rebuilt=rebuilt,
+        threshold=threshold if threshold is not None and threshold.used else None,
+        encoded=0 if rebuilder is None else rebuilder.embedded,
     )
 
 

@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.chunkers.base import SizedChunker
 from situate.embedders.models.query_map import QueryMap
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison, Interval
+from situate.retrievers.fit.rebuilding import Build
 from situate.retrievers.fit.settings import changes
+from situate.retrievers.fit.thresholds import Threshold
 
 #: The row of the settings that were given.
 DEFAULT = "as it was"
+#: The row of the settings that need a new index.
+BUILT = "indexed again"
 #: The file of a map of queries.
 MAP_FILE = "query_map.safetensors"
 
@@ -72,6 +77,11 @@ class Fit:
         tried: How many settings were tried.
         seconds: How long it took.
         milliseconds: The median time of a search with the settings of before.
+        rebuilt: How the index would be built anew, where that is better: ``Index(embedder, chunker=rebuilt.chunker,
+            config=rebuilt.config)`` (``chunker`` None: as before).
+        threshold: The relevance below which hits are left out, ``Retriever(threshold=threshold.value)``; None where .5
+            does as well.
+        encoded: How many texts were embedded to try other builds.
     """
 
     config: PipelineConfig
@@ -83,6 +93,9 @@ class Fit:
     tried: int
     seconds: float
     milliseconds: float
+    rebuilt: Build | None = None
+    threshold: Threshold | None = None
+    encoded: int = 0
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -106,32 +119,52 @@ class Fit:
             )
         moved = "; query_adapter: the map that save() writes" if self.query_map is not None else ""
         said = json.dumps(self.written(), ensure_ascii=False) if self.changes else "as before"
-        return "\n".join(
-            [
-                *rows,
-                "",
-                f"{sum(self.asked.values())} questions ({kinds}); {held} that were held back judge. {self.tried} "
-                f"settings tried in {self.seconds:.0f} s. Points with 95 % intervals of a paired bootstrap.",
-                f"Configuration: {said}{moved}.",
-            ]
+        lines = [
+            *rows,
+            "",
+            f"{sum(self.asked.values())} questions ({kinds}); {held} that were held back judge. {self.tried} settings "
+            f"tried in {self.seconds:.0f} s, {self.encoded} texts embedded for those of a new index. Points with 95 % "
+            "intervals of a paired bootstrap.",
+            f"Configuration: {said}{moved}.",
+        ]
+        if self.rebuilt is not None:
+            lines.append(f"Of a new index: {json.dumps(self.written_build(), ensure_ascii=False)}.")
+        if (found := self.threshold) is not None:
+            lines.append(
+                f"Threshold: {found.value:.2f} keeps {100 * found.kept:.0f} % of best hits that answer, and leaves out "
+                f"{100 * found.refused:.0f} % of those that do not; than .5 {_points(found.gained)} points."
+            )
+        return "\n".join(lines)
+
+    def written_build(self) -> dict[str, Any]:
+        """`rebuilt` as values of `situate.yaml`: ``chunker`` and ``config``; none where there is none."""
+        if self.rebuilt is None:
+            return {}
+        config = {name: _plain(value) for name, value in changes(self.rebuilt.config, self.default).items()}
+        chunker: Any = self.rebuilt.chunker
+        cut: dict[str, Any] = (
+            {"chunker": {"size": chunker.size, "overlap": chunker.overlap}} if isinstance(chunker, SizedChunker) else {}
         )
+        return {**cut, "config": config}
 
     def written(self) -> dict[str, Any]:
         """The changes as values of `situate.yaml`'s ``config``."""
         return {name: _plain(value) for name, value in self.changes.items()}
 
     def save(self, folder: str | Path) -> None:
-        """Write the report (``report.md``), the changes (``config.json``) and the map of queries, where there is one
-        (``query_map.safetensors``)."""
+        """Write the report (``report.md``), the changes (``config.json``), those of a new index (``rebuilt.json``) and
+        the map of queries (``query_map.safetensors``), where there are any."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.md").write_text(self.table() + "\n", encoding="utf-8")
         (folder / "config.json").write_text(json.dumps(self.written(), indent=1) + "\n", encoding="utf-8")
+        if self.rebuilt is not None:
+            (folder / "rebuilt.json").write_text(json.dumps(self.written_build(), indent=1) + "\n", encoding="utf-8")
         if self.query_map is not None:
             self.query_map.save(folder / MAP_FILE)
 
     def plot(self, path: str | Path) -> None:
-        """Write a picture of the differences with their intervals.
+        """Write a picture of the differences with their intervals, those of a new index left out.
 
         Raises:
             MissingExtraError: matplotlib is not installed.

@@ -224,6 +224,9 @@ def fit(
         Path | None, typer.Option(help="Questions of your own about the documents, as JSON Lines.")
     ] = None,
     same_cost: Annotated[bool, typer.Option("--same-cost", help="Only settings that need no further request.")] = False,
+    rebuild: Annotated[
+        int, typer.Option(min=0, help="Embed about so many chunks to try chunk sizes and contexts; 0 for none.")
+    ] = 1500,
     plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
     output: Annotated[
         Path | None,
@@ -244,7 +247,7 @@ def fit(
 
     settings = _settings(config, store, model, collection)
     _existing(settings)
-    return fit_stored(settings, questions, plot, output, same_cost=same_cost, as_json=json)
+    return fit_stored(settings, questions, plot, output, same_cost=same_cost, rebuild=rebuild, as_json=json)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from situate.configuration.settings import Settings
 from situate.errors import InputError
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.fit.corpus import stored_documents
-from situate.retrievers.fit.fitting import fit
+from situate.retrievers.fit.fitting import REBUILD, fit
 from situate.retrievers.index.index import Index
 
 
@@ -21,6 +21,7 @@ def fit_stored(
     output: Path | None = None,
     *,
     same_cost: bool = False,
+    rebuild: int = REBUILD,
     as_json: bool = False,
 ) -> int:
     """Fit the search to the stored documents, and print the report; the exit code.
@@ -30,7 +31,7 @@ def fit_stored(
     """
     with settings.index() as index:
         own = None if questions is None else stored_questions(index, questions)
-        found = fit(index, questions=own, generator=settings.generator(), same_cost=same_cost)
+        found = fit(index, questions=own, generator=settings.generator(), same_cost=same_cost, rebuild=rebuild)
     if plot is not None and found.verdicts:
         found.plot(plot)
     if output is not None:
@@ -45,7 +46,9 @@ def fit_stored(
             }
             for v in found.verdicts
         ]
-        print_json({"config": found.written(), "tried": found.tried, "asked": dict(found.asked), "verdicts": verdicts})
+        threshold = None if found.threshold is None else found.threshold.value
+        about = {"tried": found.tried, "encoded": found.encoded, "asked": dict(found.asked), "verdicts": verdicts}
+        print_json({"config": found.written(), "rebuilt": found.written_build(), "threshold": threshold} | about)
     else:
         console().print(found.table(), markup=False, soft_wrap=True)
     return 0

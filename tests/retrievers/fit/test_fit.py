@@ -227,7 +227,7 @@ def test_a_gain_by_chance_is_not_used() -> None:
 
 def test_a_setting_that_finds_more_is_used(index: Index) -> None:
     before = [(h.chunk.id, h.score) for h in index.search(QUERY).hits]
-    found = fit(index, number=160, same_cost=True)
+    found = fit(index, number=160, same_cost=True, rebuild=0)
     assert found.changes["lexical_share"] >= 0.5
     assert found.config.stored() == index.config.stored()
     verdict = found.verdicts[0]
@@ -251,7 +251,7 @@ def test_a_corpus_that_gains_nothing_keeps_its_settings(embedder: Embedder) -> N
     words = coded(1)[0].text
     with Index(embedder) as index:
         index.add([Document(f"d{place:02}", words) for place in range(12)])
-        found = fit(index, number=60, same_cost=True, adapter=False)
+        found = fit(index, number=60, same_cost=True, adapter=False, rebuild=0)
     assert found.config is found.default
     assert not found.changes
     assert "Configuration: as before" in found.table()
@@ -265,9 +265,12 @@ def test_ones_own_questions_judge_alone_where_there_are_enough(index: Index) -> 
         for i, sentence in enumerate(document.text.split(". ")[:3])
     }
     judged = [Judgement(name, name.split("-")[0]) for name in queries]
-    found = fit(index, questions=EvaluationSet("own", [], queries, judged), same_cost=True, adapter=False)
+    own = EvaluationSet("own", [], queries, judged)
+    found = fit(index, questions=own, same_cost=True, adapter=False, rebuild=0)
     assert dict(found.asked) == {"given": 120}
-    some = fit(index, questions=EvaluationSet("own", [], queries, judged), number=90, same_cost=True, adapter=False)
+    some = fit(
+        index, questions=EvaluationSet("own", [], queries, judged), number=90, same_cost=True, adapter=False, rebuild=0
+    )
     assert dict(some.asked) == {"given": 90}
     with pytest.raises(InputError, match="no document that answers"):
         fit(index, questions=EvaluationSet("own", [], {"q": "?"}, [Judgement("q", "elsewhere")]))
