@@ -16,6 +16,8 @@ _HEADER_LINES = 5
 _HEADER_LETTERS = 160
 #: Lines with a label alone between the names of the columns and the first row.
 _LABELS = 3
+#: Lines with a label alone between two rows.
+_BETWEEN = 4
 #: Row distance at most, in font sizes.
 _APART = 3.2
 _NUMBER = re.compile(
@@ -61,7 +63,7 @@ def _region(lines: Sequence[Line]) -> list[Line]:
     cells = [_joined_signs(line) for line in lines]
     body = [_is_row(row) for row in cells]
     found: list[Line] = []
-    number = 0
+    number = taken = 0
     while number < len(lines):
         if not body[number]:
             found.append(lines[number])
@@ -70,13 +72,15 @@ def _region(lines: Sequence[Line]) -> list[Line]:
         last = number + 1
         while last < len(lines) and (after := _next_row(lines, cells, body, last)):
             last = after
-        table = _table(lines, cells, body, number, last, len(found))
+        # The rows of the table before are no header of this one.
+        table = _table(lines, cells, body, number, last, number - taken)
         if table is None:
             found += lines[number:last]
         else:
             made, header = table
             del found[len(found) - header :]
             found.append(made)
+            taken = last
         number = last
     return found
 
@@ -112,7 +116,7 @@ def _is_row(cells: Sequence[Cell]) -> bool:
 def _next_row(lines: Sequence[Line], cells: Sequence[Sequence[Cell]], body: Sequence[bool], number: int) -> int:
     """The number behind the next row, over lines with a label alone; 0 where the table ends."""
     above = number - 1
-    while number < len(lines) and number - above <= 3:
+    while number < len(lines) and number - above <= _BETWEEN + 1:
         line = lines[number]
         if lines[number - 1].y - line.y > _APART * max(line.size, lines[number - 1].size):
             return 0
@@ -133,7 +137,7 @@ def _table(
     last: int,
     before: int,
 ) -> tuple[Line, int] | None:
-    """The table of the rows ``first`` to ``last``, and how many of the lines before it are its header."""
+    """The table of the rows ``first`` to ``last``, and how many of the ``before`` lines above it are its header."""
     rows = [number for number in range(first, last) if body[number]]
     numbers = [cell for number in rows for cell in cells[number] if _NUMBER.match(cell.text)]
     if len(rows) < _LEAST:
@@ -146,7 +150,7 @@ def _table(
     labels = [cell.x1 for number in rows for cell in cells[number][:1] if not _NUMBER.match(cell.text)]
     if not labels:
         return None
-    header = _header(lines, cells, first, min(before, first), columns, size)
+    header = _header(lines, cells, first, before, columns, size)
     written: list[list[str]] = [[""] * (len(edges) + 1)]
     for number in range(first - header, last):
         row = [""] * (len(edges) + 1)

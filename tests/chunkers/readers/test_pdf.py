@@ -122,6 +122,32 @@ def test_numbers_that_stand_below_each_other_are_a_table(reader: PdfReader) -> N
     )
 
 
+def test_tables_that_follow_each_other_keep_their_rows(reader: PdfReader) -> None:
+    lines = [
+        ("Cash", "2,853", "3,053"), ("Goodwill", "10,051", "10,513"), ("Total assets", "36,500", "37,987"),
+        ("Commitments",), ("Equity",), ("Shareholders' equity:",), ("Shares outstanding in each year:",),
+        ("Retained earnings", "40,636", "39,115"), ("Treasury stock", "(29,626)", "(25,887)"), ("In all", "7", "8"),
+        ("Segments", "2020", "2019"),
+        ("Banking", "12,517", "13,287"), ("Assets", "4,077", "3,389"), ("Total", "33,119", "29,010"),
+    ]  # fmt: skip
+
+    def draw(canvas: Canvas) -> None:
+        canvas.setFont("Times-Roman", 10)
+        for y, (label, *numbers) in zip(range(700, 400, -14), lines, strict=False):
+            canvas.drawString(80, y, label)
+            for x, number in zip((320, 420), numbers, strict=False):
+                canvas.drawRightString(x, y, number)
+        canvas.showPage()
+
+    def table(rows: list[tuple[str, ...]]) -> str:
+        return "".join(f"\n| {' | '.join((*row, '', '')[:3])} |" for row in rows)
+
+    rule = "| --- | --- | --- |"
+    assert reader.read(pdf(draw)).text == (
+        f"|  |  |  |\n{rule}{table(lines[:10])}\n\n| Segments | 2020 | 2019 |\n{rule}{table(lines[11:])}"
+    )
+
+
 def test_rows_without_lines_between_them_are_rows(reader: PdfReader) -> None:
     def draw(canvas: Canvas) -> None:
         rows = [["Payee", "Amount"], ["Ida\nOmar\nJun", "37.50\n21.00\n8.75"]]
