@@ -133,8 +133,38 @@ class Comparison:
                 rows[configuration][measure] = row
         return json.dumps({"set": self.name, "baseline": baseline, "configurations": rows}, indent=1)
 
+    def chart(self, measure: str, baseline: str, width: int = 60) -> str:
+        """The differences to ``baseline`` in points, with their intervals, drawn with characters.
+
+        Args:
+            measure: The measure.
+            baseline: The configuration that lies at 0.
+            width: Characters of the axis.
+        """
+        found = {n: self.difference(n, baseline, measure) for n in self.scores if n != baseline}
+        low, high = min([0.0, *(i.low for i in found.values())]), max([0.0, *(i.high for i in found.values())])
+        step = (high - low) / (width - 1) or 1.0
+        at = {
+            edge: round((edge - low) / step) for edge in (0.0, *(e for i in found.values() for e in vars(i).values()))
+        }
+        title = f"{measure}, points over {baseline}"
+        names = max(map(len, (title, *found)))
+        rows = [f"{title:<{names}}  {100 * low:<+{width - 8}.1f}{100 * high:>+8.1f}"]
+        for name, interval in found.items():
+            line = [" "] * width
+            line[at[interval.low] : at[interval.high] + 1] = "─" * (at[interval.high] - at[interval.low] + 1)
+            line[at[0.0]] = "│"
+            line[at[interval.mean]] = "●"
+            rows.append(f"{name:<{names}}  {''.join(line).rstrip()}")
+        return "\n".join(rows)
+
     def plot(self, path: str | Path, measure: str, baseline: str) -> None:
         """Write a picture of the differences to ``baseline`` with their intervals.
+
+        Args:
+            path: The file; its ending names the kind of picture (``.png``, ``.svg``, ``.pdf``).
+            measure: The measure.
+            baseline: The configuration that lies at 0.
 
         Raises:
             MissingExtraError: matplotlib is not installed.

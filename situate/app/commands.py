@@ -39,6 +39,7 @@ Store = Annotated[str | None, typer.Option("--store", "-s", help="A folder, or a
 Model = Annotated[str | None, typer.Option("--model", "-m", help="The embedding model: a hub id or a folder.")]
 Collection = Annotated[str | None, typer.Option("--collection", help="The collection in the store.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the differences into this file (.png, .svg, .pdf).")]
 LlmUrl = Annotated[
     str | None, typer.Option("--llm-url", help="A language model's server with OpenAI's interface (.../v1).")
 ]
@@ -200,22 +201,31 @@ def compare(
     presets: Annotated[
         list[str] | None, typer.Option("--preset", "-p", help="A preset to compare; several times for several [all].")
     ] = None,
+    files: Annotated[
+        list[Path] | None, typer.Option("--with", "-w", metavar="FILE", help="A situate.yaml to compare; as often.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="An embedding model for all of them; as often.")
+    ] = None,
+    rerankers: Annotated[
+        list[str] | None,
+        typer.Option("--reranker", "-r", metavar="KIND", help="A reranker for all of them, or none; as often."),
+    ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="A measure (nDCG@10, R@100, char_recall@5, ...).")] = None,
     perturb: Annotated[
         list[str] | None,
         typer.Option(help="Ask each question in another form, too: typos, asr, case, or paraphrase (language model)."),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
+    plot: Plot = None,
     config: Config = None,
-    model: Model = None,
     json: Json = False,
 ) -> int:
-    """Measure the presets on your documents and questions."""
-    from situate.app.comparing import compare_presets
+    """Measure presets, configurations, models and rerankers on your documents and questions."""
+    from situate.app.comparing import Compared, compare_configurations
 
-    return compare_presets(
-        _settings(config, ":memory:", model), data, questions, presets, measure, perturb, plot, as_json=json
-    )
+    compared = Compared(presets or (), files or (), models or (), rerankers or ())
+    settings = _settings(config, ":memory:")
+    return compare_configurations(settings, data, questions, compared, measure, perturb, plot, as_json=json)
 
 
 @app.command()
@@ -227,7 +237,7 @@ def fit(
     rebuild: Annotated[
         int, typer.Option(min=0, help="Embed about so many chunks to try chunk sizes and contexts; 0 for none.")
     ] = 1500,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture of the differences here.")] = None,
+    plot: Plot = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="A folder for the report, the settings and the map of queries."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from situate.app.comparing import question_rows
-from situate.app.output import console, print_json
+from situate.app.output import checked_plot, console, print_json
 from situate.configuration.settings import Settings
 from situate.errors import InputError
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
@@ -29,6 +29,7 @@ def fit_stored(
     Raises:
         InputError: The store is empty, or a question names a document or an excerpt that is not there.
     """
+    checked_plot(plot)
     with settings.index() as index:
         own = None if questions is None else stored_questions(index, questions)
         found = fit(index, questions=own, generator=settings.generator(), same_cost=same_cost, rebuild=rebuild)
@@ -51,6 +52,8 @@ def fit_stored(
         print_json({"config": found.written(), "rebuilt": found.written_build(), "threshold": threshold} | about)
     else:
         console().print(found.table(), markup=False, soft_wrap=True)
+    if plot is not None and not found.verdicts:
+        console(stderr=True).print("--plot drew nothing: no setting was good enough to be judged")
     return 0
 
 

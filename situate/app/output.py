@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +16,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from situate.app.passages import Passage
+from situate.errors import InputError, MissingExtraError
 from situate.retrievers.marks import printable
 
 #: Characters of a passage that a list of hits shows.
 _SHOWN = 400
+#: Kinds of pictures that matplotlib writes.
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -50,6 +55,23 @@ def _window(passage: Passage) -> int:
     """The character from which on a long passage is shown: its beginning, or a little before its first mark."""
     first = passage.highlight.marks[0].start if passage.highlight and passage.highlight.marks else 0
     return 0 if first < _SHOWN // 2 else passage.text.rfind(" ", 0, first - _SHOWN // 4) + 1
+
+
+def checked_plot(path: Path | None) -> None:
+    """Refuses a file into which nothing can be drawn, before minutes are spent on what it would show.
+
+    Raises:
+        InputError: Its ending names no kind of picture, or its folder does not exist.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in _PICTURES:
+        raise InputError(f"--plot {str(path)!r}: its ending is none of {', '.join(_PICTURES)}")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--plot {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError.of("matplotlib", "evaluation", "drawing a comparison")
 
 
 @contextmanager

@@ -308,14 +308,20 @@ def test_doctor(ran_json: Any, ran: Any, server: Server) -> None:
     assert (code, out) == (2, "")
 
 
-def test_compare_measures_the_presets_on_ones_own_questions(ran: Any, filled: Path, tmp_path: Path) -> None:
-    questions = [
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    asked = [
         {"question": "How long is parental leave?", "document": "leave.md", "answer": "twelve weeks of leave"},
         {"question": "Who books flights?", "document": "travel.md", "answer": "the travel desk"},
     ]
-    file, plot = tmp_path / "questions.jsonl", tmp_path / "plot.png"
-    file.write_text("\n".join(map(json.dumps, questions)))
-    options = ("--questions", str(file), "-p", "plain", "-p", "fast")
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, asked)))
+    return file
+
+
+def test_compare_measures_the_presets_on_ones_own_questions(ran: Any, questions: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    options = ("--questions", str(questions), "-p", "plain", "-p", "fast")
     code, out, _ = ran("compare", "docs", *options, "--plot", str(plot), "--json")
     assert code == 0
     measured = json.loads(out)
@@ -325,13 +331,60 @@ def test_compare_measures_the_presets_on_ones_own_questions(ran: Any, filled: Pa
     code, out, _ = ran("compare", "docs", *options, "--perturb", "typos")
     assert code == 0
     assert "as asked | typos | mean | spread | worst" in out
+    assert re.search(r"^char_recall@5, points over plain  \S+ +\S+\nfast +[ ─│]*●", out, re.MULTILINE)
     code, _, err = ran("compare", "docs", *options, "--perturb", "paraphrase")
     assert code == 2
     assert "language model" in err
-    file.write_text(json.dumps({**questions[0], "answer": "thirteen weeks"}))
+    questions.write_text(questions.read_text().replace("twelve weeks", "thirteen weeks"))
     code, _, err = ran("compare", "docs", *options)
     assert code == 2
     assert "line 1: the answer does not stand in 'leave.md'" in err
+
+
+def test_compare_takes_configurations_models_and_rerankers(ran: Any, questions: Path, tmp_path: Path) -> None:
+    own, plot = tmp_path / "own.yaml", tmp_path / "plot.svg"
+    own.write_text("chunker: {kind: fixed, size: 8}\nsteps: {rerankers: [mmr]}\nstore: nowhere\n")
+    options = ("compare", "docs", "--questions", str(questions), "--measure", "RR@1")
+    variants = ("-p", "fast", "--with", str(own), "-r", "none", "-r", "late_interaction", "--plot", str(plot))
+    code, out, err = ran(*options, *variants)
+    assert (code, err) == (0, "")
+    names = ["fast", "fast + late_interaction", "own", "own + late_interaction"]
+    costs = [line.split(" | ") for line in out.partition("| | indexed, s | a search, ms |")[2].splitlines()[2:6]]
+    assert [(row[0], row[1] == "as above") for row in costs] == [(f"| {name}", "late" in name) for name in names], (
+        "what is stored alike is stored once"
+    )
+    assert "<svg" in plot.read_text(encoding="utf-8")
+    assert not (tmp_path / "nowhere").exists(), "a configuration's own store is left alone"
+    # As it is configured, with its own reranker and a chunk size of its own; nothing stands beside it.
+    plot.unlink()
+    code, out, err = ran(*options, "--with", str(own), "--plot", str(plot))
+    assert code == 0
+    assert "--plot drew nothing: own has no other configuration beside it" in err
+    assert not plot.exists()
+    assert "●" not in out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--reranker", "best"), "there is no reranker 'best': none, cross_encoder"),
+        (("--with", "nothing.yaml"), r"nothing\.yaml"),
+        (("--with", "{folder}/a.yaml", "--with", "{folder}/b/a.yaml"), "two configurations are named 'a'"),
+        (("--reranker", "pointwise"), "needs a language model"),
+        (("--plot", "differences.xyz"), r"its ending is none of \.png, \.svg, \.pdf"),
+        (("--plot", "nowhere/differences.svg"), "there is no folder 'nowhere'"),
+    ],
+)
+def test_compare_refuses_what_it_cannot_measure_before_it_measures(
+    ran: Any, questions: Path, tmp_path: Path, option: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "b").mkdir()
+    for file in (tmp_path / "a.yaml", tmp_path / "b" / "a.yaml"):
+        file.write_text("preset: plain\n")
+    given = [each.format(folder=tmp_path) for each in option]
+    code, out, err = ran("compare", "docs", "--questions", str(questions), *given)
+    assert (code, out) == (2, "")
+    assert re.search(message, err)
 
 
 def test_describe_and_schema(ran: Any) -> None:
