@@ -3,8 +3,9 @@
     python -m benchmarks.quality FOLDER [FOLDER ...]
 
 A folder holds JSON Lines (documents.jsonl, queries.jsonl, qrels.jsonl) or a BEIR set (corpus.jsonl, queries.jsonl,
-qrels/test.tsv). Prints a table per set with paired bootstrap intervals and writes PNG and JSON to
-benchmarks/results/. One setting for every set: nothing here is tuned to one of them. Encoded texts are kept in
+qrels/test.tsv). Prints a table per set with paired bootstrap intervals, over each baseline of --over, and what fell
+most since the results that are stored, and writes PNG and JSON to benchmarks/results/. One setting for every set:
+nothing here is tuned to one of them. Encoded texts are kept in
 .situate/encoded.sqlite (--cache, --no-cache), so that a second run takes a fraction of the first one's time.
 """
 
@@ -13,11 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -30,8 +32,9 @@ RESULTS = Path(__file__).parent / "results"
 CACHE = Path(".situate/encoded.sqlite")
 #: The baselines.
 NAIVE, RRF = "naive: chunks alone, cosine", "hybrid: dense + BM25, RRF k=60"
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DOCUMENT_MEASURES = ("nDCG@10", "R@100", "RR@10")
-SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5", "char_recall@800tokens")
+SPAN_MEASURES = ("char_recall@5", "char_precision@5", "char_iou@5", "char_recall@800tokens", "excerpt_nDCG@10")
 
 
 def configurations() -> dict[str, PipelineConfig]:
@@ -85,7 +88,12 @@ def _titled(document: Document) -> Document:
 
 
 def run(
-    data: EvaluationSet, names: list[str] | None, model: str, cache: Path | None, perturb: Sequence[Perturbation]
+    data: EvaluationSet,
+    names: list[str] | None,
+    model: str,
+    cache: Path | None,
+    perturb: Sequence[Perturbation] = (),
+    over: Sequence[str] = (),
 ) -> None:
     """Compare the configurations on one set, print the table, write the results (those of perturbed queries not)."""
     plain = Embedder(model)
@@ -110,12 +118,13 @@ def run(
             perturb=perturb,
         )
     baseline = RRF if RRF in chosen else next(iter(chosen))
-    print(f"\n{comparison.table(baseline)}\n\nDifferences: points over {baseline!r} [95 % paired bootstrap]\n")
+    for each in over or (baseline,):
+        print(f"\n{comparison.table(each)}\n\nDifferences: points over {each!r} [95 % paired bootstrap]\n")
     if perturb:
         print(comparison.robustness((SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0]))
         return
     RESULTS.mkdir(exist_ok=True)
-    written = RESULTS / f"quality-{data.name}"
+    written = RESULTS / f"quality-{data.name}{'' if model == DEFAULT_MODEL else '-' + Path(model).name}"
     comparison.plot(written.with_suffix(".png"), (SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES)[0], baseline)
     about = {
         "model": model,
@@ -124,7 +133,25 @@ def run(
         "versions": {name: version(name) for name in ("situate", "torch", "transformers", "qdrant-edge-py")},
     }
     results = json.loads(comparison.to_json(baseline)) | about
+    print(_fallen(results, written.with_suffix(".json")))
     written.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def _fallen(results: Mapping[str, Any], stored: Path) -> str:
+    """Which row fell most since the results that are stored."""
+    if not stored.exists():
+        return f"{stored} is new"
+    before = json.loads(stored.read_text(encoding="utf-8"))["configurations"]
+    changes = {
+        (name, measure): 100 * (row["mean"] - before[name][measure]["mean"])
+        for name, measures in results["configurations"].items()
+        for measure, row in measures.items()
+        if measure in before.get(name, {})
+    }
+    if not changes:
+        return f"{stored} holds none of these rows"
+    least = min(changes, key=lambda key: changes[key])
+    return f"against {stored}, {len(changes)} means: the greatest fall is {changes[least]:+.2f} points, of {least}"
 
 
 def _search(name: str, index: Index) -> Callable[[str], Iterator[Hit]]:
@@ -153,14 +180,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--only", action="append", help="a configuration's name; may be given several times")
-    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--over", action="append", default=[], help="a baseline's name; RRF by default")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
     parser.add_argument("--perturb", action="append", default=[], help="typos, asr or case; prints what they cost")
     parser.add_argument("--no-cache", action="store_true", help="encode everything anew")
     arguments = parser.parse_args()
     for folder in arguments.folders:
         cache = None if arguments.no_cache else arguments.cache
-        run(load(folder), arguments.only, arguments.model, cache, arguments.perturb)
+        run(load(folder), arguments.only, arguments.model, cache, arguments.perturb, arguments.over)
 
 
 if __name__ == "__main__":

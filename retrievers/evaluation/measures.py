@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from situate.errors import InputError, MissingExtraError
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.types import Hit
 
+#: A measure over judged excerpts in place of documents begins so.
+_EXCERPT = "excerpt_"
 _SPAN_MEASURE = re.compile(r"(?P<what>char_recall|char_precision|char_iou)@(?P<k>\d+)(?P<unit>tokens)?$")
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -33,7 +36,8 @@ def evaluate(
         measures: ir-measures' names over documents ("nDCG@10", "R@100", "RR@10"), and over the characters of judged
             excerpts (Smith and Troynikov 2024) "char_recall@5", "char_precision@5", "char_iou@5": the union of the
             first 5 chunks against the union of the excerpts. "char_recall@800tokens" takes as many whole chunks as
-            fit into 800 tokens.
+            fit into 800 tokens. "excerpt_nDCG@10": any of ir-measures', where every judged excerpt of the set is what a
+            document is elsewhere. It has the rank of the first chunk that lies in it by half, or holds half of it.
         binary: Count any grade above 0 as 1.
         count_tokens: Tokens of a text; needed for a token budget.
 
@@ -49,9 +53,14 @@ def evaluate(
             judged.setdefault(judgement.query_id, []).append(judgement)
     runs = {query_id: list(search(data.queries[query_id])) for query_id in judged}
     over_spans = [name for name in measures if _SPAN_MEASURE.match(name)]
-    if over_spans and not data.has_spans:
-        raise InputError(f"{over_spans[0]!r} needs judged excerpts, and {data.name!r} judges whole documents")
-    scores = _over_documents([name for name in measures if name not in over_spans], judged, runs, binary)
+    over_excerpts = [name for name in measures if name.startswith(_EXCERPT)]
+    if (over_spans or over_excerpts) and not data.has_spans:
+        name = (over_spans + over_excerpts)[0]
+        raise InputError(f"{name!r} needs judged excerpts, and {data.name!r} judges whole documents")
+    over_documents = [name for name in measures if name not in (*over_spans, *over_excerpts)]
+    ranked = {query: [hit.chunk.document_id for hit in hits] for query, hits in runs.items()}
+    scores = _ranked(over_documents, judged, ranked, binary)
+    scores |= _over_excerpts(over_excerpts, judged, runs, binary)
     for name in over_spans:
         scores[name] = np.array(
             [_span_score(name, judged[query_id], runs[query_id], count_tokens) for query_id in judged]
@@ -59,9 +68,48 @@ def evaluate(
     return scores
 
 
-def _over_documents(
+def _over_excerpts(
     names: Sequence[str], judged: Mapping[str, list[Judgement]], runs: Mapping[str, list[Hit]], binary: bool
 ) -> dict[str, NDArray[np.float64]]:
+    every = {(j.document_id, span) for judgements in judged.values() for j in judgements for span in j.spans or ()}
+    excerpts: dict[str, list[tuple[int, int]]] = {}
+    for document_id, span in sorted(every):
+        excerpts.setdefault(document_id, []).append(span)
+    relevant = {
+        query: [
+            replace(j, document_id=_named(j.document_id, span), spans=None)
+            for j in judgements
+            for span in j.spans or ()
+        ]
+        for query, judgements in judged.items()
+    }
+    ranked = {
+        query: [
+            _named(hit.chunk.document_id, span)
+            for hit in hits
+            for span in excerpts.get(hit.chunk.document_id, ())
+            if _by_half((hit.chunk.start, hit.chunk.end), span)
+        ]
+        for query, hits in runs.items()
+    }
+    scores = _ranked([name.removeprefix(_EXCERPT) for name in names], relevant, ranked, binary)
+    return {_EXCERPT + name: values for name, values in scores.items()}
+
+
+def _named(document_id: str, span: tuple[int, int]) -> str:
+    return f"{document_id}#{span[0]}-{span[1]}"
+
+
+def _by_half(chunk: tuple[int, int], excerpt: tuple[int, int]) -> bool:
+    """Whether the two have half of either in common."""
+    common = min(chunk[1], excerpt[1]) - max(chunk[0], excerpt[0])
+    return 2 * common >= min(chunk[1] - chunk[0], excerpt[1] - excerpt[0])
+
+
+def _ranked(
+    names: Sequence[str], judged: Mapping[str, list[Judgement]], runs: Mapping[str, list[str]], binary: bool
+) -> dict[str, NDArray[np.float64]]:
+    """Measures over ids: those judged, and those found, best first, each counted where it comes first."""
     if not names:
         return {}
     try:
@@ -80,8 +128,8 @@ def _over_documents(
     ranked = [
         # Ranks, not scores: ties must count in the caller's order.
         ir_measures.ScoredDoc(query_id, document_id, 1.0 / place)
-        for query_id, hits in runs.items()
-        for place, document_id in enumerate(dict.fromkeys(hit.chunk.document_id for hit in hits), start=1)
+        for query_id, found in runs.items()
+        for place, document_id in enumerate(dict.fromkeys(found), start=1)
     ]
     place = {query_id: i for i, query_id in enumerate(judged)}
     scores = {name: np.zeros(len(judged)) for name in names}

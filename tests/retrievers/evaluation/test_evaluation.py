@@ -65,6 +65,17 @@ def test_characters_of_excerpts_are_counted_once() -> None:
     assert scores["char_recall@3"] == pytest.approx(25 / 30)
 
 
+def test_an_excerpt_has_the_rank_of_the_first_chunk_that_shares_half_with_it() -> None:
+    other = Judgement("r", "a", 1, ((40, 50),))
+    data = EvaluationSet("both", [A], {"q": "query", "r": "other"}, [*EXCERPTS.judgements, other])
+    # Too little of the first excerpt; the other query's; half of the first; all of the last with as much again.
+    ranked = [hit(A, 25, 40), hit(A, 40, 50), hit(A, 20, 40), hit(A, 45, 65)]
+    scores = evaluate(data, lambda _: ranked, ["excerpt_nDCG@10", "excerpt_RR@10"])
+    ideal = 1 + 1 / math.log2(3)
+    assert scores["excerpt_nDCG@10"] == pytest.approx([(1 / math.log2(3) + 1 / math.log2(4)) / ideal, 1.0])
+    assert scores["excerpt_RR@10"] == pytest.approx([0.5, 1.0])
+
+
 def test_a_token_budget_takes_whole_chunks() -> None:
     ranked = [hit(A, 0, 20), hit(A, 20, 30), hit(A, 50, 60)]
     scores = evaluate(EXCERPTS, lambda _: ranked, ["char_recall@35tokens"], count_tokens=len)
@@ -81,6 +92,8 @@ def test_nothing_found_scores_zero() -> None:
 def test_unfitting_measures_are_refused() -> None:
     with pytest.raises(InputError, match="judged excerpts"):
         evaluate(WHOLE, lambda _: [], ["char_recall@5"])
+    with pytest.raises(InputError, match="judged excerpts"):
+        evaluate(WHOLE, lambda _: [], ["excerpt_nDCG@10"])
     with pytest.raises(InputError, match="not a measure"):
         evaluate(WHOLE, lambda _: [], ["goodness@10"])
 
