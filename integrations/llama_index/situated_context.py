@@ -14,6 +14,7 @@ from llama_index.core.storage.docstore import BaseDocumentStore
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
 from situate.integrations._shared.origin import CONTEXT_KEY
+from situate.integrations._shared.pages import file_groups, file_parts, is_element, joined, page_bounds
 from situate.integrations.llama_index.nodes import (
     configuration,
     failed,
@@ -43,6 +44,8 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
     Nodes are taken together by document, so a situator sees whole documents and a language model's prompt cache is
     used per document. A document's text comes from ``docstore`` where that holds it; otherwise it is joined from its
     nodes, each at its offset, with line breaks in the gaps. Nodes without offsets are placed one after the other.
+    Pages of one file (documents with the same path, each with a ``page_label``) are one document, unless
+    ``join_pages`` is False: headings go on from page to page.
 
     Existing vectors stay as they are: in a pipeline put this before the embedding. For context in late-chunked vectors
     give the situators to `LateChunkingNodeParser` and a ``scheme`` with ``context``.
@@ -57,6 +60,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         embed: Whether embedding models read it.
         llm: Whether language models read it.
         docstore: The store that holds the documents, if any.
+        join_pages: Whether nodes of the pages of one file are situated together.
     """
 
     shared_on_copy: ClassVar[tuple[str, ...]] = ("situators", "docstore")
@@ -67,6 +71,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
     embed: bool = Field(default=True, description="Whether embedding models read the context.")
     llm: bool = Field(default=True, description="Whether language models read the context.")
     docstore: BaseDocumentStore | None = Field(default=None, exclude=True, description="Holds the documents.")
+    join_pages: bool = Field(default=True, description="Whether pages of one file are situated together.")
 
     @classmethod
     def class_name(cls) -> str:
@@ -141,7 +146,11 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
         by_document: dict[str, list[BaseNode]] = {}
         for node in nodes:
             by_document.setdefault(node.ref_doc_id or node.node_id, []).append(node)
-        return [self._group(document_id, members) for document_id, members in by_document.items()]
+        groups = [self._group(document_id, members) for document_id, members in by_document.items()]
+        if not self.join_pages:
+            return groups
+        parts = file_parts([None if is_element(group.document) else group.document for group in groups])
+        return [file for places in file_groups(parts) for file in _joined([groups[place] for place in places])]
 
     def _group(self, document_id: str, members: list[BaseNode]) -> _Group:
         known = self.docstore.get_document(document_id, raise_error=False) if self.docstore is not None else None
@@ -151,6 +160,22 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
             if all(document.text[chunk.start : chunk.end] == chunk.text for chunk in chunks):
                 return _ordered(document, members, chunks)
         return _rebuilt(document_id, members)
+
+
+def _joined(pages: list[_Group]) -> list[_Group]:
+    """The pages of a file as one group; as they are where a node ends in white space that joining leaves out."""
+    if len(pages) == 1:
+        return pages
+    file = joined([page.document for page in pages])
+    starts = [bounds.page for bounds in page_bounds(file)]
+    chunks = [
+        replace(chunk, document_id=file.id, start=start + chunk.start, end=start + chunk.end)
+        for start, page in zip(starts, pages, strict=False)
+        for chunk in page.chunks
+    ]
+    if len(starts) != len(pages) or any(file.text[chunk.start : chunk.end] != chunk.text for chunk in chunks):
+        return pages
+    return [_ordered(file, [node for page in pages for node in page.nodes], chunks)]
 
 
 def _rebuilt(document_id: str, members: list[BaseNode]) -> _Group:

@@ -47,8 +47,8 @@ class Recorder:
         return await asyncio.to_thread(self.situate, document, chunks)
 
 
-def cut(*documents: Document) -> list[BaseNode]:
-    return list(SentenceSplitter(chunk_size=12, chunk_overlap=0).get_nodes_from_documents(list(documents)))
+def cut(*documents: Document, size: int = 12) -> list[BaseNode]:
+    return list(SentenceSplitter(chunk_size=size, chunk_overlap=0).get_nodes_from_documents(list(documents)))
 
 
 def test_headings_are_visible_to_both_models() -> None:
@@ -83,6 +83,36 @@ def test_documents_are_situated_whole_and_apart() -> None:
         assert all(document.text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
         assert [chunk.start for chunk in chunks] == sorted(chunk.start for chunk in chunks)
         assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+
+
+@pytest.mark.parametrize("offsets", [True, False])
+def test_pages_of_a_file_are_situated_together(offsets: bool) -> None:
+    texts = ["# Leave\n\n## Sick leave\n\nTell Ada by nine and", "bring a note.\n\nThe note is kept."]
+    known = [{"file_path": "a/handbook.pdf", "page_label": str(number)} for number in (1, 2)]
+    pages = [Document(text=text, id_=f"p{n}", metadata=known[n]) for n, text in enumerate(texts)]
+    other = Document(text="30 days.", id_="other", metadata={"file_path": "b/days.pdf", "page_label": "1"})
+
+    def situated(**settings: Any) -> tuple[list[BaseNode], Recorder]:
+        nodes, recorder = cut(*pages, other, size=24), Recorder()
+        for node in nodes if not offsets else []:
+            node.start_char_idx = node.end_char_idx = None
+        SituatedContext(situators=[recorder, HeadingSituator()], **settings)(nodes)
+        return nodes, recorder
+
+    nodes, recorder = situated()
+    assert [document.id for document, _ in recorder.seen] == ["a/handbook.pdf", "other"]
+    for document, chunks in recorder.seen:
+        assert [document.text[chunk.start : chunk.end] for chunk in chunks] == [chunk.text for chunk in chunks]
+        assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+    assert "nine and bring a note." in recorder.seen[0][0].text
+    (*_, last, days) = nodes
+    assert last.metadata["document_context"].startswith("Leave > Sick leave")
+    assert last.ref_doc_id == "p1"
+    assert last.metadata["page_label"] == "2"
+    assert days.metadata["document_context"] == "other 0 of 1"
+    apart, recorder = situated(join_pages=False)
+    assert [document.id for document, _ in recorder.seen] == ["p0", "p1", "other"]
+    assert "Leave" not in apart[-2].metadata["document_context"]
 
 
 def test_the_document_store_precedes_the_nodes() -> None:
