@@ -16,6 +16,7 @@ from situate.configuration.settings import Settings
 from situate.errors import InputError
 from situate.retrievers.index.documents import IndexReport, document_batches
 from situate.retrievers.index.index import Index
+from situate.retrievers.marks import printable
 from situate.types import Chunk, Document
 
 #: Characters that are indexed at once at first, and the seconds below which it becomes twice as many.
@@ -86,12 +87,13 @@ def index_paths(
     with warnings.catch_warnings(record=True) as caught, progress("indexing", total, shown=shown) as advance:
         warnings.simplefilter("always")
         read, weight = 0, 0.0
+        portion_read, documents = 0, list[Document]()
 
         def moved(characters: int) -> None:
-            nonlocal read
-            read += characters
+            nonlocal read, portion_read
+            read, portion_read = read + characters, portion_read + characters
             rate = read / max(time.perf_counter() - started, 1e-9)
-            advance(weight * characters, f"{rate:,.0f} characters/s")
+            advance(weight * characters, f"{_worked_on(documents, portion_read)}, {rate:,.0f} characters/s")
 
         index.progress = moved
         try:
@@ -103,6 +105,7 @@ def index_paths(
                     before = time.perf_counter()
                     documents = _taken(waiting, portion)
                     characters = sum(len(document.text) for document in documents)
+                    portion_read = 0
                     weight = sum(sizes.pop(document.id, 0) for document in documents) / max(1, characters)
                     done.report += index.add(documents)
                     done.characters += characters
@@ -120,6 +123,14 @@ def index_paths(
     done.notes = tuple(dict.fromkeys(note for one in caught for note in _notes(one.message)))
     done.seconds = time.perf_counter() - started
     return done
+
+
+def _worked_on(documents: Sequence[Document], done: int) -> str:
+    """What is indexed now: a document and its share that is done, or how many."""
+    if len(documents) != 1:
+        return f"{len(documents)} documents"
+    (document,) = documents
+    return f"{printable(document.id.rpartition('/')[2])} {min(1.0, done / max(1, len(document.text))):.0%}"
 
 
 def _taken(waiting: list[Document], characters: int) -> list[Document]:

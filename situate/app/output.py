@@ -85,7 +85,7 @@ def progress(description: str, total: float, *, shown: bool) -> Iterator[Any]:
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),  # names of files
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=console(stderr=True), disable=not shown or not sys.stderr.isatty())

@@ -274,6 +274,8 @@ class ChatSettings(Section):
         relevance: Passages of less relevance are no source.
         passages: Passages that an answer is written from, at most.
         title: The page's title.
+        sources: Folders below which PDFs lie that `situate index` read, so that citations show their pages; relative
+            ones lie beside the configuration. None: the folder in which the store lies.
     """
 
     folder: str = Field(default=DEFAULT_CHAT, min_length=1)
@@ -282,6 +284,7 @@ class ChatSettings(Section):
     relevance: float = Field(default=0.5, ge=0, le=1)
     passages: int = Field(default=6, ge=1, le=20)
     title: str = "Situate"
+    sources: tuple[str, ...] | None = None
 
 
 _STEP_NAMES = ("k", "candidates", "fuse_texts", "threshold", "on_error", "highlight", "instruction")

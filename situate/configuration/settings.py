@@ -248,9 +248,12 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any] | Settings | None = 
     if file is not None and (folder := made.store.folder) is not None and not folder.is_absolute():
         store = made.store.model_copy(update={"path": str(file.path.parent / folder)})
         made = made.model_copy(update={"store": store})
-    if file is not None and not Path(made.chat.folder).is_absolute():
-        chat = made.chat.model_copy(update={"folder": str(file.path.parent / made.chat.folder)})
-        made = made.model_copy(update={"chat": chat})
+    if file is not None:
+        beside = file.path.parent  # an absolute path stays as it is
+        moved: dict[str, Any] = {"folder": str(beside / made.chat.folder)}
+        if made.chat.sources is not None:
+            moved["sources"] = tuple(str(beside / source) for source in made.chat.sources)
+        made = made.model_copy(update={"chat": made.chat.model_copy(update=moved)})
     made._file = file
     return made
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen.canvas import Canvas
 
 from situate import Index
+from situate.app import indexing
 from situate.app.cli import EXIT_CODES, run
 from situate.app.commands import app
 from tests.app.conftest import LEAVE, ROOT
@@ -155,6 +157,29 @@ def test_an_interrupt_leaves_whole_documents_and_the_next_run_goes_on(
     rest = json.loads(capsys.readouterr().out)
     assert (rest["added"] + rest["replaced"] + rest["unchanged"], rest["documents_stored"]) == (80, 80)
     assert rest["unchanged"] >= calls[0]
+
+
+def test_progress_tells_the_share_of_a_long_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[float, str]] = []
+
+    @contextmanager
+    def progress(*_: Any, **__: Any) -> Iterator[Any]:
+        yield lambda done, note: told.append((done, note))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(indexing, "progress", progress)
+    (tmp_path / "docs").mkdir()
+    for name, sections in (("a.md", 1), ("b.md", 1), ("[red]long.md", 60)):
+        text = (f"## Tree {n}\n\n" + f"The oak of house {n} has acorns. " * 14 for n in range(sections))
+        (tmp_path / "docs" / name).write_text("\n\n".join(text))
+    assert run(["index", "docs"]) == 0
+    notes = [note.partition(",")[0] for _, note in told]
+    shares = [int(note.removeprefix("[red]long.md ").removesuffix("%")) for note in notes if "long" in note]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] < shares[-1] == 100
+    assert "2 documents" in notes
+    size = sum(file.stat().st_size for file in (tmp_path / "docs").iterdir())
+    assert sum(done for done, _ in told) == pytest.approx(size)
 
 
 def test_a_store_of_another_process_is_named(filled: Path, ran: Any) -> None:

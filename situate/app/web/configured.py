@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,7 +20,8 @@ def web_settings(settings: Settings) -> WebSettings:
     Raises:
         InputError: The environment variable of a tenant's key is not set, or a value cannot be used.
     """
-    chat = settings.chat
+    chat, store = settings.chat, settings.store.folder
+    sources = chat.sources if chat.sources is not None else (() if store is None else (store.resolve().parent,))
     return WebSettings(
         chat.folder,
         keys={name: tenant.key() for name, tenant in chat.tenants.items()},
@@ -27,6 +29,7 @@ def web_settings(settings: Settings) -> WebSettings:
         relevance=chat.relevance,
         passages=chat.passages,
         title=chat.title,
+        sources=tuple(map(Path, sources)),
     )
 
 

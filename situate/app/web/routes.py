@@ -168,9 +168,9 @@ async def document_events(collection: str, by: By) -> EventResponse:
     place = by.place(collection)
 
     async def events() -> AsyncGenerator[tuple[str, Any]]:
-        async with aclosing(by.services.ingest.follow(place)) as records:
-            async for record in records:
-                yield "document", record.to_dict()
+        async with aclosing(by.services.ingest.follow(place)) as changes:
+            async for change in changes:
+                yield "document", change
 
     return EventResponse(events())
 
@@ -188,8 +188,7 @@ def view(collection: str, span: Annotated[Span, Depends()], by: By) -> dict[str,
     """A passage in its document."""
     place = by.place(collection)
     found = document_view(by.services.library.index(place), span.id, span.start, span.end, span.spans())
-    record = by.services.library.records.document(place, span.id)
-    return {**found.to_dict(), "pdf": record is not None and record.file.endswith(".pdf")}
+    return {**found.to_dict(), "pdf": by.services.library.pdf(place, span.id) is not None}
 
 
 @api.get("/collections/{collection}/page")
@@ -198,15 +197,15 @@ async def page(
 ) -> Response:
     """The page of a PDF as an image, a passage or spans of it marked."""
     library, place = by.services.library, by.place(collection)
-    record = await asyncio.to_thread(library.records.document, place, span.id)
-    if record is None or not record.file.endswith(".pdf"):
+    file = await asyncio.to_thread(library.pdf, place, span.id)
+    if file is None:
         raise NotFoundError("there is no such PDF")
     spans = span.spans() or [(span.start, span.end)]
     index = await asyncio.to_thread(library.index, place)
     texts = await asyncio.to_thread(span_texts, index, span.id, spans)
     by.services.pages.take(by.tenant)
     async with by.services.drawing:
-        image = await page_image(library.files(place) / record.file, page, texts)
+        image = await page_image(file, page, texts)
     return Response(image, media_type="image/png", headers={"Cache-Control": "private, max-age=600"})
 
 

@@ -83,6 +83,8 @@ class WebSettings:
         relevance: Passages of less relevance are no source (`situate.retrievers.search.relevance`).
         passages: How many passages an answer is written from, at most.
         title: The page's title.
+        sources: Folders below which PDFs lie that were indexed elsewhere, by `situate index` say: a citation of a
+            document whose id is a file's path from there shows its page.
         limits: The most that callers can make the application do.
 
     Raises:
@@ -96,6 +98,7 @@ class WebSettings:
     relevance: float = 0.5
     passages: int = 6
     title: str = "Situate"
+    sources: tuple[Path, ...] = ()
     limits: WebLimits = field(default_factory=WebLimits)
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from situate.app.web import WebLimits, create_configured_app
 from situate.app.web.answers.answering import MODEL_BROKE_OFF, MODEL_FAILED, NOTHING
 from situate.app.web.settings import Place
+from situate.chunkers import Document, read_documents
 from situate.errors import InputError
 from tests.app.web.conftest import LEAVE, TRAVEL, LanguageModel, Running, add, ask, events, until, written
 from tests.app.web.pdf import pdf
@@ -218,6 +219,7 @@ def test_a_configuration_describes_the_application(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("ACME_KEY", "acme-key-of-many-letters")
     services = create_configured_app(file).state.services
     assert services.settings.tenants == ("acme",)
+    assert services.settings.sources == (tmp_path,), "the folder of the store, from which `situate index` counts"
     assert services.settings.home == tmp_path / "chat"
     assert services.generator.model == "small"
 
@@ -257,3 +259,44 @@ def test_a_page_of_a_pdf_is_drawn_with_its_passage_marked(start: Start) -> None:
         )
         add(client, "leave.md", LEAVE)
         assert client.get("/api/collections/documents/page", params={**query, "id": "leave.md"}).status_code == 404
+
+
+def test_a_pdf_that_was_indexed_elsewhere_shows_its_page(start: Start, tmp_path: Path) -> None:
+    docs, outside = tmp_path / "docs", tmp_path / "outside"
+    for folder in (docs, outside):
+        folder.mkdir()
+    (docs / "handbook.pdf").write_bytes(pdf([["A handbook of the company."], ["Parents take twelve weeks of leave."]]))
+    (outside / "other.pdf").write_bytes(pdf([["Trains are booked in second class."]]))
+    (docs / "linked.pdf").symlink_to(outside / "other.pdf")
+    running = start(sources=(docs,))
+    index = running.app.state.services.library.index(Place("local"))
+    index.add(read_documents(docs, follow_symlinks=True))
+    # Ids as anyone can write them into a data set.
+    hostile = [str(outside / "other.pdf"), "../outside/other.pdf", "sub/../../outside/other.pdf", f"{'x' * 300}.pdf"]
+    index.add([Document(each, "Trains are booked in second class.") for each in hostile])
+    with running.client() as client:
+        (_, passages, *_) = ask(client, LEAVE_QUESTION)
+        passage = passages[1]["passages"][0]
+        assert (passage["document"], passage["page"]) == ("handbook.pdf", 2)
+        query = {"id": "handbook.pdf", "start": passage["start"], "end": passage["end"]}
+        assert client.get("/api/collections/documents/view", params=query).json()["pdf"] is True
+        image = client.get("/api/collections/documents/page", params={**query, "page": 2})
+        shown = np.asarray(Image.open(BytesIO(image.content)).convert("RGB")).astype(int)
+        assert (shown[:, :, 0] - shown[:, :, 2] > 60).any(), "the passage is marked"
+        for each in (*hostile, "linked.pdf"):
+            assert client.get("/api/collections/documents/view", params={"id": each}).json()["pdf"] is False, each
+            refused = client.get("/api/collections/documents/page", params={"id": each, "page": 1})
+            assert refused.status_code == 404, each
+
+
+def test_the_share_of_a_document_that_is_indexed_is_told(start: Start) -> None:
+    text = "\n\n".join(f"## Rule {n}\n\nThe rule of house {n} is one for all who live there. " * 6 for n in range(60))
+    with start().client() as client:
+        path = "/api/collections/documents/documents"
+        client.post(path, params={"name": "rules.md"}, content=text)
+        told = [change for _, change in events(client.get(f"{path}/events"))]
+    shares = [change["done"] for change in told if "done" in change]
+    assert shares == sorted(shares)
+    assert any(0 < share < 1 for share in shares)
+    assert "done" not in told[-1]
+    assert told[-1]["state"] == "ready"

@@ -18,7 +18,8 @@ function documentState(doc) {
   }
   if (doc.state === "failed") return doc.detail;
   if (doc.state === "uploading") return `uploading, ${Math.round(100 * doc.done)} %`;
-  return doc.state === "indexing" ? `indexing ${count(doc.characters, "character")}` : doc.state;
+  if (doc.state !== "indexing") return doc.state;
+  return `indexing ${count(doc.characters, "character")}${doc.done ? `, ${Math.round(100 * doc.done)} %` : ""}`;
 }
 
 function showDocuments() {

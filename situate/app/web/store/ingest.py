@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from situate.app.web.settings import Place
 from situate.app.web.store.library import Library
@@ -17,6 +18,7 @@ from situate.app.web.store.turns import TurnQueue
 from situate.chunkers.readers.files import read_documents
 from situate.errors import InputError, MissingExtraError
 from situate.outside import safe_message, safe_text
+from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.tracing import otel_span
 from situate.types import Document
 
@@ -37,7 +39,8 @@ class Ingest:
         self.library = library
         self._records = library.records
         self._waiting: TurnQueue[tuple[Place, Record]] = TurnQueue(library.settings.limits.waiting)
-        self._followers: dict[Place, set[asyncio.Queue[Record | None]]] = {}
+        self._followers: dict[Place, set[asyncio.Queue[dict[str, Any] | None]]] = {}
+        self._share: tuple[Place, str, float] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -67,9 +70,12 @@ class Ingest:
         self._waiting.put(place.tenant, (place, record))
         return record
 
-    async def follow(self, place: Place) -> AsyncGenerator[Record]:
-        """The documents that wait or are read, each time that their state changes, until none is left."""
-        changed: asyncio.Queue[Record | None] = asyncio.Queue()
+    async def follow(self, place: Place) -> AsyncGenerator[dict[str, Any]]:
+        """The documents that wait or are read, each time that their state changes, until none is left.
+
+        Each is a record's values, and of one that is indexed the share that is ``done``, from 0 to 1.
+        """
+        changed: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         followers = self._followers.setdefault(place, set())
         followers.add(changed)
         try:
@@ -77,9 +83,9 @@ class Ingest:
             for record in await asyncio.to_thread(self._records.documents, place):
                 if record.state in PASSING:
                     open_ids.add(record.id)
-                    yield record
+                    yield self._told(place, record)
             while open_ids and (change := await changed.get()) is not None:
-                (open_ids.add if change.state in PASSING else open_ids.discard)(change.id)
+                (open_ids.add if change["state"] in PASSING else open_ids.discard)(change["id"])
                 yield change
         finally:
             followers.discard(changed)
@@ -126,7 +132,8 @@ class Ingest:
         known = {"characters": len(document.text), "pages": pages if isinstance(pages, int) else 0}
         if (record_ := await self._change(place, record, state="indexing", **known)) is None:
             return None
-        await index.aadd([document])
+        with self._sharing(place, record_, index, len(document.text)):
+            await index.aadd([document])
         chunks = len(await asyncio.to_thread(index.get_chunks, [document.id]))
         ready = await self._change(place, record_, state="ready", chunks=chunks, detail="")
         if ready is None and await asyncio.to_thread(self._records.document, place, document.id) is None:
@@ -140,9 +147,36 @@ class Ingest:
             self._tell(place, changed)
         return changed
 
+    @contextmanager
+    def _sharing(self, place: Place, record: Record, index: Index, characters: int) -> Iterator[None]:
+        """Tell followers of the share of a document that is indexed, at each further hundredth."""
+        loop, done = asyncio.get_running_loop(), 0
+
+        def tell(share: float) -> None:
+            if self._share is not None:
+                self._share = (place, record.id, share)
+                self._tell(place, record)
+
+        def moved(more: int) -> None:  # in a thread of the encoder's
+            nonlocal done
+            before, done = done, done + more
+            if 100 * done // characters > 100 * before // characters:
+                loop.call_soon_threadsafe(tell, min(1.0, done / characters))
+
+        self._share, index.progress = (place, record.id, 0.0), moved
+        try:
+            yield
+        finally:
+            self._share, index.progress = None, False
+
     def _tell(self, place: Place, record: Record) -> None:
+        told = self._told(place, record)
         for follower in self._followers.get(place, ()):
-            follower.put_nowait(record)
+            follower.put_nowait(told)
+
+    def _told(self, place: Place, record: Record) -> dict[str, Any]:
+        shared = self._share is not None and self._share[:2] == (place, record.id) and record.state == "indexing"
+        return record.to_dict() | ({"done": round(self._share[2], 2)} if self._share is not None and shared else {})
 
 
 def read_file(path: Path, name: str) -> Document:

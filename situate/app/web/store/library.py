@@ -145,13 +145,34 @@ class Library(Openable):
             with contextlib.suppress(FileNotFoundError):
                 (self.files(place) / record.file).unlink()
 
+    def pdf(self, place: Place, document_id: str) -> Path | None:
+        """The PDF that a document was read from; None where it is none, or is not there.
+
+        A file that was indexed elsewhere has its path as id; it is looked for below the folders of
+        `WebSettings.sources` alone, links followed: an id may have been written by anyone.
+        """
+        record = self.records.document(place, document_id)
+        if record is not None:
+            return self.files(place) / record.file if record.file.endswith(".pdf") else None
+        if self._is_own(place) and document_id.lower().endswith(".pdf"):
+            for source in self.settings.sources:
+                with contextlib.suppress(OSError, ValueError):  # what is no name of a file
+                    file = (source / document_id).resolve()
+                    if file.is_relative_to(source.resolve()) and file.is_file():
+                        return file
+        return None
+
     def files(self, place: Place) -> Path:
         """The folder of a collection's files."""
         return self.settings.home / "files" / place.tenant / place.collection
 
+    def _is_own(self, place: Place) -> bool:
+        """Whether a collection is the given index's own."""
+        return place == Place(LOCAL) and not self.settings.keys
+
     def _made(self, place: Place) -> Retriever:
         template, index = self._template, self._template.index
-        if place != Place(LOCAL) or self.settings.keys:
+        if not self._is_own(place):
             index = Index(
                 index.embedder,
                 client=index.client,
