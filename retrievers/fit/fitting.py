@@ -21,7 +21,7 @@ from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.questions import STAYING, Question
 from situate.retrievers.fit.rebuilding import Rebuilder
 from situate.retrievers.fit.report import BUILT, DEFAULT, Fit, Verdict
-from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby, score
+from situate.retrievers.fit.settings import MOST, best_of, candidates, nearby, nearer_share, score
 from situate.retrievers.fit.split import held_back
 from situate.retrievers.fit.thresholds import fitted_threshold
 from situate.retrievers.fit.trials import Trials
@@ -156,6 +156,7 @@ def _fitted(probe: Probe, how: _How, started: float) -> Fit:
         )
     settings = candidates(default, same_cost=how.same_cost)
     chosen = best_of(settings, trials.gains, *choosing, how.seed)
+    chosen = nearer_share(chosen, default, trials.gains, *choosing)
     further = nearby(chosen)
     chosen = best_of([chosen, *further], trials.gains, *choosing, how.seed)
     comparison = Comparison("held back", {DEFAULT: {"found": trials.gains(default, judging)}})

@@ -22,6 +22,8 @@ _MAXSIM = (0.1, 0.2, 0.3, 0.5, 0.7)
 MOST = max(_PREFETCH)
 #: Of the settings so many remain in a round, which asks so many times the questions; the first asks so many.
 _KEPT, _MORE, _FIRST = 3, 2, 50
+#: Standard errors within which settings count as equally good.
+_CHANCE = 2.0
 
 #: Settings, and the numbers of the questions -> float64 ``[questions]``: what each of them finds.
 Measure = Callable[[PipelineConfig, Sequence[int]], NDArray[np.float64]]
@@ -94,6 +96,36 @@ def best_of(
         left = [left[place] for place in order[: max(_KEPT, len(left) // _KEPT)]]
         asked = asked * _MORE if len(left) > _KEPT else max(len(judges), len(guards))
     return left[order[0]] if left and scores[order[0]] > 0 else default
+
+
+def nearer_share(
+    best: PipelineConfig, default: PipelineConfig, measure: Measure, judging: Sequence[int], guarding: Sequence[int]
+) -> PipelineConfig:
+    """``best`` with BM25's share as near to the default's as finds about as much.
+
+    The best share depends on how questions are asked, and people ask otherwise than documents do: of the shares on the
+    way to the best one the first is taken that is not worse by more than twice the standard error.
+
+    Args:
+        best: Settings that were found.
+        default: Those of before.
+        measure: What settings find.
+        judging: As in `best_of`.
+        guarding: As in `best_of`.
+    """
+    low, high = sorted((best.lexical_share, default.lexical_share))
+    between = {share for share in (*_SHARES, default.lexical_share) if low <= share <= high} - {best.lexical_share}
+    if not between or not len(judging):
+        return best
+    judges, guards = measure(best, judging), measure(best, guarding)
+    chosen = best
+    for share in sorted(between, key=lambda share: abs(share - best.lexical_share)):
+        tried = replace(best, lexical_share=share)
+        gained = measure(tried, judging) - judges
+        if score(gained, measure(tried, guarding) - guards) < -_CHANCE * gained.std() / len(gained) ** 0.5:
+            break
+        chosen = tried
+    return chosen
 
 
 def score(judged: NDArray[np.float64], guarded: NDArray[np.float64]) -> float:

@@ -26,7 +26,7 @@ from situate.retrievers.fit.corpus import Probe, asked_of, corpus_probe, stored_
 from situate.retrievers.fit.fitting import judged_questions
 from situate.retrievers.fit.questions import HIDDEN
 from situate.retrievers.fit.report import Verdict
-from situate.retrievers.fit.settings import best_of, candidates, nearby
+from situate.retrievers.fit.settings import best_of, candidates, nearby, nearer_share
 from situate.retrievers.fit.trials import Trials, gain
 from situate.retrievers.fit.written import written_questions
 from situate.retrievers.search.gateway import gateway
@@ -186,6 +186,21 @@ def test_halving_finds_the_best_and_keeps_the_default_where_words_that_stay_lose
     best = best_of(tried, measure, range(400), range(400, 600))
     assert (best.lexical_share, best.feedback) != (0.8, Feedback(3, 0.3))
     assert best_of(tried[:1], measure, range(400), []) is tried[0]
+
+
+def test_a_share_of_the_same_worth_that_is_nearer_to_the_default_is_taken() -> None:
+    default = PipelineConfig.fast()
+    noise = np.random.default_rng(0).normal(0, 0.1, 400)
+
+    def measure(config: PipelineConfig, numbers: Any) -> Any:
+        found = min(abs(config.lexical_share - default.lexical_share), 0.2)  # as much from .7 on
+        own = noise[list(numbers)] * (1 + config.lexical_share)
+        return own + found
+
+    best = replace(default, lexical_share=0.9, feedback=Feedback(3, 0.3))
+    found = nearer_share(best, default, measure, range(300), range(300, 400))
+    assert (found.lexical_share, found.feedback) == (0.7, best.feedback)
+    assert nearer_share(default, default, measure, range(300), []) is default
 
 
 def test_settings_of_the_same_cost_ask_for_no_more() -> None:
