@@ -64,7 +64,7 @@ def fitted_threshold(
     Returns:
         The threshold; None where there are too few questions.
     """
-    chosen, judged = (_labelled(probe, config, numbers[:_ASKED]) for numbers in (choosing, judging))
+    chosen, judged = (best_hits(probe, config, numbers[:_ASKED]) for numbers in (choosing, judging))
     if (
         min(sum(each.relevant is kind for each in some) for some in (chosen, judged) for kind in (True, False))
         < _FEWEST
@@ -78,7 +78,8 @@ def fitted_threshold(
     return Threshold(value, float(right[answers].mean()), float(right[~answers].mean()), gained)
 
 
-def _labelled(probe: Probe, config: PipelineConfig, numbers: Sequence[int]) -> list[Labelled]:
+def best_hits(probe: Probe, config: PipelineConfig, numbers: Sequence[int]) -> list[Labelled]:
+    """The relevance of each question's best hit, where it answers, and of its best hit in the other documents."""
     search = HybridSearch(probe.index.gateway, config, probe.index.background)
     found: list[Labelled] = []
     for number in numbers:
