@@ -36,6 +36,24 @@ class Example:
     negatives: tuple[str, ...] = ()
 
 
+def training_device(device: str) -> str:
+    """The device to train on: "auto" is a GPU.
+
+    Raises:
+        InputError: There is none.
+    """
+    import torch
+
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        raise InputError(
+            "no GPU is here, and training on a CPU takes hours: pass device='cpu' if that is meant, or use the map of "
+            "queries that fit makes"
+        )
+    return "cuda"
+
+
 def train_lora(
     embedder: Embedder,
     examples: Sequence[Example],
@@ -79,13 +97,7 @@ def train_lora(
         raise InputError(f"{embedder!r} has an encoder of its own, whose weights are not here: give one of a model")
     import torch
 
-    if device == "auto":
-        if not torch.cuda.is_available():
-            raise InputError(
-                "no GPU is here, and training on a CPU takes hours: pass device='cpu' if that is meant, or use the map "
-                "of queries that fit makes"
-            )
-        device = "cuda"
+    device = training_device(device)
     try:
         from datasets import Dataset
         from peft import LoraConfig, TaskType

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.embedder import Embedder
-from situate.embedders.lora import Example, train_lora
+from situate.embedders.lora import Example, train_lora, training_device
 from situate.retrievers.fit.corpus import Probe, corpus_probe, stored_documents
 from situate.retrievers.fit.questions import STAYING, Question
 from situate.retrievers.fit.report import Verdict
@@ -55,6 +55,7 @@ def fit_lora(
         InputError: There is no GPU and no ``device="cpu"``, or the index holds too little.
         MissingExtraError: A library for training is not installed.
     """
+    training_device(training.get("device", "auto"))  # before the questions are made
     with corpus_probe(index, number=number, chunks=chunks, seed=seed) as probe:
         held = held_back(probe.questions, seed)
         trials = Trials(probe, max(_MINED, index.config.prefetch))

@@ -53,6 +53,11 @@ class Verdict:
         worse = guard is not None and (guard.high < 0 or judge.mean + guard.mean < 0)
         return cls(name, judge, guard, milliseconds, judge.low > 0 and not worse)
 
+    def written(self) -> str:
+        """The verdict with its numbers, in one line."""
+        guarded = "" if self.guarded is None else f", words that stay {_points(self.guarded)}"
+        return f"{_points(self.judged)}{guarded}: {self.words}"
+
     @property
     def words(self) -> str:
         """The verdict in words."""

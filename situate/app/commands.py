@@ -237,6 +237,12 @@ def fit(
     rebuild: Annotated[
         int, typer.Option(min=0, help="Embed about so many chunks to try chunk sizes and contexts; 0 for none.")
     ] = 1500,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="KIND", help="A reranker whose order the map of queries learns.")
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option(help="Train a LoRA into this folder instead, and judge it; needs a GPU.")
+    ] = None,
     plot: Plot = None,
     output: Annotated[
         Path | None,
@@ -257,7 +263,17 @@ def fit(
 
     settings = _settings(config, store, model, collection)
     _existing(settings)
-    return fit_stored(settings, questions, plot, output, same_cost=same_cost, rebuild=rebuild, as_json=json)
+    return fit_stored(
+        settings,
+        questions,
+        plot,
+        output,
+        same_cost=same_cost,
+        rebuild=rebuild,
+        teacher=teacher,
+        lora=lora,
+        as_json=json,
+    )
 
 
 @app.command()

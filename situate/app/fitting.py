@@ -6,12 +6,15 @@ from pathlib import Path
 
 from situate.app.comparing import question_rows
 from situate.app.output import checked_plot, console, print_json
-from situate.configuration.settings import Settings
+from situate.configuration.components import RERANKERS
+from situate.configuration.settings import Settings, load
 from situate.errors import InputError
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement
 from situate.retrievers.fit.corpus import stored_documents
 from situate.retrievers.fit.fitting import REBUILD, fit
+from situate.retrievers.fit.lora import fit_lora
 from situate.retrievers.index.index import Index
+from situate.retrievers.types import Reranker
 
 
 def fit_stored(
@@ -22,17 +25,33 @@ def fit_stored(
     *,
     same_cost: bool = False,
     rebuild: int = REBUILD,
+    teacher: str | None = None,
+    lora: Path | None = None,
     as_json: bool = False,
 ) -> int:
     """Fit the search to the stored documents, and print the report; the exit code.
 
     Raises:
-        InputError: The store is empty, or a question names a document or an excerpt that is not there.
+        InputError: The store is empty, a question names a document or an excerpt that is not there, there is no such
+            reranker, or a LoRA is asked for without a GPU.
     """
+    if teacher is not None and teacher not in RERANKERS:
+        raise InputError(f"there is no reranker {teacher!r} to teach: {', '.join(RERANKERS)}")
     checked_plot(plot)
     with settings.index() as index:
         own = None if questions is None else stored_questions(index, questions)
-        found = fit(index, questions=own, generator=settings.generator(), same_cost=same_cost, rebuild=rebuild)
+        if lora is not None:
+            verdict = fit_lora(index, lora)
+            console().print(f"LoRA in {lora}: {verdict.written()}", markup=False, soft_wrap=True)
+            return 0
+        found = fit(
+            index,
+            questions=own,
+            generator=settings.generator(),
+            same_cost=same_cost,
+            rebuild=rebuild,
+            teacher=None if teacher is None else _reranker(settings, index, teacher),
+        )
     if plot is not None and found.verdicts:
         found.plot(plot)
     if output is not None:
@@ -55,6 +74,11 @@ def fit_stored(
     if plot is not None and not found.verdicts:
         console(stderr=True).print("--plot drew nothing: no setting was good enough to be judged")
     return 0
+
+
+def _reranker(settings: Settings, index: Index, kind: str) -> Reranker:
+    steps = settings.steps.model_copy(update={"rerankers": load({"steps": {"rerankers": (kind,)}}).steps.rerankers})
+    return settings.model_copy(update={"steps": steps}).retriever(index).rerankers[0]
 
 
 def stored_questions(index: Index, file: Path) -> EvaluationSet:

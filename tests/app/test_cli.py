@@ -457,7 +457,8 @@ def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> No
     (tmp_path / "rules.md").write_text(text)
     store = ("--store", str(tmp_path / "store"))
     assert ran("index", str(tmp_path / "rules.md"), *store)[0] == 0
-    code, out, _ = ran("fit", "--same-cost", "--output", str(tmp_path / "fitted"), *store)
+    options = ("--same-cost", "--rebuild", "60", "--teacher", "late_interaction")
+    code, out, _ = ran("fit", *options, "--output", str(tmp_path / "fitted"), *store)
     assert code == 0
     assert (tmp_path / "fitted" / "report.md").read_text() == out
     assert "settings tried" in out
@@ -467,3 +468,10 @@ def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> No
     code, _, err = ran("fit", "--questions", str(questions), *store)
     assert code == 2
     assert "the answer does not stand in 'rules.md'" in err
+    code, _, err = ran("fit", "--teacher", "parrot", *store)
+    assert (code, "there is no reranker 'parrot' to teach" in err) == (2, True)
+    import torch
+
+    if not torch.cuda.is_available():
+        code, _, err = ran("fit", "--lora", str(tmp_path / "lora"), *store)
+        assert (code, "no GPU is here" in err) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,29 @@ def test_each_way_computes_the_same(decoder_path: Path, tmp_path: Path, settings
     np.testing.assert_allclose(llama_index.get_query_embedding(TEXT), wanted, atol=1e-6)
     np.testing.assert_allclose(langchain.embed_query(TEXT), wanted, atol=1e-6)
     np.testing.assert_allclose(configured.embed_queries([TEXT])[0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"prompts": name} for name in ("eol", "metaeol", "promptbert", "echo", "promptreps")),
+        {"prompts": {"name": "inbedder", "task": "What is it about?"}},
+        {"prompts": {"name": "eol", "prepend": [1, 7]}},
+        {"bidirectional": True},
+        {"routing_weight": 0.5},
+        {"weights": "int8"},
+        {"weights": "int4"},
+        *({"extension": method} for method in ("grouped", "recurrent", "interpolated", "ntk", "self")),
+    ],
+    ids=str,
+)
+def test_every_way_is_one_parameter_in_both_frameworks_and_in_a_file(settings: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "situate.yaml"
+    file.write_text(json.dumps({"model": {"name": "some/decoder", **settings}}))
+    configured = load(file).embedder().settings
+    assert SituateEmbedding(model_name="some/decoder", **settings).embedder.settings == configured
+    assert SituateEmbeddings("some/decoder", **settings).embedder.settings == configured
+    assert all(getattr(configured, name) for name in settings)
 
 
 def test_a_wrong_name_is_refused_where_it_is_written(tmp_path: Path) -> None:
