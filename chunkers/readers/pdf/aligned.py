@@ -17,7 +17,7 @@ _HEADER_LETTERS = 160
 #: Lines with a label alone between the names of the columns and the first row.
 _LABELS = 3
 #: Lines with a label alone between two rows.
-_BETWEEN = 4
+_BETWEEN = 5
 #: Row distance at most, in font sizes.
 _APART = 3.2
 _NUMBER = re.compile(
@@ -29,6 +29,7 @@ _NUMBER = re.compile(
 _YEAR = re.compile(r"(?:FY|CY)?\s*(?:19|20)\d\d[EAF]?\Z")
 _SIGN = re.compile(r"[$\u20ac\u00a3\u00a5(]+\Z|[A-Z]{1,3}\$\Z")
 _CLOSING = re.compile(r"(?:\)\s*%?|%|%\s*\)|pts)\Z")
+_UNFINISHED = re.compile(r"(?:[,;(\u2013\u2014-]|\b(?:and|or|of|for|to|the|in|by|with|from))\s*\Z")
 _LEADERS = re.compile(r"(?:\s?[.\u2026\u00b7_]){3,}\s*")
 
 
@@ -125,6 +126,8 @@ def _next_row(lines: Sequence[Line], cells: Sequence[Sequence[Cell]], body: Sequ
         left, right = line.column
         if len(cells[number]) != 1 or line.x1 - line.x0 > 0.75 * (right - left):
             return 0
+        if line.size > 1.1 * lines[number - 1].size:  # a heading
+            return 0
         number += 1
     return 0
 
@@ -160,8 +163,11 @@ def _table(
             for place in _covered(cell, columns, size, alone) if above else [_column(cell, columns, size)]:
                 target = written[0] if above else row
                 target[place] = spaced(target[place], cell.text)
-        if not above:
-            written.append(row)
+        if above:
+            continue
+        if len(written) > 1 and _wraps(written[-1], row):
+            row = [spaced(a, b) for a, b in zip(written.pop(), row, strict=True)]
+        written.append(row)
     part = lines[first - header : last]
     return (
         replace(
@@ -175,6 +181,13 @@ def _table(
         ),
         header,
     )
+
+
+def _wraps(above: Sequence[str], below: Sequence[str]) -> bool:
+    """Whether two rows are one, whose label takes two lines, with its numbers in one of them."""
+    if any(above[1:]) and any(below[1:]):
+        return False
+    return below[0][:1].islower() or (not any(above[1:]) and _UNFINISHED.search(above[0]) is not None)
 
 
 def _edges(numbers: Sequence[Cell], size: float, rows: int) -> list[float]:

@@ -14,6 +14,7 @@ from situate.chunkers.readers.pdf.lines import Segment, joined, spaced
 #: Points by which lines that belong together may miss each other.
 _SNAP = 3.0
 _MAX_CELLS = 20_000
+_AMOUNT = re.compile(r"[(+\u2212-]?[$\u20ac\u00a3]?\d[\d.,]*[)%]*\Z|[$\u20ac\u00a3(\u2013\u2014)%]+\Z")
 _NUMERIC = re.compile(r"[(+\u2212-]?[$\u20ac\u00a3]?\d[\d.,:/-]*[)%]*\Z")
 
 _Rule = tuple[float, float, float]
@@ -23,6 +24,7 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
     """The tables of a page whose cells lie between lines, and the words outside of them.
 
     A table has at least two rows and two columns that hold words. Words belong to the cell that holds their middle.
+    Lines that part only some columns of a table are left to `with_aligned_tables`.
     """
     across, down = _merged(page.across), _merged(page.down)
     tables: list[Segment] = []
@@ -42,7 +44,10 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
         if len(rows) < 2 or len(kept) < 2:
             continue
         taken = {id(word) for word in inside}
-        rest = [word for word in rest if id(word) not in taken]
+        outside = [word for word in rest if id(word) not in taken]
+        if _is_part(rows, outside, grid.xs[0]):
+            continue
+        rest = outside
         written = [[_cell_text(cell) for cell in row] for row in rows]
         _join_header(written, parts[len(parts) - len(rows)][1])
         tables.append(
@@ -62,6 +67,32 @@ def ruled_tables(page: Page, words: Sequence[Word]) -> tuple[list[Segment], list
 
 #: The words of a row by columns.
 _Row = list[list[Word]]
+
+
+def _is_part(rows: Sequence[_Row], outside: Sequence[Word], left: float) -> bool:
+    """Whether lines part only some columns of a table: labels stand left of its numbers, or beside one in its cell.
+
+    Shaded rows and underlined sums have such lines.
+    """
+    cells = [cell for row in rows for cell in row if cell]
+    numbers = sum(all(_AMOUNT.match(word.text) for word in cell) for cell in cells)
+    labels = [word.y for word in outside if word.x1 < left]
+    labelled = sum(any(abs(word.y - y) < 0.5 * word.size for y in labels) for row in rows for word in _first(row))
+    if 2 * labelled > len(rows) and numbers >= 0.8 * len(cells):
+        return True
+    return len(rows) > 2 and 2 * sum(any(map(_is_label_and_number, row)) for row in rows) > len(rows)
+
+
+def _first(row: _Row) -> list[Word]:
+    return next(cell for cell in row if cell)[:1]
+
+
+def _is_label_and_number(cell: list[Word]) -> bool:
+    words = sorted(cell, key=lambda word: word.x0)
+    return any(
+        b.x0 - a.x1 > 2 * b.size and abs(a.y - b.y) < 0.5 * b.size and _AMOUNT.match(b.text) is not None
+        for a, b in pairwise(words)
+    )
 
 
 @dataclass(frozen=True, slots=True)

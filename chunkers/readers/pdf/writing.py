@@ -97,14 +97,15 @@ def _write_table(writer: _Writer, lines: Sequence[Line], number: int) -> int:
 
 
 def _goes_on(table: Line, other: Line) -> bool:
-    """Whether a table is the part of another one that stands on the next page."""
-    if table.rows is None or other.rows is None or other.page != table.page + 1:
+    """Whether a table is the part of another one that stands on the next page, or below it without a header."""
+    if table.rows is None or other.rows is None or len(table.rows[0]) != len(other.rows[0]):
         return False
-    if len(table.rows[0]) != len(other.rows[0]):
+    below = other.page == table.page and other.y < table.y and not any(other.rows[0])
+    if other.page != table.page + 1 and not below:
         return False
     shift = other.edges[0] - table.edges[0]
     near = all(abs(b - a - shift) < 10 for a, b in zip(table.edges, other.edges, strict=True))
-    return near or table.rows[0] == other.rows[0]
+    return near or (not below and table.rows[0] == other.rows[0])
 
 
 class _Writer:
@@ -150,7 +151,8 @@ class _Writer:
         header: tuple[str, ...] | None = None
         for part in parts:
             assert part.rows is not None
-            rows = part.rows if part.rows[0] != header else part.rows[1:]
+            repeated = header is not None and part.rows[0] in (header, ("",) * len(header))
+            rows = part.rows[1:] if repeated else part.rows
             if text:
                 text += "\n"
             marks.append((part.page, len(text)))

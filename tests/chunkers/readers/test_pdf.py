@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,32 @@ def test_tables_that_follow_each_other_keep_their_rows(reader: PdfReader) -> Non
     rule = "| --- | --- | --- |"
     assert reader.read(pdf(draw)).text == (
         f"|  |  |  |\n{rule}{table(lines[:10])}\n\n| Segments | 2020 | 2019 |\n{rule}{table(lines[11:])}"
+    )
+
+
+@pytest.mark.parametrize("edges", [(220, 320, 420), (320, 420, 520), (76, 320, 420, 520)])
+def test_lines_around_some_numbers_leave_a_table_whole(reader: PdfReader, edges: tuple[int, ...]) -> None:
+    """Frames around two columns of numbers, and around labels together with their first number."""
+    rows = [
+        ("Year", "2022", "2021", "2020"), ("Sales", "$ 55,893", "$ 51,386", "47,142"),
+        ("Services of all kinds, net of what", "", "", ""), ("customers gave back", "10,715", "10,900", "11,016"),
+        ("Costs", "(53,969)", "(49,954)", "(54,568)"), ("Income", "12,639", "12,332", "3,590"),
+    ]  # fmt: skip
+
+    def draw(canvas: Canvas) -> None:
+        canvas.setFont("Times-Roman", 10)
+        for y, (label, *numbers) in zip(range(700, 500, -14), rows, strict=False):
+            canvas.drawString(80, y, label)
+            for x, number in zip((320, 420, 520), numbers, strict=True):
+                canvas.drawRightString(x - 4, y, number)
+            for left, right in pairwise(edges if "2022" not in numbers else ()):
+                canvas.rect(left, y - 4, right - left, 14)
+        canvas.showPage()
+
+    assert reader.read(pdf(draw)).text == (
+        "| Year | 2022 | 2021 | 2020 |\n| --- | --- | --- | --- |\n| Sales | $ 55,893 | $ 51,386 | 47,142 |\n"
+        "| Services of all kinds, net of what customers gave back | 10,715 | 10,900 | 11,016 |\n"
+        "| Costs | (53,969) | (49,954) | (54,568) |\n| Income | 12,639 | 12,332 | 3,590 |"
     )
 
 
