@@ -305,6 +305,7 @@ def test_chat_with_a_model_streams_and_cites(ran: Any, server: Server, monkeypat
     assert "Paid in full [1]." in out
     asked, rewritten, followed = (body["messages"][-1]["content"] for _, _, body in server.requests)
     assert "<passage-1>" in asked
+    assert "<question>\nIs it paid?\n</question>" in followed
     assert "Is it paid?" in rewritten
     assert "assistant: Twelve weeks [1]." in followed
     assert all(headers["Authorization"] == "Bearer sk-secret-1234567890" for _, headers, _ in server.requests)

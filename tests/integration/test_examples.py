@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from examples import chatbot_backend, demo, langchain_quickstart, llama_index_quickstart
+from examples import demo, langchain_quickstart, llama_index_quickstart
 from examples.asking import derived_questions, load_questions
 from examples.generators import CannedAnswers, ChatEndpoint
 from examples.stages import STAGES
+from situate.app.cli import run
 from situate.chunkers import MarkdownChunker, Prompt, read_documents
 from situate.errors import GenerationError, PromptRefusedError
-from situate.retrievers.expand.rewriting import Turn
 from situate.retrievers.storage.edge import EdgeClient
 from tests.conftest import FULL, short_of
 from tests.pdfs import report
@@ -180,37 +182,18 @@ def test_the_langchain_quickstart_finds_the_passage() -> None:
     assert "Freeze it in the banking app" in found[0].page_content
 
 
-async def test_the_chat_backend_answers_with_passages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SITUATE_LLM_URL", raising=False)
-    answers = await chatbot_backend.main([QUESTION, "How long is the notice period?"])
-    assert "Freeze it in the banking app" in answers[0].text
-    assert "Three months to the end of a month" in answers[1].text
-    assert len(answers[0].passages) == 4
-
-
-async def test_the_chat_backend_passes_passages_and_history_to_the_model() -> None:
-    class Model:
-        def __init__(self) -> None:
-            self.asked: list[Prompt] = []
-
-        def generate(self, prompts: Sequence[Prompt]) -> list[str]:
-            raise AssertionError("the backend is asynchronous")
-
-        async def agenerate(self, prompts: Sequence[Prompt]) -> list[str]:
-            self.asked += prompts
-            if "<passage-1>" in prompts[0].text:
-                return ["Freeze it, see 1."]
-            return ["What do I do if I lose the company card?"]
-
-    model = Model()
-    async with chatbot_backend.ChatBackend(model) as backend:
-        await backend.learn([d for d in read_documents(EXAMPLES / "documents") if d.id == "expenses.md"])
-        history = [Turn("user", "What can I spend with the company card?"), Turn("assistant", "Two thousand a month.")]
-        answer = await backend.answer("And if I lose it?", history)
-    assert answer.text == "Freeze it, see 1."
-    assert len(model.asked) == 2
-    assert "Freeze it in the banking app" in answer.passages[0].chunk.text
-    assert "<question>\nAnd if I lose it?\n</question>" in model.asked[1].text
+def test_the_chat_answers_from_the_handbook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ["--store", str(tmp_path / "store")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\nHow long is the notice period?\n"))
+    assert run(["index", str(EXAMPLES / "documents"), *store, "--json"]) == 0
+    capsys.readouterr()
+    assert run(["chat", *store]) == 0
+    first, _, second = capsys.readouterr().out.partition("Three months to the end of a month")
+    assert "Freeze it in the banking app" in first
+    assert second
+    assert "[4]" in first
 
 
 async def test_missing_canned_answers_are_reported() -> None:
