@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from situate.app.web.answers.document_view import document_view, span_texts
 from situate.app.web.answers.page_image import page_image
@@ -19,6 +19,7 @@ from situate.app.web.services import Services
 from situate.app.web.settings import Place
 from situate.app.web.store.library import NotFoundError
 from situate.app.web.store.uploads import TooLargeError, accepted, clean_name, receive
+from situate.chunkers.base import encodable
 from situate.errors import InputError
 
 #: Spans in a query: "10-20,30-45", characters of the document's text.
@@ -58,7 +59,7 @@ class NewCollection(BaseModel):
 class Question(BaseModel):
     """A question, in a conversation where one is named."""
 
-    question: str
+    question: Annotated[str, AfterValidator(encodable)]
     conversation: str | None = Field(None, max_length=64)
 
 
@@ -156,21 +157,30 @@ async def upload(collection: str, name: str, request: Request, by: By) -> dict[s
         raise InputError(f"the collection holds {len(held):,} documents, as many as may be: delete some")
     if int(request.headers.get("content-length", 0)) > limits.file_bytes:
         raise TooLargeError(f"{name!r} is larger than {limits.file_bytes:,} bytes: split it, or ask for a higher limit")
+    services.ingest.check(place)
     body, folder = request.stream(), services.library.files(place)
-    async with aclosing(body):
-        record = await receive(body, folder, name, limits.file_bytes, limits.idle_seconds)
+    with services.receiving.taken(by.tenant):
+        try:
+            async with aclosing(body), asyncio.timeout(limits.upload_seconds):
+                record = await receive(body, folder, name, limits.file_bytes, limits.idle_seconds)
+        except TimeoutError:
+            raise InputError(
+                f"{name!r} did not arrive within {limits.upload_seconds:g} seconds: send it again"
+            ) from None
     return (await services.ingest.submit(place, record)).to_dict()
 
 
 @api.get("/collections/{collection}/documents/events")
 async def document_events(collection: str, by: By) -> EventResponse:
     """The documents that wait or are read, each time that their state changes, until none is left."""
-    place = by.place(collection)
+    place, following = by.place(collection), by.services.following
+    following.check(by.tenant)
 
     async def events() -> AsyncGenerator[tuple[str, Any]]:
-        async with aclosing(by.services.ingest.follow(place)) as changes:
-            async for change in changes:
-                yield "document", change
+        with following.taken(by.tenant):
+            async with aclosing(by.services.ingest.follow(place)) as changes:
+                async for change in changes:
+                    yield "document", change
 
     return EventResponse(events())
 

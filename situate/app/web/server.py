@@ -83,6 +83,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         access_log=False,  # the application's own log names no documents
         server_header=False,
         timeout_graceful_shutdown=_GRACE,
+        limit_concurrency=app.state.services.settings.limits.connections,
     )
 
 

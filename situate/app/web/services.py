@@ -35,11 +35,14 @@ class Services:
         self.ingest = Ingest(self.library)
         self.access = Access(settings)
         self.questions = Rate(settings.limits.questions_per_minute, "questions")
-        self.uploads = Rate(settings.limits.uploads_per_minute, "files")
-        self.pages = Rate(settings.limits.pages_per_minute, "pages")
+        limits = settings.limits
+        self.uploads = Rate(limits.uploads_per_minute, "files")
+        self.pages = Rate(limits.pages_per_minute, "pages")
         self.drawing = asyncio.Semaphore(2)
-        self.requests = Rate(settings.limits.requests_per_minute, "requests")
-        self.answers = Slots(settings.limits.answers, settings.limits.answers_per_tenant, "answers")
+        self.requests = Rate(limits.requests_per_minute, "requests")
+        self.answers = Slots(limits.answers, limits.answers_per_tenant, "answers")
+        self.receiving = Slots(limits.uploads, limits.uploads_per_tenant, "uploads")
+        self.following = Slots(limits.followers, limits.followers_per_tenant, "lists of documents")
         self._warming: asyncio.Task[None] | None = None
         self._why_not_ready = "the models are being loaded"
 

@@ -36,6 +36,12 @@ class WebLimits:
         uploads_per_minute: Files of one tenant.
         pages_per_minute: Pages of PDFs that are drawn for one tenant.
         requests_per_minute: Requests of one tenant, of all kinds.
+        uploads: Files that are received at once, for all tenants.
+        uploads_per_tenant: The same for one tenant.
+        upload_seconds: Seconds for receiving one file.
+        followers: Callers that are told of documents' states at once, for all tenants.
+        followers_per_tenant: The same for one tenant.
+        connections: Connections that are open at once; further ones are answered with 503.
         answers: Answers that are written at once, for all tenants.
         answers_per_tenant: The same for one tenant.
         answer_seconds: Seconds for one answer.
@@ -56,6 +62,12 @@ class WebLimits:
     uploads_per_minute: int = 240
     pages_per_minute: int = 120
     requests_per_minute: int = 3_000
+    uploads: int = 64
+    uploads_per_tenant: int = 16
+    upload_seconds: float = 900.0
+    followers: int = 200
+    followers_per_tenant: int = 50
+    connections: int = 500
     answers: int = 100
     answers_per_tenant: int = 50
     answer_seconds: float = 300.0

@@ -18,7 +18,7 @@ import pytest
 
 from situate.app.web import WebLimits, WebSettings, serve
 from situate.app.web.access import Rate, RateError
-from situate.app.web.answers.answering import NOTHING
+from situate.app.web.answers.answering import NOT_KEPT, NOTHING
 from situate.app.web.problems import BROKEN
 from situate.app.web.server import JsonLines
 from situate.app.web.store.library import Library
@@ -27,12 +27,13 @@ from situate.app.web.store.uploads import clean_name
 from situate.embedders import Embedder
 from situate.errors import InputError, StoreLockedError
 from situate.retrievers import Index, Retriever
-from tests.app.web.conftest import LEAVE, LanguageModel, Running, add, ask, until, written
+from tests.app.web.conftest import LEAVE, LanguageModel, Running, add, ask, events, until, written
 from tests.conftest import FULL
 
 Start = Callable[..., Running]
 KEYS = {"acme": "acme-key-of-many-letters", "globex": "globex-key-of-many-letters"}
 DOCUMENTS = "/api/collections/documents/documents"
+JSON = {"Content-Type": "application/json"}
 
 
 def test_tenants_cannot_reach_each_other(start: Start) -> None:
@@ -202,6 +203,57 @@ def test_a_full_disk_is_told_and_leaves_nothing(start: Start, monkeypatch: pytes
         assert refused.json()["error"] == "the server's disk is full: 'leave.md' was not stored"
         assert client.get(DOCUMENTS).json() == []
         assert not list((running.app.state.services.settings.home / "files").rglob("*.part"))
+
+
+def test_an_answer_that_cannot_be_kept_is_given_all_the_same(start: Start) -> None:
+    running = start()
+    with running.client() as client:
+        add(client, "leave.md", LEAVE)
+        (running.app.state.services.settings.home / "conversations.sqlite").mkdir()
+        made = ask(client, "How long is parental leave?")
+        assert "twelve weeks" in written(made)
+        assert made[-1][0] == "done"
+        assert (made[-1][1]["conversation"], made[-1][1]["notice"]) == (None, NOT_KEPT)
+
+
+def test_half_of_a_character_in_a_question_is_replaced(start: Start) -> None:
+    with start().client() as client:
+        add(client, "leave.md", LEAVE)
+        question = b'{"question": "How long is parental leave? \\ud83d"}'
+        made = events(client.post("/api/collections/documents/ask", content=question, headers=JSON))
+        kept = client.get(f"/api/collections/documents/conversations/{dict(made)['done']['conversation']}").json()
+        assert kept[0]["text"] == "How long is parental leave? \ufffd"
+
+
+def test_callers_that_hold_on_to_the_server_leave_room_for_others(start: Start) -> None:
+    limits = WebLimits(uploads_per_tenant=1, upload_seconds=1, followers_per_tenant=1, connections=8)
+    running = start(limits=limits)
+    services = running.app.state.services
+    host, port = running.url.removeprefix("http://").split(":")
+
+    def opened() -> socket.socket:
+        return socket.create_connection((host, int(port)), timeout=60)
+
+    head = f"POST {DOCUMENTS}?name=slow.md HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nx"
+    with running.ready().client() as client, opened() as slow:
+        slow.sendall(head.encode())
+        until(lambda: services.receiving._taken["local"])
+        refused = client.post(DOCUMENTS, params={"name": "leave.md"}, content=LEAVE)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        answer = b""
+        while b"}" not in answer:
+            answer += slow.recv(2_000)
+        assert b"did not arrive within 1 seconds" in answer
+        add(client, "leave.md", LEAVE)
+        with services.following.taken("local"):
+            assert client.get(f"{DOCUMENTS}/events").status_code == 503
+        assert client.get(f"{DOCUMENTS}/events").status_code == 200
+    idle = [opened() for _ in range(8)]
+    with running.client() as client:
+        until(lambda: client.get("/healthz").status_code == 503)
+        for one in idle:
+            one.close()
+        until(lambda: client.get("/healthz").status_code == 200)
 
 
 def test_a_passage_is_no_instruction(start: Start, model: LanguageModel) -> None:

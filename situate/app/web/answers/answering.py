@@ -15,7 +15,7 @@ from situate.app.answers import CITATION, answer_prompt, cited, extract
 from situate.app.web.settings import Place, WebSettings
 from situate.app.web.store.conversations import Conversations, Message, turns
 from situate.app.web.store.library import Library, NotFoundError
-from situate.errors import ConventionError, GenerationError, InputError
+from situate.errors import ConventionError, GenerationError, InputError, StorageError
 from situate.outside import safe_message
 from situate.prompting import ANSWER_LIMIT, clamp, without_reasoning
 from situate.retrievers.expand.rewriting import ConversationalQuery, Turn
@@ -30,6 +30,7 @@ _LONG, _PAUSE = 4_000, 0.05
 
 NOTHING = "Nothing relevant was found in the documents."
 MODEL_FAILED = "The language model did not answer. These are the best passages."
+NOT_KEPT = "The conversation could not be stored: the server's log tells why."
 MODEL_BROKE_OFF = "The language model broke off here."
 
 
@@ -91,7 +92,12 @@ class Answering:
                 # The caller went away, or stops waiting: what was written until then is kept.
                 asyncio.get_running_loop().run_in_executor(None, self._keep, place, conversation, written)
             raise
-        conversation = await asyncio.to_thread(self._keep, place, conversation, written)
+        try:
+            conversation = await asyncio.to_thread(self._keep, place, conversation, written)
+        except StorageError as error:
+            # The answer is there, and stays: only the list of conversations lacks it.
+            _log.error("conversation", extra={"tenant": place.tenant, "error": safe_message(error)})
+            written.notice = " ".join(filter(None, (written.notice, NOT_KEPT)))
         seconds = round(time.perf_counter() - started, 3)
         told = {"tenant": place.tenant, "kind": written.kind, "passages": len(written.passages), "seconds": seconds}
         _log.info("answer", extra=told)

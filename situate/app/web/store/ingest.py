@@ -24,6 +24,9 @@ from situate.types import Document
 
 _log = logging.getLogger("situate.web")
 
+#: Changes that a follower has not read yet, from which on it is told of no further shares of a document.
+_BEHIND = 20
+
 
 class Ingest:
     """Reads and indexes files, one after the other; tenants take turns.
@@ -59,13 +62,16 @@ class Ingest:
             for follower in followers:
                 follower.put_nowait(None)
 
-    async def submit(self, place: Place, record: Record) -> Record:
-        """Put a file in the queue.
+    def check(self, place: Place) -> None:
+        """Refuse a further file, before it is received.
 
         Raises:
             BusyError: As many files of the tenant wait as may.
         """
         self._waiting.check(place.tenant)
+
+    async def submit(self, place: Place, record: Record) -> Record:
+        """Put a file in the queue."""
         record = await asyncio.to_thread(self._records.put, place, record)
         self._waiting.put(place.tenant, (place, record))
         return record
@@ -155,7 +161,7 @@ class Ingest:
         def tell(share: float) -> None:
             if self._share is not None:
                 self._share = (place, record.id, share)
-                self._tell(place, record)
+                self._tell(place, record, _BEHIND)
 
         def moved(more: int) -> None:  # in a thread of the encoder's
             nonlocal done
@@ -169,10 +175,12 @@ class Ingest:
         finally:
             self._share, index.progress = None, False
 
-    def _tell(self, place: Place, record: Record) -> None:
+    def _tell(self, place: Place, record: Record, behind: int | None = None) -> None:
+        """Tell the followers of a change; those that are further ``behind`` do without."""
         told = self._told(place, record)
         for follower in self._followers.get(place, ()):
-            follower.put_nowait(told)
+            if behind is None or follower.qsize() < behind:
+                follower.put_nowait(told)
 
     def _told(self, place: Place, record: Record) -> dict[str, Any]:
         shared = self._share is not None and self._share[:2] == (place, record.id) and record.state == "indexing"
