@@ -68,7 +68,7 @@ def corpus_probe(index: Index, own: Sequence[Question] = (), *, number: int, chu
     if not stored:
         raise InputError(f"the index on {index.collection!r} holds no document: add documents before fitting")
     asked = ask_corpus([document for document, _ in stored], number=number, seed=seed)
-    with Index(index.embedder, config=index.config) as copy:
+    with Index(index.embedder, chunker=index.chunker, config=index.config) as copy:
         items = [(each.document, _moved(each, own)) for each, (_, own) in zip(asked, stored, strict=True)]
         copy.add_chunks([(document, own) for document, own in items if own])
         by_id = {each.source.id: each for each in asked}

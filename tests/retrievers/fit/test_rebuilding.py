@@ -16,7 +16,7 @@ from situate.errors import InputError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.evaluation import EvaluationSet, Judgement
 from situate.retrievers.fit import fit
-from situate.retrievers.fit.corpus import Probe
+from situate.retrievers.fit.corpus import Probe, corpus_probe
 from situate.retrievers.fit.fitting import judged_questions
 from situate.retrievers.fit.rebuilding import Build, Rebuilder, builds
 from situate.retrievers.fit.thresholds import fitted_threshold
@@ -118,7 +118,8 @@ def test_documents_are_not_cut_again_where_a_language_model_wrote_into_their_chu
         )
         probe = Probe.of(written, judged_questions(written, judged()))
         assert Rebuilder(probe, 600, 0)._chunker() is None
-        assert Rebuilder(Probe.of(index, probe.questions), 600, 0)._chunker() == index.chunker
+    with corpus_probe(index, number=20, chunks=40, seed=0) as copied:
+        assert Rebuilder(copied, 600, 0)._chunker() == index.chunker
 
 
 def test_a_threshold_tells_answers_from_the_rest(probe: Probe) -> None:
