@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
-from situate.retrievers.index.compression import Compression, CompressionKind
+from situate.retrievers.index.compression import Compression
 from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
@@ -134,7 +134,8 @@ class PipelineConfig:
             (``{"kind": "sparse", "model": ..., "weight": 0.3}``). Those that find candidates have their weight of the
             fused score, dense and BM25 share the rest. Need "minmax".
         compression: Search dense vectors by small codes in RAM, and keep the vectors themselves on disk: "int8",
-            "binary" or "product" (`Compression`); None as the collection has them. It may change at any time.
+            "binary" or "product", which may change at any time, or "pca:128" (`Compression`), of the chunks' own
+            vectors; None as the collection has them.
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None for a number that fits the
             compression.
@@ -165,7 +166,7 @@ class PipelineConfig:
     keys: tuple[str, ...] = ()
     boosts: tuple[Boost, ...] = ()
     signals: tuple[Signal, ...] = ()
-    compression: CompressionKind | None = None
+    compression: str | None = None
     rescore: bool = True
     oversampling: float | None = None
     lexical_share: float = 0.5
@@ -367,4 +368,6 @@ class PipelineConfig:
             stored["questions"] = True
         if self.signals:
             stored["signals"] = {signal.name: {"kind": signal.kind, **signal.stored()} for signal in self.signals}
+        if self.compressed is not None and self.compressed.size is not None:
+            stored["compression"] = self.compression
         return stored

@@ -14,7 +14,6 @@ from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.retriever import TextFusion
 from situate.retrievers.signals.base import Signal, signal_from_json
@@ -38,7 +37,7 @@ DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 
 def with_signals(
-    config: PipelineConfig | None, signals: Sequence[SignalLike], compression: CompressionKind | None = None
+    config: PipelineConfig | None, signals: Sequence[SignalLike], compression: str | None = None
 ) -> PipelineConfig | None:
     """The configuration, `PipelineConfig.fast` by default, with these signals behind its own, and a compression."""
     if not signals and compression is None:

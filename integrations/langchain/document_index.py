@@ -26,7 +26,6 @@ from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.integrations.langchain.retriever import IndexRetriever
 from situate.integrations.langchain.splitter import OriginChunker, SituateTextSplitter, as_chunker
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.index.documents import IndexReport
 from situate.retrievers.index.index import Index
 from situate.types import Chunk, Document, Situator
@@ -46,7 +45,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         client: Any Qdrant client; None opens ``path``. The fields of `StoreOptions` name the place of the store.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
-        compression: "int8", "binary" or "product": ``config`` with dense vectors searched by codes in RAM
+        compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in RAM
             (`situate.retrievers.index.compression`).
         join_pages: Whether pages or elements of one file, as loaders return them (without ids of their own), are one
             document, whose id is the file's path.
@@ -67,7 +66,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     collection_name: str = Field(default="langchain", min_length=1)
     config: PipelineConfig | None = None
     signals: SkipValidation[Sequence[SignalLike]] = ()
-    compression: CompressionKind | None = None
+    compression: str | None = None
     join_pages: bool = True
     show_progress: bool = False
 

@@ -31,7 +31,6 @@ from situate.integrations.langchain.searching import Mode, SearchingStore
 from situate.integrations.langchain.splitter import OriginChunker, as_chunker
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.chunk_access import delete_chunks, find_chunks
-from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.index.index import Index
 from situate.types import Chunk, Chunker, Document, Situator
 
@@ -62,7 +61,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         situators: Write context into chunks, in this order.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
-        compression: "int8", "binary" or "product": ``config`` with dense vectors searched by codes in RAM
+        compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in RAM
             (`situate.retrievers.index.compression`).
         mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
@@ -95,7 +94,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
-        compression: CompressionKind | None = None,
+        compression: str | None = None,
         mode: Mode = "hybrid",
         content: Content = "text",
         join_pages: bool = True,

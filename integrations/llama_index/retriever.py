@@ -28,7 +28,6 @@ from situate.integrations.llama_index.embedding import SituateEmbedding, default
 from situate.integrations.llama_index.filters import to_qdrant_filter
 from situate.integrations.llama_index.nodes import check_keys, file_groups, to_document, to_scored_node
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
@@ -159,7 +158,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         situators: Sequence[Situator] = (),
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
-        compression: CompressionKind | None = None,
+        compression: str | None = None,
         **options: Any,
     ) -> Self:
         """Index the documents and retrieve from that index.
@@ -178,8 +177,8 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             situators: As in `Index`.
             config: As in `Index`.
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
-            compression: "int8", "binary" or "product": ``config`` with dense vectors searched by codes in RAM
-                (`situate.retrievers.index.compression`).
+            compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in
+                RAM (`situate.retrievers.index.compression`).
             options: Arguments of the constructor, and the fields of `StoreOptions` (``path``, ``collection_name``,
                 ...).
         """

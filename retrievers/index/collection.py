@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from situate.embedders.fingerprints import differences
-from situate.errors import FallbackWarning, IncompatibleIndexError
+from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
 from situate.retrievers.config import PipelineConfig
-from situate.retrievers.index.compression import kind_of
+from situate.retrievers.index.compression import Compression, kind_of
 from situate.retrievers.index.lexical import SparseVector
-from situate.retrievers.index.payload import DENSE, INDEXED_KEYS, STATE, WRITING, point_id, to_payload
+from situate.retrievers.index.payload import CODES, DENSE, INDEXED_KEYS, STATE, WRITING, point_id, to_payload
+from situate.retrievers.index.projection import codes_of
 from situate.retrievers.search.gateway import plain
 from situate.types import Chunk
 from situate.vectors import check_finite
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The key of a collection's metadata that holds its fingerprint.
 _METADATA_KEY = "situate"
+#: Not compared: the projection of dense vectors, fitted on the collection's own.
+_PROJECTION_KEY = "situate_projection"
 #: Not compared: the fingerprint has its digest.
 _SAMPLE_KEY = "situate_sample"
 #: The key of the signals that are being filled in, and the last document that has them.
@@ -118,6 +123,8 @@ class Collection:
         self.name = gateway.collection
         # An embedded store belongs to this process alone: versions that are half written at opening were abandoned.
         self._abandoned_after = 0.0 if gateway.embedded else ABANDONED_SECONDS
+        self._compression: Compression | None = None
+        self._projecting = threading.Lock()
         self._languages: frozenset[str] | None = None
         self._languages_read = 0.0
 
@@ -156,6 +163,7 @@ class Collection:
                     raise
             else:
                 self.gateway.params = None if config.compressed is None else config.compressed.search()
+                self._compression = config.compressed
                 return config
         before = self._metadata().get(_METADATA_KEY)
         if before is None:
@@ -166,6 +174,10 @@ class Collection:
         lexical = (before.get("stored") or {}).get("lexical")
         if config.lexical is not None and lexical and (terms := lexical.get("terms", 1)) < config.lexical.terms:
             config = replace(config, lexical=replace(config.lexical, terms=terms))
+            built_with = _fingerprint(fingerprint, config)
+        kept = (before.get("stored") or {}).get("compression")
+        if config.compression is None and kept is not None:
+            config = replace(config, compression=kept)
             built_with = _fingerprint(fingerprint, config)
         stored = (before.get("stored") or {}).get("signals") or {}
         absent = frozenset(signal.name for signal in config.signals) - stored.keys()
@@ -285,8 +297,15 @@ class Collection:
         distance = _distance(built_with["encoder"])
         params = {signal.name: signal.params(dimension, distance) for signal in config.table}
         if config.compressed is not None:
-            form = config.compressed.params()
-            params |= {s.name: params[s.name].model_copy(update=form) for s in config.table if s.compressible}
+            form, size = config.compressed.params(), config.compressed.size
+            named = [s.name for s in config.table if (s.name == DENSE if size else s.compressible)]
+            params |= {name: params[name].model_copy(update=form) for name in named}
+            if size is not None:
+                if size >= dimension:
+                    raise InputError(
+                        f"compression={config.compression!r}, but vectors have {dimension} numbers: project to fewer"
+                    )
+                params[CODES] = models.VectorParams(size=size, distance=models.Distance.DOT)
         dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
         sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
         self.client.create_collection(
@@ -306,6 +325,10 @@ class Collection:
         """
         from qdrant_client import models
 
+        if config.compressed is not None and config.compressed.size is not None:
+            self._compression = config.compressed
+            self._project(begin=False)
+            return config
         stored = self.client.get_collection(self.name).config.params.vectors
         assert isinstance(stored, dict)
         if config.compressed is None:
@@ -348,6 +371,24 @@ class Collection:
         document_ids = [version.document_id for version in versions]
         self._finish(document_ids, now)
         self._keep_newest(document_ids)
+        if self._compression is not None and self._compression.size is not None and self.gateway.codes is None:
+            self._project(begin=True)
+
+    def _project(self, begin: bool) -> None:
+        """Search by projections from now on, if the collection has them, or may get them."""
+        assert self._compression is not None
+        with self._projecting:
+            if self.gateway.codes is None:
+                self.gateway.codes = codes_of(self, self._compression, begin)
+
+    def projection(self) -> Mapping[str, Any] | None:
+        """The projection of dense vectors that the collection keeps, as `Projection.to_json` wrote it."""
+        return self._metadata().get(_PROJECTION_KEY)
+
+    def keep_projection(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Keep a projection; return the one that is kept, another writer's, perhaps."""
+        self._set_metadata({_PROJECTION_KEY: values})
+        return self._metadata()[_PROJECTION_KEY]  # type: ignore[no-any-return]
 
     def _keep_newest(self, document_ids: Sequence[str]) -> None:
         """Delete points that an older writer wrote after a newer one had deleted the older versions."""
@@ -424,14 +465,15 @@ class Collection:
 
     def records(self, document_ids: Sequence[str], vectors: Sequence[str] = ()) -> list[models.Record]:
         """All points of these documents, with their payloads and these of their vectors."""
-        return list(self._records(in_documents(document_ids), True, vectors))
+        return list(self.scroll(in_documents(document_ids), True, vectors))
 
     def _scroll(self, where: models.Filter, keys: list[str] | bool) -> Iterable[Mapping[str, Any]]:
-        return (record.payload or {} for record in self._records(where, keys))
+        return (record.payload or {} for record in self.scroll(where, keys))
 
-    def _records(
-        self, where: models.Filter, keys: list[str] | bool, vectors: Sequence[str] = ()
+    def scroll(
+        self, where: models.Filter | None, keys: list[str] | bool, vectors: Sequence[str] = ()
     ) -> Iterable[models.Record]:
+        """Points in the order of their ids, with these keys of their payloads (or all, or none) and these vectors."""
         offset: Any = None
         while True:
             records, offset = self.client.scroll(
@@ -482,9 +524,14 @@ def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.
     for place, chunk in enumerate(version.chunks):
         # Made here, of the right types: pydantic's validation of a chunk's 60,000 numbers would take longer than
         # storing them.
+        vectors = version.of_chunk(place, gateway)
+        if gateway.codes is not None:
+            row = version.vectors[DENSE][place]
+            assert isinstance(row, np.ndarray)
+            vectors[CODES] = gateway.codes.projection(row).tolist()
         yield models.PointStruct.model_construct(
             id=point_id(chunk.id, version.document_hash),
-            vector=version.of_chunk(place, gateway),
+            vector=vectors,
             payload=to_payload(chunk, version.document_hash, len(version.chunks), number),
         )
 

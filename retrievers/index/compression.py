@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from situate.errors import InputError
+from situate.retrievers.index.payload import CODES, DENSE
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
-#: "int8": a byte a number; "binary": its sign alone; "product": a byte for four numbers, by learned centroids.
+    from situate.embedders.types import Vectors
+    from situate.retrievers.index.projection import Projection
+
+#: Qdrant's quantization. "int8": a byte a number; "binary": its sign alone; "product": a byte for four numbers, by
+#: learned centroids.
 CompressionKind: TypeAlias = Literal["int8", "binary", "product"]
+#: In front of a number of numbers: vectors projected to so few.
+PCA = "pca:"
 #: Candidates by the codes for each hit that is wanted: as few as keep recall@10 (`benchmarks.compression`).
-OVERSAMPLING: Mapping[CompressionKind, float] = {"int8": 2.0, "binary": 16.0, "product": 4.0}
+OVERSAMPLING: Mapping[str, float] = {"int8": 2.0, "binary": 16.0, "product": 4.0, PCA: 4.0}
 #: The share of numbers that int8 covers; the few beyond are clipped, so that the rest have finer steps.
 _QUANTILE = 0.99
 
 
 @dataclass(frozen=True)
 class Compression:
-    """How dense vectors are compressed, by Qdrant's quantization, and searched.
+    """How dense vectors are compressed and searched: by Qdrant's quantization, or by a projection to fewer numbers.
 
-    Codes of ``d`` numbers take ``d`` bytes as "int8", ``d / 8`` as "binary" and ``d / 4`` as "product", in place of
-    ``4 d``. The vectors themselves are on disk, unchanged.
+    Codes of ``d`` numbers take ``d`` bytes as "int8", ``d / 8`` as "binary", ``d / 4`` as "product" and ``4 n`` as
+    "pca:n", in place of ``4 d``. The vectors themselves are on disk, unchanged.
 
     Attributes:
-        kind: The form of the codes.
+        kind: The form of the codes: "int8", "binary", "product", or "pca:128" for 128 numbers by a projection that is
+            fitted on the collection's own vectors and kept in it.
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None: 2 for "int8", 16 for
-            "binary", 4 for "product".
+            "binary", 4 for "product" and "pca:n".
 
     Raises:
         InputError: ``kind`` is none of these, ``oversampling`` is less than 1 or set without rescoring, or "binary" is
             not rescored.
     """
 
-    kind: CompressionKind
+    kind: str
     rescore: bool = True
     oversampling: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(CompressionKind):
+        if self.kind not in get_args(CompressionKind) and self.size is None:
             kinds = ", ".join(map(repr, get_args(CompressionKind)))
-            raise InputError(f"compression={self.kind!r} is not one of {kinds}; None stores vectors as they are")
+            raise InputError(
+                f"compression={self.kind!r} is not one of {kinds}, 'pca:128' (any number); None stores vectors as they "
+                "are"
+            )
         if self.kind == "binary" and not self.rescore:
             raise InputError(
                 "rescore=False with compression='binary': its codes count equal signs, which cannot be compared with "
@@ -56,11 +69,24 @@ class Compression:
                 "scored again for each hit, at least 1, and rescore=True"
             )
 
+    @cached_property
+    def size(self) -> int | None:
+        """How many numbers a projection leaves; None for Qdrant's quantization."""
+        number = self.kind.removeprefix(PCA) if isinstance(self.kind, str) and self.kind.startswith(PCA) else ""
+        return int(number) if number.isascii() and number.isdigit() and 0 < int(number) < 65536 else None
+
+    @property
+    def times(self) -> float:
+        """Candidates by codes for each that is wanted."""
+        return (self.oversampling or OVERSAMPLING[PCA if self.size else self.kind]) if self.rescore else 1.0
+
     def params(self) -> dict[str, Any]:
         """The fields of Qdrant's vector parameters."""
         from qdrant_client import models
 
-        codes: dict[CompressionKind, models.QuantizationConfig] = {
+        if self.size is not None:  # without a graph, which the codes have
+            return {"on_disk": True, "hnsw_config": models.HnswConfigDiff(m=0)}
+        codes: dict[str, models.QuantizationConfig] = {
             "int8": models.ScalarQuantization(
                 scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=_QUANTILE, always_ram=True)
             ),
@@ -71,14 +97,45 @@ class Compression:
         }
         return {"on_disk": True, "quantization_config": codes[self.kind]}
 
-    def search(self) -> models.SearchParams:
-        """The parameters of a search."""
+    def search(self) -> models.SearchParams | None:
+        """The parameters of a search by Qdrant's quantization."""
         from qdrant_client import models
 
-        oversampling = (self.oversampling or OVERSAMPLING[self.kind]) if self.rescore else None
+        if self.size is not None:
+            return None
+        oversampling = self.times if self.rescore else None
         return models.SearchParams(
             quantization=models.QuantizationSearchParams(rescore=self.rescore, oversampling=oversampling)
         )
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How dense vectors are searched by their projections.
+
+    Attributes:
+        projection: The collection's.
+        compression: The configuration's.
+    """
+
+    projection: Projection
+    compression: Compression
+
+    def query(self, dense: Vectors, limit: int, where: models.Filter | None = None) -> dict[str, Any]:
+        """The arguments of a Qdrant query, or of a prefetch, that can return ``limit`` points.
+
+        Args:
+            dense: float32 ``[dimension]``.
+            limit: How many points are wanted.
+            where: Which points are considered.
+        """
+        from qdrant_client import models
+
+        short: dict[str, Any] = {"query": self.projection(dense).tolist(), "using": CODES}
+        if not self.compression.rescore:
+            return short
+        first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * self.compression.times))
+        return {"prefetch": [first], "query": dense.tolist(), "using": DENSE}
 
 
 def kind_of(params: models.VectorParams) -> CompressionKind | None:

@@ -18,6 +18,8 @@ from situate.errors import InputError
 from situate.types import Chunk, Context, stable_id
 
 DENSE = "dense"
+#: The projections of the dense vectors, where `PipelineConfig.compression` asks for them.
+CODES = "dense_pca"
 BM25 = "bm25"
 TOKENS = "tokens"
 #: Vectors of the whole document, with its first chunk alone, and of the questions that a chunk answers.

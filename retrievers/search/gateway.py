@@ -10,12 +10,14 @@ import numpy as np
 from situate.batches import in_batches
 from situate.embedders.types import Vectors
 from situate.retrievers.index.lexical import SparseVector
+from situate.retrievers.index.payload import DENSE
 from situate.retrievers.pipeline.concurrency import release_gil
 from situate.retrievers.storage.ids import point_id, point_key
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
+    from situate.retrievers.index.compression import Codes
     from situate.retrievers.storage.edge import EdgeClient
 
 #: `point_key` -> score, best first.
@@ -35,12 +37,18 @@ class Gateway(Protocol):
         embedded: Whether the engine runs in this process: there is no other writer, and a request holds the
             interpreter.
         params: How compressed vectors are searched; None where there are none.
+        codes: How dense vectors are searched by their projections; None where there are none.
     """
 
     client: QdrantClient
     collection: str
     embedded: bool
     params: models.SearchParams | None
+    codes: Codes | None
+
+    def dense(self, query: Vectors, limit: int) -> dict[str, Any]:
+        """The arguments of a Qdrant query, or of a prefetch, by the dense vectors, that can return ``limit`` points."""
+        ...
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         """The points nearest to each query, in one request, by the name of the vector that it is compared with."""
@@ -90,6 +98,12 @@ class ClientGateway:
         self.client = client
         self.collection = collection
         self.params: models.SearchParams | None = None
+        self.codes: Codes | None = None
+
+    def dense(self, query: Vectors, limit: int) -> dict[str, Any]:
+        if self.codes is None:
+            return {"query": query.tolist(), "using": DENSE}
+        return self.codes.query(query, limit)
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         answers = self._nearest(queries, limit, where, False)
@@ -107,11 +121,15 @@ class ClientGateway:
     ) -> list[list[models.ScoredPoint]]:
         from qdrant_client import models
 
+        def compared(name: str, query: Query) -> dict[str, Any]:
+            if name == DENSE and self.codes is not None and not isinstance(query, SparseVector):
+                return self.codes.query(query, limit, where)
+            return {"query": plain(query), "using": name}
+
         return self.batch(
             [
                 models.QueryRequest(
-                    query=plain(query),
-                    using=name,
+                    **compared(name, query),
                     filter=where,
                     limit=limit,
                     with_payload=payload,
@@ -166,6 +184,8 @@ class EdgeGateway(ClientGateway):
     _maxsim_at_once = _MAXSIM_AT_ONCE
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
+        if self.codes is not None and DENSE in queries:
+            return super().nearest(queries, limit, where)
         vectors = {name: plain(q) if isinstance(q, SparseVector) else q for name, q in queries.items()}
         scores = self.client.nearest_scores(self.collection, vectors, limit, where, self.params)
         release_gil()

@@ -266,13 +266,12 @@ class HybridSearch:
         from qdrant_client import models
 
         prefetch, params = max(k, self.config.prefetch), self.gateway.params
-        dense = vectors.dense.tolist()
         if vectors.lexical is None:
-            fused: dict[str, Any] = {"query": dense, "using": DENSE}
+            fused: dict[str, Any] = self.gateway.dense(vectors.dense, prefetch if self.config.boosts else k)
         else:
             fused = {
                 "prefetch": [
-                    models.Prefetch(query=dense, using=DENSE, limit=prefetch, params=params),
+                    models.Prefetch(**self.gateway.dense(vectors.dense, prefetch), limit=prefetch, params=params),
                     models.Prefetch(query=plain(vectors.lexical), using=BM25, limit=prefetch),
                 ],
                 "query": models.RrfQuery(rrf=models.Rrf(k=self.config.rrf_k))

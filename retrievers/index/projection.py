@@ -1,0 +1,132 @@
+"""Dense vectors in fewer numbers: a projection that is fitted on a collection's own vectors and kept in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from situate.batches import in_batches
+from situate.embedders.types import Vectors
+from situate.errors import StorageError
+from situate.retrievers.index.compression import Codes, Compression
+from situate.retrievers.index.payload import CODES, DENSE
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from situate.retrievers.index.collection import Collection
+
+#: Vectors that a projection is fitted on, at most: more change it little.
+MOST = 5000
+_BATCH = 256
+
+
+def least(size: int) -> int:
+    """Vectors that a projection is fitted on, at least: a collection with fewer is searched exactly."""
+    return max(1000, 4 * size)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The principal directions of a sample of vectors (Pearson 1901), not centred: dot products stay what they are.
+
+    Of all linear maps to so few numbers it changes the dot products between the sample's vectors least (Eckart and
+    Young 1936).
+
+    Attributes:
+        matrix: float32 ``[dimension, size]``, orthonormal columns, in numbers that float16 holds.
+    """
+
+    matrix: Vectors
+
+    @classmethod
+    def fit(cls, rows: Vectors, size: int) -> Self:
+        """The directions of float32 ``[vectors, dimension]``; beyond their rank, some that are orthogonal to them."""
+        wide = rows.astype(np.float64)
+        _, directions = np.linalg.eigh(wide.T @ wide / max(1, len(rows)))
+        chosen = directions[:, ::-1][:, :size]
+        # The sign of a direction is free: its largest number is positive, on every machine.
+        signs = np.sign(chosen[np.abs(chosen).argmax(0), np.arange(size)])
+        return cls((chosen * signs).astype(np.float16).astype(np.float32))
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """float32 ``[..., dimension]`` -> float32 ``[..., size]``."""
+        short: Vectors = vectors @ self.matrix
+        return short
+
+    def to_json(self) -> dict[str, Any]:
+        """The projection and its digest as JSON values."""
+        content = self.matrix.astype("<f2").tobytes()
+        return {
+            "shape": list(self.matrix.shape),
+            "digest": hashlib.sha256(content).hexdigest(),
+            "matrix": base64.b64encode(content).decode(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The projection that `to_json` wrote.
+
+        Raises:
+            StorageError: It is damaged.
+        """
+        try:
+            content = base64.b64decode(values["matrix"], validate=True)
+            whole = hashlib.sha256(content).hexdigest() == values["digest"]
+            matrix = np.frombuffer(content, dtype="<f2").reshape(values["shape"]).astype(np.float32)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StorageError(f"the collection's projection of vectors cannot be read: {error}") from error
+        if not whole:
+            raise StorageError("the collection's projection of vectors is damaged: its digest is another one")
+        return cls(matrix)
+
+
+def codes_of(collection: Collection, compression: Compression, begin: bool) -> Codes | None:
+    """The projections by which a collection is searched; every point has its own afterwards.
+
+    The projection is kept first, then points get their codes: a crash in between, or a writer that did not know of it,
+    leaves points without codes to the next opening.
+
+    Args:
+        collection: The collection, which has a vector of this size for them.
+        compression: The configuration's.
+        begin: Whether one is fitted where the collection keeps none, and has enough vectors.
+
+    Returns:
+        None where there is none yet.
+
+    Raises:
+        StorageError: The projection is damaged.
+    """
+    from qdrant_client import models
+
+    assert compression.size is not None
+    kept = collection.projection()
+    if kept is None:
+        count = collection.client.count(collection.name, exact=True).count
+        if not begin or count < least(compression.size):
+            return None
+        # Points come in the order of their ids, which are hashes: the first are a random sample.
+        sample = _dense(islice(collection.scroll(None, False, [DENSE]), MOST))
+        kept = collection.keep_projection(Projection.fit(sample, compression.size).to_json())
+    projection = Projection.from_json(kept)
+    without = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
+    for some in in_batches([record.id for record in collection.scroll(without, False)], _BATCH):
+        found = collection.client.retrieve(collection.name, some, with_payload=False, with_vectors=[DENSE])
+        points = [
+            models.PointVectors(id=record.id, vector={CODES: row.tolist()})
+            for record, row in zip(found, projection(_dense(found)), strict=True)
+        ]
+        collection.client.update_vectors(collection.name, points, wait=True)
+    return Codes(projection, compression)
+
+
+def _dense(records: Iterable[models.Record]) -> Vectors:
+    rows = [record.vector[DENSE] for record in records if isinstance(record.vector, dict)]
+    return np.array(rows, dtype=np.float32)

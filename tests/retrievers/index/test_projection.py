@@ -1,0 +1,171 @@
+"""Dense vectors searched by projections to fewer numbers: fitted on the collection, kept in it, scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import models
+
+from situate.embedders import Embedder
+from situate.errors import IncompatibleIndexError, InputError, StorageError
+from situate.retrievers import Index, PipelineConfig
+from situate.retrievers.index import projection
+from situate.retrievers.index.payload import CODES, DENSE
+from situate.retrievers.index.projection import Projection
+from situate.retrievers.search.gateway import ClientGateway
+from situate.retrievers.search.hybrid import HybridSearch
+from situate.retrievers.search.query_vectors import QueryVectors
+from situate.retrievers.storage.edge import EdgeClient
+from situate.types import Document
+from tests.retrievers.index.test_compression import QUERIES, TEXTS
+
+SHORT = PipelineConfig(lexical=None, compression="pca:96")
+LEAST = projection.least
+DOCUMENTS = [Document(str(i), text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def rows(embedder: Embedder) -> np.ndarray:
+    return embedder.embed_documents(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def index(embedder: Embedder) -> Iterator[Index]:
+    """An index that fitted its projection on the first 200 chunks or so, and got the others later."""
+    with pytest.MonkeyPatch.context() as patch, EdgeClient() as client:
+        patch.setattr(projection, "least", lambda size: 200)
+        made = Index(embedder, client=client, config=SHORT)
+        made.add(DOCUMENTS[:100])
+        assert made.gateway.codes is None, "too few to fit one on"
+        assert made.search(QUERIES[0]).hits
+        made.add(DOCUMENTS[100:])
+        assert made.gateway.codes is not None
+        yield made
+
+
+def stored(index: Index, name: str) -> dict[int, Any]:
+    records = index.client.scroll(index.collection, limit=1000, with_payload=True, with_vectors=[name])[0]
+    rows = {int((r.payload or {})["document_id"]): r.vector for r in records}
+    return {i: row[name] for i, row in rows.items() if isinstance(row, dict) and name in row}
+
+
+def test_it_keeps_dot_products_best() -> None:
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(60, 5)) @ random.normal(size=(5, 20))).astype(np.float32)
+    whole = Projection.fit(rows, 5)
+    np.testing.assert_allclose(whole(rows) @ whole(rows).T, rows @ rows.T, rtol=0.02, atol=0.3)
+    _, _, right = np.linalg.svd(rows, full_matrices=False)
+    cut = Projection.fit(rows, 3)
+    np.testing.assert_allclose(np.abs(np.sum(cut.matrix * right[:3].T, axis=0)), 1, atol=2e-3)
+    few = Projection.fit(rows[:2], 8)  # beyond the rank of the sample
+    np.testing.assert_allclose(few.matrix.T @ few.matrix, np.eye(8), atol=5e-3)
+    np.testing.assert_array_equal(Projection.from_json(cut.to_json()).matrix, cut.matrix)
+
+
+def test_every_chunk_has_its_code_and_few_hits_are_lost(index: Index, embedder: Embedder, rows: np.ndarray) -> None:
+    codes = index.gateway.codes
+    assert codes is not None
+    short, whole = stored(index, CODES), stored(index, DENSE)
+    assert short.keys() == whole.keys() == set(range(len(TEXTS)))
+    for i in (0, 150, len(TEXTS) - 1):
+        np.testing.assert_allclose(short[i], codes.projection(np.array(whole[i], dtype=np.float32)), atol=1e-5)
+    recall = []
+    for query in QUERIES:
+        cosines = rows @ embedder.embed_queries([query])[0]
+        hits = {int(hit.chunk.document_id): hit.score for hit in index.search(query, 10)}
+        assert hits == pytest.approx({i: float(cosines[i]) for i in hits}, abs=1e-5), "scored again by the vectors"
+        recall.append(len(hits.keys() & set(np.argsort(-cosines)[:10].tolist())) / 10)
+    assert np.mean(recall) >= 0.95
+
+
+def test_codes_alone_score_as_the_projections_do(index: Index, embedder: Embedder, rows: np.ndarray) -> None:
+    alone = Index(embedder, client=index.client, config=replace(SHORT, rescore=False))
+    hits = {int(hit.chunk.document_id): hit.score for hit in alone.search(QUERIES[1], 10)}
+    codes = alone.gateway.codes
+    assert codes is not None
+    scores = codes.projection(rows) @ codes.projection(embedder.embed_queries([QUERIES[1]])[0])
+    assert hits == pytest.approx({int(i): float(scores[i]) for i in np.argsort(-scores)[:10]}, abs=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["minmax", "rrf", "dbsf"])
+def test_every_fusion_and_every_client_searches_by_them(index: Index, embedder: Embedder, fusion: Any) -> None:
+    index.open()
+    anywhere = ClientGateway(index.client, index.collection)
+    anywhere.codes = index.gateway.codes
+    (dense,) = embedder.embed_queries([QUERIES[2]])
+    config = replace(SHORT, fusion=fusion)
+    every = models.Filter(must=[models.FieldCondition(key="index", range=models.Range(gte=0))])
+    for where in (None, every, {"no": "such key"}):
+        ours, theirs = (
+            [(hit.chunk.id, hit.score) for hit in HybridSearch(gateway, config).search(QueryVectors(dense), 9, where)]
+            for gateway in (index.gateway, anywhere)
+        )
+        assert ours == theirs
+        assert bool(ours) == (where is None or where is every)
+
+
+async def test_beside_bm25_dense_scores_are_exact(embedder: Embedder, rows: np.ndarray) -> None:
+    query = "a chemist lost an engine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "least", lambda size: 100)
+        with Index(embedder, config=PipelineConfig(compression="pca:96")) as made:
+            made.add(DOCUMENTS[:110])
+            assert made.gateway.codes is not None
+            hits = made.search(query, 5).hits
+            assert (await made.asearch(query, 5)).hits == hits
+    (asked,) = embedder.embed_queries([query])
+    dense = {int(hit.chunk.document_id): hit.scores["dense"] for hit in hits}
+    assert dense == pytest.approx({i: float(rows[i] @ asked) for i in dense}, abs=1e-5)
+    assert any("bm25" in hit.scores for hit in hits)
+
+
+def test_it_is_kept_in_the_collection(embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "least", lambda size: 200)
+    with Index(embedder, path=tmp_path, config=SHORT) as first:
+        first.add(DOCUMENTS[:220])
+        matrix = first.gateway.codes.projection.matrix  # type: ignore[union-attr]
+        # As a crash, or a writer that did not know of the projection, leaves it.
+        id_ = first.client.scroll(first.collection, limit=1)[0][0].id
+        first.client.delete_vectors(first.collection, [CODES], [id_])
+        assert len(stored(first, CODES)) == 219
+    with Index(embedder, path=tmp_path, config=PipelineConfig(lexical=None)) as again:  # names no compression
+        assert again.open().config.compression == "pca:96"
+        np.testing.assert_array_equal(again.gateway.codes.projection.matrix, matrix)  # type: ignore[union-attr]
+        assert len(stored(again, CODES)) == 220
+        again.add(DOCUMENTS[220:230])
+        assert len(stored(again, CODES)) == 230
+        name, kept = again.collection, dict(again._collection().projection() or {})
+        damaged = {"situate_projection": {**kept, "digest": "0"}}
+        again.client.update_collection(name, metadata=damaged)
+    with Index(embedder, path=tmp_path, config=SHORT) as broken, pytest.raises(StorageError, match="is damaged"):
+        broken.open()
+    for other in ("pca:32", "int8"):
+        config = replace(SHORT, compression=other)
+        with (
+            Index(embedder, path=tmp_path, config=config) as wrong,
+            pytest.raises(IncompatibleIndexError, match="pca:96"),
+        ):
+            wrong.open()
+
+
+def test_what_cannot_be_is_refused(embedder: Embedder) -> None:
+    with pytest.raises(InputError, match="compression='pca:384', but vectors have 384 numbers: project to fewer"):
+        Index(embedder, config=replace(SHORT, compression="pca:384")).open()
+    index = Index(embedder, config=PipelineConfig(lexical=None))
+    index.open()
+    short = Index(embedder, client=index.client, config=SHORT)
+    with pytest.raises(IncompatibleIndexError, match=r"compression=None \(now 'pca:96'\)"):
+        short.open()
+    assert (LEAST(96), LEAST(512)) == (1000, 2048)
+    with pytest.raises(StorageError, match="cannot be read"):
+        Projection.from_json({"matrix": "%"})
