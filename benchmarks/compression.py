@@ -97,7 +97,7 @@ def measure_projected(rows: Vectors, queries: Vectors, size: int, fitted_on: int
         kept = models.VectorParams(
             size=rows.shape[1], distance=models.Distance.COSINE, **Compression(f"pca:{size}").params()
         )
-        short = models.VectorParams(size=size, distance=models.Distance.DOT)
+        short = models.VectorParams(size=size, distance=models.Distance.COSINE)
         indexed = models.OptimizersConfigDiff(indexing_threshold=1000)
         client.create_collection("c", {DENSE: kept, CODES: short}, optimizers_config=indexed)
         client.upload_collection("c", {DENSE: rows, CODES: projection(rows)}, ids=range(len(rows)))

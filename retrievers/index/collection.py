@@ -305,7 +305,7 @@ class Collection:
                     raise InputError(
                         f"compression={config.compression!r}, but vectors have {dimension} numbers: project to fewer"
                     )
-                params[CODES] = models.VectorParams(size=size, distance=models.Distance.DOT)
+                params[CODES] = models.VectorParams(size=size, distance=distance)
         dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
         sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
         self.client.create_collection(

@@ -34,10 +34,10 @@ def least(size: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The principal directions of a sample of vectors (Pearson 1901), not centred: dot products stay what they are.
+    """The principal directions of a sample of vectors (Pearson 1901), not centred, so that dot products stay.
 
     Of all linear maps to so few numbers it changes the dot products between the sample's vectors least (Eckart and
-    Young 1936).
+    Young 1936). Projections are compared as the model's vectors are: their cosines find more than their dot products.
 
     Attributes:
         matrix: float32 ``[dimension, size]``, orthonormal columns, in numbers that float16 holds.

@@ -22,6 +22,7 @@ from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.storage.edge import EdgeClient
 from situate.types import Document
+from situate.vectors import unit
 from tests.retrievers.index.test_compression import QUERIES, TEXTS
 
 SHORT = PipelineConfig(lexical=None, compression="pca:96")
@@ -78,7 +79,7 @@ def test_every_chunk_has_its_code_and_few_hits_are_lost(index: Index, embedder: 
     short, whole = stored(index, CODES), stored(index, DENSE)
     assert short.keys() == whole.keys() == set(range(len(TEXTS)))
     for i in (0, 150, len(TEXTS) - 1):
-        np.testing.assert_allclose(short[i], codes.projection(np.array(whole[i], dtype=np.float32)), atol=1e-5)
+        np.testing.assert_allclose(short[i], unit(codes.projection(np.array(whole[i], dtype=np.float32))), atol=1e-5)
     recall = []
     for query in QUERIES:
         cosines = rows @ embedder.embed_queries([query])[0]
@@ -93,7 +94,7 @@ def test_codes_alone_score_as_the_projections_do(index: Index, embedder: Embedde
     hits = {int(hit.chunk.document_id): hit.score for hit in alone.search(QUERIES[1], 10)}
     codes = alone.gateway.codes
     assert codes is not None
-    scores = codes.projection(rows) @ codes.projection(embedder.embed_queries([QUERIES[1]])[0])
+    scores = unit(codes.projection(rows)) @ unit(codes.projection(embedder.embed_queries([QUERIES[1]])[0]))
     assert hits == pytest.approx({int(i): float(scores[i]) for i in np.argsort(-scores)[:10]}, abs=1e-4)
 
 
