@@ -3,6 +3,7 @@
     python -m benchmarks.signals tokens FOLDER [--model NAME]      quality against bytes
     python -m benchmarks.signals muvera FOLDER [--model NAME]      recall of MaxSim's first ten, and time
     python -m benchmarks.signals further FOLDER --second NAME      a second embedder, views, titles
+    python -m benchmarks.signals keyphrases FOLDER                 a document's keyphrases in front of its chunks
 
 A folder is a set as `benchmarks.quality` reads it. What is compared is stored in one collection, as signals without a
 weight, and a search weighs one of them; forms of token vectors are compared outside of a collection.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from benchmarks.quality import CACHE, DOCUMENT_MEASURES, SPAN_MEASURES, load
 from situate.batches import in_batches
-from situate.chunkers import AutoChunker
+from situate.chunkers import AutoChunker, KeyphraseSituator, Situator
 from situate.embedders import ChunkScheme, Embedder
 from situate.embedders.types import Vectors
 from situate.retrievers import Hit, Index, PipelineConfig
@@ -45,12 +46,14 @@ def weighed(index: Index, weights: Mapping[str, float], base: PipelineConfig) ->
     return lambda query: list(other.search(query, k=100))
 
 
-def built(data: EvaluationSet, model: str, config: PipelineConfig, size: int = 200) -> Index:
+def built(
+    data: EvaluationSet, model: str, config: PipelineConfig, size: int = 200, situators: Sequence[Situator] = ()
+) -> Index:
     """The set's documents in chunks of ``size`` tokens."""
     plain = Embedder(model)
     embedder = Embedder(model, encoder=CachedEncoder.of(plain, CACHE))
     chunker = AutoChunker(size=size, tokenizer=plain.tokenizer)
-    index = Index(embedder, chunker=chunker, config=config, progress=True)
+    index = Index(embedder, chunker=chunker, situators=situators, config=config, progress=True)
     index.add([document for document in data.documents if document.text.strip()])
     return index
 
@@ -165,15 +168,35 @@ def further(data: EvaluationSet, model: str, second: str) -> None:
         print(compared(data, index, ways, base))
 
 
+def keyphrases(data: EvaluationSet, model: str) -> None:
+    """``fast``, with each document's keyphrases before BM25's text, before the dense one's, and both."""
+    plain = PipelineConfig.fast()
+    context = ("headings", "keyphrases")
+    forms = {
+        "fast": (False, plain),
+        "keyphrases for BM25": (True, plain),
+        "for BM25 and dense": (True, replace(plain, dense=replace(plain.dense, context=context))),
+    }
+    texts = [document.text for document in data.documents]
+    searches: dict[str, Callable[[str], list[Hit]]] = {}
+    for name, (used, config) in forms.items():
+        index = built(data, model, config, situators=[KeyphraseSituator(texts)] if used else [])
+        searches[name] = weighed(index, {}, config)
+    measures = SPAN_MEASURES if data.has_spans else DOCUMENT_MEASURES
+    count = AutoChunker(size=200, tokenizer=Embedder(model).tokenizer).count
+    print(compare(data, searches, measures, count_tokens=count).table("fast"))
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tokens", "muvera", "further"))
+    parser.add_argument("what", choices=("tokens", "muvera", "further", "keyphrases"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--second", default="intfloat/e5-small-v2")
     arguments = parser.parse_args()
-    run = {"tokens": tokens, "muvera": muvera, "further": partial(further, second=arguments.second)}
+    further_ = partial(further, second=arguments.second)
+    run = {"tokens": tokens, "muvera": muvera, "further": further_, "keyphrases": keyphrases}
     run[arguments.what](load(arguments.folder), arguments.model)
 
 

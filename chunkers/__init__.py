@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from situate.chunkers.sentence_window import SentenceWindowChunker as SentenceWindowChunker
     from situate.chunkers.situators.answer_cache import AnswerCache as AnswerCache
     from situate.chunkers.situators.headings import HeadingSituator as HeadingSituator
+    from situate.chunkers.situators.keyphrases import KeyphraseSituator as KeyphraseSituator
     from situate.chunkers.situators.propositions import PropositionSituator as PropositionSituator
     from situate.chunkers.situators.questions import QuestionSituator as QuestionSituator
     from situate.chunkers.situators.report import SituatingReport as SituatingReport
@@ -65,6 +66,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.chunkers.sentence_window": ("SentenceWindowChunker",),
         "situate.chunkers.situators.answer_cache": ("AnswerCache",),
         "situate.chunkers.situators.headings": ("HeadingSituator",),
+        "situate.chunkers.situators.keyphrases": ("KeyphraseSituator",),
         "situate.chunkers.situators.propositions": ("PropositionSituator",),
         "situate.chunkers.situators.questions": ("QuestionSituator",),
         "situate.chunkers.situators.rows": ("RowSituator",),

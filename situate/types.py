@@ -107,6 +107,7 @@ class Context:
         rows: The rows of tables in the chunk as sentences (`situate.chunkers.RowSituator`).
         answers: The answers to the questions, one each, "" where there is none; empty where they were not asked for.
         propositions: The statements of the chunk, each standing alone (`situate.chunkers.PropositionSituator`).
+        keyphrases: Phrases that are typical of the document (`situate.chunkers.KeyphraseSituator`).
     """
 
     title: str | None = None
@@ -121,11 +122,13 @@ class Context:
     rows: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     propositions: tuple[Proposition, ...] = ()
+    keyphrases: tuple[str, ...] = ()
 
     def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
         """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.
 
-        A heading equal to the title is written once. The columns of a table are written behind the headings.
+        A heading equal to the title is written once. The columns of a table are written behind the headings, keyphrases
+        behind the sentence.
         """
         lines: list[str] = []
         for name in fields:
@@ -136,6 +139,10 @@ class Context:
                     value = separator.join(filter(None, (value, " | ".join(self.columns))))
             elif name == "columns":
                 value = " | ".join(self.columns)
+            elif name == "sentence" and "keyphrases" not in fields:
+                value = separator.join(filter(None, (value, ", ".join(self.keyphrases))))
+            elif name == "keyphrases":
+                value = ", ".join(self.keyphrases)
             elif name == "propositions":
                 value = separator.join(proposition.text for proposition in self.propositions)
             elif isinstance(value, tuple):

@@ -15,6 +15,7 @@ from situate.chunkers.markdown import MarkdownChunker
 from situate.chunkers.semantic import ClusterSemanticChunker, SemanticChunker
 from situate.chunkers.sentence_window import SentenceWindowChunker
 from situate.chunkers.situators.headings import HeadingSituator
+from situate.chunkers.situators.keyphrases import KeyphraseSituator
 from situate.chunkers.situators.propositions import PropositionSituator
 from situate.chunkers.situators.questions import QuestionSituator
 from situate.chunkers.situators.rows import RowSituator
@@ -62,6 +63,7 @@ SITUATORS: Kinds = {
     "sentence": LLMSituator,
     "questions": QuestionSituator,
     "propositions": PropositionSituator,
+    "keyphrases": KeyphraseSituator,
 }
 EXPANDERS: Kinds = {"hyde": Hyde, "multi_query": MultiQuery, "step_back": StepBack, "multi_hop": MultiHop}
 RERANKERS: Kinds = {
