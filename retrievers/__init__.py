@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from situate.retrievers.retriever import Retriever as Retriever, RetrieverSettings as RetrieverSettings
     from situate.retrievers.search.boosts import PayloadScore as PayloadScore, Recency as Recency
     from situate.retrievers.search.fusion import rocchio as rocchio
+    from situate.retrievers.search.geometry import Hubness as Hubness, Whitening as Whitening
     from situate.retrievers.search.query_vectors import QueryVectors as QueryVectors
     from situate.retrievers.storage.connect import (
         Location as Location,
@@ -83,6 +84,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "Recency",
         ),
         "situate.retrievers.search.fusion": ("rocchio",),
+        "situate.retrievers.search.geometry": ("Hubness", "Whitening"),
         "situate.retrievers.search.query_vectors": ("QueryVectors",),
         "situate.retrievers.storage.connect": ("Location", "connect", "connect_async"),
         "situate.retrievers.types": (

@@ -13,6 +13,7 @@ from situate.retrievers.index.compression import Compression
 from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
+from situate.retrievers.search.geometry import Hubness, Whitening, hubness_of, whitening_of
 from situate.retrievers.signals.base import Signal, signal_from_json
 
 Fusion: TypeAlias = Literal["minmax", "dbsf", "rrf"]
@@ -140,12 +141,17 @@ class PipelineConfig:
         oversampling: So many times the candidates that are wanted are found by codes; None for a number that fits the
             compression.
         lexical_share: BM25's share of what dense and BM25 have together, with "minmax": between 0 and 1.
+        hubness: Subtract from dense similarities what makes a chunk near to every query (`Hubness`, or its fields as
+            JSON); None for not. Nothing that is stored changes. Needs "minmax".
+        whitening: Compare dense vectors whitened, by what is fitted on the collection (`Whitening`, or its fields as
+            JSON); None for not. Nothing that is stored changes. Needs "minmax".
 
     Raises:
         InputError: ``prefetch``, ``maxsim_depth`` or ``rrf_k`` is less than 1; ``fusion`` is not one of the three;
             ``token_vectors`` is none of its datatypes;
             ``maxsim_weight`` or ``questions`` is not in [0, 1]; ``lexical_share`` is not between 0 and 1, or is set
-            without "minmax" or ``lexical``; the shares of ``document`` are negative or come to 1 or
+            without "minmax" or ``lexical``; ``hubness`` or
+            ``whitening`` is refused, or set without "minmax"; the shares of ``document`` are negative or come to 1 or
             more; either of these is set without "minmax", or ``document.lexical`` without ``lexical``; or
             ``document.average_length`` is not above 0. Or ``compression`` is none of its kinds, ``oversampling`` is
             less than 1, or one of its two settings is given without it. Or a signal cannot be read, two have one name,
@@ -170,6 +176,8 @@ class PipelineConfig:
     rescore: bool = True
     oversampling: float | None = None
     lexical_share: float = 0.5
+    hubness: Hubness | None = None
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.signals, str | Mapping) or not isinstance(self.signals, Iterable):
@@ -198,6 +206,12 @@ class PipelineConfig:
             raise InputError(f"lexical_share={self.lexical_share} is BM25's, and lexical=None leaves BM25 out")
         if self.lexical_share != 0.5 and self.fusion != "minmax":
             raise InputError(f"fusion={self.fusion!r} has no shares: lexical_share needs fusion='minmax'")
+        object.__setattr__(self, "hubness", hubness_of(self.hubness))
+        object.__setattr__(self, "whitening", whitening_of(self.whitening))
+        if self.reshaped and self.fusion != "minmax":
+            raise InputError(
+                f"fusion={self.fusion!r} fuses cosines inside of Qdrant: hubness and whitening need fusion='minmax'"
+            )
         _ = self.compressed
         self._check_document()
         self._check_signals()
@@ -308,6 +322,11 @@ class PipelineConfig:
                 "compression, too"
             )
         return None
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether dense similarities are those of the collection's geometry, and not plain cosines."""
+        return self.hubness is not None or self.whitening is not None
 
     @property
     def needs_tokens(self) -> bool:

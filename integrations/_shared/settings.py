@@ -16,6 +16,7 @@ from situate.integrations._shared.component import Configured, Meaning
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.pipeline.steps import OnError, StepPolicy, StepRunner
 from situate.retrievers.retriever import TextFusion
+from situate.retrievers.search.geometry import Hubness, Whitening
 from situate.retrievers.signals.base import Signal, signal_from_json
 from situate.retrievers.storage.connect import MEMORY, connect
 from situate.retrievers.types import QueryExpander, Reranker
@@ -31,23 +32,27 @@ if TYPE_CHECKING:
 ClientOrOpener: TypeAlias = "QdrantClient | Callable[[], QdrantClient] | None"
 #: A signal, its kind, or its fields as JSON.
 SignalLike: TypeAlias = Signal | str | Mapping[str, Any]
+#: Values of `PipelineConfig`, or their fields as JSON.
+HubnessLike: TypeAlias = Hubness | Mapping[str, Any]
+WhiteningLike: TypeAlias = Whitening | Mapping[str, Any]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 
-def with_signals(
-    config: PipelineConfig | None, signals: Sequence[SignalLike], compression: str | None = None
-) -> PipelineConfig | None:
-    """The configuration, `PipelineConfig.fast` by default, with these signals behind its own, and a compression."""
-    if not signals and compression is None:
+def with_signals(config: PipelineConfig | None, signals: Sequence[SignalLike], **changes: Any) -> PipelineConfig | None:
+    """The configuration, `PipelineConfig.fast` by default, with these signals behind its own, and other fields changed.
+
+    Args:
+        config: The configuration.
+        signals: Further signals.
+        changes: Values of other fields; None for those that stay.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not signals and not changes:
         return config
     config = config if config is not None else PipelineConfig.fast()
-    return replace(
-        config,
-        signals=(*config.signals, *map(signal_from_json, signals)),
-        compression=compression if compression is not None else config.compression,
-    )
+    return replace(config, signals=(*config.signals, *map(signal_from_json, signals)), **changes)
 
 
 def only(name: str, value: Any, reason: str) -> Callable[[Any], Mapping[str, Any]]:

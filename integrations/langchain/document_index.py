@@ -14,7 +14,13 @@ from pydantic import Field, PrivateAttr, SkipValidation
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, Meaning, refuse_unknown
 from situate.integrations._shared.origin import ORIGIN_KEY
-from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
+from situate.integrations._shared.settings import (
+    HubnessLike,
+    SignalLike,
+    StoreOptions,
+    WhiteningLike,
+    with_signals,
+)
 from situate.integrations.langchain.documents import (
     assemble,
     from_document,
@@ -47,6 +53,8 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
         compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in RAM
             (`situate.retrievers.index.compression`).
+        hubness: `Hubness`, or its fields as JSON: ``config`` with what makes a chunk near to every query subtracted.
+        whitening: `Whitening`, or its fields as JSON: ``config`` with dense vectors compared whitened.
         join_pages: Whether pages or elements of one file, as loaders return them (without ids of their own), are one
             document, whose id is the file's path.
         show_progress: Show a progress bar while documents are added.
@@ -67,6 +75,8 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     config: PipelineConfig | None = None
     signals: SkipValidation[Sequence[SignalLike]] = ()
     compression: str | None = None
+    hubness: SkipValidation[HubnessLike | None] = None
+    whitening: SkipValidation[WhiteningLike | None] = None
     join_pages: bool = True
     show_progress: bool = False
 
@@ -87,7 +97,13 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
             collection=self.collection_name,
             chunker=OriginChunker(as_chunker(splitter)),
             situators=self.situators,
-            config=with_signals(self.config, self.signals, self.compression),
+            config=with_signals(
+                self.config,
+                self.signals,
+                compression=self.compression,
+                hubness=self.hubness,
+                whitening=self.whitening,
+            ),
             progress=self.show_progress,
         )
 

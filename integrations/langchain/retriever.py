@@ -185,7 +185,7 @@ class SituateRetriever(IndexRetriever):
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
             settings: Fields of the retriever (``k``, ``expander``, ...), in place of ``options``.
             options: Fields of the retriever, those of `StoreOptions` (``path``, ``collection_name``, ...), and further
-                arguments of `SituateVectorStore` (``show_progress``, ...).
+                arguments of `SituateVectorStore` (``compression``, ``hubness``, ...).
         """
         from situate.integrations.langchain.splitter import SituateTextSplitter
         from situate.integrations.langchain.vectorstore import SituateVectorStore

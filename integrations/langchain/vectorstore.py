@@ -13,7 +13,13 @@ from langchain_core.embeddings import Embeddings
 from situate.errors import InputError
 from situate.integrations._shared.component import refuse_unknown, translated
 from situate.integrations._shared.lifecycle import OpensIndex
-from situate.integrations._shared.settings import SignalLike, StoreOptions, with_signals
+from situate.integrations._shared.settings import (
+    HubnessLike,
+    SignalLike,
+    StoreOptions,
+    WhiteningLike,
+    with_signals,
+)
 from situate.integrations.langchain.documents import (
     Content,
     DocumentParts,
@@ -63,6 +69,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
         compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in RAM
             (`situate.retrievers.index.compression`).
+        hubness: `Hubness`, or its fields as JSON: ``config`` with what makes a chunk near to every query subtracted.
+        whitening: `Whitening`, or its fields as JSON: ``config`` with dense vectors compared whitened.
         mode: "hybrid" searches dense and BM25 vectors, by all parts of ``config``; "dense" the dense ones alone.
         content: "text": ``page_content`` of a found chunk is its text in the document. "situated": its context (title,
             headings, ...) is written in front, for prompts that show nothing else.
@@ -95,6 +103,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
         compression: str | None = None,
+        hubness: HubnessLike | None = None,
+        whitening: WhiteningLike | None = None,
         mode: Mode = "hybrid",
         content: Content = "text",
         join_pages: bool = True,
@@ -106,8 +116,8 @@ class SituateVectorStore(OpensIndex, SearchingStore):
                 f"SituateVectorStore embeds chunks inside their documents, which {type(embedding).__name__} cannot: "
                 "use SituateEmbeddings, or put those embeddings under langchain-qdrant's store on an EdgeClient"
             )
-        own = ("client", "splitter", "situators", "config", "signals", "compression", "mode", "content", "join_pages")
-        names = (*StoreOptions.model_fields, *own, "show_progress")
+        own = ("client", "splitter", "situators", "config", "signals", "compression", "hubness", "whitening")
+        names = (*StoreOptions.model_fields, *own, "mode", "content", "join_pages", "show_progress")
         where = StoreOptions(**{"collection_name": "langchain", **translated(type(self), names, location)})
         self._embedding = embedding
         self._splits = splitter is not None
@@ -119,7 +129,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
             collection=where.collection_name,
             chunker=OriginChunker(as_chunker(splitter)) if splitter is not None else None,
             situators=situators,
-            config=with_signals(config, signals, compression),
+            config=with_signals(config, signals, compression=compression, hubness=hubness, whitening=whitening),
             progress=show_progress,
         )
         self._partial = threading.Lock()

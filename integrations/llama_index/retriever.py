@@ -23,7 +23,14 @@ from situate.integrations._shared.component import Meaning, translated
 from situate.integrations._shared.lifecycle import OpensIndex
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY
 from situate.integrations._shared.pages import completed, cut_document, file_of, is_page, joined
-from situate.integrations._shared.settings import RetrieverOptions, SignalLike, StoreOptions, with_signals
+from situate.integrations._shared.settings import (
+    HubnessLike,
+    RetrieverOptions,
+    SignalLike,
+    StoreOptions,
+    WhiteningLike,
+    with_signals,
+)
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.filters import to_qdrant_filter
 from situate.integrations.llama_index.nodes import check_keys, file_groups, to_document, to_scored_node
@@ -159,6 +166,8 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         config: PipelineConfig | None = None,
         signals: Sequence[SignalLike] = (),
         compression: str | None = None,
+        hubness: HubnessLike | None = None,
+        whitening: WhiteningLike | None = None,
         **options: Any,
     ) -> Self:
         """Index the documents and retrieve from that index.
@@ -179,6 +188,9 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
             compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in
                 RAM (`situate.retrievers.index.compression`).
+            hubness: `Hubness`, or its fields as JSON: ``config`` with what makes a chunk near to every query
+                subtracted.
+            whitening: `Whitening`, or its fields as JSON: ``config`` with dense vectors compared whitened.
             options: Arguments of the constructor, and the fields of `StoreOptions` (``path``, ``collection_name``,
                 ...).
         """
@@ -193,7 +205,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             collection=store.collection_name,
             chunker=chunker,
             situators=situators,
-            config=with_signals(config, signals, compression),
+            config=with_signals(config, signals, compression=compression, hubness=hubness, whitening=whitening),
             progress=show_progress,
         )
         made = cls(index, callback_manager=callback_manager, **given)

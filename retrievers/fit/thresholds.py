@@ -80,7 +80,7 @@ def fitted_threshold(
 
 def best_hits(probe: Probe, config: PipelineConfig, numbers: Sequence[int]) -> list[Labelled]:
     """The relevance of each question's best hit, where it answers, and of its best hit in the other documents."""
-    search = HybridSearch(probe.index.gateway, config, probe.index.background)
+    search = HybridSearch(probe.index.gateway, config, probe.index.background, probe.index.geometry)
     found: list[Labelled] = []
     for number in numbers:
         question, vectors = probe.questions[number], probe.vectors[number]

@@ -20,7 +20,6 @@ from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.search.gateway import Gateway, Query, Scores
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.storage.ids import point_id, point_key
 from situate.retrievers.types import Hit
 
 if TYPE_CHECKING:
@@ -74,14 +73,11 @@ class RememberingGateway:
             self._payloads |= self.gateway.payloads(missing)
         return {point: self._payloads[point] for point in points if point in self._payloads}
 
-    def vectors(self, points: Sequence[int], name: str) -> Vectors:
+    def vectors(self, points: Sequence[int], name: str) -> dict[int, Vectors]:
         """As the gateway beneath, each point once, in the order of the points."""
-        if missing := [point_id(point) for point in points if (name, point) not in self._rows]:
-            records = self.client.retrieve(self.collection, missing, with_payload=False, with_vectors=[name])
-            for record in records:
-                if isinstance(record.vector, dict):
-                    self._rows[name, point_key(record.id)] = np.asarray(record.vector[name], dtype=np.float32)
-        return np.array([self._rows[name, point] for point in points if (name, point) in self._rows], dtype=np.float32)
+        if missing := [point for point in points if (name, point) not in self._rows]:
+            self._rows |= {(name, point): row for point, row in self.gateway.vectors(missing, name).items()}
+        return {point: self._rows[name, point] for point in points if (name, point) in self._rows}
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
         """As the gateway beneath, each pair once; best first."""
@@ -135,7 +131,7 @@ class Trials:
 
     def hits(self, config: PipelineConfig, number: int, k: int) -> list[Hit]:
         """The best ``k`` hits of a question by these settings."""
-        return HybridSearch(self._gateway, config).search(self.vectors[number], k)
+        return HybridSearch(self._gateway, config, geometry=self.probe.index.geometry).search(self.vectors[number], k)
 
     @property
     def dense(self) -> Vectors:
@@ -154,7 +150,7 @@ class Trials:
         times: list[list[float]] = [[] for _ in configs]
         for number in range(min(_TIMED, len(self.vectors))):
             for place, (config, vectors) in enumerate(configs):
-                search = HybridSearch(self.probe.index.gateway, config)
+                search = HybridSearch(self.probe.index.gateway, config, geometry=self.probe.index.geometry)
                 started = time.perf_counter()
                 search.search(vectors[number], K)
                 times[place].append(1e3 * (time.perf_counter() - started))

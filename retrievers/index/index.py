@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from situate.batches import in_batches
 from situate.embedders.types import Vectors
-from situate.errors import FallbackWarning, IncompatibleIndexError, InputError, StorageError
+from situate.errors import ConventionError, FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.lifecycle import Openable
 from situate.progress import DocumentBar
 from situate.retrievers.config import PipelineConfig
@@ -34,6 +34,7 @@ from situate.retrievers.pipeline.concurrency import QueryBatcher
 from situate.retrievers.pipeline.tracing import record
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.gateway import Gateway, gateway
+from situate.retrievers.search.geometry import Geometry
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryEncoder, QueryVectors, WrittenQuery
 from situate.retrievers.search.relevance import Background
@@ -109,6 +110,7 @@ class Index(Openable):
         self._closed = False
         self._batcher: QueryBatcher | None = None
         self._background: Background | None = None
+        self._geometry: Geometry | None = None
         self._written = 0
         self.renew()
         renew_after_fork(self)
@@ -123,7 +125,7 @@ class Index(Openable):
                 "an Index on a client or in memory cannot be pickled: give it path=..., or a function that opens the "
                 "client, and it pickles as that"
             )
-        unset = dict.fromkeys(("_opened", "_batcher", "_background", "_lock", "_measuring"))
+        unset = dict.fromkeys(("_opened", "_batcher", "_background", "_geometry", "_lock", "_measuring"))
         return {**self.__dict__, **unset, "_closed": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -155,8 +157,18 @@ class Index(Openable):
         with self._measuring:
             if self._background is None or 10 * self._written > self._background.chunks:
                 self._written = 0
+                self._geometry = None
                 self._background = Background.measure(gateway, self.embedder, self.config)
             return self._background
+
+    def geometry(self) -> Geometry:
+        """What the configuration's hubness and whitening are of this collection, fitted as often as `background`."""
+        self.background()
+        gateway, config = self.gateway, self.config
+        with self._measuring:
+            if self._geometry is None:
+                self._geometry = Geometry.fit(gateway, self.embedder, config.hubness, config.whitening)
+            return self._geometry
 
     @property
     def chunker(self) -> Chunker:
@@ -177,6 +189,7 @@ class Index(Openable):
                 try:
                     sample = _sample(self.embedder.encoder, opened)
                     config = self._checked(opened, sample)
+                    self._check_geometry()
                 except BaseException:
                     # After any error a store that this index opened must not stay locked.
                     if self._given_client is None:
@@ -203,6 +216,13 @@ class Index(Openable):
             if batch is not None:
                 collection.add_languages(terms.languages(batch))
             self._query_encoder.languages = collection.languages()
+
+    def _check_geometry(self) -> None:
+        if self.config.reshaped and self.embedder.similarity != "cosine":
+            raise ConventionError(
+                f"hubness and whitening change cosines, and vectors of {self.embedder.model!r} are compared by their "
+                f"{self.embedder.similarity} product: leave both out"
+            )
 
     def _checked(self, opened: Collection, sample: Sequence[str] | None) -> PipelineConfig:
         """The collection's configuration; a collection that was built with cut documents goes on so."""
@@ -256,6 +276,8 @@ class Index(Openable):
     def warm_up(self) -> Self:
         """`open`, and the rest that a first search waits for: the model and the collection's usual similarities."""
         self.open().background()
+        if self.config.reshaped:
+            self.geometry()
         return self
 
     # -- documents in -------------------------------------------------------------------------------------------
@@ -578,7 +600,7 @@ class Index(Openable):
     ) -> SearchResult:
         started = time.perf_counter()
         self._read_in_languages_of(self._collection())
-        hits = HybridSearch(self.gateway, config, self.background).search(vectors, k, filter)
+        hits = HybridSearch(self.gateway, config, self.background, self.geometry).search(vectors, k, filter)
         steps = (*before, Step("search", time.perf_counter() - started, {"hits": len(hits)}))
         for step in steps:
             record(step)

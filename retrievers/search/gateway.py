@@ -64,8 +64,8 @@ class Gateway(Protocol):
         """The payloads of those of the points that exist."""
         ...
 
-    def vectors(self, points: Sequence[int], name: str) -> Vectors:
-        """float32 ``[points that exist, dimension]``: their vectors of this name."""
+    def vectors(self, points: Sequence[int], name: str) -> dict[int, Vectors]:
+        """float32 ``[dimension]`` of each of the points that exists: its vector of this name."""
         ...
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
@@ -144,12 +144,15 @@ class ClientGateway:
         records = self.client.retrieve(self.collection, ids, with_payload=True, with_vectors=False)
         return {point_key(record.id): record.payload or {} for record in records}
 
-    def vectors(self, points: Sequence[int], name: str) -> Vectors:
+    def vectors(self, points: Sequence[int], name: str) -> dict[int, Vectors]:
         ids = [point_id(point) for point in points]
         records = self.client.retrieve(self.collection, ids, with_payload=False, with_vectors=[name])
         release_gil()
-        rows = [record.vector[name] for record in records if isinstance(record.vector, dict)]
-        return np.asarray(rows, dtype=np.float32)
+        return {
+            point_key(record.id): np.asarray(record.vector[name], dtype=np.float32)
+            for record in records
+            if isinstance(record.vector, dict)
+        }
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
         scores: Scores = {}

@@ -28,6 +28,7 @@ from situate.retrievers.types import Hit
 if TYPE_CHECKING:
     from qdrant_client import models
 
+    from situate.retrievers.search.geometry import Geometry
     from situate.retrievers.search.relevance import Background
 
 
@@ -59,14 +60,25 @@ class HybridSearch:
         gateway: The collection.
         config: The pipeline's configuration.
         background: Measures the collection's usual similarities, for the hits' relevance; None leaves it out.
+        geometry: Fits the collection's geometry, which a configuration with hubness or whitening needs.
+
+    Raises:
+        InputError: The configuration needs ``geometry``, and there is none.
     """
 
     def __init__(
-        self, gateway: Gateway, config: PipelineConfig, background: Callable[[], Background] | None = None
+        self,
+        gateway: Gateway,
+        config: PipelineConfig,
+        background: Callable[[], Background] | None = None,
+        geometry: Callable[[], Geometry] | None = None,
     ) -> None:
+        if config.reshaped and geometry is None:
+            raise InputError("hubness and whitening are fitted on the collection: give geometry=Index.geometry")
         self.gateway = gateway
         self.config = config
         self.background = background
+        self.geometry = geometry if config.reshaped else None
 
     def search(self, vectors: QueryVectors, k: int, conditions: FilterLike | None = None) -> list[Hit]:
         """The best ``k`` chunks, best first; ties are broken by document and place.
@@ -83,7 +95,8 @@ class HybridSearch:
     def _needs_scores(self, vectors: QueryVectors) -> bool:
         """Whether the stages' scores are needed here, because Qdrant does not offer the fusion."""
         asked = [signal.name for signal in self.config.searched if signal.query(vectors) is not None]
-        return self.config.fusion == "minmax" and (asked != [DENSE] or self.config.feedback is not None)
+        alone = asked == [DENSE] and self.config.feedback is None and not self.config.reshaped
+        return self.config.fusion == "minmax" and not alone
 
     def _of_stage(self, *stages: Stage) -> list[Signal]:
         return [signal for signal in self.config.searched if signal.stage in stages]
@@ -94,11 +107,13 @@ class HybridSearch:
         versions: dict[int, str] = {}
         stages = self._candidates(vectors, k, where, versions)
         given, first = vectors, dict(stages)
+        self._reshape(stages, vectors, first)
         fused = self._blended(stages, vectors, versions)
         feedback = self.config.feedback
         if feedback is not None and fused:
-            vectors = _moved(vectors, feedback, self.gateway.vectors(best(fused, feedback.top), DENSE))
+            vectors = _moved(vectors, feedback, self._rows(best(fused, feedback.top)))
             stages |= self._candidates(vectors, k, where, versions, moved=given)
+            self._reshape(stages, vectors)
             fused = self._blended(stages, vectors, versions)
         final = fused
         if len(stages) > 1:
@@ -111,6 +126,27 @@ class HybridSearch:
             kept = {point: final[point] for point in candidates}
             final = blend([kept, stages[signal.step]], [1 - signal.weight, signal.weight])
         return self._best_of(final, stages, k, given, first)
+
+    def _rows(self, points: Sequence[int]) -> Vectors:
+        """float32 ``[points that exist, dimension]``: their dense vectors."""
+        return np.asarray(list(self.gateway.vectors(points, DENSE).values()), dtype=np.float32)
+
+    def _reshape(
+        self, stages: dict[str, Scores], vectors: QueryVectors, plain: dict[str, Scores] | None = None
+    ) -> None:
+        """Put the dense similarities into the collection's geometry.
+
+        Args:
+            stages: The candidates by signal, of which the dense ones are changed.
+            vectors: The query's.
+            plain: Gets the cosines as they are, which relevance is measured by.
+        """
+        if self.geometry is None or not stages.get(DENSE):
+            return
+        rows = self.gateway.vectors(list(stages[DENSE]), DENSE)
+        stages[DENSE] = self.geometry().similarities(rows, vectors.dense)
+        if plain is not None:
+            plain[DENSE] = {point: float(row @ vectors.dense) for point, row in rows.items()}
 
     def _best_of(
         self, final: Scores, stages: dict[str, Scores], k: int, given: QueryVectors, first: Mapping[str, Scores]
@@ -199,6 +235,8 @@ class HybridSearch:
             query = signal.query(vectors)
             if query is not None and (moved is None or signal.query(moved) is not query):
                 queries[signal.name] = query
+        if self.geometry is not None and DENSE in queries:
+            queries[DENSE] = self.geometry().finding(vectors.dense)
         if not queries and moved is None:
             names = [signal.name for signal in self._of_stage("find")]
             raise InputError(f"the query has vectors for none of the signals that find candidates, which are {names}")

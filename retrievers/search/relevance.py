@@ -87,7 +87,7 @@ class Background:
             more = embedder.embed_documents(list(PASSAGES))
             rows = np.concatenate([rows, more]) if len(rows) else more
             texts += PASSAGES
-        excerpts = [_excerpt(text) for text in texts[:EXCERPTS]]
+        excerpts = [excerpt(text) for text in texts[:EXCERPTS]]
         queries = unit(embedder.embed_queries(excerpts))
         return cls(
             similarity=float((queries @ rows.T)[_others(len(queries), len(rows))].mean()),
@@ -128,7 +128,7 @@ class Background:
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, SLOPE * (evidence - MIDDLE)))))
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     """The first words of a chunk."""
     words = " ".join(text.split()[:EXCERPT_WORDS])
     return words.encode(errors="replace")[:EXCERPT_BYTES].decode(errors="ignore")
