@@ -66,6 +66,7 @@ def _own_encoder(settings: EmbedderSettings, family: Family, resolved: ResolvedM
         leading=family.leading.replace("{task}", family.task),
         position_stride=family.position_stride,
         layers=settings.layers,
+        mean_layers=settings.mean_layers,
         device=settings.device,
         dtype=settings.dtype,
         adapters=settings.adapters,

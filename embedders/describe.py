@@ -133,6 +133,8 @@ def _changes(embedder: Embedder, encoder: SpanEncoder | None) -> list[str]:
     lines = []
     if encoder.layers is not None:
         lines.append(f"the first {encoder.layers} of its layers")
+    if encoder.mean_layers:
+        lines.append(f"the mean of the token vectors behind its layers {', '.join(map(str, encoder.mean_layers))}")
     for role, name in (("documents", embedder.adapter), ("queries", embedder.query_adapter)):
         if name is not None:
             lines.append(f"{role} with the adapter {name!r}")

@@ -20,7 +20,7 @@ from situate.embedders.models.families import Family, Similarity
 from situate.embedders.models.prompts import PromptFamily
 from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import DEFAULT_MODEL
-from situate.embedders.models.settings import EmbedderSettings
+from situate.embedders.models.settings import EmbedderSettings, check_mean_layers
 from situate.embedders.profile import ModelProfile
 from situate.embedders.querier import QUESTIONS, check_dimensions as check_pair, check_space
 from situate.embedders.schemes import Plan, Request, check_scheme, finish, plan
@@ -83,6 +83,9 @@ class Embedder:
         prompts: How a language model that was not trained for embeddings is asked for a vector: a `PromptFamily`, its
             name ("eol", "metaeol", "promptbert", "echo", "promptreps"), or its JSON values.
         layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so).
+        mean_layers: Take the mean of the token vectors behind these layers, counted from 1, or from -1 back, in place
+            of those behind the last one (WhiteningBERT, Huang et al. 2021: ``(1, -1)``): for models that were not
+            trained for embeddings.
         device: "auto", or a torch device; or several, with a process for each (see `Encoder`).
         dtype: Format of the weights. "auto" is the fastest that the hardware computes in; "float32" is exact.
             "int8" is for BERT-style models on CPU: faster, at a cosine of about 0.998 to float32.
@@ -132,6 +135,7 @@ class Embedder:
         family: Family | None = None,
         prompts: PromptFamily | str | Mapping[str, Any] | None = None,
         layers: int | None = None,
+        mean_layers: Sequence[int] | None = None,
         device: str | Sequence[str] = "auto",
         dtype: DType = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -167,6 +171,7 @@ class Embedder:
                 family=family,
                 prompts=PromptFamily.of(prompts),
                 layers=layers,
+                mean_layers=check_mean_layers(mean_layers),
                 device=device if isinstance(device, str) else tuple(device),
                 dtype=dtype,
                 adapters=tuple((name, os.fspath(folder)) for name, folder in (adapters or {}).items()),

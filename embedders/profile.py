@@ -169,6 +169,8 @@ class ModelProfile:
             changed["prompts"] = settings.prompts.fingerprint()
         if settings.layers is not None:
             changed["layers"] = settings.layers
+        if settings.mean_layers is not None:
+            changed["mean_layers"] = list(settings.mean_layers)
         if settings.adapter is not None:
             changed["adapter"] = self._digest(settings.adapter)
         if settings.extension is not None:

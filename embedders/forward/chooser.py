@@ -15,6 +15,7 @@ from situate.embedders.forward.bert import BertFirstTokens, BertForward
 from situate.embedders.forward.bert_weights import PostNormModules
 from situate.embedders.forward.cores import computing
 from situate.embedders.forward.gpu.compiled import CompiledForward
+from situate.embedders.forward.layers import mean_layers
 from situate.embedders.forward.linears import prepack
 from situate.embedders.forward.modules import PackedForward, PaddedForward
 from situate.embedders.forward.native import NativeForward, int8_forward
@@ -239,7 +240,8 @@ def _ways(
 ) -> Iterator[_Way]:
     """The ways to run a model, fastest first."""
     original = getattr(model.config, "_attn_implementation", None)
-    if load is not None and not variant.weights and not variant.stride[0] and PostNormModules.fits(model):
+    plain = not (variant.weights or variant.stride[0] or variant.mean_layers)
+    if load is not None and plain and PostNormModules.fits(model):
         if device.type == "cpu" and dtype == torch.float32 and not exact and NativeForward.fits(model):
             yield _Way(NativeForward(model), True)
         yield _Way(BertForward(model, device, dtype, exact=exact).compile(), True)
@@ -249,7 +251,7 @@ def _ways(
     after = None if casts is None else casts.forget
     packed = PackedForward(model, variant)
     # Rounding changes when the layers do, and what other code does to them is not compiled.
-    hooked = variant.groups or variant.prepending or variant.routing or variant.weights or variant.stride[0]
+    hooked = not plain or variant.groups or variant.prepending or variant.routing
     compiles = device.type == "cuda" and dtype != torch.float32 and not hooked and CompiledForward.fits(model)
     yield _Way(CompiledForward(packed, model) if compiles else packed, True, after)
     if casts is not None and load is not None:
@@ -414,6 +416,8 @@ def load_model(
         model = model.to(device)
     if variant.prepending is not None:
         prepend(model, variant.prepending)
+    if variant.mean_layers:
+        mean_layers(model, variant.mean_layers)
     if variant.routing:
         join_routing(model, variant.routing)
     return model

@@ -22,7 +22,7 @@ from situate.embedders.models.folder import ModelFolder
 from situate.embedders.models.prepending import Prepend
 from situate.embedders.models.quantized import Weights
 from situate.embedders.models.resolve import LoadOptions, resolve_model
-from situate.embedders.models.settings import check_routing_weight
+from situate.embedders.models.settings import check_mean_layers, check_routing_weight
 from situate.embedders.models.variant import Variant
 from situate.embedders.text.pooling import SpanOutput
 from situate.embedders.text.reading import ReadPlan, ReadRules, pooling_request, read_plans
@@ -72,6 +72,9 @@ class Encoder:
             again.
         layers: Run only the model's first so many layers (2D Matryoshka, Li et al. 2024, for models trained so). What
             stands behind the last layer (a decoder's final norm) stays.
+        mean_layers: Take the mean of the token vectors behind these layers, counted from 1, or from -1 back, in place
+            of those behind the last one (WhiteningBERT, Huang et al. 2021: ``(1, -1)``): for models that were not
+            trained for embeddings.
         device: "auto", or a torch device; or several, each with a process and a copy of the model of its own, among
             which texts are dealt out. The processes are spawned, so a program needs ``if __name__ == "__main__":``.
         dtype: Format of the weights. "auto" is the fastest one that the hardware computes in; "float32" is exact.
@@ -114,6 +117,7 @@ class Encoder:
         normalize: bool = True,
         dimensions: int | None = None,
         layers: int | None = None,
+        mean_layers: Sequence[int] | None = None,
         device: str | Sequence[str] = "auto",
         dtype: DType = "auto",
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
@@ -157,6 +161,7 @@ class Encoder:
         self.load_options = LoadOptions(revision, trust_remote_code, allow_pickle)
         self.batch_tokens = batch_tokens
         self.layers = layers
+        self.mean_layers = check_mean_layers(mean_layers) or ()
         self.adapters = {name: os.fspath(folder) for name, folder in dict(adapters or {}).items()}
         self.extension = Extension.of(extension)
         self.bidirectional = bidirectional
@@ -508,6 +513,7 @@ class Encoder:
             exact=is_exact(self._dtype, chosen_device(self._devices[0])),
             variant=Variant(
                 layers=self.layers,
+                mean_layers=self.mean_layers,
                 reach=self._reach,
                 bidirectional=self.bidirectional,
                 prepending=None if self.prepend is None else self.prepend.of(self._tokenizer),

@@ -32,6 +32,21 @@ def check_routing_weight(weight: float) -> float:
     return float(weight)
 
 
+def check_mean_layers(given: Any) -> tuple[int, ...] | None:
+    """The layers whose mean is taken.
+
+    Raises:
+        InputError: It is no list of different layers.
+    """
+    if given is None:
+        return None
+    layers = tuple(given) if isinstance(given, list | tuple) else ()
+    numbers = all(isinstance(layer, int) and not isinstance(layer, bool) and layer for layer in layers)
+    if not layers or not numbers or len(set(layers)) < len(layers):
+        raise InputError(f"mean_layers is {given!r}: give different layers, counted from 1, or from -1 back: (1, -1)")
+    return layers
+
+
 @checked_parameters
 @dataclass(frozen=True)
 class EmbedderSettings:
@@ -56,6 +71,7 @@ class EmbedderSettings:
     family: Family | None = None
     prompts: PromptFamily | None = None
     layers: int | None = None
+    mean_layers: tuple[int, ...] | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: DType = "auto"
     adapters: tuple[tuple[str, str], ...] = ()
@@ -96,6 +112,7 @@ class EmbedderSettings:
                 f"dtype='int8' rounds the weights itself, and weights={self.weights!r} stores them otherwise: leave "
                 "one of them out"
             )
+        object.__setattr__(self, "mean_layers", check_mean_layers(self.mean_layers))
         check_routing_weight(self.routing_weight)
         if self.routing_weight and self.dimensions is not None:
             raise InputError(
@@ -169,6 +186,7 @@ class EmbedderSettings:
             for name in (
                 "prompts",
                 "layers",
+                "mean_layers",
                 "adapters",
                 "extension",
                 "bidirectional",

@@ -20,6 +20,7 @@ class Variant:
 
     Attributes:
         layers: Run only the first so many (2D Matryoshka, Li et al. 2024, https://arxiv.org/abs/2402.14776).
+        mean_layers: Token vectors are the mean of those behind these layers; (): they are those behind the last.
         adapter: Merged into the weights.
         reach: How positions are stretched beyond those that the model was trained for.
         bidirectional: Whether a decoder's tokens see those behind them (LLM2Vec, BehnamGhader et al. 2024,
@@ -31,6 +32,7 @@ class Variant:
     """
 
     layers: int | None = None
+    mean_layers: tuple[int, ...] = ()
     adapter: Adapter | None = None
     reach: Reach | None = None
     bidirectional: bool = False

@@ -117,6 +117,7 @@ class EmbedderOptions(Configured):
         prompts: How a language model is asked for a vector: a name ("eol", "metaeol", "promptbert", "echo", ...), or
             the JSON values of a `situate.embedders.PromptFamily`.
         layers: Run only the model's first so many layers (2D Matryoshka models).
+        mean_layers: Take the mean of the token vectors behind these layers, [1, -1] for the first and the last.
         extension: How a model reads ``max_tokens``, more than it was trained for.
         bidirectional: Whether a decoder's tokens see those behind them.
         routing_weight: Of a mixture of experts, the weight of its routing behind the hidden state; 0 for none.
@@ -185,6 +186,7 @@ class EmbedderOptions(Configured):
     max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
     prompts: str | dict[str, Any] | None = Field(default=None, description="How a language model is asked.")
     layers: int | None = Field(default=None, gt=0, description="First layers to run.")
+    mean_layers: tuple[int, ...] | None = Field(default=None, description="Layers whose mean is pooled.")
     extension: Literal["linear", "ntk", "yarn", "self", "grouped", "recurrent", "interpolated"] | None = Field(
         default=None, description="How longer texts than trained are read."
     )
