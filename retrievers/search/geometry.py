@@ -52,7 +52,8 @@ class Hubness:
     queries: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.queries, str):
+        given: Any = self.queries
+        if isinstance(given, str):
             raise InputError(f"queries={self.queries!r} is one text: give a list of questions")
         object.__setattr__(self, "queries", tuple(dict.fromkeys(q for q in self.queries if q.strip())))
         if not 0 <= self.weight <= 1:
@@ -92,12 +93,14 @@ class Whitening:
 
 def hubness_of(value: Hubness | Mapping[str, Any] | None) -> Hubness | None:
     """The value, or that of its fields, as JSON has them."""
-    return _value(Hubness, "hubness", value)
+    made: Hubness | None = _value(Hubness, "hubness", value)
+    return made
 
 
 def whitening_of(value: Whitening | Mapping[str, Any] | None) -> Whitening | None:
     """The value, or that of its fields, as JSON has them."""
-    return _value(Whitening, "whitening", value)
+    made: Whitening | None = _value(Whitening, "whitening", value)
+    return made
 
 
 def _value(cls: Any, name: str, value: Any) -> Any:
@@ -168,7 +171,10 @@ class Geometry:
 
     def placed(self, vectors: Vectors) -> Vectors:
         """float32 ``[..., directions]``, L2-normalised, of vectors ``[..., dimension]`` of the collection."""
-        return vectors if self.mean is None or self.basis is None else unit((vectors - self.mean) @ self.basis)
+        if self.mean is None or self.basis is None:
+            return vectors
+        moved: Vectors = (vectors - self.mean) @ self.basis
+        return unit(moved)
 
     def finding(self, query: Vectors) -> Vectors:
         """The query by which stored vectors are searched: their dot product with it orders them as the whitened do,
