@@ -173,7 +173,7 @@ class Geometry:
         """float32 ``[..., directions]``, L2-normalised, of vectors ``[..., dimension]`` of the collection."""
         if self.mean is None or self.basis is None:
             return vectors
-        moved: Vectors = (vectors - self.mean) @ self.basis
+        moved: Vectors = np.asarray((vectors - self.mean) @ self.basis, dtype=np.float32)
         return unit(moved)
 
     def finding(self, query: Vectors) -> Vectors:
