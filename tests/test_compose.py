@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -124,6 +126,30 @@ def test_the_chat_application_and_its_server_fit_together(monkeypatch: pytest.Mo
     }
     assert settings.chat.folder.startswith(services["chat"]["volumes"][0].partition(":")[2])
     assert web_settings(settings).tenants == ("team",)
-    docker = (folder / "Dockerfile").read_text(encoding="utf-8")
-    copied = re.findall(r"^COPY ([\w./ -]+) \S+$", docker, re.MULTILINE)
-    assert all((ROOT / source).exists() for line in copied for source in line.split())
+
+
+def test_the_image_is_built_of_what_is_there_and_runs_as_a_user_of_its_own() -> None:
+    folder = ROOT / "examples" / "chatbot"
+    steps = [
+        step.split(maxsplit=1)
+        for step in re.sub(r"\\\n\s*", "", (folder / "Dockerfile").read_text(encoding="utf-8")).splitlines()
+        if step and not step.startswith("#")
+    ]
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [what.split()[:-1] for step, what in steps if step == "COPY" and "--from" not in what]
+    sources = {source for line in copied for source in line}
+    assert sources == allowed, "the builder is sent what is copied, and nothing else"
+    assert all((ROOT / source).exists() for source in sources)
+    # All that the package is made of: its rooms, and what pyproject.toml reads.
+    assert {path.name for path in (ROOT / "situate").iterdir() if path.is_symlink()} <= sources
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {project["readme"], *project["license-files"]} <= sources
+    said = [what for step, what in steps if step == "RUN"]
+    extras = re.findall(r"\[([\w,-]+)\]", " ".join(said))
+    assert set(extras[0].split(",")) <= set(project["optional-dependencies"])
+    made = dict(steps)  # the last of each
+    assert "useradd --create-home --uid 1000 chat" in said[-1]
+    assert (made["USER"], made["WORKDIR"], made["VOLUME"]) == ("chat", "/home/chat", "/data")
+    assert made["COPY"] == "examples/chatbot/situate.yaml ."
+    assert json.loads(made["CMD"])[:2] == ["situate", "serve"]
+    assert not {"ENV", "ARG"} & {step for step, _ in steps}, "no key is kept in the image"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -116,14 +117,12 @@ class Compared:
         rows = [(name, _of_preset(settings, name)) for name in presets]
         rows += [(file.stem, load(file)) for file in self.files]
         found: dict[str, Settings] = {}
-        for name, row in rows:
-            for model in self.models or [None]:
-                for reranker in self.rerankers or [None]:
-                    named = name if model is None or len(self.models) == 1 else f"{name}, {model}"
-                    named += f" + {reranker}" if reranker not in (None, _NO_RERANKER) else ""
-                    if named in found:
-                        raise InputError(f"two configurations are named {named!r}: name each once, and rename a file")
-                    found[named] = _changed(row, model, reranker)
+        for (name, row), model, reranker in product(rows, self.models or (None,), self.rerankers or (None,)):
+            named = name if model is None or len(self.models) == 1 else f"{name}, {model}"
+            named += f" + {reranker}" if reranker not in (None, _NO_RERANKER) else ""
+            if named in found:
+                raise InputError(f"two configurations are named {named!r}: name each once, and rename a file")
+            found[named] = _changed(row, model, reranker)
         return found
 
 
