@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -121,12 +121,16 @@ class QueryWriter:
         dense: Name of the dense vector.
         sparse: Name of the BM25 vector.
         lexical: Makes BM25 queries; None where the collection has no BM25 vectors.
+        languages: The readings of the collection's documents, where it keeps them.
     """
 
-    def __init__(self, dense: str, sparse: str, lexical: LexicalEncoder | None) -> None:
+    def __init__(
+        self, dense: str, sparse: str, lexical: LexicalEncoder | None, languages: Collection[str] = ()
+    ) -> None:
         self._dense_name = dense
         self._sparse_name = sparse
         self._lexical = lexical
+        self._languages = languages
 
     def write(
         self,
@@ -206,5 +210,5 @@ class QueryWriter:
             raise InputError(f"query mode {query.mode.value!r} needs BM25 vectors, and this store has lexical=None")
         if not query.query_str:
             raise InputError(f"query mode {query.mode.value!r} needs query_str")
-        terms = self._lexical.encode_query(query.query_str)
+        terms = self._lexical.encode_query(query.query_str, languages=self._languages)
         return {"query": sparse_vector(terms), "using": self._sparse_name} if len(terms.indices) else None

@@ -7,6 +7,7 @@ import copy
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -39,6 +40,10 @@ from situate.integrations.llama_index.points import (
 )
 from situate.lifecycle import Openable
 from situate.retrievers.config import LexicalScheme
+from situate.retrievers.index.collection import Collection
+from situate.retrievers.index.languages import ENGLISH
+from situate.retrievers.index.lexical import LexicalEncoder
+from situate.retrievers.search.gateway import gateway
 from situate.retrievers.storage.connect import MEMORY
 from situate.types import Chunk
 
@@ -46,10 +51,11 @@ if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
 
     from situate.embedders.embedder import Embedder
-    from situate.retrievers.index.lexical import LexicalEncoder
 
 #: The payload key of situate's own values, and the metadata key of the collection for the encoder's fingerprint.
 _OURS = "_situate"
+#: The metadata key of a collection that keeps the languages of its documents.
+_KEEPS_LANGUAGES = "_situate_languages"
 _LOWERED = f"{_OURS}.lowered."
 _HIDDEN = f"{_OURS}.metadata."
 #: Points in one upsert, and in one page of a scroll.
@@ -79,7 +85,8 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             (``path``, ``api_key``, ...) name the place of the store.
         dense_vector_name: The named vector that holds embeddings.
         sparse_vector_name: The named vector that holds BM25 terms.
-        lexical: How BM25 vectors are made; None for a store without them.
+        lexical: How BM25 vectors are made; None for a store without them. Each document is read in its own language,
+            which a new collection keeps for the queries; one that was made without is read as English.
         metadata_keys: Metadata keys that filters use often; each gets a payload index.
         similarity: How a new collection compares vectors, "cosine" or "dot"; None for that of ``embedder``'s model,
             cosine without an embedder.
@@ -97,9 +104,8 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
     dense_vector_name: str = Field(default="dense", description="Named vector of embeddings.")
     sparse_vector_name: str = Field(default="bm25", description="Named vector of BM25 terms.")
     lexical: LexicalScheme | None = Field(
-        # The collection keeps no languages, by which queries would be read.
-        default=LexicalScheme(context=(), neighbours=0.0, language="english"),
-        description="How BM25 vectors are made; language= names another language than English, or several.",
+        default=LexicalScheme(context=(), neighbours=0.0),
+        description="How BM25 vectors are made; language= names one language, or several, in place of detecting them.",
     )
     metadata_keys: list[str] = Field(default_factory=list, description="Metadata keys with a payload index.")
 
@@ -111,6 +117,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
     _embedder: Any = PrivateAttr(default=None)
     _ready: bool = PrivateAttr(default=False)
     _encoder: Any = PrivateAttr(default=None)
+    _languages: Any = PrivateAttr(default=None)
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
 
     def __init__(self, client: QdrantClient | None = None, embedder: Embedder | None = None, **settings: Any) -> None:
@@ -197,6 +204,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
                 f"collection {self.collection_name!r} has no sparse vector named {self.sparse_vector_name!r}: "
                 "set sparse_vector_name, or lexical=None for dense search alone"
             )
+        self._reads(bool((info.config.metadata or {}).get(_KEEPS_LANGUAGES)))
         before = (info.config.metadata or {}).get(_OURS)
         now = None if self._embedder is None else _fingerprint(self._embedder.agreeing_with(before or {}))
         if now is not None and before is not None and before != now:
@@ -215,13 +223,17 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
             similarity = self.similarity or ("cosine" if self._embedder is None else self._embedder.similarity)
             distance = models.Distance.DOT if similarity == "dot" else models.Distance.COSINE
+            metadata = {} if self._embedder is None else {_OURS: _fingerprint(self._embedder)}
+            if self.lexical is not None and self.lexical.language == "auto":
+                metadata[_KEEPS_LANGUAGES] = True
             try:
                 self.client.create_collection(
                     self.collection_name,
                     vectors_config={self.dense_vector_name: models.VectorParams(size=dimension, distance=distance)},
                     sparse_vectors_config={self.sparse_vector_name: sparse} if self.lexical is not None else None,
-                    metadata={_OURS: _fingerprint(self._embedder)} if self._embedder is not None else None,
+                    metadata=metadata or None,
                 )
+                self._reads(_KEEPS_LANGUAGES in metadata)
             except Exception:
                 # Another process may have made it at the same moment; each transport has an error of its own for that.
                 if not self._exists():
@@ -230,15 +242,33 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
                 self.client.create_payload_index(self.collection_name, key, models.PayloadSchemaType.KEYWORD)
             self._ready = True
 
-    @property
-    def _lexical_encoder(self) -> LexicalEncoder:
-        if self._encoder is None:
-            from situate.retrievers.index.lexical import LexicalEncoder
+    def _reads(self, keeps_languages: bool) -> None:
+        """Note whether the collection keeps its documents' languages; without them, "auto" reads English."""
+        self._languages = self._encoder = None
+        if (scheme := self.lexical) is None:
+            return
+        if scheme.language == "auto" and keeps_languages:
+            self._languages = Collection(gateway(self.client, self.collection_name))
+        elif scheme.language == "auto":
+            scheme = replace(scheme, language=ENGLISH)
+        self._encoder = LexicalEncoder(scheme)
 
-            assert self.lexical is not None
-            self._encoder = LexicalEncoder(self.lexical)
+    def _terms(self, nodes: Sequence[BaseNode]) -> list[models.SparseVector]:
+        """The BM25 vectors of nodes, those of a document read in its language, which the collection keeps."""
+        chunks = [
+            Chunk(id="", document_id=node.ref_doc_id or node.node_id, index=0, text=text, start=0, end=len(text))
+            for node in nodes
+            for text in [node.get_content(metadata_mode=MetadataMode.EMBED)]
+        ]
         encoder: LexicalEncoder = self._encoder
-        return encoder
+        languages: dict[str, str] = {}
+        if self._languages is not None:
+            documents: dict[str, list[Chunk]] = {}
+            for chunk in chunks:
+                documents.setdefault(chunk.document_id, []).append(chunk)
+            languages = {name: encoder.language_of(own) for name, own in documents.items()}
+            self._languages.add_languages(languages.values())
+        return [sparse_vector(encoder.encode_chunks([chunk], languages.get(chunk.document_id))[0]) for chunk in chunks]
 
     # -- nodes in -----------------------------------------------------------------------------------------------
 
@@ -268,7 +298,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
         self._create(size)
         self._fits(size)
         for batch in in_batches(nodes, _PAGE):
-            self.client.upsert(self.collection_name, [self._point(node) for node in batch], wait=True)
+            self.client.upsert(self.collection_name, self._points(batch), wait=True)
         return [node.node_id for node in nodes]
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
@@ -312,6 +342,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             if self.client.collection_exists(self.collection_name):
                 self.client.delete_collection(self.collection_name)
             self._ready = False
+            self._languages = self._encoder = None
 
     async def aclear(self) -> None:
         """`clear` without blocking the event loop."""
@@ -326,20 +357,22 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
                 f"{vectors[self.dense_vector_name].size}: use the model that it was built with, or another collection"
             )
 
-    def _point(self, node: BaseNode) -> models.PointStruct:
+    def _points(self, nodes: Sequence[BaseNode]) -> list[models.PointStruct]:
         from qdrant_client import models
 
-        node = storable(node)
-        payload = node_to_metadata_dict(node, remove_text=False)
-        payload[_OURS] = {"lowered": lowered(node.metadata)}
-        if hidden := {key: value for key, value in node.metadata.items() if key in RESERVED}:
-            payload[_OURS]["metadata"] = hidden  # LlamaIndex's own values replace these
-        vectors: dict[str, Any] = {self.dense_vector_name: node.get_embedding()}
-        if self.lexical is not None:
-            text = node.get_content(metadata_mode=MetadataMode.EMBED)
-            whole = Chunk(id="", document_id="", index=0, text=text, start=0, end=len(text))
-            vectors[self.sparse_vector_name] = sparse_vector(self._lexical_encoder.encode_chunks([whole])[0])
-        return models.PointStruct(id=point_id(node.node_id), vector=vectors, payload=payload)
+        nodes = [storable(node) for node in nodes]
+        terms = [] if self.lexical is None else self._terms(nodes)
+        points: list[models.PointStruct] = []
+        for place, node in enumerate(nodes):
+            payload = node_to_metadata_dict(node, remove_text=False)
+            payload[_OURS] = {"lowered": lowered(node.metadata)}
+            if hidden := {key: value for key, value in node.metadata.items() if key in RESERVED}:
+                payload[_OURS]["metadata"] = hidden  # LlamaIndex's own values replace these
+            vectors: dict[str, Any] = {self.dense_vector_name: node.get_embedding()}
+            if terms:
+                vectors[self.sparse_vector_name] = terms[place]
+            points.append(models.PointStruct(id=point_id(node.node_id), vector=vectors, payload=payload))
+        return points
 
     # -- nodes out ----------------------------------------------------------------------------------------------
 
@@ -386,8 +419,9 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
         Raises:
             InputError: The mode is not one of those listed above, or an argument that it needs is missing.
         """
+        exists = self._exists()
         request = self._request(query, **kwargs)
-        if request is None or not self._exists():
+        if request is None or not exists:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         points = self.client.query_points(self.collection_name, with_payload=True, **request).points
         nodes = [metadata_dict_to_node(point.payload or {}) for point in points]
@@ -429,8 +463,9 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
         where = self._where(
             node_ids=query.node_ids or None, doc_ids=query.doc_ids, filters=query.filters, further=qdrant_filters
         )
-        lexical = self._lexical_encoder if self.lexical is not None else None
-        writer = QueryWriter(self.dense_vector_name, self.sparse_vector_name, lexical)
+        languages = () if self._languages is None else self._languages.languages()
+        lexical = None if self.lexical is None else self._encoder or LexicalEncoder(self.lexical)
+        writer = QueryWriter(self.dense_vector_name, self.sparse_vector_name, lexical, languages)
         return writer.write(query, where, search_params, mmr_threshold)
 
 

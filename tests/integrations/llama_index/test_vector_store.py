@@ -24,6 +24,8 @@ from qdrant_client import models
 
 from situate.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
 from situate.integrations.llama_index import SituateVectorStore
+from situate.integrations.llama_index.points import point_id
+from situate.retrievers import LexicalScheme
 from situate.retrievers.storage.edge import EdgeClient
 
 UUID_ID = "0a2c6c7e-6d0e-4a3e-9f43-0d9f6f1b2c3d"
@@ -314,6 +316,44 @@ def test_a_folder_is_there_the_next_time(tmp_path: Path) -> None:
     third.close()
     with pytest.raises(InputError, match="path="):
         pickle.dumps(SituateVectorStore())
+
+
+def test_documents_are_read_in_their_languages(tmp_path: Path) -> None:
+    german = ["Der Vermieter kündigt die Wohnungen und Häuser.", "Die Miete ist am ersten Tag des Monats fällig."]
+    english = ["The landlord rents out flats and houses to all who ask.", "The rent is due on the first day."]
+
+    def added(store: SituateVectorStore, language: str, texts: list[str]) -> None:
+        source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=language)}
+        store.add(
+            [
+                TextNode(id_=f"{language} {n}", text=text, embedding=[1.0, 0.0], relationships=source)
+                for n, text in enumerate(texts)
+            ]
+        )
+
+    def best(store: SituateVectorStore, text: str) -> list[str]:
+        found = store.query(VectorStoreQuery(query_str=text, mode=VectorStoreQueryMode.SPARSE, similarity_top_k=1))
+        return list(found.ids or [])
+
+    folder = str(tmp_path / "store")
+    store = SituateVectorStore(path=folder)
+    added(store, "german", german)
+    added(store, "english", english)
+    assert (best(store, "Wohnung und Haus"), best(store, "renting a house")) == (["german 0"], ["english 0"])
+    store.close()
+    opened = SituateVectorStore(path=folder)  # the collection keeps the languages
+    assert best(opened, "Wohnung und Haus") == ["german 0"]
+    opened.close()
+
+    # A collection that keeps none, as earlier versions made them, is read as English by both sides.
+    client = EdgeClient(":memory:")
+    before = SituateVectorStore(client=client, lexical=LexicalScheme(context=(), neighbours=0.0, language="english"))
+    added(before, "german", german)
+    stored = client.retrieve("llama_index", [point_id("german 0")], with_vectors=True)[0].vector
+    now = SituateVectorStore(client=client)
+    assert (best(now, "Wohnung"), best(now, "Wohnungen")) == ([], ["german 0"])
+    added(now, "german", german)
+    assert client.retrieve("llama_index", [point_id("german 0")], with_vectors=True)[0].vector == stored
 
 
 def test_the_official_store_reads_what_this_one_wrote_and_the_other_way_round() -> None:
