@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         StoredTokens as StoredTokens,
         maxsim as maxsim,
     )
+    from situate.retrievers.rerank.links import LinkReranker as LinkReranker
     from situate.retrievers.rerank.llm import (
         ListwiseReranker as ListwiseReranker,
         PairwiseReranker as PairwiseReranker,
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PairwiseReranker",
             "PointwiseReranker",
         ),
+        "situate.retrievers.rerank.links": ("LinkReranker",),
         "situate.retrievers.rerank.mmr": ("Mmr",),
         "situate.retrievers.rerank.optional": ("OptionalReranker",),
         "situate.retrievers.rerank.stages": (

@@ -37,6 +37,7 @@ from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
 from situate.retrievers.rerank.diffusion import DiffusionReranker
 from situate.retrievers.rerank.duo import DuoReranker
 from situate.retrievers.rerank.late_interaction import LateInteractionReranker
+from situate.retrievers.rerank.links import LinkReranker
 from situate.retrievers.rerank.llm import ListwiseReranker, PairwiseReranker, PointwiseReranker
 from situate.retrievers.rerank.mmr import Mmr
 from situate.retrievers.search.boosts import PayloadScore, Recency
@@ -74,6 +75,7 @@ RERANKERS: Kinds = {
     "late_interaction": LateInteractionReranker,
     "mmr": Mmr,
     "diffusion": DiffusionReranker,
+    "links": LinkReranker,
     "pointwise": PointwiseReranker,
     "pairwise": PairwiseReranker,
     "listwise": ListwiseReranker,
