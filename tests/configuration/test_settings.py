@@ -209,7 +209,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 )
 def test_every_kind_can_be_made(key: str, kind: str) -> None:
     model = {"model": "m", "url": "http://localhost:1/v1"}
-    values: dict[str, Any] = {"chunker": kind} if key == "chunker" else {"situators": [kind]}
+    needs = {"keyphrases": {"kind": "keyphrases", "corpus": __file__}}  # counts of words, which no default has
+    values: dict[str, Any] = {"chunker": kind} if key == "chunker" else {"situators": [needs.get(kind, kind)]}
     if key in ("expander", "rerankers"):
         values = {"steps": {key: kind if key == "expander" else [kind]}}
     made = from_config({**values, "store": ":memory:", "language_model": model})
