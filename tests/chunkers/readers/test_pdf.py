@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 from reportlab.lib import colors
@@ -19,6 +22,7 @@ from reportlab.platypus import Table, TableStyle
 from situate.chunkers import AutoChunker, Document, read_documents
 from situate.chunkers.readers.files import SkippedFilesWarning
 from situate.chunkers.readers.pdf.reader import PdfReader, UnreadPagesWarning
+from situate.chunkers.readers.pdf.reading import read_pdf
 from situate.errors import InputError
 from tests.pdfs import HEIGHT, column, heading, pdf, report, ruled
 
@@ -238,6 +242,40 @@ def test_scripts_are_read_in_their_own_order(reader: PdfReader) -> None:
     assert reader.read(mapped(stacked, japanese)).text == japanese
     across = [(72, 700, japanese[:4]), (72, 686, japanese[4:])]
     assert reader.read(mapped(across, japanese)).text == japanese
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_word_is_lost_or_written_twice(seed: int) -> None:
+    """Pages of labels, years, numbers, text and frames in any order."""
+    random = Random(seed)
+    drawn: list[str] = []
+
+    def word(kind: str) -> str:
+        drawn.append(
+            {"label": f"label{len(drawn)}", "number": f"{1000 + len(drawn):,}", "year": f"{1900 + len(drawn)}"}[kind]
+        )
+        return drawn[-1]
+
+    def draw(canvas: Canvas) -> None:
+        columns = [300 + 70 * n for n in range(random.randint(1, 4))]
+        y = 760.0
+        while y > 80 and len(drawn) < 99:
+            kind = random.choices(["row", "label", "years", "text", "gap", "frame"], [9, 3, 2, 1, 1, 2])[0]
+            canvas.setFont("Times-Roman", random.choice([10, 10, 10, 14]))
+            if kind in ("row", "label", "frame"):
+                canvas.drawString(80 + random.choice([0, 10]), y, f"{word('label')} {word('label')}")
+            if kind == "text":
+                canvas.drawString(80, y, " ".join(word("label") for _ in range(9)))
+            for x in columns if kind in ("row", "years", "frame") else ():
+                canvas.drawRightString(x, y, word("year" if kind == "years" else "number"))
+                if kind == "frame":
+                    canvas.rect(x - 60, y - 4, 70, 14)
+            y -= 40 if kind == "gap" else 14
+        canvas.showPage()
+
+    text = read_pdf(pdf(draw)).text
+    found = Counter(re.findall(r"[\w,]+", text))
+    assert found == Counter(drawn)
 
 
 def test_form_fields_are_read_with_their_names(reader: PdfReader) -> None:
