@@ -43,13 +43,15 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
     parser.add_argument("--same-cost", action="store_true", help="nothing that costs a query more, and other builds")
+    parser.add_argument("--rebuild", type=int, default=REBUILD, help="chunks embedded for other builds; 0 for none")
     parser.add_argument("--table", action="store_true", help="print what is written")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     plain = Embedder(arguments.model)
     for folder in arguments.folders:
         data = load(folder)
-        found, row = measured(data, plain, arguments.cache, arguments.same_cost, arguments.seed)
+        rebuild = arguments.rebuild if arguments.same_cost else 0
+        found, row = measured(data, plain, arguments.cache, arguments.same_cost, rebuild, arguments.seed)
         name = f"fit-{Path(arguments.model).name}-{data.name}{'-same-cost' if arguments.same_cost else ''}.json"
         (RESULTS / name).write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"{name}\n{json.dumps(row['judged'])}\n{found.table()}\n", flush=True)
@@ -57,14 +59,16 @@ def main() -> None:
         print(tables([json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("fit-*.json"))]))
 
 
-def measured(data: EvaluationSet, plain: Embedder, cache: Path, same_cost: bool, seed: int) -> tuple[Fit, Row]:
+def measured(
+    data: EvaluationSet, plain: Embedder, cache: Path, same_cost: bool, rebuild: int, seed: int
+) -> tuple[Fit, Row]:
     """Fit on the documents of a set, and judge by its questions."""
     embedder = Embedder(plain.model, family=plain.family, encoder=CachedEncoder.of(plain, cache))
     chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
     measures = [SPANS, BUDGET] if data.has_spans else [DOCUMENTS]
     with Index(embedder, chunker=chunker) as index, tempfile.TemporaryDirectory() as work:
         index.add(document for document in data.documents if document.text.strip())
-        found = fit(index, same_cost=same_cost, rebuild=REBUILD if same_cost else 0, seed=seed)
+        found = fit(index, same_cost=same_cost, rebuild=rebuild, seed=seed)
         adapted = embedder
         if found.query_map is not None:
             found.save(work)
