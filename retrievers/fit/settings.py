@@ -117,12 +117,16 @@ def nearer_share(
     between = {share for share in (*_SHARES, default.lexical_share) if low <= share <= high} - {best.lexical_share}
     if not between or not len(judging):
         return best
-    judges, guards = measure(best, judging), measure(best, guarding)
-    chosen = best
+    base = measure(default, judging), measure(default, guarding)
+
+    def over_default(config: PipelineConfig) -> float:
+        return score(measure(config, judging) - base[0], measure(config, guarding) - base[1])
+
+    chosen, found = best, measure(best, judging)
     for share in sorted(between, key=lambda share: abs(share - best.lexical_share)):
         tried = replace(best, lexical_share=share)
-        gained = measure(tried, judging) - judges
-        if score(gained, measure(tried, guarding) - guards) < -_CHANCE * gained.std() / len(gained) ** 0.5:
+        error = (measure(tried, judging) - found).std() / len(found) ** 0.5
+        if over_default(tried) < over_default(best) - _CHANCE * error:
             break
         chosen = tried
     return chosen
