@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from situate.chunkers.dialogue import DialogueChunker as DialogueChunker
     from situate.chunkers.html import HtmlChunker as HtmlChunker
     from situate.chunkers.markdown import MarkdownChunker as MarkdownChunker
-    from situate.chunkers.pruning import PruningChunker as PruningChunker, low_value as low_value
+    from situate.chunkers.pruning import (
+        PruningChunker as PruningChunker,
+        PruningReport as PruningReport,
+        low_value as low_value,
+    )
     from situate.chunkers.readers.files import read_documents as read_documents
     from situate.chunkers.semantic import (
         ClusterSemanticChunker as ClusterSemanticChunker,
@@ -56,6 +60,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "situate.chunkers.markdown": ("MarkdownChunker",),
         "situate.chunkers.pruning": (
             "PruningChunker",
+            "PruningReport",
             "low_value",
         ),
         "situate.chunkers.readers.files": ("read_documents",),

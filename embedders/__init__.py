@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         DuelScorer as DuelScorer,
         DuoT5Model as DuoT5Model,
         MonoT5Model as MonoT5Model,
+        QualityT5Model as QualityT5Model,
     )
     from situate.embedders.promptreps import PromptRepsEmbedder as PromptRepsEmbedder
     from situate.embedders.quantization import (
@@ -90,6 +91,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "DuelScorer",
             "DuoT5Model",
             "MonoT5Model",
+            "QualityT5Model",
         ),
         "situate.embedders.promptreps": ("PromptRepsEmbedder",),
         "situate.embedders.quantization": (

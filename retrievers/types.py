@@ -52,6 +52,11 @@ class Hit:
         return self._of(self.chunk.context.answers, "questions") or None
 
     @property
+    def level(self) -> str | None:
+        """What `question` is about: a sentence, the passage, or the document's topic, where levels were asked for."""
+        return self._of(self.chunk.context.levels, "questions") or None
+
+    @property
     def proposition(self) -> Proposition | None:
         """The statement of ``chunk.context.propositions`` that is nearest to the query, where they are a signal."""
         return self._of(self.chunk.context.propositions, "propositions")

@@ -106,6 +106,8 @@ class Context:
         columns: The column names of the table that the chunk's rows stand in, where the chunk lacks the header row.
         rows: The rows of tables in the chunk as sentences (`situate.chunkers.RowSituator`).
         answers: The answers to the questions, one each, "" where there is none; empty where they were not asked for.
+        levels: What each question is about ("sentence", "passage", "topic"), "" where the model did not say; empty if
+            none were asked for.
         propositions: The statements of the chunk, each standing alone (`situate.chunkers.PropositionSituator`).
         keyphrases: Phrases that are typical of the document (`situate.chunkers.KeyphraseSituator`).
     """
@@ -123,6 +125,7 @@ class Context:
     answers: tuple[str, ...] = ()
     propositions: tuple[Proposition, ...] = ()
     keyphrases: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
 
     def render(self, fields: Sequence[str] = ("title", "headings", "sentence"), separator: str = "\n") -> str:
         """The named fields that are set, in the given order, headings joined by `` > ``; "" where none is set.

@@ -122,6 +122,10 @@ class _TrueOrFalse:
         check_finite(scores, f"model {self.model!r} computed")
         return PairScores(scores, ones, sum(map(len, sequences)), lost)
 
+    def _head(self, query: str) -> str:
+        """What stands before the first passage."""
+        return f"Query: {query} {self._labels[0]}"
+
     def _written(self, tokenizer: Any, questions: Sequence[tuple[str, ...]]) -> tuple[list[list[int]], int]:
         """Token ids of each question, and how many were left out.
 
@@ -133,7 +137,7 @@ class _TrueOrFalse:
         sequences: list[list[int]] = []
         lost = 0
         for query, *passages in questions:
-            head = tokenizer(f"Query: {query[:_LONGEST]} {self._labels[0]}", add_special_tokens=False)["input_ids"]
+            head = tokenizer(self._head(query[:_LONGEST]), add_special_tokens=False)["input_ids"]
             cut = head[: self.max_tokens // 2]
             bodies = [tokenizer(p[:_LONGEST], add_special_tokens=False)["input_ids"] for p in passages]
             rooms = _shared([len(body) for body in bodies], self.max_tokens - len(cut) - fixed)
@@ -199,6 +203,37 @@ class MonoT5Model(_TrueOrFalse):
     async def ascore(self, pairs: Sequence[Pair]) -> PairScores:
         """`score` in a thread."""
         return await asyncio.to_thread(self.score, pairs)
+
+
+@checked_parameters
+class QualityT5Model(_TrueOrFalse):
+    """A T5 that judges a passage without a query ("Document: ... Relevant:"), as the scorer of a `PruningChunker`.
+
+    QualT5 (Chang et al. 2024, "Neural Passage Quality Estimation for Static Pruning"): how likely a passage is to
+    answer any query.
+    """
+
+    _labels = ("Document:",)
+    _default = "pyterrier-quality/qt5-tiny"
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """Per text the probability that it is worth finding, in order.
+
+        Raises:
+            ModelNotFoundError: There is no such model.
+            InputError: The model's vocabulary has no such answers.
+            NonFiniteVectorError: It computed NaN or infinity.
+        """
+        scores: list[float] = self._answered([("", text) for text in texts]).scores.tolist()
+        return scores
+
+    def _head(self, query: str) -> str:
+        return self._labels[0]
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides a score, as JSON values."""
+        return {"model": self.model, "true": self.true, "false": self.false, "max_tokens": self.max_tokens}
 
 
 @checked_parameters

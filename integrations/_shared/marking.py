@@ -25,7 +25,12 @@ def place_metadata(hit: Hit, offset: int = 0) -> dict[str, Any]:
             for mark, text in zip(found.marks, found.spans, strict=True)
         ]
     statement = hit.proposition
-    matched = {"question": hit.question, "answer": hit.answer, "proposition": statement and statement.text}
+    matched = {
+        "question": hit.question,
+        "answer": hit.answer,
+        "level": hit.level,
+        "proposition": statement and statement.text,
+    }
     if any(matched.values()):
         metadata[MATCHED_KEY] = {name: text for name, text in matched.items() if text}
     return metadata

@@ -167,7 +167,7 @@ def _fingerprint(part: object) -> str:
 
 #: Fields of `Context` that came after the first stores: named only where they are set, so that a chunk without them
 #: keeps the hash that it was stored with.
-_LATER = ("rows", "answers", "propositions", "keyphrases")
+_LATER = ("rows", "answers", "propositions", "keyphrases", "levels")
 
 
 def _context(context: Context) -> str:

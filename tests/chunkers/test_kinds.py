@@ -364,6 +364,42 @@ def test_pruning_leaves_out_what_says_nothing_and_never_a_whole_document() -> No
         PruningChunker(TextChunker(), threshold=0.0)
 
 
+def by_length(texts: Sequence[str]) -> list[float]:
+    """Longer texts hold more."""
+    return [min(1.0, len(text) / 60) for text in texts]
+
+
+def test_pruning_by_a_scorer_and_a_share_reports_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
+    documents = [Document(name, "One two.\n\n" + 20 * f"{name} keeps. ") for name in ("pears", "plums", "grapes")]
+    chunker = TextChunker(60)
+    whole = sum(len(chunker.split(document)) for document in documents)
+    pruning = PruningChunker.of_share(chunker, documents, 0.3, by_length)
+    with caplog.at_level("INFO", "situate.chunkers.pruning"):
+        kept = [chunk for document in documents for chunk in pruning.split(document)]
+    left = pruning.report
+    assert (left.kept, left.dropped) == (len(kept), whole - len(kept))
+    assert 0 < left.dropped <= 0.3 * whole
+    assert len(left.last) == left.dropped
+    spans = {(chunk.document_id, chunk.start, chunk.end) for chunk in kept}
+    for name, start, end, score in left.last:
+        assert (name, start, end) not in spans
+        assert score == pytest.approx(1 - (end - start) / 60)
+        assert score >= pruning.threshold
+    assert "chunks of document 'pears' left out" in caplog.text
+    assert pruning.fingerprint()["scorer"] == "by_length"
+    assert "scorer" not in PruningChunker(chunker).fingerprint()
+    assert pickle.loads(pickle.dumps(pruning)).split(documents[0]) == pruning.split(documents[0])
+    with pytest.raises(InputError, match="no threshold leaves out 30% of 6 chunks"):
+        PruningChunker.of_share(
+            TextChunker(20), [Document("d", 6 * "Home. Home. Home.\n\n")], 0.3, lambda t: [0.5] * len(t)
+        )
+    for scorer, words in ((3, "cannot be called"), (lambda texts: [2.0] * len(texts), "a number from 0 to 1 for each")):
+        with pytest.raises(InputError, match=words):
+            PruningChunker(chunker, scorer=scorer).split(documents[0])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="share=0"):
+        PruningChunker.of_share(chunker, documents, 0.0)
+
+
 def test_any_splitter_can_cut() -> None:
     document = Document("d", "aX, b, aX")
     chunks: list[Chunk] = SplitterChunker(lambda text: [*text.split(", "), " "]).split(document)

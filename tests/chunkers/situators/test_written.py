@@ -9,6 +9,7 @@ import pytest
 
 from situate.chunkers import Chunk, Context, Document, Prompt, Proposition, PropositionSituator, QuestionSituator
 from situate.errors import InputError
+from situate.retrievers import Hit
 from situate.retrievers.index.documents import version_hash
 
 DOCUMENT = Document("d", "Heading. The tower was built in 1889. It is 330 metres tall.")
@@ -42,6 +43,34 @@ def test_questions_of_several_languages_keep_their_answers() -> None:
     assert again.fingerprint() == situator.fingerprint() != QuestionSituator(model, count=1).fingerprint()
     with pytest.raises(InputError, match="give a list of names, \\['German'\\]"):
         QuestionSituator(model, languages="German")
+
+
+def test_questions_of_several_levels_tell_theirs() -> None:
+    model = Answers(
+        "[sentence] How tall is it? => 330 metres\n- [Passage] What is the tower like?\n"
+        "Topic: What is Paris known for?\nWhich year was it?\n[chapter] Who built it?"
+    )
+    situator = QuestionSituator(model, count=2, answers=True, levels=("sentence", "passage", "topic"))
+    (chunk,) = situator.situate(DOCUMENT, [CHUNK])
+    asked = dict(zip(chunk.context.questions, chunk.context.levels, strict=True))
+    assert asked == {
+        "How tall is it?": "sentence",
+        "What is the tower like?": "passage",
+        "What is Paris known for?": "topic",
+        "Which year was it?": "",
+        "[chapter] Who built it?": "",
+    }
+    assert chunk.context.answers == ("330 metres", "", "", "", "")
+    assert "Write 2 of each of these kinds" in model.prompts[0].text
+    assert Context.from_dict(chunk.context.to_dict()) == chunk.context
+    hit = Hit(chunk, 1.0, matched={"questions": 2})
+    assert (hit.question, hit.level, hit.answer) == ("What is Paris known for?", "topic", None)
+    assert pickle.loads(pickle.dumps(situator)).fingerprint() == situator.fingerprint()
+    (plain,) = QuestionSituator(model, count=2).situate(DOCUMENT, [CHUNK])
+    assert plain.context.levels == ()
+    for levels in ("topic", ("chapter",)):
+        with pytest.raises(InputError, match="give a list of 'sentence', 'passage', 'topic'"):
+            QuestionSituator(model, levels=levels)
 
 
 def test_propositions_stand_at_the_sentence_they_come_from() -> None:

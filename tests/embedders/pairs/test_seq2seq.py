@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from situate.embedders.pairs.cross_encoder import PairScorer
-from situate.embedders.pairs.t5 import DuelScorer, DuoT5Model, MonoT5Model
+from situate.embedders.pairs.t5 import DuelScorer, DuoT5Model, MonoT5Model, QualityT5Model
 from situate.errors import InputError, ModelError, ModelNotFoundError
 
 PAIRS = [("how long is leave?", "leave " * n) for n in (1, 40, 7, 7)] + [("", "weeks"), ("pay", "")]
@@ -192,3 +192,28 @@ def test_two_long_passages_share_the_room_and_a_short_one_leaves_its_part(t5, fi
     else:
         assert words.count("▁leave") == words.count("▁weeks")
     assert words[-2:] == ["▁Relevant:", "</s>"]
+
+
+def test_quality_reads_the_passage_alone(t5):
+    """QualT5's prompt is monoT5's without the query; the score is true against false."""
+    from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+    from situate.chunkers import Document, PruningChunker, TextChunker
+
+    tokenizer = AutoTokenizer.from_pretrained(t5)
+    model = T5ForConditionalGeneration.from_pretrained(t5, dtype=torch.float32).eval()
+    texts = ["the cat sat on the mat", "a dog"]
+    scorer = QualityT5Model(t5, device="cpu")
+    answers = tokenizer.convert_tokens_to_ids([scorer.true, scorer.false])
+    expected = []
+    for text in texts:
+        parts = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in ("Document:", text)]
+        ids = torch.tensor([[*parts[0], *parts[1], *tokenizer(" Relevant:")["input_ids"]]])
+        with torch.inference_mode():
+            logits = model(input_ids=ids, decoder_input_ids=torch.zeros((1, 1), dtype=torch.long)).logits[0, 0]
+        expected.append(float(logits[answers].softmax(-1)[0]))
+    assert scorer(texts) == pytest.approx(expected, abs=1e-5)
+    assert scorer([]) == []
+    pruning = PruningChunker(TextChunker(size=200), threshold=1.0, scorer=scorer)
+    assert len(pruning.split(Document("d", texts[0]))) == 1
+    assert pruning.fingerprint()["scorer"]["model"] == str(t5)
