@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from situate.app.output import progress
+from situate.app.web.settings import LOCAL, Place
+from situate.app.web.store.records import RECORDS, Records
 from situate.chunkers.readers.files import SkippedFilesWarning, read_documents
 from situate.configuration.settings import Settings
 from situate.errors import InputError
@@ -116,7 +118,8 @@ def index_paths(
         finally:
             index.progress = False
     if prune and not done.interrupted:
-        gone = [stored for stored in index.document_ids() if _is_gone(stored, paths, base)]
+        uploaded = _uploaded(settings)
+        gone = [each for each in index.document_ids() if each not in uploaded and _is_gone(each, paths, base)]
         # The lines of a data set have ids of their own, which name no files.
         done.pruned = tuple(dict.fromkeys(c.document_id for c in index.get_chunks(gone) if _is_file(c)))
         index.delete(done.pruned)
@@ -146,6 +149,12 @@ def _is_gone(document_id: str, paths: Sequence[Path], base: Path) -> bool:
     file = base / document_id
     below = any(file.is_relative_to(os.path.abspath(path)) for path in paths)
     return below and not os.path.lexists(file)
+
+
+def _uploaded(settings: Settings) -> set[str]:
+    """Documents that were uploaded to the chat application over the same index, whose files lie in its own folder."""
+    file = Path(settings.chat.folder) / RECORDS
+    return {record.id for record in Records(file).documents(Place(LOCAL))} if file.is_file() else set()
 
 
 def _is_file(chunk: Chunk) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from situate.app.cli import run
 from situate.app.web import WebLimits, create_configured_app
 from situate.app.web.answers.answering import MODEL_BROKE_OFF, MODEL_FAILED, NOTHING
 from situate.app.web.settings import Place
@@ -300,3 +302,20 @@ def test_the_share_of_a_document_that_is_indexed_is_told(start: Start) -> None:
     assert any(0 < share < 1 for share in shares)
     assert "done" not in told[-1]
     assert told[-1]["state"] == "ready"
+
+
+def test_pruning_on_the_command_line_leaves_what_was_uploaded(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone.md").write_text(TRAVEL)
+    assert run(["index", "."]) == 0
+    running = start(path=".situate", folder=".situate-chat")
+    with running.client() as client:
+        add(client, "leave.md", LEAVE)
+    running.stop()
+    (tmp_path / "gone.md").unlink()
+    capsys.readouterr()
+    assert run(["index", ".", "--prune", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pruned"] == ["gone.md"]
+    assert run(["search", "How long is parental leave?"]) == 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from situate.app.web.settings import DOCUMENTS, LOCAL, Place, WebSettings, checked_name
-from situate.app.web.store.records import Record, Records
+from situate.app.web.store.records import RECORDS, Record, Records
 from situate.errors import InputError, StoreLockedError
 from situate.lifecycle import Openable
 from situate.retrievers.highlight import Highlighter
@@ -36,7 +36,7 @@ class Library(Openable):
 
     def __init__(self, retriever: Retriever, settings: WebSettings) -> None:
         self.settings = settings
-        self.records = Records(settings.home / "documents.sqlite")
+        self.records = Records(settings.home / RECORDS)
         self._template = retriever
         #: Finds what supports an answer, by the vectors of the model that all collections share.
         self.highlighter = Highlighter(retriever.index.embedder)

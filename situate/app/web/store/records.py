@@ -14,6 +14,8 @@ from situate.app.web.settings import Place
 from situate.sqlite_file import SqliteFile
 
 State: TypeAlias = Literal["waiting", "reading", "indexing", "ready", "failed"]
+#: The name of the list's file in the folder of an application.
+RECORDS = "documents.sqlite"
 #: States that end by themselves.
 PASSING = ("waiting", "reading", "indexing")
 
