@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=1500)
     given = parser.parse_args()
     plain = [Embedder(given.old), Embedder(given.new)]
-    old, new = (Embedder(one.model, encoder=CachedEncoder.of(one, CACHE)) for one in plain)
+    old, new = (Embedder(one.model, family=one.family, encoder=CachedEncoder.of(one, CACHE)) for one in plain)
     data = load(given.folder)
     chunker = AutoChunker(size=100, tokenizer=old.tokenizer)
     chunks = [chunk for document in data.documents if document.text.strip() for chunk in chunker.split(document)]

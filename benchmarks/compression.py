@@ -36,7 +36,7 @@ QUERIES = 200
 def vectors_of(folders: Sequence[Path], model: str, points: int, cache: Path = CACHE) -> tuple[Vectors, Vectors]:
     """float32 ``[points, dimension]`` and ``[queries, dimension]``."""
     plain = Embedder(model)
-    embedder = Embedder(model, encoder=CachedEncoder.of(plain, cache))
+    embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, cache))
     chunker = AutoChunker(size=100, tokenizer=plain.tokenizer)
     texts, queries = [], []
     for folder in folders:

@@ -51,7 +51,7 @@ def built(
 ) -> Index:
     """The set's documents in chunks of ``size`` tokens."""
     plain = Embedder(model)
-    embedder = Embedder(model, encoder=CachedEncoder.of(plain, CACHE))
+    embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, CACHE))
     chunker = AutoChunker(size=size, tokenizer=plain.tokenizer)
     index = Index(embedder, chunker=chunker, situators=situators, config=config, progress=True)
     index.add([document for document in data.documents if document.text.strip()])
@@ -70,7 +70,7 @@ def tokens(data: EvaluationSet, model: str, depth: int = 50) -> None:
     """Quality and bytes of each form of token vectors: MaxSim alone orders the dense best of ``quality``."""
     scheme = PipelineConfig.quality().dense
     plain = Embedder(model)
-    embedder = Embedder(model, encoder=CachedEncoder.of(plain, CACHE))
+    embedder = Embedder(model, family=plain.family, encoder=CachedEncoder.of(plain, CACHE))
     chunker = AutoChunker(size=200, tokenizer=plain.tokenizer)
     chunks, dense, rows = [], [], []
     for some in in_batches([document for document in data.documents if document.text.strip()], 50):
@@ -154,8 +154,10 @@ def muvera(data: EvaluationSet, model: str, documents: int = 1100, queries: int 
 
 def further(data: EvaluationSet, model: str, second: str) -> None:
     """A second embedder, another scheme and views, beside ``fast``."""
+    own = Embedder(second)
+    other = Embedder(second, family=own.family, encoder=CachedEncoder.of(own, CACHE))
     signals: tuple[Signal, ...] = (
-        Dense(Embedder(second), name="second", weight=0.0),
+        Dense(other, name="second", weight=0.0),
         Dense(scheme=ChunkScheme(late=True, residual=0.0), name="late", weight=0.0),
         Dense(scheme=ChunkScheme(context=("title",), pool_context=True), name="title", weight=0.0),
         Views(weight=0.0),
