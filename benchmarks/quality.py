@@ -87,6 +87,19 @@ def _titled(document: Document) -> Document:
     return replace(document, text=f"{title} {document.text}")
 
 
+def by_excerpt(data: EvaluationSet) -> EvaluationSet:
+    """The set with its judged excerpts as documents, for sets whose excerpts divide their documents (paragraphs)."""
+    texts = {document.id: document.text for document in data.documents}
+    documents: dict[str, Document] = {}
+    judgements = []
+    for judgement in data.judgements:
+        for start, end in judgement.spans or ():
+            name = f"{judgement.document_id}#{start}"
+            documents[name] = Document(name, texts[judgement.document_id][start:end])
+            judgements.append(replace(judgement, document_id=name, spans=None))
+    return EvaluationSet(f"{data.name}-excerpts", list(documents.values()), data.queries, judgements)
+
+
 def run(
     data: EvaluationSet,
     names: list[str] | None,
@@ -184,11 +197,13 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
     parser.add_argument("--perturb", action="append", default=[], help="typos, asr or case; prints what they cost")
+    parser.add_argument("--excerpts", action="store_true", help="search judged excerpts as documents of their own")
     parser.add_argument("--no-cache", action="store_true", help="encode everything anew")
     arguments = parser.parse_args()
     for folder in arguments.folders:
         cache = None if arguments.no_cache else arguments.cache
-        run(load(folder), arguments.only, arguments.model, cache, arguments.perturb, arguments.over)
+        data = by_excerpt(load(folder)) if arguments.excerpts else load(folder)
+        run(data, arguments.only, arguments.model, cache, arguments.perturb, arguments.over)
 
 
 if __name__ == "__main__":
