@@ -15,6 +15,7 @@ import numpy as np
 
 from situate.embedders.types import Vectors
 from situate.errors import FallbackWarning, InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.payload import DENSE
 from situate.retrievers.storage.ids import point_key
 from situate.vectors import direction, unit
@@ -29,6 +30,7 @@ SAMPLE, PAGE = 5000, 500
 EXCERPTS = 256
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Hubness:
     """Cross-domain similarity local scaling (CSLS, Conneau et al. 2018): what hubs are near to anyway is subtracted.
@@ -53,8 +55,8 @@ class Hubness:
 
     def __post_init__(self) -> None:
         given: Any = self.queries
-        if isinstance(given, str):
-            raise InputError(f"queries={self.queries!r} is one text: give a list of questions")
+        if not isinstance(given, tuple | list) or not all(isinstance(query, str) for query in given):
+            raise InputError(f"queries={given!r} of hubness is no list of questions")
         object.__setattr__(self, "queries", tuple(dict.fromkeys(q for q in self.queries if q.strip())))
         if not 0 <= self.weight <= 1:
             raise InputError(f"the weight of hubness is {self.weight}, a share: it must lie between 0 and 1")
@@ -67,6 +69,7 @@ class Hubness:
             )
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Whitening:
     """Vectors less their mean, their directions evened out, compared by cosine (Su et al. 2021, Huang et al. 2021).
@@ -104,17 +107,11 @@ def whitening_of(value: Whitening | Mapping[str, Any] | None) -> Whitening | Non
 
 
 def _value(cls: Any, name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return cls(**{key: tuple(each) if isinstance(each, list) else each for key, each in value.items()})
     if value is None or isinstance(value, cls):
         return value
-    known = cls.__dataclass_fields__
-    if not isinstance(value, Mapping) or (unknown := sorted(set(value) - set(known))):
-        what = f"has no {unknown[0]}" if isinstance(value, Mapping) else "is none"
-        raise InputError(f"{name}={value!r} {what}: give {cls.__name__}(...), or a mapping of {', '.join(known)}")
-    given = {key: tuple(each) if isinstance(each, list) else each for key, each in value.items()}
-    try:
-        return cls(**given)
-    except (TypeError, AttributeError) as error:  # a comparison of a text with a number, say
-        raise InputError(f"{name}={value!r} holds a value of another type: {error}") from error
+    raise InputError(f"{name}={value!r} is no {cls.__name__}: give one, or a mapping of its fields")
 
 
 @dataclass(frozen=True, eq=False)
