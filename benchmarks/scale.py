@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale                                    10,000 chunks, all stores
     python -m benchmarks.scale --points 10000 100000 1000000      more; qdrant-client's local mode up to 100,000
+    python -m benchmarks.scale --points 1000000 --stores chroma   a piece: its rows are added to those measured before
 
 Every store is on disk, gets the same chunks and runs in a process of its own, one after the other. Vectors are those of
 real passages (of this repository's prose) with noise, so that encoding does not dominate; a query is a passage's vector
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from benchmarks.encoder import RESULTS, sample_texts
+from benchmarks.encoder import RESULTS, environment, sample_texts
 from benchmarks.storage import disk_mb, resident_mb, summary
 from situate.embedders.types import Encoded, SpanText
 
@@ -40,7 +41,7 @@ BATCH = 500
 CHUNKS = 50
 #: Lengths of the noise, of a unit vector: of chunks and of queries.
 NOISE = (0.6, 0.4)
-STORES = ("situate, dense", "situate, fast", "qdrant-client local", "chroma", "lancedb")
+STORES = ("situate, dense", "situate, fast", "qdrant-client local", "chroma", "lancedb", "lancedb, index")
 LOCAL_MODE_POINTS = 100_000
 
 
@@ -62,8 +63,8 @@ class Data:
         self.queries = [" ".join(self.texts[i].split()[3:11]) + f" ({n})" for n, i in enumerate(asked)]
         self.query_vectors = _noisy(self.vectors[asked], NOISE[1], generator)
         self.query_groups = [self.groups[i] for i in asked]
-        self._known = {**dict(zip(self.texts, self.vectors, strict=True))}
-        self._known |= dict(zip(self.queries, self.query_vectors, strict=True))
+        self._places = {text: i for i, text in enumerate(self.texts)}
+        self._asked = dict(zip(self.queries, self.query_vectors, strict=True))
 
     def nearest(self, query: int) -> set[int]:
         """The ten chunks nearest to a query, by comparing all."""
@@ -78,27 +79,30 @@ class Data:
         return self.vectors.shape[1]
 
     def encode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
-        return [Encoded(np.float32([self.known(item.text)])) for item in inputs]
+        return [Encoded(self.known(item.text)[None]) for item in inputs]
 
     async def aencode(self, inputs: Sequence[SpanText], *, token_vectors: bool = False) -> list[Encoded]:
         return await asyncio.to_thread(self.encode, inputs)
 
-    def known(self, text: str) -> list[float]:
+    def known(self, text: str) -> NDArray[np.float32]:
         """The vector of a text; of one that a store makes up by itself some other."""
-        row: list[float] = self._known.get(text, self.vectors[0]).tolist()
-        return row
+        found = self._asked.get(text)
+        return self.vectors[self._places.get(text, 0)] if found is None else found
 
 
 def _noisy(vectors: NDArray[np.float32], length: float, generator: np.random.Generator) -> NDArray[np.float32]:
-    noise = generator.normal(size=vectors.shape).astype(np.float32) * (length / vectors.shape[1] ** 0.5)
-    found: NDArray[np.float32] = vectors + noise
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    found = generator.standard_normal(vectors.shape, dtype=np.float32)
+    found *= length / vectors.shape[1] ** 0.5
+    found += vectors
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
 
 
 class Store(Protocol):
     """One store on disk. A search returns the numbers of ten chunks."""
 
     def add(self, first: int, last: int) -> None: ...
+    def finish(self) -> None: ...  # after the last chunk: what its documentation advises
     def search(self, query: int, group: str | None = None) -> list[int]: ...
     def close(self) -> None: ...
 
@@ -129,6 +133,11 @@ class Situate:
             items.append((document, chunks))
         self.index.add_chunks(items)
 
+    def finish(self) -> None:
+        # As docs/storage.md advises for a key that is filtered by; other stores look through it, or index all keys.
+        self.index.client.create_payload_index("situate", "metadata.group", models.PayloadSchemaType.KEYWORD)
+        self.index.client.optimize("situate")  # type: ignore[attr-defined]
+
     def search(self, query: int, group: str | None = None) -> list[int]:
         condition = None if group is None else {"group": group}
         return [_number(hit.chunk.text) for hit in self.index.search(self.data.queries[query], k=10, filter=condition)]
@@ -143,12 +152,21 @@ class LangChain:
     Args:
         data: What it is given.
         store: The store.
-        condition: A group -> the store's filter.
+        condition: A group -> the search's keyword arguments that filter by it.
+        finish: Called after the last chunk.
         close: Ends it.
     """
 
-    def __init__(self, data: Data, store: Any, condition: Callable[[str], Any], close: Callable[[], object]) -> None:
-        self.data, self.store, self.condition, self.close_store = data, store, condition, close
+    def __init__(
+        self,
+        data: Data,
+        store: Any,
+        condition: Callable[[str], dict[str, Any]],
+        finish: Callable[[], object] = lambda: None,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.data, self.store, self.condition = data, store, condition
+        self.finish_store, self.close_store = finish, close
 
     def add(self, first: int, last: int) -> None:
         rows = range(first, last)
@@ -156,9 +174,12 @@ class LangChain:
         self.store.add_texts([self.data.texts[i] for i in rows], metadata)
 
     def search(self, query: int, group: str | None = None) -> list[int]:
-        more = {} if group is None else {"filter": self.condition(group)}
+        more = {} if group is None else self.condition(group)
         found = self.store.similarity_search(self.data.queries[query], k=10, **more)
         return [_number(document.page_content) for document in found]
+
+    def finish(self) -> None:
+        self.finish_store()
 
     def close(self) -> None:
         self.close_store()
@@ -176,23 +197,33 @@ def opened(name: str, data: Data, folder: Path) -> Store:
 
     class Prepared(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return [data.known(text) for text in texts]
+            return [data.known(text).tolist() for text in texts]
 
         def embed_query(self, text: str) -> list[float]:
-            return data.known(text)
+            row: list[float] = data.known(text).tolist()
+            return row
 
     if name == "chroma":
         from langchain_chroma import Chroma
 
         space: Any = {"hnsw:space": "cosine"}
-        chroma = Chroma("c", Prepared(), persist_directory=str(folder), collection_metadata=space)
-        return LangChain(data, chroma, lambda group: {"group": group}, lambda: None)
-    if name == "lancedb":
+        chroma = Chroma("chunks", Prepared(), persist_directory=str(folder), collection_metadata=space)
+        return LangChain(data, chroma, lambda group: {"filter": {"group": group}})
+    if name.startswith("lancedb"):
         import lancedb
         from langchain_community.vectorstores import LanceDB
 
-        lance = LanceDB(lancedb.connect(str(folder)), Prepared(), table_name="c", distance="cosine")
-        return LangChain(data, lance, lambda group: f"metadata.group = '{group}'", lambda: None)
+        # The store's default mode, "overwrite", keeps the chunks of its last call alone.
+        lance = LanceDB(lancedb.connect(str(folder)), Prepared(), table_name="chunks", distance="cosine", mode="append")
+
+        def finish() -> None:
+            lance.get_table().optimize()
+            if name.endswith("index"):
+                lance.create_index(vector_col="vector", metric="cosine")
+
+        return LangChain(
+            data, lance, lambda group: {"filter": f"metadata.group = '{group}'", "prefilter": True}, finish
+        )
     from langchain_qdrant import QdrantVectorStore
     from qdrant_client import QdrantClient
 
@@ -201,11 +232,11 @@ def opened(name: str, data: Data, folder: Path) -> Store:
         client.create_collection("c", models.VectorParams(size=data.dimension, distance=models.Distance.COSINE))
     store = QdrantVectorStore(client, "c", Prepared())
 
-    def condition(group: str) -> models.Filter:
+    def condition(group: str) -> dict[str, Any]:
         match = models.MatchValue(value=group)
-        return models.Filter(must=[models.FieldCondition(key="metadata.group", match=match)])
+        return {"filter": models.Filter(must=[models.FieldCondition(key="metadata.group", match=match)])}
 
-    return LangChain(data, store, condition, client.close)
+    return LangChain(data, store, condition, close=client.close)
 
 
 def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
@@ -218,12 +249,10 @@ def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
         start = time.perf_counter()
         for first in range(0, points, BATCH):
             store.add(first, min(first + BATCH, points))
-        if isinstance(store, Situate):
-            # As docs/storage.md advises for a key that is filtered by; other stores look through it, or index all keys.
-            store.index.client.create_payload_index("situate", "metadata.group", models.PayloadSchemaType.KEYWORD)
-            store.index.client.optimize("situate")  # type: ignore[attr-defined]
+        written = time.perf_counter() - start
+        store.finish()
         took = time.perf_counter() - start
-        result: dict[str, Any] = {"chunks_per_s": points / took}
+        result: dict[str, Any] = {"chunks_per_s": points / took, "written_per_s": points / written}
         for title, grouped in (("search", False), ("filtered", True)):
             asked = [(i, data.query_groups[i] if grouped else None) for i in range(QUERIES)]
             for query, group in asked[:WARM_UP]:
@@ -302,8 +331,9 @@ def main() -> None:
     from situate.embedders import Embedder
 
     RESULTS.mkdir(exist_ok=True)
-    about = {"platform": platform.platform(terse=True), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
-    results: list[dict[str, Any]] = []
+    about = {"platform": platform.platform(terse=True), "cpu": environment(1)["device"], "cores": os.cpu_count()}
+    before = RESULTS / "scale.json"
+    results: list[dict[str, Any]] = json.loads(before.read_text(encoding="utf-8"))["results"] if before.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         vectors = Path(folder) / "vectors.npy"
         np.save(vectors, Embedder().embed_documents(sample_texts(PASSAGES, 40, 60)))
@@ -311,16 +341,19 @@ def main() -> None:
             for name in arguments.stores:
                 if name == "qdrant-client local" and points > LOCAL_MODE_POINTS:
                     continue
+                load = round(os.getloadavg()[0], 1)
                 command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--points", str(points)]
                 done = subprocess.run(
                     [*command, "--one", name, str(vectors)], capture_output=True, text=True, check=False
                 )
                 answer = done.stdout.strip().splitlines()
                 found = json.loads(answer[-1]) if not done.returncode and answer else {"why": done.stderr[-200:]}
-                results.append({"points": points, "store": name, **found})
+                results = [row for row in results if (row["points"], row["store"]) != (points, name)]
+                results.append({"points": points, "store": name, "load": load, **found})
                 print(results[-1], flush=True)
+                results.sort(key=lambda row: (row["points"], STORES.index(row["store"])))
                 report = {"machine": about, "results": results}
-                (RESULTS / "scale.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                before.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (RESULTS / "scale.md").write_text(f"{about}\n\n{table(results)}\n", encoding="utf-8")
     plot(results, RESULTS / "scale.png")
     print(table(results))
