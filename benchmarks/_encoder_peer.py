@@ -96,17 +96,41 @@ class Compiled:
         return out
 
 
-def openvino_session(model: str) -> Callable[[Any, Any], Any]:
-    """The model compiled by OpenVINO, computing in bfloat16."""
+def openvino_session(model: str, precision: str | None = "bf16") -> Callable[[Any, Any], Any]:
+    """The model compiled by OpenVINO, computing in bfloat16, or in what it chooses for the CPU."""
+    return _openvino_session(
+        _openvino_model(model), {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+    )
+
+
+def openvino_int8_session(model: str, texts: list[str]) -> Callable[[Any, Any], Any]:
+    """The model compiled by OpenVINO, weights and activations quantised to int8 by NNCF on these texts."""
+    import nncf
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{model}/tokenizer.json")
+    tokenizer.enable_truncation(256)
+    inputs = [np.array([tokenizer.encode(text).ids], dtype=np.int64) for text in texts]
+    calibration = nncf.Dataset([{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in inputs])
+    kind = nncf.ModelType.TRANSFORMER
+    return _openvino_session(nncf.quantize(_openvino_model(model), calibration, model_type=kind), {})
+
+
+def _openvino_model(model: str) -> Any:
     import openvino
     import torch
     from transformers import AutoModel
 
     example = {"input_ids": torch.ones(2, 9, dtype=torch.long), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
-    whole = openvino.convert_model(AutoModel.from_pretrained(model).eval(), example_input=example)
-    compiled = openvino.Core().compile_model(
-        whole, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
-    )
+    return openvino.convert_model(AutoModel.from_pretrained(model).eval(), example_input=example)
+
+
+def _openvino_session(model: Any, settings: dict[str, str]) -> Callable[[Any, Any], Any]:
+    import openvino
+
+    threads = {"INFERENCE_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+    compiled = openvino.Core().compile_model(model, "CPU", threads | settings)
     return lambda ids, mask: compiled({"input_ids": ids, "attention_mask": mask})[0]
 
 

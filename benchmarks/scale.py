@@ -36,12 +36,15 @@ from benchmarks.storage import disk_mb, resident_mb, summary
 from situate.embedders.types import Encoded, SpanText
 
 PASSAGES, QUERIES, WARM_UP, GROUPS = 1000, 100, 5, 100
+#: Queries for local mode, which takes seconds for one.
+FEW = 15
 BATCH = 500
 #: Chunks of one document.
 CHUNKS = 50
 #: Lengths of the noise, of a unit vector: of chunks and of queries.
 NOISE = (0.6, 0.4)
-STORES = ("situate, dense", "situate, fast", "qdrant-client local", "chroma", "lancedb", "lancedb, index")
+LOCAL = "qdrant-client local"
+STORES = ("situate, dense", "situate, fast", LOCAL, "chroma", "lancedb", "lancedb, index")
 LOCAL_MODE_POINTS = 100_000
 
 
@@ -241,6 +244,7 @@ def opened(name: str, data: Data, folder: Path) -> Store:
 
 def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
     """One store at one size, in this process."""
+    local = name == LOCAL
     data = Data(points, np.load(vectors))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -254,7 +258,7 @@ def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
         took = time.perf_counter() - start
         result: dict[str, Any] = {"chunks_per_s": points / took, "written_per_s": points / written}
         for title, grouped in (("search", False), ("filtered", True)):
-            asked = [(i, data.query_groups[i] if grouped else None) for i in range(QUERIES)]
+            asked = [(i, data.query_groups[i] if grouped else None) for i in range(FEW if local else QUERIES)]
             for query, group in asked[:WARM_UP]:
                 store.search(query, group)
             found, times = [], []
@@ -339,7 +343,7 @@ def main() -> None:
         np.save(vectors, Embedder().embed_documents(sample_texts(PASSAGES, 40, 60)))
         for points in arguments.points:
             for name in arguments.stores:
-                if name == "qdrant-client local" and points > LOCAL_MODE_POINTS:
+                if name == LOCAL and points > LOCAL_MODE_POINTS:
                     continue
                 load = round(os.getloadavg()[0], 1)
                 command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scale", "--points", str(points)]
