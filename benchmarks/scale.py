@@ -4,7 +4,8 @@
     python -m benchmarks.scale --points 10000 100000 1000000      more; qdrant-client's local mode up to 100,000
     python -m benchmarks.scale --points 1000000 --stores chroma   a piece: its rows are added to those measured before
 
-Every store is on disk, gets the same chunks and runs in a process of its own, one after the other. Vectors are those of
+Every store is on disk, gets the same chunks and runs in a process of its own, one after the other. Where other work
+keeps the machine busy, compare CPU time (of all threads and processes) instead of rates. Vectors are those of
 real passages (of this repository's prose) with noise, so that encoding does not dominate; a query is a passage's vector
 with other noise. Peers run through their LangChain stores and are left out where they are not installed
 (langchain-qdrant; langchain-chroma and chromadb; lancedb and langchain-community). Results go to
@@ -242,6 +243,12 @@ def opened(name: str, data: Data, folder: Path) -> Store:
     return LangChain(data, store, condition, close=client.close)
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it started and that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
     """One store at one size, in this process."""
     local = name == LOCAL
@@ -250,23 +257,24 @@ def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
         folder = Path(place)
         before = resident_mb()
         store = opened(name, data, folder)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), cpu_seconds()
         for first in range(0, points, BATCH):
             store.add(first, min(first + BATCH, points))
-        written = time.perf_counter() - start
+        written, writing = time.perf_counter() - start, cpu_seconds() - used
         store.finish()
         took = time.perf_counter() - start
         result: dict[str, Any] = {"chunks_per_s": points / took, "written_per_s": points / written}
+        result |= {"writing_cpu_ms": 1e3 * writing / points, "cpu_ms": 1e3 * (cpu_seconds() - used) / points}
         for title, grouped in (("search", False), ("filtered", True)):
             asked = [(i, data.query_groups[i] if grouped else None) for i in range(FEW if local else QUERIES)]
             for query, group in asked[:WARM_UP]:
                 store.search(query, group)
-            found, times = [], []
+            found, times, used = [], [], cpu_seconds()
             for query, group in asked:
                 start = time.perf_counter()
                 found.append(store.search(query, group))
                 times.append(time.perf_counter() - start)
-            result[title] = summary(times)
+            result[title] = summary(times) | {"cpu_ms": 1e3 * (cpu_seconds() - used) / len(asked)}
             if not grouped:
                 shares = [len(set(hits) & data.nearest(i)) / 10 for i, hits in enumerate(found)]
                 result["recall_at_10"] = statistics.mean(shares)
@@ -283,8 +291,8 @@ def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    columns = ["chunks", "store", "chunks/s", "search p50 / p95, ms", "filtered p50 / p95, ms", "recall@10"]
-    columns += ["RAM, MB", "disk, MB", "reopen, s"]
+    columns = ["chunks", "store", "chunks/s", "CPU ms a chunk", "search p50 / p95, ms", "filtered p50 / p95, ms"]
+    columns += ["recall@10", "RAM, MB", "disk, MB", "reopen, s", "load"]
     lines = [f"| {' | '.join(columns)} |", "| ---: | --- |" + " ---: |" * (len(columns) - 2)]
     for row in results:
         if "why" in row:
@@ -293,7 +301,8 @@ def table(results: list[dict[str, Any]]) -> str:
         times = [f"{row[t]['p50_ms']:.1f} / {row[t]['p95_ms']:.1f}" for t in ("search", "filtered")]
         recall = "hybrid" if row["store"].endswith("fast") else f"{row['recall_at_10']:.3f}"
         numbers = [f"{row['resident_mb']:.0f}", f"{row['disk_mb']:.0f}", f"{row['reopen_s']:.2f}"]
-        cells = [f"{row['points']:,}", row["store"], f"{row['chunks_per_s']:,.0f}", *times, recall, *numbers]
+        rates = [f"{row['chunks_per_s']:,.0f}", f"{row['cpu_ms']:.2f}"]
+        cells = [f"{row['points']:,}", row["store"], *rates, *times, recall, *numbers, f"{row['load']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -115,7 +115,7 @@ class ModelProfile:
         more: dict[str, Any] = self._changed()
         if family.similarity != "cosine":
             more["similarity"] = family.similarity
-        if getattr(settings.encoder, "dtype", settings.dtype) == "int8":
+        if settings.dtype == "int8" or getattr(settings.encoder, "dtype", None) == "int8":
             more["dtype"] = "int8"
         if family.end_token:
             more["end_token"] = True

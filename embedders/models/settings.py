@@ -180,8 +180,9 @@ class EmbedderSettings:
 
     @property
     def changes(self) -> list[str]:
-        """The settings that change how the model runs."""
-        return [
+        """The settings that change the vectors by how the model runs."""
+        changed = ["dtype"] if self.dtype == "int8" else []
+        return changed + [
             name
             for name in (
                 "prompts",

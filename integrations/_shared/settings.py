@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, SecretStr, SkipValidation
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation
 
 from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
@@ -38,6 +38,17 @@ WhiteningLike: TypeAlias = Whitening | Mapping[str, Any]
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+
+
+def _number(given: Any) -> Any:
+    """What is given, which pydantic would read as 1 where it is True."""
+    if isinstance(given, bool):
+        raise ValueError(f"{given} is no number: give a whole number of 1 or more, or None")
+    return given
+
+
+#: A number of tokens, layers or dimensions.
+Count: TypeAlias = Annotated[int, Field(gt=0), BeforeValidator(_number)]
 
 
 def with_signals(config: PipelineConfig | None, signals: Sequence[SignalLike], **changes: Any) -> PipelineConfig | None:
@@ -181,11 +192,11 @@ class EmbedderOptions(Configured):
     query_instruction: str | None = Field(default=None, description="Written in front of a query.")
     document_instruction: str | None = Field(default=None, description="Written in front of a document.")
     task: str | None = Field(default=None, description="The task that the query instruction names.")
-    dimensions: int | None = Field(default=None, gt=0, description="Leading dimensions to keep.")
+    dimensions: Count | None = Field(default=None, description="Leading dimensions to keep.")
     pooling: Pooling | None = Field(default=None, description="How token vectors become one.")
-    max_tokens: int | None = Field(default=None, gt=0, description="Tokens that a text is cut to.")
+    max_tokens: Count | None = Field(default=None, description="Tokens that a text is cut to.")
     prompts: str | dict[str, Any] | None = Field(default=None, description="How a language model is asked.")
-    layers: int | None = Field(default=None, gt=0, description="First layers to run.")
+    layers: Count | None = Field(default=None, description="First layers to run.")
     mean_layers: tuple[int, ...] | None = Field(default=None, description="Layers whose mean is pooled.")
     extension: Literal["linear", "ntk", "yarn", "self", "grouped", "recurrent", "interpolated"] | None = Field(
         default=None, description="How longer texts than trained are read."

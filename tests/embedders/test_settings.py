@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from situate.embedders import ChunkScheme, Embedder, EmbedderSettings, Extension
 from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 from situate.errors import InputError
+from situate.integrations.langchain import SituateEmbeddings
+from situate.integrations.llama_index import SituateEmbedding
 
 ALL: dict[str, Any] = {
     "model": "all-MiniLM-L6-v2",
@@ -75,6 +78,23 @@ def test_a_value_that_no_model_could_have_is_refused_at_once(name: str, value: A
         Embedder(**{name: value})
     with pytest.raises(InputError, match=f"{name} .*{value}"):
         dataclasses.replace(EmbedderSettings(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dimensions", 2.5), ("dimensions", True), ("layers", True), ("max_tokens", "64"), ("task", 5)]
+)
+def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name}.*{value}"):
+        Embedder(**{name: value})
+    if not isinstance(value, str):  # which pydantic reads as a number
+        for kind in (SituateEmbedding, SituateEmbeddings):
+            with pytest.raises(ValidationError, match=name):
+                kind(**{name: value})
+
+
+def test_int8_beside_an_encoder_is_refused() -> None:
+    with pytest.raises(InputError, match="dtype belong"):
+        Embedder(dtype="int8", encoder=Embedder(dtype="float32").encoder)
 
 
 def test_weights_are_rounded_in_one_way() -> None:
