@@ -106,7 +106,7 @@ def test_each_adapter_equals_peft_and_leaves_the_others_alone(made: Made) -> Non
         wanted = {name: reference(encoder, folder, path) for name, path in (("legal", adapters["legal"]), (None, None))}
         wanted["medical"] = reference(encoder, folder, adapters["medical"])
         for name in ("legal", None, "medical", "legal", None):
-            np.testing.assert_allclose(vectors(encoder, name), wanted[name], atol=2e-5)
+            np.testing.assert_allclose(vectors(encoder, name), wanted[name], atol=1e-4)
     assert np.abs(wanted["legal"] - wanted[None]).max() > 0.01
     assert np.abs(wanted["legal"] - wanted["medical"]).max() > 0.01
 
