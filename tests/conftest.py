@@ -23,6 +23,7 @@ os.environ["SITUATE_CORES"] = "all"
 # wait awake for others that have no core (docs/encoder.md, "Busy machines"), which takes several times the CPU time.
 if (WORKERS := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the programs that tests start with more threads
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 #: `make test-full` runs the long forms of the suites.
