@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -25,6 +25,7 @@ from situate.errors import InputError
 from situate.outside import load_json
 from situate.retrievers.evaluation.comparison import Comparison, compare
 from situate.retrievers.evaluation.judgements import EvaluationSet, Judgement, load_beir, load_jsonl
+from situate.retrievers.evaluation.measures import evaluate
 from situate.retrievers.evaluation.perturbations import perturbed
 from situate.retrievers.index.index import Index
 from situate.retrievers.retriever import Retriever
@@ -170,6 +171,7 @@ def compare_configurations(
         perturbed((), kind, generator=settings.generator())  # type: ignore[arg-type]  # refuses one that is unknown
     found = load_set(data, questions)
     asked = tuple(measures or (_SPAN_MEASURES if found.has_spans else _DOCUMENT_MEASURES))
+    evaluate(_first_question(found), lambda _: [], asked, count_tokens=len)  # refuses a measure that is unknown
     with ExitStack() as stack:
         rows = _rows(chosen, found, stack, shown=not as_json)
         depth = max(int(number[1]) if (number := _DEPTH.search(name)) else _DEEP for name in asked)
@@ -192,6 +194,11 @@ def compare_configurations(
     if plot is not None and len(rows) == 1:
         console(stderr=True).print(f"--plot drew nothing: {baseline} has no other configuration beside it")
     return 0
+
+
+def _first_question(found: EvaluationSet) -> EvaluationSet:
+    judged = (j.query_id for j in found.judgements if j.query_id in found.queries and j.grade > 0)
+    return replace(found, queries={name: found.queries[name] for name in islice(judged, 1)})
 
 
 def _show(comparison: Comparison, rows: Mapping[str, _Row], found: EvaluationSet, measure: str, baseline: str) -> None:

@@ -15,6 +15,7 @@ from mcp.types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 import situate
+from situate.app.addresses import check_address
 from situate.app.passages import Passage, passages
 from situate.configuration.settings import Settings
 from situate.errors import InputError, SituateError
@@ -169,7 +170,7 @@ def serve_mcp(settings: Settings, transport: Literal["stdio", "http"], host: str
     """Serve until the client goes or the process is stopped; the exit code.
 
     Raises:
-        InputError: ``host`` can be reached from other machines, and there are no keys.
+        InputError: ``host`` can be reached from other machines, and there are no keys; or it is taken.
         StoreLockedError: Another process has the store open.
     """
     if transport == "http" and host not in ("127.0.0.1", "localhost", "::1"):
@@ -177,6 +178,8 @@ def serve_mcp(settings: Settings, transport: Literal["stdio", "http"], host: str
             f"--host {host}: there are no keys, and other machines could read all documents there. Listen on "
             "127.0.0.1, behind a proxy that asks for a key"
         )
+    if transport == "http":
+        check_address(host, port)
     with settings.retriever() as retriever:
         server = mcp_server(retriever)
         if transport == "stdio":

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -262,6 +263,15 @@ def test_bad_input_has_a_message_and_a_code(
     assert ran("search", "leave", "-k", "1")[0] == 0, "nothing is lost"
 
 
+@pytest.mark.parametrize("command", [("serve",), ("mcp", "--transport", "http")])
+def test_an_address_that_is_taken_is_named_before_anything_is_opened(ran: Any, command: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        code, out, err = ran(*command, "--port", port)
+    assert (code, out) == (2, "")
+    assert f"'127.0.0.1', port {port} cannot be listened on: Address already in use" in err
+
+
 def test_documents_cannot_steer_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +407,8 @@ def test_compare_takes_configurations_models_and_rerankers(ran: Any, questions: 
         (("--with", "nothing.yaml"), r"nothing\.yaml"),
         (("--with", "{folder}/a.yaml", "--with", "{folder}/b/a.yaml"), "two configurations are named 'a'"),
         (("--reranker", "pointwise"), "needs a language model"),
+        (("--measure", "nDCG@ten"), "nDCG@ten"),
+        (("--measure", "char_recall@5", "--measure", "best@5"), "best@5"),
         (("--plot", "differences.xyz"), r"its ending is none of \.png, \.svg, \.pdf"),
         (("--plot", "nowhere/differences.svg"), "there is no folder 'nowhere'"),
     ],

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import uvicorn
 from fastapi import FastAPI
 
+from situate.app.addresses import check_address
 from situate.app.web.access import check_public
 from situate.app.web.application import create_app
 from situate.app.web.settings import WebSettings
@@ -56,11 +57,12 @@ def serve(
         announce: Is told the application's URL when it listens.
 
     Raises:
-        InputError: The address can be reached from other machines, and there are no keys.
+        InputError: The address can be reached from other machines, and there are no keys; or it is taken.
         StoreLockedError: Another process serves the same store.
         SituateError: The store or the embedding model cannot be used.
     """
     check_public(settings, host)
+    check_address(host, port)
     app = create_app(retriever, generator, settings=settings)
     # Before the server starts, whose own message about an error would be a traceback.
     app.state.services.library.open()
