@@ -36,7 +36,7 @@ class Verdict:
         judged: How much more is found of the questions that judge, in [-1, 1].
         guarded: The same of the questions that only guard; None where there are none.
         milliseconds: The median time of a search, without embedding the query.
-        used: Whether it is better beyond chance on the first, and not worse on the others.
+        used: Whether it is better beyond chance on the first, by more than the others lose.
     """
 
     name: str
@@ -50,8 +50,9 @@ class Verdict:
         """The verdict on differences, float64 ``[questions]``."""
         judge = Interval.of(judged) if len(judged) else Interval(0.0, 0.0, 0.0)
         guard = Interval.of(guarded) if len(guarded) else None
-        worse = guard is not None and (guard.high < 0 or judge.mean + guard.mean < 0)
-        return cls(name, judge, guard, milliseconds, judge.low > 0 and not worse)
+        lost = 0.0 if guard is None else max(0.0, -guard.mean)
+        worse = guard is not None and guard.high < 0
+        return cls(name, judge, guard, milliseconds, judge.low > lost and not worse)
 
     def written(self) -> str:
         """The verdict with its numbers, in one line."""

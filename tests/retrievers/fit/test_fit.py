@@ -234,6 +234,7 @@ def test_a_gain_by_chance_is_not_used() -> None:
     none = np.zeros(0)
     assert Verdict.of("a", draw.normal(0.1, 0.2, 200), none, 1.0).used
     assert not Verdict.of("a", draw.normal(0.0, 0.2, 200), none, 1.0).used
+    assert not Verdict.of("a", draw.normal(0.1, 0.2, 200), draw.normal(-0.09, 0.8, 200), 1.0).used
     worse = Verdict.of("a", draw.normal(0.1, 0.2, 200), draw.normal(-0.3, 0.2, 200), 1.0)
     assert not worse.used
     assert worse.words == "worse where words stay: not used"
