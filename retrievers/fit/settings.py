@@ -104,7 +104,8 @@ def nearer_share(
     """``best`` with BM25's share as near to the default's as finds about as much.
 
     The best share depends on how questions are asked, and people ask otherwise than documents do: of the shares on the
-    way to the best one the first is taken that is not worse by more than twice the standard error.
+    way to the best one the first is taken that is not worse by more than twice the standard error. Whether it is better
+    than the default's is for the questions that are held back.
 
     Args:
         best: Settings that were found.
@@ -114,7 +115,7 @@ def nearer_share(
         guarding: As in `best_of`.
     """
     low, high = sorted((best.lexical_share, default.lexical_share))
-    between = {share for share in (*_SHARES, default.lexical_share) if low <= share <= high} - {best.lexical_share}
+    between = [share for share in _SHARES if low < share < high]
     if not between or not len(judging):
         return best
     base = measure(default, judging), measure(default, guarding)
