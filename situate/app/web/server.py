@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from situate.app.addresses import check_address
 from situate.app.web.access import check_public
 from situate.app.web.application import create_app
+from situate.app.web.connections import bounded_connection
 from situate.app.web.settings import WebSettings
 from situate.retrievers.retriever import Retriever
 from situate.types import TextGenerator
@@ -76,8 +77,10 @@ def serve(
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
     """How uvicorn serves the application."""
+    limits = app.state.services.settings.limits
     return uvicorn.Config(
         app,
+        http=bounded_connection(limits.idle_seconds),
         host=host,
         port=port,
         ws="none",
@@ -85,7 +88,7 @@ def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
         access_log=False,  # the application's own log names no documents
         server_header=False,
         timeout_graceful_shutdown=_GRACE,
-        limit_concurrency=app.state.services.settings.limits.connections,
+        limit_concurrency=limits.connections,
     )
 
 

@@ -45,7 +45,7 @@ class WebLimits:
         answers: Answers that are written at once, for all tenants.
         answers_per_tenant: The same for one tenant.
         answer_seconds: Seconds for one answer.
-        idle_seconds: Seconds that the body of a request may pause.
+        idle_seconds: Seconds that the body of a request may pause, and in which its head has to come.
         model_seconds: Seconds that the language model may pause before and within an answer.
 
     Raises:

@@ -33,7 +33,16 @@ from tests.conftest import FULL
 Start = Callable[..., Running]
 KEYS = {"acme": "acme-key-of-many-letters", "globex": "globex-key-of-many-letters"}
 DOCUMENTS = "/api/collections/documents/documents"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 JSON = {"Content-Type": "application/json"}
+
+
+def received(connection: socket.socket, words: bytes) -> bool:
+    """Whether these words come before the connection ends."""
+    got = b""
+    while words not in got and (more := connection.recv(4_000)):
+        got += more
+    return words in got
 
 
 def test_tenants_cannot_reach_each_other(start: Start) -> None:
@@ -135,6 +144,14 @@ def test_bodies_files_and_rates_are_bounded(start: Start) -> None:
         head = f"POST {DOCUMENTS}?name=a.md HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nx"
         slow.sendall(head.encode())
         assert b" 400 " in slow.recv(1_000)
+    # So is a head that does not end, and a connection that stays silent, before its first request and after one.
+    for said, answered in ((b"", False), (b"GET /healthz HTTP/1.1\r\nHost: local", False), (HEALTH, True)):
+        with socket.create_connection((host, int(port)), timeout=60) as silent:
+            silent.sendall(said)
+            if answered:
+                assert received(silent, b"alive")
+                silent.sendall(b"GET")
+            assert silent.recv(4_000) == b""
 
 
 def test_a_rate_fills_evenly() -> None:
@@ -240,10 +257,7 @@ def test_callers_that_hold_on_to_the_server_leave_room_for_others(start: Start) 
         until(lambda: services.receiving._taken["local"])
         refused = client.post(DOCUMENTS, params={"name": "leave.md"}, content=LEAVE)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-        answer = b""
-        while b"}" not in answer:
-            answer += slow.recv(2_000)
-        assert b"did not arrive within 1 seconds" in answer
+        assert received(slow, b"did not arrive within 1 seconds")
         add(client, "leave.md", LEAVE)
         with services.following.taken("local"):
             assert client.get(f"{DOCUMENTS}/events").status_code == 503
