@@ -19,6 +19,7 @@ from situate.retrievers.rerank import (
     CrossEncoderReranker,
     DiffusionReranker,
     LateInteractionReranker,
+    LinkReranker,
     Mmr,
     PairwiseReranker,
     PointwiseReranker,
@@ -34,7 +35,11 @@ DOCUMENTS = (
         "## Sabbatical\n\nA sabbatical is twelve months of unpaid leave.",
         {"title": "Handbook", "page": 7},
     ),
-    Document("travel", "Flights are booked with the travel desk. Hotels cost at most 120 euros a night."),
+    Document(
+        "travel",
+        "Flights are booked with the travel desk. Hotels cost at most 120 euros a night.",
+        {"links": ["leave"]},
+    ),
 )
 
 
@@ -209,6 +214,7 @@ STEPS: dict[str, Callable[[Embedder], dict[str, Any]]] = {
     "soft grades": lambda e: {"rerankers": [PointwiseReranker(Judge(), soft=True)]},
     "soft choices": lambda e: {"rerankers": [PairwiseReranker(Judge(), soft=True)]},
     "diffusion": lambda e: {"rerankers": [DiffusionReranker(e, neighbours=1)]},
+    "links": lambda e: {"rerankers": [LinkReranker(0.5)]},
     "several hops": lambda e: {"expander": MultiHop(Judge(), hops=3), "fuse_texts": "minmax"},
     "instruction": lambda e: {"instruction": "Find rules about travel: "},
     "instruction and grades": lambda e: {
