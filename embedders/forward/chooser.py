@@ -133,6 +133,11 @@ def choose_forward(
             f"dtype='int8' rounds the weights itself, and weights={variant.weights!r} stores them otherwise: leave one "
             "of them out"
         )
+    if dtype == torch.int8 and variant.mean_layers:
+        raise ConventionError(
+            f"dtype='int8' computes the last layer alone, and mean_layers={variant.mean_layers} needs others: leave "
+            "one of them out"
+        )
     model = load(dtype if variant.weights else base_dtype(device, dtype))
     reentrant, vocabulary = is_reentrant(model, options), _vocabulary(model)
     # Up to the length trained on, a grouped model computes what the padded pass computes.
