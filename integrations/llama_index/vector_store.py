@@ -223,7 +223,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             sparse = models.SparseVectorParams(modifier=models.Modifier.IDF)
             similarity = self.similarity or ("cosine" if self._embedder is None else self._embedder.similarity)
             distance = models.Distance.DOT if similarity == "dot" else models.Distance.COSINE
-            metadata = {} if self._embedder is None else {_OURS: _fingerprint(self._embedder)}
+            metadata: dict[str, Any] = {} if self._embedder is None else {_OURS: _fingerprint(self._embedder)}
             if self.lexical is not None and self.lexical.language == "auto":
                 metadata[_KEEPS_LANGUAGES] = True
             try:

@@ -43,11 +43,15 @@ class RememberingGateway:
         self.gateway = gateway
         self.limit = limit
         self.client, self.collection, self.embedded = gateway.client, gateway.collection, gateway.embedded
-        self.params = gateway.params
+        self.params, self.codes = gateway.params, gateway.codes
         self._found: dict[tuple[str, bytes], Scores] = {}
         self._maxsim: dict[tuple[str, bytes], Scores] = {}
         self._rows: dict[tuple[str, int], Vectors] = {}
         self._payloads: dict[int, Mapping[str, Any]] = {}
+
+    def dense(self, query: Vectors, limit: int) -> dict[str, Any]:
+        """As the gateway beneath."""
+        return self.gateway.dense(query, limit)
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         """As the gateway beneath; without a filter each query is asked once."""

@@ -144,7 +144,8 @@ def test_settings_find_what_an_index_with_them_finds(embedder: Embedder, preset:
         asked: list[str] = []
         nearest = trials._gateway.gateway.nearest
         trials._gateway.gateway.nearest = lambda q, *rest: asked.extend(q) or nearest(q, *rest)  # type: ignore[method-assign, func-returns-value]
-        for tried in [*candidates(config)[:: len(candidates(config)) // 6], replace(config, prefetch=2)]:
+        further = [replace(config, prefetch=2), replace(config, fusion="dbsf")]
+        for tried in [*candidates(config)[:: len(candidates(config)) // 6], *further]:
             for vectors in probe.vectors:
                 found = HybridSearch(trials._gateway, tried).search(vectors, 5)
                 searched = HybridSearch(gateway(index.client, index.collection), tried).search(vectors, 5)
