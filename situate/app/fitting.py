@@ -37,6 +37,9 @@ def fit_stored(
     """
     if teacher is not None and teacher not in RERANKERS:
         raise InputError(f"there is no reranker {teacher!r} to teach: {', '.join(RERANKERS)}")
+    given = {"--questions": questions, "--plot": plot, "--output": output, "--same-cost": same_cost, "--json": as_json}
+    if lora is not None and (unused := [name for name, value in {**given, "--teacher": teacher}.items() if value]):
+        raise InputError(f"--lora trains and judges by itself, and uses no {', '.join(unused)}: leave that out")
     checked_plot(plot)
     with settings.index() as index:
         own = None if questions is None else stored_questions(index, questions)

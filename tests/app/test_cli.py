@@ -471,8 +471,10 @@ def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> No
     store = ("--store", str(tmp_path / "store"))
     assert ran("index", str(tmp_path / "rules.md"), *store)[0] == 0
     options = ("--same-cost", "--rebuild", "60", "--teacher", "late_interaction")
-    code, out, _ = ran("fit", *options, "--output", str(tmp_path / "fitted"), *store)
+    plot = tmp_path / "plot.svg"
+    code, out, err = ran("fit", *options, "--output", str(tmp_path / "fitted"), "--plot", str(plot), *store)
     assert code == 0
+    assert plot.exists() != ("--plot drew nothing" in err), "a picture, or why there is none"
     assert (tmp_path / "fitted" / "report.md").read_text() == out
     assert "settings tried" in out
     assert "Configuration: as before" in out
@@ -481,6 +483,9 @@ def test_fit_prints_a_report_and_changes_nothing(ran: Any, tmp_path: Path) -> No
     code, _, err = ran("fit", "--questions", str(questions), *store)
     assert code == 2
     assert "the answer does not stand in 'rules.md'" in err
+    assert ran("fit", "--plot", "plot.xyz", *store)[0] == 2
+    code, _, err = ran("fit", "--lora", str(tmp_path / "lora"), "--plot", str(plot), "--json", *store)
+    assert (code, "uses no --plot, --json" in err) == (2, True)
     code, _, err = ran("fit", "--teacher", "parrot", *store)
     assert (code, "there is no reranker 'parrot' to teach" in err) == (2, True)
     import torch
