@@ -1,9 +1,9 @@
 /* Products of int8, and the inputs' way there.
  *
  * A row of inputs is 8 bits, unsigned, with a scale and a least value of its own: round((x - least) / scale). Weights are signed,
- * with a scale for each column. AVX2 adds products in pairs to 16 bits, and the pairs of two quads are added there too, so that
- * one instruction widens both. Of these four weights those of one sign are at most 128 together: 255 * 128 = 32640 stays below
- * 32768. So every kernel computes the same integers, and which one runs is of no matter to a vector.
+ * with a scale for each column. AVX2 adds products in pairs to 16 bits, saturated, so neighbouring weights of one sign are at most
+ * 128 together: 255 * 128 = 32640 stays below 32768. So every kernel computes the same integers, and which one runs is of no
+ * matter to a vector.
  *
  * A panel is [k / 4, 16, 4]: four inputs of a row meet four weights of each column in one instruction.
  */
@@ -21,37 +21,17 @@ typedef void Tile8(const uint8_t *a, int64_t k, const int8_t *panel, int32_t *ou
             }                                                                                                          \
     }
 
-#define TILE8_AVX2(COUNT)                                                                                              \
-    AVX2 static void pairs##COUNT(const uint8_t *a, int64_t k, const int8_t *panel, int32_t *out) {                    \
-        __m256i sums[COUNT][2];                                                                                        \
-        UNROLL for (int r = 0; r < COUNT; r++) sums[r][0] = sums[r][1] = _mm256_setzero_si256();                       \
-        for (int64_t i = 0; i < k; i += 8, panel += 8 * PANEL) {                                                       \
-            const __m256i *w = (const __m256i *)panel;                                                                 \
-            UNROLL for (int r = 0; r < COUNT; r++) {                                                                   \
-                const __m256i x = _mm256_set1_epi32(quad(a + r * k + i)), y = _mm256_set1_epi32(quad(a + r * k + i + 4));\
-                UNROLL for (int half = 0; half < 2; half++) {                                                          \
-                    const __m256i first = _mm256_maddubs_epi16(x, w[half]), second = _mm256_maddubs_epi16(y, w[2 + half]);\
-                    const __m256i both = _mm256_madd_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(1));     \
-                    sums[r][half] = _mm256_add_epi32(sums[r][half], both);                                             \
-                }                                                                                                      \
-            }                                                                                                          \
-        }                                                                                                              \
-        UNROLL for (int r = 0; r < COUNT; r++) {                                                                       \
-            _mm256_store_si256((__m256i *)(out + PANEL * r), sums[r][0]);                                              \
-            _mm256_store_si256((__m256i *)(out + PANEL * r + 8), sums[r][1]);                                          \
-        }                                                                                                              \
-    }
-
-#define TILE8_VNNI(COUNT)                                                                                              \
-    __attribute__((target("avx2,avxvnni"))) static void quads##COUNT(const uint8_t *a, int64_t k, const int8_t *panel, \
-                                                                     int32_t *out) {                                   \
+#define TILE8_256(NAME, TARGET, DOT, COUNT)                                                                            \
+    __attribute__((target(TARGET))) static void NAME##COUNT(const uint8_t *a, int64_t k, const int8_t *panel, int32_t *out) {\
         __m256i sums[COUNT][2];                                                                                        \
         UNROLL for (int r = 0; r < COUNT; r++) sums[r][0] = sums[r][1] = _mm256_setzero_si256();                       \
         for (int64_t i = 0; i < k; i += 4, panel += 4 * PANEL) {                                                       \
-            const __m256i *w = (const __m256i *)panel;                                                                 \
+            const __m256i left = _mm256_loadu_si256((const __m256i *)panel);                                           \
+            const __m256i right = _mm256_loadu_si256((const __m256i *)(panel + 32));                                   \
             UNROLL for (int r = 0; r < COUNT; r++) {                                                                   \
                 const __m256i x = _mm256_set1_epi32(quad(a + r * k + i));                                              \
-                UNROLL for (int half = 0; half < 2; half++) sums[r][half] = _mm256_dpbusd_avx_epi32(sums[r][half], x, w[half]);\
+                sums[r][0] = DOT(sums[r][0], x, left);                                                                 \
+                sums[r][1] = DOT(sums[r][1], x, right);                                                                \
             }                                                                                                          \
         }                                                                                                              \
         UNROLL for (int r = 0; r < COUNT; r++) {                                                                       \
@@ -80,10 +60,13 @@ static inline __attribute__((always_inline)) int32_t quad(const uint8_t *x) {
     return four;
 }
 
+#define DOT_AVX2(sum, x, w) _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
 #define UP_TO_6(TILE) TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#define AVX2_TILE(COUNT) TILE8_256(pairs, "avx2", DOT_AVX2, COUNT)
+#define VNNI_TILE(COUNT) TILE8_256(quads, "avx2,avxvnni", _mm256_dpbusd_avx_epi32, COUNT)
 UP_TO_6(TILE8_SCALAR)
-UP_TO_6(TILE8_AVX2)
-UP_TO_6(TILE8_VNNI)
+UP_TO_6(AVX2_TILE)
+UP_TO_6(VNNI_TILE)
 UP_TO_6(TILE8_512)
 TILE8_512(7) TILE8_512(8) TILE8_512(9) TILE8_512(10) TILE8_512(11) TILE8_512(12)
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 
 _LARGEST = 127
-#: Four neighbouring inputs meet four weights of a column in one instruction; AVX2 adds two such products in 16 bits.
+#: Neighbouring weights of one sign are at most so large together: see `int8.h`.
+_PAIR = 128
+#: Four neighbouring inputs meet four weights of a column in one instruction.
 _QUAD = 4
-#: So weights of one sign that are added there are at most so large together: see `int8.h`.
-_TOGETHER = 128
 #: Scales that are tried, relative to the one at which a channel's largest weight is 127. Below 1 the largest are cut
-#: off, above 1 fewer are that are added in 16 bits.
+#: off, above 1 fewer pairs are.
 _SCALES = (2.0, 1.7, 1.5, 1.3, 1.2, 1.1, 1.0, 0.9, 0.8)
 
 
@@ -70,11 +70,11 @@ def _smoothing(weight: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
 def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """float32 ``[out, in]`` of whole numbers, and ``[out]``: the scales with the least squared error."""
-    largest = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * _TOGETHER)
+    largest = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny * _PAIR)
     best, chosen, least = weight, largest, torch.full_like(largest, torch.inf)
     for relative in _SCALES:
         scales = relative * largest / _LARGEST
-        rounded = _within_16_bits((weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST))
+        rounded = _within_pairs((weight / scales[:, None]).round().clamp(-_LARGEST, _LARGEST))
         error = (rounded * scales[:, None] - weight).square().sum(1)
         better = error < least
         best = torch.where(better[:, None], rounded, best)
@@ -82,21 +82,10 @@ def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return best, chosen
 
 
-def _within_16_bits(rounded: torch.Tensor) -> torch.Tensor:
-    """Weights of one sign that are added in 16 bits, made smaller by about the same number where they are too large.
-
-    These are numbers 0, 1, 4 and 5 and numbers 2, 3, 6 and 7 of each eight of a channel's.
-    """
-    rows, columns = rounded.shape
-    added = rounded.view(rows, columns // (2 * _QUAD), 2, 2, 2).transpose(2, 3).reshape(-1, _QUAD).clone()
-    for sign in (1, -1):
-        places = ((sign * added).clamp(min=0).sum(1) > _TOGETHER).nonzero().squeeze(1)
-        parts = added[places]
-        while bool((over := ((sign * parts).clamp(min=0).sum(1) - _TOGETHER).clamp(min=0)).any()):
-            large = sign * parts > 0
-            share = over.div(large.sum(1), rounding_mode="floor")
-            further = large.cumsum(1) <= (over - share * large.sum(1))[:, None]
-            less = (share[:, None] + further) * large
-            parts = torch.where(large, sign * (sign * parts - less).clamp(min=0), parts)
-        added[places] = parts
-    return added.view(rows, columns // (2 * _QUAD), 2, 2, 2).transpose(2, 3).reshape(rows, columns)
+def _within_pairs(rounded: torch.Tensor) -> torch.Tensor:
+    """Neighbours of one sign whose sum is too large, the larger one made smaller."""
+    left, right = rounded[:, ::2], rounded[:, 1::2]
+    over = ((left + right).abs() - _PAIR).clamp(min=0) * (left * right > 0)
+    cut = torch.where(left.abs() >= right.abs(), left, right).sign() * over
+    first = left.abs() >= right.abs()
+    return torch.stack([left - cut * first, right - cut * ~first], 2).view_as(rounded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,22 +52,16 @@ def unpacked(layer: QuantizedLinear) -> NDArray[np.int64]:
     return panels.transpose(0, 2, 1, 3).reshape(panels.shape[0] * 16, -1)
 
 
-def test_weights_are_near_and_no_sum_of_products_leaves_16_bits() -> None:
+def test_weights_are_near_and_no_pair_of_products_saturates() -> None:
     weight = matrix(32, 64)
     layer = QuantizedLinear.of(weight, torch.rand(64) + 0.1, 16)
     rounded = unpacked(layer)
-    # Two neighbours of a quad and those at their places in the quad behind it are added: alone, in pairs and together.
-    added = rounded.reshape(32, 8, 2, 2, 2).transpose(0, 1, 3, 2, 4).reshape(-1, 4)
-    for inputs in itertools.product((0, 255), repeat=4):
-        assert np.abs(added @ inputs).max() <= 2**15 - 1
-    assert np.abs(added.clip(min=0).sum(1)).max() == 128  # no more is lost than must be
+    left, right = rounded[:, ::2], rounded[:, 1::2]
+    for inputs in ((255, 255), (255, 0), (0, 255)):
+        assert np.abs(inputs[0] * left + inputs[1] * right).max() <= 2**15 - 1
     found = torch.from_numpy(rounded) * layer.scales[:, None] * layer.smoothing
-    assert (found - weight).norm() / weight.norm() < 0.08
-    ordinary = torch.randn(32, 64)
-    layer = QuantizedLinear.of(ordinary, None, 16)
-    found = torch.from_numpy(unpacked(layer)) * layer.scales[:, None]
-    assert (found - ordinary).norm() / ordinary.norm() < 0.06
-    torch.testing.assert_close(layer.sums, (torch.from_numpy(unpacked(layer)) * layer.scales[:, None]).sum(1))
+    assert (found - weight).norm() / weight.norm() < 0.02
+    torch.testing.assert_close(layer.sums, (torch.from_numpy(rounded) * layer.scales[:, None]).sum(1))
 
 
 def test_smoothing_moves_an_outlier_from_the_inputs_to_the_weights() -> None:
