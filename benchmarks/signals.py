@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
 
 from benchmarks.quality import CACHE, DOCUMENT_MEASURES, SPAN_MEASURES, load
 from situate.batches import in_batches
@@ -27,12 +29,17 @@ from situate.embedders import ChunkScheme, Embedder
 from situate.embedders.types import Vectors
 from situate.retrievers import Hit, Index, PipelineConfig
 from situate.retrievers.evaluation import CachedEncoder, EvaluationSet, compare
+from situate.retrievers.search.gateway import EdgeGateway
 from situate.retrievers.signals.base import Signal
 from situate.retrievers.signals.dense import Dense
 from situate.retrievers.signals.muvera import Muvera
 from situate.retrievers.signals.tokens import Tokens, TokenStorage, in_bytes, pooled
 from situate.retrievers.signals.views import Views
+from situate.retrievers.storage.edge import EdgeClient
+from situate.retrievers.storage.ids import point_id
 
+#: Qdrant's own default, for a vector that was stored without a graph.
+_GRAPH = models.HnswConfigDiff(m=16)
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 #: Name -> how a chunk's tokens are stored.
 STORED: dict[str, tuple[TokenStorage, int]] = {
@@ -114,42 +121,119 @@ def _maxsim(query: Vectors, rows: Vectors, kind: TokenStorage) -> float:
     return -float(np.sqrt(distances.min(1).sum()))
 
 
-def muvera(data: EvaluationSet, model: str, documents: int = 1100, queries: int = 40) -> None:
-    """How many of exhaustive MaxSim's first ten are found through encodings, and in which share of its time."""
-    data = replace(data, documents=data.documents[:documents])
+def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents: int = 1100, queries: int = 40) -> None:
+    """How many of exhaustive MaxSim's first ten are found through encodings, and in which share of its time.
+
+    Each query is asked in every way before the next one, so that a busy machine slows all of them alike.
+    """
+    rows, asked = _token_vectors(data, model, documents, queries, kept)
     forms = {
-        "40 x 2^4 x 16": Muvera(name="muvera", weight=0.0),
-        "20 x 2^5 x 16": Muvera(name="a", repetitions=20, bits=5, weight=0.0),
-        "40 x 2^5 x 16": Muvera(name="b", bits=5, weight=0.0),
+        "40 x 2^4 x 16": Muvera(name="muvera"),
+        "20 x 2^4 x 16": Muvera(name="half", repetitions=20),
     }
-    signals = (Tokens(weight=1.0), *forms.values())
-    config = PipelineConfig(lexical=None, signals=signals)
-    # Chunks so short that the set has enough of them.
-    with built(data, model, config, size=48) as index:
-        count, gateway = index.count(), index.gateway
-        print(f"{count} chunks")
-        asked = list(data.queries.values())[:queries]
-        vectors = {text: index.embedder.embed_query_tokens([text])[0] for text in asked}
-        exact, seconds = {}, []
-        for text in asked:
-            started = time.perf_counter()
-            exact[text] = list(gateway.nearest({"tokens": vectors[text]}, 10, None)["tokens"])
-            seconds.append(time.perf_counter() - started)
-        exhaustive = float(np.median(seconds))
-        print(f"exhaustive MaxSim: {1e3 * exhaustive:.1f} ms")
-        for name, form in forms.items():
-            for depth in (50, 100, 200):
-                found, took = [], []
-                for text in asked:
-                    started = time.perf_counter()
-                    encoding = form.of_query(vectors[text])
-                    candidates = list(gateway.nearest({form.name: encoding}, depth, None)[form.name])
-                    scores = gateway.maxsim(vectors[text], "tokens", candidates)
-                    took.append(time.perf_counter() - started)
-                    best = sorted(scores, key=lambda point: -scores[point])[:10]
-                    found.append(len(set(best) & set(exact[text])) / 10)
-                share = float(np.median(took)) / exhaustive
-                print(f"{name:16} best {depth:3} rescored: recall {np.mean(found):.3f}, {share:.1%} of the time")
+    stored = {"float16": Tokens(), "int8": Tokens(name="bytes", datatype="int8")}
+    with EdgeClient(auto_optimize=False) as client:
+        signals = (*stored.values(), *forms.values())
+        dimension = asked[0].shape[1]
+        params = {s.name: s.params(dimension, models.Distance.COSINE) for s in signals}
+        for form in forms.values():
+            params[form.name].hnsw_config = models.HnswConfigDiff(m=0)
+        client.create_collection("c", params, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1000))
+        for some in in_batches(list(enumerate(rows)), 256):
+            points = []
+            for i, matrix in some:
+                own = matrix.astype(np.float32)
+                vector: dict[str, object] = {form.name: form.of_document(own) for form in forms.values()}
+                vector |= {"tokens": own, "bytes": in_bytes(own)}
+                points.append(models.PointStruct.model_construct(id=point_id(i + 1), vector=vector, payload={}))
+            client.upsert("c", points)
+        gateway = EdgeGateway(client, "c")
+        print(f"{len(rows)} chunks, {len(asked)} queries")
+        ways: list[tuple[str, int, str, int | None]] = [
+            (name, depth, "float16", None) for name in forms for depth in (50, 100, 200)
+        ]
+        default = next(iter(forms))
+        ways += [(default, depth, kind, at_once) for depth in (100, 200) for kind in stored for at_once in (16, None)]
+        _ask(gateway, asked, forms, stored, list(dict.fromkeys(ways)))
+        print("with a graph over the default encodings:")
+        started = time.perf_counter()
+        client.update_collection("c", vectors_config={"muvera": models.VectorParamsDiff(hnsw_config=_GRAPH)})
+        client.optimize("c")
+        print(f"built in {time.perf_counter() - started:.0f} s")
+        _ask(gateway, asked, forms, stored, [way for way in dict.fromkeys(ways) if way[0] == default])
+
+
+def _ask(
+    gateway: EdgeGateway,
+    asked: Sequence[Vectors],
+    forms: Mapping[str, Muvera],
+    stored: Mapping[str, Tokens],
+    ways: Sequence[tuple[str, int, str, int | None]],
+) -> None:
+    """Print what each way (encoding, candidates, form of the tokens, chunks rescored in a request) finds and takes.
+
+    Time is that of the processor, of all threads, because a busy machine stretches the clock's.
+    """
+    exhaustive: list[float] = []
+    seconds: dict[object, list[tuple[float, float, float]]] = {way: [] for way in ways}
+    recall: dict[object, list[float]] = {way: [] for way in ways}
+    for query in asked:
+        started = time.process_time()
+        exact = set(gateway.nearest({"tokens": query}, 10, None)["tokens"])
+        exhaustive.append(time.process_time() - started)
+        for way in ways:
+            name, depth, kind, gateway.maxsim_at_once = way
+            form, tokens_ = forms[name], stored[kind]
+            times = [time.process_time()]
+            encoding = form.of_query(query)
+            times.append(time.process_time())
+            candidates = list(gateway.nearest({form.name: encoding}, depth, None)[form.name])
+            times.append(time.process_time())
+            scores = tokens_.scores(gateway, query, candidates)
+            times.append(time.process_time())
+            a, b, c, d = times
+            seconds[way].append((b - a, c - b, d - c))
+            best = sorted(scores, key=lambda point: -scores[point])[:10]
+            recall[way].append(len(set(best) & exact) / 10)
+    whole = float(np.median(exhaustive))
+    print(f"exhaustive MaxSim: {1e3 * whole:.1f} ms; shares of it: encoding, finding, rescoring, together")
+    for way, spent in seconds.items():
+        parts = np.median(np.array(spent), axis=0) / whole
+        shares = " + ".join(f"{part:.1%}" for part in parts)
+        together = float(np.median(np.sum(spent, axis=1))) / whole
+        print(f"{way}: recall {np.mean(recall[way]):.3f}, {shares} = {together:.1%}", flush=True)
+
+
+def _token_vectors(
+    data: EvaluationSet, model: str, documents: int, queries: int, kept: Path | None
+) -> tuple[list[NDArray[np.float16]], list[Vectors]]:
+    """The token vectors of chunks of 48 tokens, so that the set has enough of them, and of queries.
+
+    Args:
+        data: The set.
+        model: The embedder's.
+        documents: How many documents are cut.
+        queries: How many queries are asked.
+        kept: Where they are kept (.npz), and read again.
+    """
+    if kept is None or not kept.is_file():
+        embedder = Embedder(model)
+        chunker = AutoChunker(size=48, tokenizer=embedder.tokenizer)
+        rows: list[NDArray[np.float16]] = []
+        for some in in_batches([d for d in data.documents[:documents] if d.text.strip()], 32):
+            items = [(document, chunker.split(document)) for document in some]
+            for made in embedder.encode_chunks(items, ChunkScheme(), token_vectors=True):
+                rows += [matrix.astype(np.float16) for matrix in made.tokens or ()]
+        asked = embedder.embed_query_tokens(list(data.queries.values())[:queries])
+        if kept is None:
+            return rows, asked
+        counts = {"n": [len(matrix) for matrix in rows], "qn": [len(matrix) for matrix in asked]}
+        np.savez(kept, rows=np.concatenate(rows), q=np.concatenate(asked), **counts)
+    with np.load(kept) as arrays:
+        found, queried = (
+            np.split(arrays[name], np.cumsum(arrays[count])[:-1]) for name, count in (("rows", "n"), ("q", "qn"))
+        )
+    return found, queried[:queries]
 
 
 def further(data: EvaluationSet, model: str, second: str) -> None:
@@ -196,9 +280,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--second", default="intfloat/e5-small-v2")
+    parser.add_argument("--queries", type=int, default=40, help="how many queries muvera asks")
+    parser.add_argument("--kept", type=Path, help="where the token vectors of muvera are kept (.npz)")
     arguments = parser.parse_args()
     further_ = partial(further, second=arguments.second)
-    run = {"tokens": tokens, "muvera": muvera, "further": further_, "keyphrases": keyphrases}
+    muvera_ = partial(muvera, kept=arguments.kept, queries=arguments.queries)
+    run = {"tokens": tokens, "muvera": muvera_, "further": further_, "keyphrases": keyphrases}
     run[arguments.what](load(arguments.folder), arguments.model)
 
 

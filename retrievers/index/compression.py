@@ -23,7 +23,7 @@ CompressionKind: TypeAlias = Literal["int8", "binary", "product"]
 #: In front of a number of numbers: vectors projected to so few.
 PCA = "pca:"
 #: Candidates by the codes for each hit that is wanted: as few as keep recall@10 (`benchmarks.compression`).
-OVERSAMPLING: Mapping[str, float] = {"int8": 2.0, "binary": 16.0, "product": 4.0, PCA: 4.0}
+OVERSAMPLING: Mapping[str, float] = {"int8": 2.0, "binary": 16.0, "product": 4.0, PCA: 8.0}
 #: The share of numbers that int8 covers; the few beyond are clipped, so that the rest have finer steps.
 _QUANTILE = 0.99
 
@@ -40,7 +40,7 @@ class Compression:
             fitted on the collection's own vectors and kept in it.
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None: 2 for "int8", 16 for
-            "binary", 4 for "product" and "pca:n".
+            "binary", 4 for "product", 8 for "pca:n".
 
     Raises:
         InputError: ``kind`` is none of these, ``oversampling`` is less than 1 or set without rescoring, or "binary" is

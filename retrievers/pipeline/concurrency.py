@@ -67,12 +67,17 @@ def in_this_process(model: object) -> bool:
     return isinstance(model, here)
 
 
+def serves_a_loop() -> bool:
+    """Whether the caller's thread works for an event loop (`LoopThreads`)."""
+    return getattr(_thread, "serves_a_loop", False)
+
+
 def release_gil() -> None:
     """Release the interpreter for a moment; for work that holds it for milliseconds, time and again.
 
     Does nothing outside of `LoopThreads`: no event loop waits for a synchronous call.
     """
-    if getattr(_thread, "serves_a_loop", False):
+    if serves_a_loop():
         time.sleep(_RELEASE)
 
 

@@ -11,7 +11,7 @@ from situate.batches import in_batches
 from situate.embedders.types import Vectors
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.index.payload import DENSE
-from situate.retrievers.pipeline.concurrency import release_gil
+from situate.retrievers.pipeline.concurrency import release_gil, serves_a_loop
 from situate.retrievers.storage.ids import point_id, point_key
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Scores: TypeAlias = dict[int, float]
 #: A dense vector ``[dimension]``, a multivector ``[rows, dimension]``, or weights of terms.
 Query: TypeAlias = Vectors | SparseVector
-#: Chunks that MaxSim scores in one request of the embedded engine; few, because the event loop waits for each request.
+#: Chunks that MaxSim scores in one request of the embedded engine for an event loop, which waits for each request.
 _MAXSIM_AT_ONCE = 16
 
 
@@ -92,7 +92,6 @@ class ClientGateway:
     """A `Gateway` by the calls that every Qdrant client has."""
 
     embedded = False
-    _maxsim_at_once: int | None = None
 
     def __init__(self, client: QdrantClient, collection: str) -> None:
         self.client = client
@@ -155,19 +154,17 @@ class ClientGateway:
         }
 
     def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
-        scores: Scores = {}
-        for some in in_batches(points, self._maxsim_at_once or max(1, len(points))):
-            found = self.client.query_points(
-                self.collection,
-                query=tokens.tolist(),
-                using=name,
-                query_filter=among(some),
-                limit=len(some),
-                with_payload=False,
-            )
-            scores |= _scores(found.points)
-            release_gil()
-        return scores
+        if not points:
+            return {}
+        found = self.client.query_points(
+            self.collection,
+            query=tokens.tolist(),
+            using=name,
+            query_filter=among(points),
+            limit=len(points),
+            with_payload=False,
+        )
+        return _scores(found.points)
 
     def batch(self, requests: Sequence[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
         answers = self.client.query_batch_points(self.collection, requests)
@@ -183,8 +180,8 @@ class EdgeGateway(ClientGateway):
 
     embedded = True
     client: EdgeClient
-    # The engine holds the interpreter, and so blocks the event loop, until a request is answered.
-    _maxsim_at_once = _MAXSIM_AT_ONCE
+    #: Chunks in a request where no event loop waits; None for all.
+    maxsim_at_once: int | None = None
 
     def nearest(self, queries: Mapping[str, Query], limit: int, where: models.Filter | None) -> dict[str, Scores]:
         if self.codes is not None and DENSE in queries:
@@ -192,6 +189,16 @@ class EdgeGateway(ClientGateway):
         vectors = {name: plain(q) if isinstance(q, SparseVector) else q for name, q in queries.items()}
         scores = self.client.nearest_scores(self.collection, vectors, limit, where, self.params)
         release_gil()
+        return scores
+
+    def maxsim(self, tokens: Vectors, name: str, points: Sequence[int]) -> Scores:
+        # As an array: a query's ten thousand numbers as Python objects, request by request, take longer than scoring.
+        # The engine holds the interpreter, and so blocks the event loop, until a request is answered.
+        at_once = _MAXSIM_AT_ONCE if serves_a_loop() else self.maxsim_at_once or max(1, len(points))
+        scores: Scores = {}
+        for some in in_batches(points, at_once):
+            scores |= self.client.nearest_scores(self.collection, {name: tokens}, len(some), among(some))[name]
+            release_gil()
         return scores
 
     def payloads(self, points: Sequence[int]) -> Mapping[int, Mapping[str, Any]]:
