@@ -14,6 +14,7 @@
     ├── StorageError                               the store cannot do its work
     │   ├── StoreLockedError                       another process holds the embedded store
     │   ├── StoreCorruptError                      files are damaged
+    │   ├── DiskFullError                          the disk has no room
     │   ├── IncompatibleIndexError                 the collection was built with another encoder
     │   └── ServerError                            a server refused, timed out or went away
     │       └── ServerVectorError (also NonFiniteVectorError)   its answer holds NaN or infinity
@@ -85,6 +86,10 @@ class StoreLockedError(StorageError):
 
 class StoreCorruptError(StorageError):
     """Files of the store are damaged."""
+
+
+class DiskFullError(StorageError):
+    """The disk of a store has no room."""
 
 
 class IncompatibleIndexError(StorageError):

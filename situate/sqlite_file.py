@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from situate.batches import in_batches
-from situate.errors import StorageError, StoreCorruptError
+from situate.errors import DiskFullError, StorageError, StoreCorruptError
 
 #: SQLite takes 999 parameters in every build.
 _PARAMETERS = 500
@@ -41,6 +42,7 @@ class SqliteFile:
         """A connection for one transaction, committed at the end and rolled back after an error.
 
         Raises:
+            DiskFullError: The disk has no room.
             StorageError: The file cannot be opened or written.
             StoreCorruptError: The file is no SQLite database or is damaged.
         """
@@ -52,6 +54,10 @@ class SqliteFile:
                     connection.execute(statement)
                 yield connection
         except (OSError, sqlite3.OperationalError) as error:
+            if _is_full(error):
+                raise DiskFullError(
+                    f"the disk of the {self.name} {str(self.path)!r} is full. Nothing was written; make room for it"
+                ) from error
             raise StorageError(
                 f"the {self.name} {str(self.path)!r} cannot be used ({error}): is its folder writable, is there room, "
                 "and does no other process hold it for minutes?"
@@ -66,3 +72,9 @@ class SqliteFile:
         for some in in_batches(keys, _PARAMETERS):
             marks = ",".join("?" * len(some))
             yield from connection.execute(f"{select} WHERE key IN ({marks})", some)
+
+
+def _is_full(error: OSError | sqlite3.OperationalError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.sqlite_errorcode == sqlite3.SQLITE_FULL

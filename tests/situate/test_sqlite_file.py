@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from situate.errors import StorageError, StoreCorruptError
+from situate.errors import DiskFullError, StorageError, StoreCorruptError
 from situate.sqlite_file import SqliteFile
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS things (key TEXT PRIMARY KEY, value TEXT)",)
@@ -69,3 +70,13 @@ def test_damage_and_a_folder_that_cannot_be_made_are_named(file: SqliteFile, tmp
     (tmp_path / "plain").write_text("a file")
     with pytest.raises(StorageError, match=r"store of things .* cannot be used"):
         put(SqliteFile(tmp_path / "plain" / "x.db", SCHEMA, "store of things", "delete it"), {})
+
+
+def test_a_full_disk_is_told_from_other_faults_and_nothing_is_written(file: SqliteFile) -> None:
+    put(file, {"a": "1"})
+    # SQLite's own limit stands for a disk's end: it refuses a page as it does there.
+    small = dataclasses.replace(file, schema=("PRAGMA max_page_count = 4", *file.schema))
+    with pytest.raises(DiskFullError, match=r"the disk of the store of things '.*things\.db' is full"):
+        put(small, {"b": "x" * 100_000})
+    with file.open() as connection:
+        assert connection.execute("SELECT key FROM things").fetchall() == [("a",)]

@@ -8,7 +8,7 @@ from situate.app.web.access import DeniedError, ForeignPageError, RateError
 from situate.app.web.store.library import NotFoundError
 from situate.app.web.store.turns import BusyError
 from situate.app.web.store.uploads import NoSpaceError, TooLargeError
-from situate.errors import InputError, MissingExtraError, SituateError, StorageError
+from situate.errors import DiskFullError, InputError, MissingExtraError, SituateError, StorageError
 from situate.outside import safe_message, safe_text
 
 _log = logging.getLogger("situate.web")
@@ -22,10 +22,11 @@ _STATUS: tuple[tuple[type[SituateError], int], ...] = (
     (RateError, 429),
     (InputError, 400),
     (MissingExtraError, 501),
-    (NoSpaceError, 507),
+    (DiskFullError, 507),
     (BusyError, 503),
     (StorageError, 503),
 )
+DISK_FULL = "the server's disk is full: nothing was changed, and it needs room"
 BROKEN = "the store or a model cannot be used: the server's log tells why"
 
 
@@ -41,5 +42,7 @@ def told(error: Exception) -> str:
     """
     if status_of(error) == 500 or (isinstance(error, StorageError) and not isinstance(error, NoSpaceError)):
         _log.error("failed", extra={"error": safe_message(error)})
+        if isinstance(error, DiskFullError):
+            return DISK_FULL
         return BROKEN if isinstance(error, SituateError) else "the server failed"
     return safe_text(str(error), 1_000)

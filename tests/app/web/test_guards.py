@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import logging
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from situate.app.web import WebLimits, WebSettings, serve
 from situate.app.web.access import Rate, RateError
 from situate.app.web.answers.answering import NOT_KEPT, NOTHING
-from situate.app.web.problems import BROKEN
+from situate.app.web.problems import BROKEN, DISK_FULL
 from situate.app.web.server import JsonLines
 from situate.app.web.store.library import Library
 from situate.app.web.store.turns import BusyError, Slots, TurnQueue
@@ -27,7 +28,7 @@ from situate.app.web.store.uploads import clean_name
 from situate.embedders import Embedder
 from situate.errors import InputError, StoreLockedError
 from situate.retrievers import Index, Retriever
-from tests.app.web.conftest import LEAVE, LanguageModel, Running, add, ask, events, until, written
+from tests.app.web.conftest import LEAVE, TRAVEL, LanguageModel, Running, add, ask, events, until, written
 from tests.conftest import FULL
 
 Start = Callable[..., Running]
@@ -220,6 +221,22 @@ def test_a_full_disk_is_told_and_leaves_nothing(start: Start, monkeypatch: pytes
         assert refused.json()["error"] == "the server's disk is full: 'leave.md' was not stored"
         assert client.get(DOCUMENTS).json() == []
         assert not list((running.app.state.services.settings.home / "files").rglob("*.part"))
+
+
+def test_a_disk_that_fills_up_later_is_told_and_deletes_nothing_by_half(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(path=tmp_path / "index").client() as client:
+        kept = add(client, "leave.md", LEAVE)
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+        refused = client.delete(DOCUMENTS, params={"id": "leave.md"})
+        assert (refused.status_code, refused.json()["error"]) == (507, DISK_FULL)
+        failed = add(client, "travel.md", TRAVEL)
+        assert (failed["state"], "disk is full" in failed["detail"]) == ("failed", True)
+        monkeypatch.undo()
+        assert client.get(DOCUMENTS).json()[0] == kept
+        assert client.delete(DOCUMENTS, params={"id": "leave.md"}).status_code == 204
 
 
 def test_an_answer_that_cannot_be_kept_is_given_all_the_same(start: Start) -> None:

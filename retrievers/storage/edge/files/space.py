@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from situate.errors import StorageError
+from situate.errors import DiskFullError
 
 MEGABYTE = 1 << 20
 #: Bytes that must stay free for writes that grow a store: the log and the files that the engine is about to extend.
@@ -23,7 +23,7 @@ def check_space(folder: Path, needed: int, *, grows: bool = True) -> None:
     """Raises where the disk of ``folder`` has no room for ``needed`` bytes and the reserve.
 
     Raises:
-        StorageError: There is too little room.
+        DiskFullError: There is too little room.
     """
     try:
         free = shutil.disk_usage(folder).free
@@ -31,7 +31,7 @@ def check_space(folder: Path, needed: int, *, grows: bool = True) -> None:
         return  # the folder is gone: the next operation reports it
     reserve = RESERVE if grows else RESERVE_TO_DELETE
     if free < needed + reserve:
-        raise StorageError(
+        raise DiskFullError(
             f"the disk of {folder} is full: {free // MEGABYTE} MB are free, {(needed + reserve) // MEGABYTE} MB are "
             "needed to go on safely. Nothing was written; make room and try again"
         )

@@ -16,7 +16,7 @@ from situate.app.web.store.library import Library
 from situate.app.web.store.records import PASSING, Record
 from situate.app.web.store.turns import TurnQueue
 from situate.chunkers.readers.files import read_documents
-from situate.errors import InputError, MissingExtraError
+from situate.errors import DiskFullError, InputError, MissingExtraError
 from situate.outside import safe_message, safe_text
 from situate.retrievers.index.index import Index
 from situate.retrievers.pipeline.tracing import otel_span
@@ -121,7 +121,11 @@ class Ingest:
         except Exception as error:  # noqa: BLE001 - readers of foreign formats fail in ways of their own
             # Of other errors than those about the file, its owner learns no more than that it failed.
             about = isinstance(error, InputError | MissingExtraError)
-            detail = safe_text(str(error)) if about else "it could not be indexed: the server's log tells why"
+            full = "the server's disk is full: upload it again when there is room"
+            unknown = (
+                full if isinstance(error, DiskFullError) else "it could not be indexed: the server's log tells why"
+            )
+            detail = safe_text(str(error)) if about else unknown
             if not about:
                 _log.error("ingest", extra={"tenant": place.tenant, "error": safe_message(error)})
             state = await self._change(place, record, state="failed", detail=detail)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from situate.app.web.settings import DOCUMENTS, LOCAL, Place, WebSettings, checked_name
 from situate.app.web.store.records import RECORDS, Record, Records
-from situate.errors import InputError, StoreLockedError
+from situate.errors import InputError, StorageError, StoreLockedError
 from situate.lifecycle import Openable
 from situate.retrievers.highlight import Highlighter
 from situate.retrievers.index.index import Index
@@ -140,7 +140,12 @@ class Library(Openable):
         record = self.records.document(place, document_id)
         # The list first: a file that is being read is deleted from the index by its reader, which asks the list.
         self.records.remove(place, document_id)
-        index.delete([document_id])
+        try:
+            index.delete([document_id])
+        except StorageError:
+            if record is not None:
+                self.records.put(place, record)
+            raise
         if record is not None and record.file:
             with contextlib.suppress(FileNotFoundError):
                 (self.files(place) / record.file).unlink()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from situate.app.web.store.records import Record
 from situate.chunkers.readers.files import readable_suffixes
-from situate.errors import InputError, StorageError
+from situate.errors import DiskFullError, InputError, StorageError
 
 LONGEST_NAME = 150
 #: Bytes that are written at once.
@@ -23,8 +23,8 @@ class TooLargeError(InputError):
     """A file, or a request, is larger than the limit."""
 
 
-class NoSpaceError(StorageError):
-    """The disk is full."""
+class NoSpaceError(DiskFullError):
+    """A file was not stored; the message names no folder."""
 
 
 def accepted() -> tuple[str, ...]:
