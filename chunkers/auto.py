@@ -25,7 +25,7 @@ _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx", ".mdown"})
 _HEADING = re.compile(r"(?:\A|\n[ \t]*\r?\n)\ufeff*#{1,6} +\S[^\r\n]*\r?(?:\n[ \t]*\r?\n|\n?\Z)")
 
 #: Characters per token of English text.
-_CHARACTERS = 4
+CHARACTERS = 4
 
 
 class HasTokenizer(Protocol):
@@ -66,7 +66,7 @@ class AutoChunker(SizedChunker):
         try:
             return cls(size, overlap, model.tokenizer)
         except ModelError:
-            return cls(size * _CHARACTERS, overlap * _CHARACTERS)
+            return cls(size * CHARACTERS, overlap * CHARACTERS)
 
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or only white space."""

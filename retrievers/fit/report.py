@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from situate.chunkers.base import SizedChunker
+from situate.chunkers.auto import CHARACTERS
 from situate.embedders.models.query_map import QueryMap
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.evaluation.comparison import Comparison, Interval
@@ -147,10 +148,7 @@ class Fit:
         if self.rebuilt is None:
             return {}
         config = {name: _plain(value) for name, value in changes(self.rebuilt.config, self.default).items()}
-        chunker: Any = self.rebuilt.chunker
-        cut: dict[str, Any] = (
-            {"chunker": {"size": chunker.size, "overlap": chunker.overlap}} if isinstance(chunker, SizedChunker) else {}
-        )
+        cut = {"chunker": _written_chunker(self.rebuilt.chunker)} if self.rebuilt.chunker is not None else {}
         return {**cut, "config": config}
 
     def written(self) -> dict[str, Any]:
@@ -180,6 +178,14 @@ class Fit:
 
 def _points(interval: Interval) -> str:
     return f"{100 * interval.mean:+.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def _written_chunker(chunker: Any) -> dict[str, Any]:
+    """A sized chunker as `situate.yaml` has it, which counts tokens: four characters each where there are none."""
+    words = re.findall("[A-Z][a-z]+", type(chunker).__name__)
+    kind = "_".join(words).lower().removesuffix("_chunker").removesuffix("_token")
+    unit = 1 if chunker.tokenizer is not None else CHARACTERS
+    return {"kind": kind, "size": chunker.size // unit, "overlap": chunker.overlap // unit}
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from situate.chunkers import AutoChunker, Document
+from situate.configuration import load
 from situate.embedders import ChunkScheme, Embedder
 from situate.errors import InputError
 from situate.retrievers import Index, PipelineConfig
@@ -103,6 +104,11 @@ def test_a_better_build_is_found_judged_and_reported(index: Index, tmp_path: Pat
     assert f"{found.encoded} texts embedded for those of a new index" in table
     found.save(tmp_path)
     assert json.loads((tmp_path / "rebuilt.json").read_text())["config"]["dense"]["neighbours"] < 5
+    # What is written can be put into situate.yaml.
+    larger = replace(found, rebuilt=replace(found.rebuilt, chunker=AutoChunker(32, 4, index.embedder.tokenizer)))
+    written = load({"preset": "plain", **json.loads(json.dumps(larger.written_build()))})
+    assert written.pipeline() == found.rebuilt.config
+    assert written.index().chunker == AutoChunker(32, 4)
     with pytest.raises(InputError, match="rebuild is -1"):
         fit(index, rebuild=-1)
 
