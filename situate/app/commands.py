@@ -202,14 +202,18 @@ def compare(
         list[str] | None, typer.Option("--preset", "-p", help="A preset to compare; several times for several [all].")
     ] = None,
     files: Annotated[
-        list[Path] | None, typer.Option("--with", "-w", metavar="FILE", help="A situate.yaml to compare; as often.")
+        list[Path] | None,
+        typer.Option("--with", "-w", metavar="FILE", help="A situate.yaml to compare; several times for several."),
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="An embedding model for all of them; as often.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="An embedding model for all of them; several times for several."),
     ] = None,
     rerankers: Annotated[
         list[str] | None,
-        typer.Option("--reranker", "-r", metavar="KIND", help="A reranker for all of them, or none; as often."),
+        typer.Option(
+            "--reranker", "-r", metavar="KIND", help="A reranker for all of them, or none; several for several."
+        ),
     ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="A measure (nDCG@10, R@100, char_recall@5, ...).")] = None,
     perturb: Annotated[
