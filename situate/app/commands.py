@@ -212,7 +212,7 @@ def compare(
     rerankers: Annotated[
         list[str] | None,
         typer.Option(
-            "--reranker", "-r", metavar="KIND", help="A reranker for all of them, or none; several for several."
+            "--reranker", "-r", metavar="KIND", help="A reranker for all of them, or none; several times for several."
         ),
     ] = None,
     measure: Annotated[list[str] | None, typer.Option(help="A measure (nDCG@10, R@100, char_recall@5, ...).")] = None,
