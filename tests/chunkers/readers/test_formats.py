@@ -237,6 +237,13 @@ def test_word() -> None:
     assert last.context.headings == ("Travel", "Costs")
 
 
+def test_macros_are_neither_read_nor_run() -> None:
+    macro = b'Attribute VB_Name = "AutoOpen"\nSub AutoOpen()\nShell "touch /tmp/run"\nEnd Sub'
+    document = read(".docm", docx(**{"word/vbaProject.bin": macro}))
+    assert document.text == read(".docx", docx()).text
+    assert "AutoOpen" not in document.text
+
+
 def test_the_signs_of_words_formulas_are_text() -> None:
     def formula(*signs: str) -> str:
         return f"<m:oMath>{''.join(f'<m:r><m:t>{sign}</m:t></m:r>' for sign in signs)}</m:oMath>"

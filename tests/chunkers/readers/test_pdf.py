@@ -242,6 +242,21 @@ def test_scripts_are_read_in_their_own_order(reader: PdfReader) -> None:
     assert reader.read(mapped(stacked, japanese)).text == japanese
     across = [(72, 700, japanese[:4]), (72, 686, japanese[4:])]
     assert reader.read(mapped(across, japanese)).text == japanese
+    ligatures = "e\ufb03cient \ufb02ow"
+    assert reader.read(mapped([(72, 700, ligatures)], "".join(dict.fromkeys(ligatures)))).text == "efficient flow"
+
+
+@pytest.mark.full
+def test_two_thousand_pages_are_read() -> None:
+    def draw(canvas: Canvas) -> None:
+        for number in range(2_000):
+            column(canvas, [f"Page word{number} of the long report is here.", "So is its second line."])
+            canvas.showPage()
+
+    with PdfReader(seconds=None) as reader:
+        found = reader.read(pdf(draw))
+    assert len(found.page_starts) == 2_000
+    assert all(f"word{n} " in found.text[start : start + 99] for n, start in enumerate(found.page_starts))
 
 
 @pytest.mark.parametrize("seed", range(12))
