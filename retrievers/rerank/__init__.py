@@ -8,6 +8,7 @@ from situate._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from situate.retrievers.rerank.aggregate import ByDocument as ByDocument
+    from situate.retrievers.rerank.by_page import ByPage as ByPage
     from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker as CrossEncoderReranker
     from situate.retrievers.rerank.diffusion import DiffusionReranker as DiffusionReranker
     from situate.retrievers.rerank.duo import DuoReranker as DuoReranker
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "situate.retrievers.rerank.aggregate": ("ByDocument",),
+        "situate.retrievers.rerank.by_page": ("ByPage",),
         "situate.retrievers.rerank.cross_encoder": ("CrossEncoderReranker",),
         "situate.retrievers.rerank.diffusion": ("DiffusionReranker",),
         "situate.retrievers.rerank.duo": ("DuoReranker",),

@@ -33,6 +33,7 @@ from situate.retrievers.expand.hyde import Hyde
 from situate.retrievers.expand.multihop import MultiHop
 from situate.retrievers.expand.rewriting import MultiQuery, StepBack
 from situate.retrievers.rerank.aggregate import ByDocument
+from situate.retrievers.rerank.by_page import ByPage
 from situate.retrievers.rerank.cross_encoder import CrossEncoderReranker
 from situate.retrievers.rerank.diffusion import DiffusionReranker
 from situate.retrievers.rerank.duo import DuoReranker
@@ -80,6 +81,7 @@ RERANKERS: Kinds = {
     "pairwise": PairwiseReranker,
     "listwise": ListwiseReranker,
     "document": ByDocument,
+    "page": ByPage,
 }
 BOOSTS: Kinds = {"recency": Recency, "payload_score": PayloadScore}
 

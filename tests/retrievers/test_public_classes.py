@@ -31,6 +31,7 @@ from situate.retrievers.evaluation import CachedEncoder, EncodingStore, MtebEnco
 from situate.retrievers.pipeline.steps import StepRunner
 from situate.retrievers.rerank import (
     ByDocument,
+    ByPage,
     CrossEncoderReranker,
     DuoReranker,
     LateInteractionReranker,
@@ -61,6 +62,7 @@ def client(path: Path) -> Any:
 
 
 MAKERS: dict[type, Callable[[Path], Any]] = {
+    ByPage: lambda _: ByPage(per_page=2),
     ByDocument: lambda _: ByDocument("mean", top=2),
     CachedEncoder: lambda path: CachedEncoder(Embedder().encoder, path / "kept", {"model": "m"}),
     ConversationalQuery: lambda _: ConversationalQuery(Generator(), (Turn("user", "Hello"),)),

@@ -16,6 +16,7 @@ from situate.errors import InputError, ModelError, NonFiniteVectorError
 from situate.retrievers.pipeline.steps import StepPolicy, StepRunner
 from situate.retrievers.rerank import (
     ByDocument,
+    ByPage,
     CrossEncoderReranker,
     DiffusionReranker,
     DuoReranker,
@@ -429,6 +430,19 @@ async def test_documents_are_ranked_by_their_chunks(mode, score, expected):
 
 def test_chunks_per_document():
     assert texts(ByDocument(per_document=1).rerank(QUERY, CHUNKS)) == ["a3", "b1"]
+
+
+def test_hits_of_each_page():
+    def on_page(page, score, document="a", **metadata):
+        hit = of_document(document, int(10 * score), score)
+        return replace(hit, chunk=replace(hit.chunk, metadata={"page": page, **metadata} if page else {}))
+
+    found = [on_page(3, 0.9), on_page(3, 0.8), on_page(4, 0.7), on_page(3, 0.6, "b"), on_page(None, 0.5, "c")]
+    found += [on_page(None, 0.4, "c"), on_page(3, 0.3)]
+    assert [hit.score for hit in ByPage().rerank(QUERY, found)] == [0.9, 0.7, 0.6, 0.5, 0.4]
+    assert ByPage(2).rerank(QUERY, found) == found[:-1]
+    with pytest.raises(InputError, match="per_page=0"):
+        ByPage(0)
 
 
 def test_sums_of_negative_scores_are_refused():
