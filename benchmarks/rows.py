@@ -67,10 +67,13 @@ def main() -> None:
     embedder = Embedder(arguments.model, family=plain.family, encoder=cached)
     fast = PipelineConfig.fast()
     with_rows = replace(fast, dense=replace(fast.dense, context=("headings", "rows"), pool_context=True))
+    pooled = replace(fast, dense=replace(fast.dense, pool_context=True))
     configs = {
         "fast": fast,
+        "fast, headings pooled": pooled,
         "fast + rows": with_rows,
         "fast, dense alone": replace(fast, lexical=None),
+        "fast, headings pooled, dense alone": replace(pooled, lexical=None),
         "fast + rows, dense alone": replace(with_rows, lexical=None),
     }
     scores: dict[str, list[float]] = {name: [] for name in configs}
@@ -87,8 +90,9 @@ def main() -> None:
     values = {name: {"RR@10": np.array(found), "in 5 hits": np.array(found) >= 0.2} for name, found in scores.items()}
     values = {name: {k: np.asarray(v, dtype=float) for k, v in both.items()} for name, both in values.items()}
     title = f"{len(next(iter(scores.values())))} questions about rows of tables"
-    for pair in (["fast", "fast + rows"], ["fast, dense alone", "fast + rows, dense alone"]):
-        print(Comparison(title, {name: values[name] for name in pair}).table(pair[0]))
+    for alone in (False, True):
+        shown = {name: both for name, both in values.items() if name.endswith("dense alone") == alone}
+        print(Comparison(title, shown).table(next(iter(shown))))
 
 
 if __name__ == "__main__":
