@@ -38,8 +38,6 @@ from situate.retrievers.signals.views import Views
 from situate.retrievers.storage.edge import EdgeClient
 from situate.retrievers.storage.ids import point_id
 
-#: Qdrant's own default, for a vector that was stored without a graph.
-_GRAPH = models.HnswConfigDiff(m=16)
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 #: Name -> how a chunk's tokens are stored.
 STORED: dict[str, tuple[TokenStorage, int]] = {
@@ -155,12 +153,26 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
         default = next(iter(forms))
         ways += [(default, depth, kind, at_once) for depth in (100, 200) for kind in stored for at_once in (16, None)]
         _ask(gateway, asked, forms, stored, list(dict.fromkeys(ways)))
-        print("with a graph over the default encodings:")
-        started = time.perf_counter()
-        client.update_collection("c", vectors_config={"muvera": models.VectorParamsDiff(hnsw_config=_GRAPH)})
-        client.optimize("c")
-        print(f"built in {time.perf_counter() - started:.0f} s")
-        _ask(gateway, asked, forms, stored, [way for way in dict.fromkeys(ways) if way[0] == default])
+        own = [way for way in dict.fromkeys(ways) if way[0] == default and way[3] is None]
+        int8 = models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+        )
+        codes = models.QuantizationSearchParams(rescore=False)
+        for name, form, params_ in (
+            ("int8 codes", {"quantization_config": int8}, models.SearchParams(quantization=codes)),
+            (
+                "a graph over int8 codes, ef 400",
+                {"quantization_config": int8, "hnsw_config": models.HnswConfigDiff(m=16)},
+                models.SearchParams(quantization=codes, hnsw_ef=400),
+            ),
+        ):
+            print(f"the default encodings by {name}:")
+            started = time.perf_counter()
+            client.update_collection("c", vectors_config={"muvera": models.VectorParamsDiff(**form)})
+            client.optimize("c")
+            print(f"built in {time.perf_counter() - started:.0f} s", flush=True)
+            gateway.params = params_
+            _ask(gateway, asked, forms, stored, own)
 
 
 def _ask(
