@@ -298,7 +298,9 @@ class Collection:
         params = {signal.name: signal.params(dimension, distance) for signal in config.table}
         if config.compressed is not None:
             form, size = config.compressed.params(), config.compressed.size
-            named = [s.name for s in config.table if (s.name == DENSE if size else s.compressible)]
+            named = [
+                s.name for s in config.table if (s.name == DENSE if size else config.compression in s.compressible)
+            ]
             params |= {name: params[name].model_copy(update=form) for name in named}
             if size is not None:
                 if size >= dimension:
@@ -336,7 +338,8 @@ class Collection:
             config = replace(config, compression=kind_of(stored[DENSE]))
         if config.compressed is not None:
             form = models.VectorParamsDiff(**config.compressed.params())
-            names = [s.name for s in existing.table if s.compressible and kind_of(stored[s.name]) != config.compression]
+            kind = config.compression
+            names = [s.name for s in existing.table if kind in s.compressible and kind_of(stored[s.name]) != kind]
             if names:
                 self.client.update_collection(self.name, vectors_config=dict.fromkeys(names, form))
             self.gateway.params = config.compressed.search()

@@ -6,7 +6,7 @@ import importlib
 import json
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from numbers import Integral, Real
@@ -111,8 +111,8 @@ class Signal(ABC):
     #: The name of the signal's module, by which JSON chooses it.
     kind: ClassVar[str]
     stage: ClassVar[Stage] = "find"
-    #: Whether `PipelineConfig.compression` is about its vectors.
-    compressible: ClassVar[bool] = False
+    #: The forms of `PipelineConfig.compression` that its vectors take.
+    compressible: ClassVar[Collection[str]] = ()
 
     weight: float = 0.3
     name: str = ""

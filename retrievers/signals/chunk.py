@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from situate.embedders.types import ChunkScheme
+from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.signals.base import Batch, Signal, Value, Values
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ChunkVector(Signal):
     """
 
     kind = "chunk"
-    compressible = True
+    compressible = get_args(CompressionKind)
     scheme: ChunkScheme
 
     def stored(self) -> Mapping[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from situate.embedders.embedder import Embedder
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, model_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Dense(Signal):
     """
 
     kind = "dense"
-    compressible = True
+    compressible = get_args(CompressionKind)
     model: Embedder | str | None = None
     scheme: ChunkScheme | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

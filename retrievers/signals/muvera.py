@@ -45,6 +45,7 @@ class Muvera(TokenSignal):
     """
 
     kind = "muvera"
+    compressible = ("int8",)
     repetitions: int = 40
     bits: int = 4
     projection: int | None = 16
