@@ -212,6 +212,7 @@ def test_a_citation_of_a_pdf_shows_its_page(start: Start, visit: Callable[..., P
 def test_the_page_is_used_by_keyboard_in_the_dark_and_on_a_phone(
     start: Start, visit: Callable[..., Page], model: LanguageModel
 ) -> None:
+    model.pieces = ["Twelve weeks, ", "**paid in full** [1].", 60.0, " Both parents may take it [1]."]
     running = start(model)
     with running.client() as client:
         add(client, "leave.md", LEAVE)
@@ -223,6 +224,8 @@ def test_the_page_is_used_by_keyboard_in_the_dark_and_on_a_phone(
     cite = page.get_by_role("button", name="Source 1: Leave").first
     cite.wait_for()
     cite.focus()
+    model.resume.set()
+    page.locator("[aria-busy]").wait_for(state="detached")  # the answer goes on, and the focus stays
     page.keyboard.press("Enter")
     page.locator("#source-text mark").first.wait_for()
     assert page.evaluate("document.activeElement.id") == "source-title"

@@ -150,6 +150,8 @@ class Answer {
     this.passages = [];
     this.notices = [];
     this.drawing = 0;
+    this.drawn = 0;
+    this.citations = new Map();
     this.body = h("div", { class: "text" });
     this.hint = h("p", { class: "faint" });
     this.foot = h("div", {});
@@ -174,7 +176,10 @@ class Answer {
     this.drawing = 0;
     const list = $("messages");
     const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 80;
+    const focused = this.body.contains(document.activeElement) ? document.activeElement : null;
+    this.drawn = 0;
     this.body.replaceChildren(...answerNodes(this.text, (number) => this.citation(number)));
+    focused?.focus({ preventScroll: true });
     this.foot.replaceChildren(...this.notices.map((text) => h("p", { class: "notice" }, text)));
     if (atEnd) list.scrollTop = list.scrollHeight;
   }
@@ -198,14 +203,20 @@ class Answer {
     this.item.scrollIntoView({ block: "nearest" });
   }
 
+  /** The same button each time that the answer is drawn: it may have the focus, or have opened its source. */
   citation(number) {
-    const passage = this.passages.find((one) => one.number === number);
+    const find = () => this.passages.find((one) => one.number === number);
+    const passage = find();
     if (!passage) return null;
-    return h("button", {
-      type: "button", class: "cite", "aria-expanded": "false", "aria-controls": "source",
-      "aria-label": `Source ${number}: ${place(passage)}`, title: place(passage),
-      onclick: (event) => openSource(passage, event.currentTarget),
-    }, String(number));
+    const key = `${this.drawn++}:${number}`;
+    if (!this.citations.has(key)) {
+      this.citations.set(key, h("button", {
+        type: "button", class: "cite", "aria-expanded": "false", "aria-controls": "source",
+        "aria-label": `Source ${number}: ${place(passage)}`, title: place(passage),
+        onclick: (event) => openSource(find() ?? passage, event.currentTarget),
+      }, String(number)));
+    }
+    return this.citations.get(key);
   }
 }
 
