@@ -158,21 +158,13 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
         )
         codes = models.QuantizationSearchParams(rescore=False)
-        for name, form, params_ in (
-            ("int8 codes", {"quantization_config": int8}, models.SearchParams(quantization=codes)),
-            (
-                "a graph over int8 codes, ef 400",
-                {"quantization_config": int8, "hnsw_config": models.HnswConfigDiff(m=16)},
-                models.SearchParams(quantization=codes, hnsw_ef=400),
-            ),
-        ):
-            print(f"the default encodings by {name}:")
-            started = time.perf_counter()
-            client.update_collection("c", vectors_config={"muvera": models.VectorParamsDiff(**form)})
-            client.optimize("c")
-            print(f"built in {time.perf_counter() - started:.0f} s", flush=True)
-            gateway.params = params_
-            _ask(gateway, asked, forms, stored, own)
+        print("the default encodings by int8 codes:")
+        started = time.perf_counter()
+        client.update_collection("c", vectors_config={"muvera": models.VectorParamsDiff(quantization_config=int8)})
+        client.optimize("c")
+        print(f"built in {time.perf_counter() - started:.0f} s", flush=True)
+        gateway.params = models.SearchParams(quantization=codes)
+        _ask(gateway, asked, forms, stored, own)
 
 
 def _ask(
