@@ -185,7 +185,7 @@ def _table(
 
 def _wraps(above: Sequence[str], below: Sequence[str]) -> bool:
     """Whether two rows are one, whose label takes two lines, with its numbers in one of them."""
-    if any(above[1:]) and any(below[1:]):
+    if any(above[1:]) and (any(below[1:]) or below[0].endswith(":")):
         return False
     return below[0][:1].islower() or (not any(above[1:]) and _UNFINISHED.search(above[0]) is not None)
 

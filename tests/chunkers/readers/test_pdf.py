@@ -159,7 +159,8 @@ def test_lines_around_some_numbers_leave_a_table_whole(reader: PdfReader, edges:
     rows = [
         ("Year", "2022", "2021", "2020"), ("Sales", "$ 55,893", "$ 51,386", "47,142"),
         ("Services of all kinds, net of what", "", "", ""), ("customers gave back", "10,715", "10,900", "11,016"),
-        ("Costs", "(53,969)", "(49,954)", "(54,568)"), ("Income", "12,639", "12,332", "3,590"),
+        ("Costs", "(53,969)", "(49,954)", "(54,568)"), ("of which:", "", "", ""),
+        ("Income", "12,639", "12,332", "3,590"),
     ]  # fmt: skip
 
     def draw(canvas: Canvas) -> None:
@@ -175,7 +176,7 @@ def test_lines_around_some_numbers_leave_a_table_whole(reader: PdfReader, edges:
     assert reader.read(pdf(draw)).text == (
         "| Year | 2022 | 2021 | 2020 |\n| --- | --- | --- | --- |\n| Sales | $ 55,893 | $ 51,386 | 47,142 |\n"
         "| Services of all kinds, net of what customers gave back | 10,715 | 10,900 | 11,016 |\n"
-        "| Costs | (53,969) | (49,954) | (54,568) |\n| Income | 12,639 | 12,332 | 3,590 |"
+        "| Costs | (53,969) | (49,954) | (54,568) |\n| of which: |  |  |  |\n| Income | 12,639 | 12,332 | 3,590 |"
     )
 
 
