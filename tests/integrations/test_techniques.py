@@ -147,7 +147,7 @@ BUILT: dict[str, Row] = {
         built={"compression": "pca:2"},
     ),
     "mean of layers": Row(
-        "encoder.md",
+        "geometry.md#what-it-gives",
         lambda index: index.embedder.settings.mean_layers == (1, -1),
         model={"mean_layers": [1, -1]},
     ),
@@ -180,10 +180,13 @@ ELSEWHERE: dict[str, tuple[str, str, str]] = {
         "tests/embedders/test_querier.py",
         "def test_both_frameworks_take_a_query_model",
     ),
-    "hubness and whitening": (
-        "signals.md",
-        "tests/retrievers/search/test_geometry.py",
-        "def test_one_parameter_reaches_them_from_both_frameworks_and_yaml",
+    **dict.fromkeys(
+        ("hubness", "whitening"),
+        (
+            "geometry.md#what-it-gives",
+            "tests/retrievers/search/test_geometry.py",
+            "def test_one_parameter_reaches_them_from_both_frameworks_and_yaml",
+        ),
     ),
     "semantic cache": ("semantic-cache.md", "tests/integrations/test_caches.py", "class TestLangChainsSuite"),
     "attribution": ("highlights.md#attribution", "tests/integrations/test_steps_of_both.py", "step.attribute("),
