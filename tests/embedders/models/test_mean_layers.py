@@ -18,7 +18,7 @@ from situate.embedders.models.variant import Variant
 from situate.errors import ConventionError, InputError
 from situate.integrations.langchain import SituateEmbeddings
 from situate.integrations.llama_index import SituateEmbedding
-from tests.tiny_models import PlainModel, unit
+from tests.tiny_models import PlainModel, asks_for_attention, unit
 
 TEXTS = ["Bees make honey.", "the cat sat on a mat", "old red house, berlin! the dog runs"]
 
@@ -45,6 +45,8 @@ def test_vectors_are_pooled_from_the_mean_of_hidden_states(
 
 
 def test_padded_and_packed_passes_agree_and_fewer_layers_count_from_their_own_end(folders: dict[str, str]) -> None:
+    if not asks_for_attention("bert"):
+        pytest.skip("transformers packs it since 5.0")
     lengths, cpu = [9, 4, 12], torch.device("cpu")
     ids, packing = torch.arange(5, 5 + sum(lengths)), Packing.of(lengths, cpu)
 
