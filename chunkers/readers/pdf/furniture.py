@@ -26,7 +26,8 @@ def without_running_lines(pages: Sequence[list[Line]]) -> list[list[Line]]:
     A line is a running one where its words, with every number alike, stand at the top or bottom of three pages (of two,
     where the document has no more than four) at the same height; where it stands at the height of such lines and begins
     or ends with a number, as a head with a section's name does; where a fifth of the pages begin or end with its words,
-    at whatever height; and where it is a number that counts the pages.
+    at whatever height; and where it is a number that counts the pages. What most of its pages say nothing else than
+    stays: a file of labels or of certificates is no file of running heads.
     """
     heights = [line.y for page in pages for line in page]
     if len(pages) < 2 or not heights:
@@ -42,13 +43,13 @@ def without_running_lines(pages: Sequence[list[Line]]) -> list[list[Line]]:
     running: dict[tuple[bool, str], set[int]] = {}
     counts: Counter[tuple[bool, int]] = Counter()
     for key, where in places.items():
-        found = Counter(round(y / _STEP) for _, y in where)
+        steps = Counter(round(y / _STEP) for _, y in where)
         # A height on the border of two steps counts with both.
-        kept = {step for step in found if found[step] + max(found[step - 1], found[step + 1]) >= least}
+        kept = {step for step in steps if steps[step] + max(steps[step - 1], steps[step + 1]) >= least}
         if kept:
             running[key] = kept
             for step in kept:
-                counts[key[0], step] += found[step]
+                counts[key[0], step] += steps[step]
     begun = Counter((level.top, level.pattern) for levels in outer for level in levels if level.outermost)
     often = {key for key, count in begun.items() if count >= max(least, len(pages) / 5) and key[1] != "#"}
     offsets = Counter(
@@ -69,9 +70,19 @@ def without_running_lines(pages: Sequence[list[Line]]) -> list[list[Line]]:
             return offsets[level.top, int(level.text) - number] >= least
         return (level.top, step) in usual and bool(_NUMBERED.search(level.pattern)) and len(level.pattern) < 100
 
+    found = [[level for level in levels if runs(level, number)] for number, levels in enumerate(outer)]
+    borne: Counter[tuple[bool, str]] = Counter()
+    beside: Counter[tuple[bool, str]] = Counter()
+    for page, levels in zip(pages, found, strict=True):
+        rest = len(page) > sum(len(level.lines) for level in levels)
+        borne.update((level.top, level.pattern) for level in levels)
+        beside.update((level.top, level.pattern) for level in levels if rest)
     result: list[list[Line]] = []
-    for number, (page, levels) in enumerate(zip(pages, outer, strict=True)):
-        gone = {id(line) for level in levels if runs(level, number) for line in level.lines}
+    for page, levels in zip(pages, found, strict=True):
+        furniture = [
+            level for level in levels if 2 * beside[level.top, level.pattern] >= borne[level.top, level.pattern]
+        ]
+        gone = {id(line) for level in furniture for line in level.lines}
         result.append([line for line in page if id(line) not in gone])
     return result
 

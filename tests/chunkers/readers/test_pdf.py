@@ -24,6 +24,7 @@ from situate.chunkers.readers.files import SkippedFilesWarning
 from situate.chunkers.readers.pdf.reader import PdfReader, UnreadPagesWarning
 from situate.chunkers.readers.pdf.reading import read_pdf
 from situate.errors import InputError
+from tests.conftest import short_of
 from tests.pdfs import HEIGHT, column, heading, pdf, report, ruled
 
 REPORT = report()
@@ -247,16 +248,16 @@ def test_scripts_are_read_in_their_own_order(reader: PdfReader) -> None:
     assert reader.read(mapped([(72, 700, ligatures)], "".join(dict.fromkeys(ligatures)))).text == "efficient flow"
 
 
-@pytest.mark.full
-def test_two_thousand_pages_are_read() -> None:
+@pytest.mark.parametrize("pages", short_of((12, 2_000), 2))
+def test_a_file_of_labels_keeps_its_pages_though_they_are_alike(pages: int) -> None:
     def draw(canvas: Canvas) -> None:
-        for number in range(2_000):
+        for number in range(pages):
             column(canvas, [f"Page word{number} of the long report is here.", "So is its second line."])
             canvas.showPage()
 
     with PdfReader(seconds=None) as reader:
         found = reader.read(pdf(draw))
-    assert len(found.page_starts) == 2_000
+    assert len(found.page_starts) == pages
     assert all(f"word{n} " in found.text[start : start + 99] for n, start in enumerate(found.page_starts))
 
 
