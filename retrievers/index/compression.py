@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,8 +56,8 @@ class Compression:
         if self.kind not in get_args(CompressionKind) and self.size is None:
             kinds = ", ".join(map(repr, get_args(CompressionKind)))
             raise InputError(
-                f"compression={self.kind!r} is not one of {kinds}, 'pca:128' (any number); None stores vectors as they "
-                "are"
+                f"compression={self.kind!r} is not one of {kinds}, 'pca:128' (1 to 65535 numbers); None stores vectors "
+                "as they are"
             )
         if self.kind == "binary" and not self.rescore:
             raise InputError(
@@ -73,7 +74,7 @@ class Compression:
     def size(self) -> int | None:
         """How many numbers a projection leaves; None for Qdrant's quantization."""
         number = self.kind.removeprefix(PCA) if isinstance(self.kind, str) and self.kind.startswith(PCA) else ""
-        return int(number) if number.isascii() and number.isdigit() and 0 < int(number) < 65536 else None
+        return int(number) if re.fullmatch("[1-9][0-9]{0,4}", number) and int(number) < 65536 else None
 
     @property
     def times(self) -> float:
