@@ -123,6 +123,7 @@ def test_a_forked_child_that_exits_and_an_interrupt_leave_the_processes_alone(fo
     program = """
 import os, signal, sys, threading
 from situate.embedders import Encoder, SpanText
+from situate.errors import ModelError
 if __name__ == "__main__":
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -139,6 +140,10 @@ if __name__ == "__main__":
             encoder.encode([SpanText("mill " * 40)] * 300)
     except KeyboardInterrupt:
         print("interrupted")
+    try:
+        encoder.encode([SpanText("mill")])
+    except ModelError as error:  # the interrupt came while a request was written, which ends that process
+        assert "next call starts" in str(error)
     print(len(encoder.encode([SpanText("mill")] * 3)))
 """
     script = folder.parent / "forked.py"
