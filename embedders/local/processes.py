@@ -122,6 +122,10 @@ class DeviceProcesses:
         with self._lock:
             if self._workers is None:
                 self._workers = self._started()
+            for place, worker in enumerate(self._workers):
+                if worker.cut_off:
+                    worker.join()
+                    self._workers[place] = _Worker(self._encoders[place], len(self._encoders))
             worker = min(self._workers, key=lambda each: each.waiting)
         return worker.submit(share, options)
 
@@ -149,6 +153,9 @@ class _Worker:
     Args:
         encoder: Pickled.
         count: How many processes share the machine's cores.
+
+    Attributes:
+        cut_off: An interrupt came while a request was written, and the process was killed.
     """
 
     def __init__(self, encoder: bytes, count: int) -> None:
@@ -163,7 +170,7 @@ class _Worker:
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._shares: dict[int, Future[_Result]] = {}
         self._keys = itertools.count()
-        self._ended = self._closing = False
+        self._ended = self._closing = self.cut_off = False
         self._thread = threading.Thread(target=self._receive, name="situate-device", daemon=True)
         self._thread.start()
 
@@ -194,6 +201,7 @@ class _Worker:
         except BaseException:
             # Interrupted, it may have sent half of the request, behind which no other can be read.
             self._shares.pop(key, None)
+            self.cut_off = True
             self._process.kill()
             raise
         return future
