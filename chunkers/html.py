@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.headings import Heading, HeadingPath
-from situate.chunkers.readers.html import heading_words, left_out
-from situate.chunkers.readers.markup import HEADINGS, UNSEEN, Tag, Text, parts, unescaped
+from situate.chunkers.readers.html import FALLBACK, heading_words, left_out
+from situate.chunkers.readers.markup import HEADINGS, UNSEEN, Tag, Text, parts
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ _BLOCKS = frozenset(
         *("summary", "table", "tbody", "thead", "tr", "ul", *HEADINGS),
     ]
 )
-_SKIPPED = frozenset(["script", "style", "template", "noscript", "nav", "svg", "head", "iframe"])
+_SKIPPED = FALLBACK | {"script", "style", "template", "noscript", "nav", "svg", "head", "iframe"}
+#: Characters of a heading within which blocks (a line break, a ``<div>``) do not end it.
+_HEADING = 1_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class HtmlChunker(SizedChunker):
     def split(self, document: Document) -> list[Chunk]:
         """The document's chunks in order; [] where it is empty or has no text."""
         text = document.text
-        reader = _Blocks(text)
+        page = parts(text)
+        reader = _Blocks(text, page, _SKIPPED)
+        if not reader.blocks:  # the whole page lies in its navigation
+            reader = _Blocks(text, page, _SKIPPED - {"nav"})
         path = HeadingPath(reader.headings)
         opening = {heading.start for heading in reader.headings}
         apart: set[int] = set()
@@ -102,31 +107,34 @@ class _Blocks:
 
     Args:
         text: HTML source.
+        page: Its parts.
+        skipped: Elements that are left out.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, page: list[Text | Tag], skipped: frozenset[str]) -> None:
         self.text = text
         self.blocks: list[tuple[int, int]] = []
         self.headings: list[Heading] = []
         self._skips: list[tuple[int, int]] = []
         self._open = 0
         self._words: list[str] = []
+        self._images: list[str] = []
         self._level = 0
-        self._read(parts(text))
+        self._read(page, skipped)
 
     def skipped_between(self, start: int, end: int) -> bool:
         """Whether something that is left out lies between the places."""
         at = bisect_left(self._skips, (start, 0))
         return at < len(self._skips) and self._skips[at][1] <= end
 
-    def _read(self, page: list[Text | Tag]) -> None:
-        at = 0
+    def _read(self, page: list[Text | Tag], skipped: frozenset[str]) -> None:
+        at = heading = 0
         while at < len(page):
             part = page[at]
             at += 1
             if isinstance(part, Text):
-                self._words.append(unescaped(self.text[part.start : part.end]))
-            elif left_out(part, _SKIPPED) and part.last is not None:
+                self._words.append(part.words(self.text))
+            elif left_out(part, skipped) and part.last is not None:
                 at = part.last
                 end = page[at].start if at < len(page) else len(self.text)
                 if at < len(page) and isinstance(closing := page[at], Tag) and closing.closing:
@@ -135,16 +143,21 @@ class _Blocks:
                 self._skips.append((part.start, end))
             elif part.name in UNSEEN and not part.closing and part.last is None:
                 self._cut(part.start, len(self.text))
-            elif part.name in _BLOCKS:
+            elif part.name in _BLOCKS and at > heading:
                 self._cut(part.start, part.end)
                 self._level = int(part.name[1]) if part.name in HEADINGS and not part.closing else 0
+                if self._level and part.closed and page[part.last or 0].start - part.end <= _HEADING:
+                    heading = part.last or 0
             else:
                 self._words.append(" ")
+                self._images += [part.attributes.get("alt", "")] if part.name == "img" and at <= heading else []
         self._cut(len(self.text), len(self.text))
 
     def _cut(self, end: int, after: int) -> None:
         """Ends the block that is open at ``end``; the next one opens at ``after``."""
         words = "".join(self._words)
+        if not words.strip():
+            words = " ".join(self._images)
         if words.replace("\ufeff", "").strip():
             start, stop = trimmed(self.text, self._open, end)
             self.blocks.append((start, stop))
@@ -152,3 +165,4 @@ class _Blocks:
                 self.headings.append(Heading(self._level, heading, start, stop))
         self._open = after
         self._words.clear()
+        self._images.clear()

@@ -20,7 +20,7 @@ def read_epub(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     """A book: its chapters in reading order, with the book's title and language.
 
     Raises:
-        InputError: It is none, its chapters are encrypted, or it is beyond the limits of `packages`.
+        InputError: It is none, its chapters are encrypted or without text, or it is beyond the limits of `packages`.
         MissingExtraError: defusedxml is not installed.
     """
     package = opened(data, "EPUB", declarations=True)
@@ -32,14 +32,17 @@ def read_epub(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     book = _tree(package.read(where))
     items = {_attribute(item, "id"): _attribute(item, "href") for item in _elements(book, "item")}
     chapters: list[str] = []
-    references = [items.get(_attribute(reference, "idref"), "") for reference in _elements(book, "itemref")]
+    references = [
+        items.get(_attribute(reference, "idref"), "").partition("#")[0] for reference in _elements(book, "itemref")
+    ]
     # Each chapter is read once, however often it is named; paths are looked up in the package alone.
     for path in dict.fromkeys(normpath(join(dirname(where), unquote(reference))) for reference in references):
         if path in members:
-            text, _ = html_to_markdown(package.read(path))
+            text, _ = html_to_markdown(package.read(path), xml=True)
             chapters += [text] if text.strip() else []
-    if not chapters and "META-INF/encryption.xml" in members:
-        raise InputError("its chapters are encrypted (DRM)")
+    if not chapters:
+        encrypted = "META-INF/encryption.xml" in members
+        raise InputError("its chapters are encrypted (DRM)" if encrypted else "no chapter that it names has any text")
     metadata: dict[str, Any] = {"format": "markdown"}
     for key in ("title", "language"):
         if value := next((" ".join((one.text or "").split()) for one in _elements(book, key)), ""):

@@ -7,14 +7,18 @@ from collections.abc import Collection, Iterator
 
 from situate.chunkers.headings import atx_heading
 from situate.chunkers.readers.decoding import decoded
-from situate.chunkers.readers.markup import HEADINGS, Tag, Text, parts, unescaped
+from situate.chunkers.readers.markup import HEADINGS, Tag, Text, parts
 
 #: Elements that hold nothing a reader of the text would look for.
 DROPPED = frozenset(
     ["script", "style", "noscript", "template", "svg", "iframe", "object", "button", "title", "noembed", "noframes"]
 )
-#: The same, unless the whole page lies in one (a form around everything, an end tag that is missing).
+#: The same, unless the whole page lies in one (a form around everything).
 ASIDE = frozenset(["nav", "form"])
+#: Elements whose content is for browsers that do not know them.
+FALLBACK = frozenset(["audio", "canvas", "video"])
+#: Elements whose end tag people forget: without it, what follows them on the page is not theirs.
+_CLOSED = ASIDE | FALLBACK
 #: Elements with a blank line before and after them.
 _BLOCKS = frozenset(
     [
@@ -51,7 +55,7 @@ _BLOCKS = frozenset(
     ]
 )
 #: Elements on a line of their own.
-_LINES = frozenset(["li", "option", "optgroup", "tr", "td", "th"])
+_LINES = frozenset(["li", "select", "datalist", "option", "optgroup", "tr", "td", "th"])
 #: Elements that are the page: a page hides itself only until its scripts or styles have shown it.
 _WHOLE = frozenset(["html", "body"])
 #: Elements that mark a layout table: in a table of data, cells hold words.
@@ -62,17 +66,18 @@ _DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z][\w.:-]*)
 _MARKUP = re.compile(r"#{1,6}(?!\S)|[-=_*|: ]+\Z|```|~~~|<[a-zA-Z/!?]")
 
 
-def html_to_markdown(page: str | bytes) -> tuple[str, str | None]:
+def html_to_markdown(page: str | bytes, *, xml: bool = False) -> tuple[str, str | None]:
     """The page's text as Markdown, and its title.
 
     Headings, list items, rows of data tables and preformatted text keep their form; tables that lay out a page are read
     as the blocks in their cells. Scripts, styles, navigation, forms and hidden elements are left out. Text that looks
     like Markdown is escaped, so that the Markdown's headings are those of the page. Bytes are in the encoding that the
-    page declares; see `decoded`.
+    page declares; see `decoded`. ``xml``: the page is XHTML, in which ``<script/>`` has an end.
     """
     source = page if isinstance(page, str) else decoded_page(page)
-    found = parts(source)
-    text = _Writer(source, found, DROPPED | ASIDE).written() or _Writer(source, found, DROPPED).written()
+    found = parts(source, xml=xml)
+    dropped = DROPPED | FALLBACK
+    text = _Writer(source, found, dropped | ASIDE).written() or _Writer(source, found, dropped).written()
     return text, _title(source, found)
 
 
@@ -95,7 +100,9 @@ def left_out(tag: Tag, kinds: Collection[str]) -> bool:
     """Whether an element is hidden, navigation, or of one of ``kinds``; one that never ends is not left out."""
     if tag.closing or tag.last is None or tag.name in _WHOLE or "shadowrootmode" in tag.attributes:
         return False
-    return tag.name in kinds or tag.hidden or ("nav" in kinds and tag.attributes.get("role") == "navigation")
+    if tag.name in kinds:
+        return tag.closed or tag.name not in _CLOSED
+    return tag.hidden or ("nav" in kinds and tag.attributes.get("role") == "navigation")
 
 
 def _title(source: str, page: list[Text | Tag]) -> str | None:
@@ -103,7 +110,7 @@ def _title(source: str, page: list[Text | Tag]) -> str | None:
         for number, part in enumerate(page):
             if isinstance(part, Tag) and part.name == name and not part.closing:
                 inner = page[number + 1 : part.last or number + 1]
-                text = " ".join(unescaped(source[one.start : one.end]) for one in inner if isinstance(one, Text))
+                text = " ".join(one.words(source) for one in inner if isinstance(one, Text))
                 if words := heading_words(text):
                     return words
                 break
@@ -141,7 +148,7 @@ class _Writer:
         """Writes the part ``at`` and returns the number of the next one to write."""
         part = self._page[at]
         if isinstance(part, Text):
-            self._line.append(unescaped(self._source[part.start : part.end]))
+            self._line.append(part.words(self._source))
             return at + 1
         if left_out(part, self._dropped):
             return part.last or at + 1
@@ -206,7 +213,7 @@ class _Writer:
 
     def _words(self, first: int, last: int, dropped: Collection[str] | None = None) -> str:
         return "".join(
-            unescaped(self._source[part.start : part.end])
+            part.words(self._source)
             if isinstance(part, Text)
             else " "
             if part.name == "br" or part.name in _BLOCKS or part.name in _LINES
@@ -223,10 +230,12 @@ class _Writer:
 
     def _preformatted(self, first: int, last: int) -> None:
         pieces = [
-            unescaped(self._source[part.start : part.end]) if isinstance(part, Text) else "\n" * (part.name == "br")
+            part.words(self._source) if isinstance(part, Text) else "\n" * (part.name == "br")
             for _, part in self._shown(first, last)
         ]
         code = "".join(pieces).strip("\n")
+        if not code.strip():
+            return
         # The fence is longer than any in the text.
         fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", code))])
         self._add(f"{fence}\n{code}\n{fence}", 2)
@@ -252,7 +261,10 @@ class _Writer:
                 if part.name == "tr":
                     end_row()
                     data = False
-                elif not left_out(part, self._dropped):
+                if left_out(part, self._dropped):
+                    at = part.last or at + 1
+                    continue
+                if part.name != "tr":
                     words = " ".join(self._words(at + 1, part.last or last).split())
                     if part.name == "caption":
                         self._line.append(words)
@@ -261,9 +273,6 @@ class _Writer:
                         data = data or part.name == "td"
                         cells.append(words.replace("|", "\\|"))
                     at = part.last or last
-                    continue
-                else:
-                    at = part.last or at + 1
                     continue
             at = at + 1 if isinstance(part, Tag) and part.name in ("tr", "table") else self._write(at)
         end_row()

@@ -15,6 +15,9 @@ _TAG = re.compile(
 )
 _TAG_START = re.compile("</?[a-zA-Z]")
 _DECLARATION_START = re.compile("<[!?/]")
+_DATA = "<![CDATA["
+#: Ends of a CDATA section, a comment and a declaration, by how they begin.
+_ENDS = {"]]>": re.compile(r"\]\]>"), "--": re.compile("-->|(?<!<!)--!>"), ">": re.compile(">")}
 _ATTRIBUTE = re.compile(r"""([^\s/>=][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"'][^\s>]*+)))?+""")
 #: Character references with more digits than any character has.
 _LONG_REFERENCE = re.compile(r"&#(?:[xX][0-9a-fA-F]{8,}+|[0-9]{9,}+);?")
@@ -56,10 +59,22 @@ _ROW_GROUPS = frozenset(["thead", "tbody", "tfoot"])
 
 @dataclass(slots=True)
 class Text:
-    """``source[start:end]`` between two tags."""
+    """``source[start:end]`` between two tags.
+
+    Attributes:
+        start: First character.
+        end: One past the last.
+        literal: Whether it stands in a CDATA section, in which nothing is a character reference.
+    """
 
     start: int
     end: int
+    literal: bool = False
+
+    def words(self, source: str) -> str:
+        """The text with its character references replaced."""
+        written = source[self.start : self.end]
+        return written if self.literal else unescaped(written)
 
 
 @dataclass
@@ -74,6 +89,7 @@ class Tag:
         closing: Whether it is an end tag.
         last: Of a start tag: the number of the part before which its element ends, by its end tag, that of an element
             around it, or a tag that ends it; None where nothing does.
+        closed: Of a start tag: whether its element has an end tag of its own.
     """
 
     name: str
@@ -82,6 +98,12 @@ class Tag:
     source: str = ""
     closing: bool = False
     last: int | None = None
+    closed: bool = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether the tag is written as that of an element without content: ``<br/>``."""
+        return self.source.endswith("/")
 
     @cached_property
     def attributes(self) -> dict[str, str]:
@@ -93,7 +115,7 @@ class Tag:
 
     @property
     def hidden(self) -> bool:
-        """Whether a browser shows nothing of the element: ``hidden``, ``display:none``, ``visibility:hidden``."""
+        """Whether a browser shows nothing of the element: ``hidden``, ``display:none``, ``visibility``."""
         if not self.source:
             return False
         style = "".join(self.attributes.get("style", "").lower().split())
@@ -102,6 +124,7 @@ class Tag:
             (hidden is not None and hidden.lower() != "until-found")
             or "display:none" in style
             or "visibility:hidden" in style
+            or "visibility:collapse" in style
         )
 
 
@@ -110,14 +133,19 @@ def unescaped(text: str) -> str:
     return unescape(_LONG_REFERENCE.sub("\ufffd", text)) if "&" in text else text
 
 
-def parts(source: str) -> list[Text | Tag]:
+def parts(source: str, *, xml: bool = False) -> list[Text | Tag]:
     """The tags and texts of HTML source, in order; comments, declarations, scripts and styles are left out.
 
     A tag that never ends is text, and so is all that follows it.
+
+    Args:
+        source: The source.
+        xml: Whether it is XHTML: a tag that ends in ``/>`` is a whole element, and CDATA sections are text. In HTML, a
+            browser reads the one as a start tag and the other as a comment.
     """
     found: list[Text | Tag] = []
-    elements = _Elements(found)
-    for part in _read(source):
+    elements = _Elements(found, xml)
+    for part in _read(source, xml):
         if isinstance(part, Text):
             if part.start < part.end:
                 elements.text(source, part)
@@ -132,8 +160,9 @@ def parts(source: str) -> list[Text | Tag]:
 class _Elements:
     """The elements that are open, and where each of them ends."""
 
-    def __init__(self, found: list[Text | Tag]) -> None:
+    def __init__(self, found: list[Text | Tag], xml: bool) -> None:
         self._found = found
+        self._xml = xml
         self._open: list[Tag] = []
         self._names: Counter[str] = Counter()
 
@@ -146,7 +175,7 @@ class _Elements:
         name = tag.name
         while self._open and _ended_by(self._open[-1].name, name):
             self._end()
-        if name in VOID:
+        if name in VOID or (self._xml and tag.empty):
             tag.last = len(self._found) + 1
         else:
             self._open.append(tag)
@@ -161,6 +190,7 @@ class _Elements:
         if self._names[name]:
             while self._open[-1].name != name:
                 self._end()
+            self._open[-1].closed = True
             self._end()
         self._found.append(tag)
 
@@ -175,6 +205,8 @@ def _ended_by(name: str, tag: str) -> bool:
     match name:
         case "p":
             return tag in _ENDS_PARAGRAPH
+        case "h1" | "h2" | "h3" | "h4" | "h5" | "h6":
+            return tag in HEADINGS
         case "li" | "option":
             return tag == name
         case "dt" | "dd":
@@ -190,7 +222,7 @@ def _ended_by(name: str, tag: str) -> bool:
     return False
 
 
-def _read(source: str) -> Iterator[Text | Tag]:
+def _read(source: str, xml: bool) -> Iterator[Text | Tag]:
     """Texts (empty ones included) and tags as they are written."""
     at = begin = 0
     # Marks that do not occur any more: searching for each again would take quadratic time.
@@ -203,8 +235,9 @@ def _read(source: str) -> Iterator[Text | Tag]:
             yield Text(begin, at)
             begin = at = match.end()
             name = match[2].lower()
-            yield Tag(name, match.start(), match.end(), match[3], closing=match[1] == "/")
-            if name not in _RAW or match[1] or name in missing:
+            tag = Tag(name, match.start(), match.end(), match[3], closing=match[1] == "/")
+            yield tag
+            if name not in _RAW or tag.closing or name in missing or (xml and tag.empty):
                 continue
             end = re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE).search(source, at)
             if end is not None:
@@ -216,14 +249,17 @@ def _read(source: str) -> Iterator[Text | Tag]:
             else:
                 missing.add(name)
         elif _DECLARATION_START.match(source, at):
-            mark = "-->" if source.startswith("<!--", at) else ">"
-            stop = -1 if mark in missing else source.find(mark, at + 2)
-            if stop == -1:
+            data = xml and source.startswith(_DATA, at)
+            mark = "]]>" if data else "--" if source.startswith("<!--", at) else ">"
+            stop = None if mark in missing else _ENDS[mark].search(source, at + 2)
+            if stop is None:
                 missing.add(mark)
                 at += 1
             else:
                 yield Text(begin, at)
-                begin = at = stop + len(mark)
+                if data:
+                    yield Text(at + len(_DATA), stop.start(), literal=True)
+                begin = at = stop.end()
         else:
             at += 1
     yield Text(begin, len(source))

@@ -283,6 +283,13 @@ def test_books() -> None:
     assert document.metadata == {"format": "markdown", "title": "The Boiler", "language": "en"}
 
 
+def test_a_book_names_its_chapters_by_fragments() -> None:
+    book = str(zipfile.ZipFile(BytesIO(epub())).read("OPS/book.opf"), "utf-8")
+    assert (
+        read(".epub", epub(**{"OPS/book.opf": book.replace('html"', 'html#start"')})).text == read(".epub", epub()).text
+    )
+
+
 def test_mail() -> None:
     document = read(".eml", eml())
     assert document.text == (
@@ -434,6 +441,11 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "bomb": (".docx", lambda: docx(**{"word/media/a.bin": b"\0" * 17_000_000}), "unpacked"),
     "entity in a book": (".epub", lambda: epub(**{"OPS/book.opf": _ENTITY + "<package>&a;</package>"}), "Entit"),
     "book without a spine's file": (".epub", lambda: zipped({"META-INF/container.xml": "<c/>"}), "no package document"),
+    "book whose chapters are not there": (
+        ".epub",
+        lambda: epub(**{"OPS/book.opf": "<package><spine><itemref idref='z'/></spine></package>"}),
+        "no chapter that it names has any text",
+    ),
     "no mail": (".eml", lambda: b"Just words.", "no e-mail"),
     "no Outlook": (".msg", lambda: b"MZ" * 999, "no message of Outlook"),
     "cut Outlook": (".msg", lambda: msg(a="b")[:700], ""),

@@ -80,6 +80,7 @@ def test_any_heading_reads_as_it_stands_in_the_page(words: str) -> None:
         "<p hidden>no</p>",
         '<div style="color: red; DISPLAY : none">no<p>no</p></div>',
         "<p style='visibility:hidden'>no</p>",
+        "<video src=a><p>no</p></video>",
     ],
 )
 def test_what_a_page_hides_is_not_read(hidden: str) -> None:
@@ -93,6 +94,49 @@ def test_a_page_that_hides_itself_until_it_has_loaded_is_read(page: str) -> None
     page = page.format("<h1>A</h1><p>yes</p>")
     assert html_to_markdown(page)[0] == "# A\n\nyes"
     assert "yes" in HtmlChunker(100).split(Document("d", page))[0].text
+
+
+def test_rows_that_a_table_hides_are_not_read() -> None:
+    rows = "<tr><th>Day<tr style='display:none'><td>no<tbody hidden><tr><td>no</tbody><tr hidden><td>no<tr><td>Mon"
+    assert html_to_markdown(f"<table>{rows}</table>")[0] == "| Day |\n| --- |\n| Mon |"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<header>A</header><nav><a>B</a><main><h1>C</h1><p>yes</p></main></body>",
+        "<p>A</p><div><form action=a><p>yes</div>",
+        "<p>A</p><div><video src=a><p>yes</div>",
+        "<p>A<!-- B --!>yes<p>C<!-- D -->",
+    ],
+)
+def test_an_end_tag_that_is_missing_hides_nothing(page: str) -> None:
+    assert "yes" in html_to_markdown(page)[0]
+    assert any("yes" in chunk.text for chunk in HtmlChunker(100).split(Document("d", page)))
+
+
+def test_a_page_of_navigation_alone_is_read() -> None:
+    page = "<body><nav><h2>Parts</h2><p>One</p></nav></body>"
+    assert html_to_markdown(page)[0] == "## Parts\n\nOne"
+    assert [chunk.context.headings for chunk in HtmlChunker(100).split(Document("d", page))] == [("Parts",)]
+
+
+@pytest.mark.parametrize(
+    "words", ["Pumps<br>A", "<div>Pumps</div> A", "<p>Pumps</p><p>A</p>", "<img src=a alt='Pumps A'>"]
+)
+def test_a_heading_is_one_whatever_stands_in_it(words: str) -> None:
+    page = f"<h2>{words}</h2><p>text</p><h3>Valves</h3><p>text"
+    found = [chunk.context.headings for chunk in HtmlChunker(200).split(Document("d", page))]
+    assert found == [("Pumps A",), ("Pumps A", "Valves")]
+    assert headings(page) == [(2, "Pumps A"), (3, "Valves")]
+
+
+def test_the_pages_of_a_book_are_xml() -> None:
+    page = (
+        '<html><head><title/><script src="a.js"/><style/></head><body><h2 id="a"/><p>a <object data="b"/>b</p>'
+        '<div hidden=""/><pre><![CDATA[# <c> &amp;]]></pre></body></html>'
+    )
+    assert html_to_markdown(page, xml=True)[0] == "a b\n\n```\n# <c> &amp;\n```"
 
 
 def test_a_shadow_tree_is_read_and_a_template_is_not() -> None:
@@ -118,8 +162,8 @@ def test_what_looks_like_a_heading_in_any_place_is_none(page: str) -> None:
 
 
 def test_options_are_apart_and_an_image_stands_for_a_heading() -> None:
-    page = "<h1><img src=a.png alt='Pumps &amp; more'></h1><select><option>Chile<option>Peru</select>"
-    assert html_to_markdown(page)[0] == "# Pumps & more\n\nChile\nPeru"
+    page = "<h1><img src=a.png alt='Pumps &amp; more'></h1><select><option>Chile<option>Peru</select>Next"
+    assert html_to_markdown(page)[0] == "# Pumps & more\n\nChile\nPeru\nNext"
 
 
 def test_a_quote_that_never_ends_hides_nothing() -> None:
