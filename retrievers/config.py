@@ -339,6 +339,8 @@ class PipelineConfig:
         Raises:
             InputError: There is no further signal of a name, or a weight is refused.
         """
+        if not isinstance(weights, Mapping):
+            raise InputError(f"weights is {weights!r:.80}: it maps names of signals to numbers")
         names = [signal.name for signal in self.signals]
         if unknown := sorted(weights.keys() - set(names)):
             raise InputError(f"there is no signal named {unknown[0]!r} to weigh: there are {names}")

@@ -31,6 +31,7 @@ from situate.retrievers.types import (
     SearchResult,
     Step,
     check_k,
+    check_query,
 )
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ class Retriever(Openable):
             StepError: An optional step failed and ``on_error="raise"``.
         """
         k = self._checked(k)
+        check_query(query)
         if not query.strip():
             return SearchResult(query, ())
         instruction = self.settings.instruction if instruction is None else instruction
@@ -264,6 +266,7 @@ class Retriever(Openable):
         Arguments and errors are those of `retrieve`: ``dense`` is float32 ``[dimension]``.
         """
         k = self._checked(k)
+        check_query(query)
         if not query.strip():
             return SearchResult(query, ())
         await _START_LIMIT.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -213,9 +214,21 @@ def check_k(k: int, name: str = "k") -> None:
     """Refuses what is no number of hits.
 
     Raises:
-        InputError: It is no whole number, or less than 1.
+        InputError: It is no whole number, less than 1, or more than `sys.maxsize`.
     """
-    if not isinstance(k, int | np.integer) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise InputError(
             f"{name}={k!r}: a search returns at least one hit, so {name} must be a whole number, 1 or more"
         )
+    if k > sys.maxsize:
+        raise InputError(f"{name} has more than 63 bits: sys.maxsize is the largest, and finds all there is")
+
+
+def check_query(query: str) -> None:
+    """Refuses what is no text.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(query, str):
+        raise InputError(f"the query is a {type(query).__name__} ({query!r:.40}): a search takes one text")

@@ -41,7 +41,7 @@ from situate.retrievers.search.relevance import Background
 from situate.retrievers.signals.base import Batch
 from situate.retrievers.signals.chunk import ChunkTerms
 from situate.retrievers.storage.connect import MEMORY, Location, connect
-from situate.retrievers.types import QueryText, SearchResult, Step, check_k
+from situate.retrievers.types import QueryText, SearchResult, Step, check_k, check_query
 from situate.threads import renew_after_fork
 from situate.types import Chunk, Chunker, Document, Situator
 
@@ -548,6 +548,7 @@ class Index(Openable):
             instruction: As in `search`.
         """
         check_k(k)
+        check_query(query)
         if not query.strip():
             return SearchResult(query, ())
         self._collection()  # may refuse the encoder, or set its sample of the corpus
@@ -568,6 +569,7 @@ class Index(Openable):
     ) -> SearchResult:
         """`search_texts` without blocking the event loop; ``dense`` has the same shape."""
         check_k(k)
+        check_query(query)
         if not query.strip():
             return SearchResult(query, ())
         batcher = await self._query_batcher()

@@ -75,6 +75,20 @@ def stored_text(text: str) -> str:
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
+def plain_value(value: Any) -> Any:
+    """A value of metadata, or of a filter on it, as one of Python's that JSON has, where it has such a form."""
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, np.generic | np.ndarray):
+        # Times in units finer than Python's, such as pandas' nanoseconds, would come out as whole numbers.
+        kind = value.dtype.kind
+        fine = kind in "mM" and np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as")
+        value = (value.astype(f"{kind}8[us]") if fine else value).tolist()
+    if isinstance(value, date | time):
+        return None if value != value else value.isoformat()  # pandas' NaT is a date that equals none
+    return str(value) if isinstance(value, UUID | PurePath) else value
+
+
 def stored_metadata(document_id: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A document's metadata as JSON values, alike for every store.
 
@@ -93,10 +107,7 @@ def stored_metadata(document_id: str, metadata: Mapping[str, Any]) -> dict[str, 
 
 
 def _stored(value: Any, place: str, depth: int) -> Any:
-    if isinstance(value, Enum):
-        value = value.value
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
+    value = plain_value(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -109,10 +120,6 @@ def _stored(value: Any, place: str, depth: int) -> Any:
         if not math.isfinite(value):
             raise InputError(f"{place} is {value}, which JSON cannot express: leave it out, or give None")
         return float(value)
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, UUID | PurePath):
-        return stored_text(str(value))
     if not isinstance(value, Mapping | list | tuple):
         raise InputError(
             f"{place} is a {type(value).__name__}: use JSON values (strings, finite numbers, booleans, None, lists, "
@@ -126,7 +133,10 @@ def _stored(value: Any, place: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         if len({str if isinstance(key, str) else type(key) for key in value}) > 1:
             raise InputError(f"{place} has keys of several types: make all of them text")
-        return {_key(key, place): _stored(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+        stored = {_key(key, place): _stored(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+        if len(stored) < len(value):
+            raise InputError(f"{place} has keys that differ by lone surrogates alone, which no store can hold")
+        return stored
     return [_stored(item, f"{place}[{number}]", depth + 1) for number, item in enumerate(value)]
 
 

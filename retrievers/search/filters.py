@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import date, datetime
-from pathlib import PurePath
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
-
-import numpy as np
 
 from situate.errors import InputError
-from situate.retrievers.index.payload import stored_text
+from situate.retrievers.index.payload import plain_value, stored_text
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -149,14 +145,12 @@ def ordered(path: str, bound: str, value: Any) -> models.Filter | None:
     from qdrant_client import models
 
     span: models.Range | models.DatetimeRange
-    value = value.item() if isinstance(value, np.generic) else value
+    value = plain_value(value)
     if isinstance(value, str):
         try:
             span = models.DatetimeRange(**{bound: datetime.fromisoformat(value)})
         except ValueError:
             return None
-    elif isinstance(value, date):
-        span = models.DatetimeRange(**{bound: value})
     elif isinstance(value, int | float) and not isinstance(value, bool):
         # Stored integers have 64 bits: those beyond, which a double need not hold, are compared as 2**64 is.
         span = models.Range(**{bound: max(-(2**64), min(2**64, value)) if isinstance(value, int) else value})
@@ -216,7 +210,7 @@ def _of_key(key: str, value: Any, depth: int) -> models.Filter:
 
 def _equal(key: str, value: Any) -> models.Filter:
     values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
-    plain = [_plain(each) for each in values]
+    plain = [plain_value(each) for each in values]
     if value is None:
         return at_key(_METADATA, key, missing, everywhere=True)
     if not all(isinstance(each, str | int | float) for each in plain):
@@ -225,15 +219,6 @@ def _equal(key: str, value: Any) -> models.Filter:
             "these, operators, or a qdrant_client.models.Filter"
         )
     return at_key(_METADATA, key, lambda path: equals_any(path, plain))
-
-
-def _plain(value: Any) -> Any:
-    """A value as it stands in stored metadata."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value) if isinstance(value, UUID | PurePath) else value
 
 
 def _unequal(key: str, value: Any) -> models.Filter:

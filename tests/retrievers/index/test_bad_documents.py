@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import random
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from enum import Enum
 from pathlib import PurePosixPath
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -19,7 +21,7 @@ from situate.chunkers import Chunk, Document, TextChunker
 from situate.embedders import ChunkScheme, Embedder
 from situate.embedders.models.families import Family
 from situate.errors import InputError, SpanError, TruncationWarning
-from situate.retrievers import Index, PipelineConfig
+from situate.retrievers import Index, PipelineConfig, Retriever
 from situate.retrievers.index.payload import DENSE
 from tests.conftest import FULL
 from tests.retrievers.index.crash_writer import HashEncoder
@@ -115,10 +117,27 @@ def test_a_chunk_that_cannot_be_stored_costs_no_other_document(index: Index) -> 
     index.delete(["b"])
 
 
-@pytest.mark.parametrize("k", [0, -1, 1.5, "3", None])
+@pytest.mark.parametrize("k", [0, -1, 1.5, "3", None, True])
 def test_a_number_of_hits_that_is_none_is_refused(index: Index, k: int) -> None:
     with pytest.raises(InputError, match="k must be a whole number, 1 or more"):
         index.search("mast", k)
+
+
+def test_as_many_hits_as_a_store_can_count_are_all_and_more_are_refused(index: Index) -> None:
+    assert len(index.search("mast", sys.maxsize)) == index.count()
+    with pytest.raises(InputError, match="k has more than 63 bits"):
+        index.search("mast", 2**70)
+
+
+@pytest.mark.parametrize("query", [None, 5, b"mast", ["mast"]])
+async def test_a_query_that_is_no_text_is_refused_by_name(index: Index, query: Any) -> None:
+    retriever = Retriever(index)
+    for search in (index.search, retriever.retrieve):
+        with pytest.raises(InputError, match=f"the query is a {type(query).__name__}"):
+            search(query)
+    for asearch in (index.asearch, retriever.aretrieve):
+        with pytest.raises(InputError, match=f"the query is a {type(query).__name__}"):
+            await asearch(query)
 
 
 class Colour(Enum):
@@ -136,6 +155,9 @@ STORABLE = {
     "numpy truth": (np.True_, True),
     "numpy array": (np.arange(3), [0, 1, 2]),
     "enum": (Colour.RED, "red"),
+    "pandas' time": (np.datetime64("2024-05-01T12:00:00.123456789"), "2024-05-01T12:00:00.123456"),
+    "times of a column": (np.array(["2024-05-01"], dtype="M8[ns]"), ["2024-05-01T00:00:00"]),
+    "no time": (np.datetime64("NaT", "ns"), None),
     "nested": ({"at": [date(2024, 5, 1)], "by": {1: (None, True)}}, {"at": ["2024-05-01"], "by": {"1": [None, True]}}),
     "greatest": (2**63 - 1, 2**63 - 1),
 }
@@ -147,6 +169,8 @@ UNSTORABLE = {
     "not finite": (float("nan"), r"metadata\['k'\] is nan"),
     "bytes": (b"abc", r"metadata\['k'\] is a bytes"),
     "an object": ([object()], r"metadata\['k'\]\[0\] is a object"),
+    "nanoseconds": (np.timedelta64(3, "ns"), r"metadata\['k'\] is a timedelta"),
+    "keys that become one": (dict.fromkeys(map(chr, (0xD800, 0xD801))), "differ by lone surrogates alone"),
     "keys of several types": ({1: 2, "a": 3}, "keys of several types"),
     "too deep": (DEEP, "deeper than 100 objects and lists"),
 }

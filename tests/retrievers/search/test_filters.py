@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from enum import Enum
 from typing import Any
 
+import numpy as np
 import pytest
 from qdrant_client import models
 
@@ -13,10 +15,19 @@ from situate.errors import InputError
 from situate.retrievers.index.index import Index
 from situate.types import Document
 
+
+class Year(Enum):
+    LAST = 2021
+
+
+class Title(Enum):
+    TRAVEL = "Handbook of travel"
+
+
 METADATA: dict[str, dict[str, Any]] = {
     "a": {"year": 2020, "f": 3.0, "file name": "x", "Invoice No.": 7, "a/b": "y", "it's": "z", "tags": ["red", "blue"]},
     "b": {"year": 2021, "f": 3, "paid": True, "day": "2024-02-01T10:00:00+00:00", "nested": {"deep": "q"}},
-    "c": {"year": 2022, "f": 3.5, "paid": False, "title": "Handbook of travel", "none": None},
+    "c": {"year": 2022, "f": 3.5, "paid": False, "title": "Handbook of travel", "none": None, "at": time(9, 30)},
 }
 
 
@@ -71,6 +82,10 @@ def index() -> Index:
         ({"day": {"$gt": "2024-01-31"}}, "b"),
         ({"day": {"$lte": datetime(2024, 2, 1, 10, tzinfo=UTC)}}, "b"),
         ({"day": {"$lt": date(2024, 2, 1)}}, ""),
+        ({"day": {"$gte": np.datetime64("2024-02-01T10:00:00", "ns")}}, "b"),
+        ({"year": Year.LAST}, "b"),
+        ({"title": {"$in": [Title.TRAVEL]}}, "c"),
+        ({"at": time(9, 30)}, "c"),
         ({"$or": [{"year": 2020}, {"paid": True}]}, "ab"),
         ({"$and": [{"f": 3}, {"year": {"$gt": 2020}}]}, "b"),
         ({"$not": {"$or": [{"year": 2020}, {"paid": True}]}}, "c"),
