@@ -13,6 +13,7 @@ from situate.chunkers.base import SizedChunker
 from situate.chunkers.markdown import MarkdownChunker
 from situate.chunkers.text import TextChunker
 from situate.errors import FallbackWarning, InputError, MissingExtraError, ModelError
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -41,6 +42,7 @@ class HasTokenizer(Protocol):
         ...
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class AutoChunker(SizedChunker):
     """`MarkdownChunker` for Markdown, `CodeChunker` for source code, `TextChunker` for any other text.

@@ -15,6 +15,7 @@ import numpy as np
 from situate.chunkers.base import MAX_CHARACTERS_PER_TOKEN, SizedChunker, Splitter
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 from situate.errors import InputError, MissingExtraError
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,7 @@ _DEPTH = 1_000
 _WRAPPERS = ("decorated_definition", "export_statement", "lexical_declaration", "variable_declaration")
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class CodeChunker(SizedChunker):
     """Code cut at definitions, statements and expressions, the outermost that fit (tree-sitter).

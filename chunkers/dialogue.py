@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
@@ -27,6 +28,7 @@ _TURN = re.compile(
 )
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class DialogueChunker(SizedChunker):
     """Transcripts, chats and interviews, cut between turns; who speaks is kept as context.

@@ -11,6 +11,7 @@ from situate.chunkers.headings import Heading, HeadingPath
 from situate.chunkers.readers.html import FALLBACK, heading_words, left_out
 from situate.chunkers.readers.markup import HEADINGS, UNSEEN, Tag, Text, parts
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
@@ -41,6 +42,7 @@ _SKIPPED = FALLBACK | {"script", "style", "template", "noscript", "nav", "svg", 
 _HEADING = 1_000
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class HtmlChunker(SizedChunker):
     """The text between a page's block tags (paragraphs, items, rows, headings), joined while it fits, per section.

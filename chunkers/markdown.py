@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from situate.chunkers.base import SizedChunker, encodable, is_bare
 from situate.chunkers.headings import HeadingPath, front_matter_end, outline
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.chunkers.headings import Heading, Outline
     from situate.types import Chunk, Context, Document
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class MarkdownChunker(SizedChunker):
     """Markdown cut at headings, then blocks (paragraphs, lists, tables, code), then as text.

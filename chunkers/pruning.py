@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Chunker, Document
 
 _LOG = logging.getLogger("situate.chunkers.pruning")
@@ -86,6 +87,7 @@ class PruningReport:
     last: tuple[PrunedChunk, ...] = ()
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class PruningChunker:
     """Any chunker, without the chunks that hold little: `low_value`, or 1 minus a scorer's, is at least ``threshold``.

@@ -12,6 +12,7 @@ from situate.chunkers.base import SizedChunker
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.spans import chunks_from_spans
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite, unit
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Embed: TypeAlias = "Callable[[Sequence[str]], NDArray[np.float32]]"
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class SemanticChunker(SizedChunker):
     """Breakpoints where neighbouring sentences differ most (Kamradt 2023, as in LangChain and LlamaIndex).
@@ -71,6 +73,7 @@ class SemanticChunker(SizedChunker):
         return chunks_from_spans(document, self._filled(text, self._packed(text, sentences, apart)))
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class ClusterSemanticChunker(SizedChunker):
     """Small pieces joined so that the similarity within chunks is largest (Smith and Troynikov 2024).

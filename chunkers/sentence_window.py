@@ -10,6 +10,7 @@ from situate.chunkers.base import SizedChunker
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.spans import base_context, chunks_from_spans
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Document
@@ -21,6 +22,7 @@ WINDOW = "sentence_window"
 _PREVIOUS = 1_000
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class SentenceWindowChunker(SizedChunker):
     """A chunk per sentence; a language model reads the window of sentences around it instead.

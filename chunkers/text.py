@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from situate.chunkers.base import SizedChunker, encodable
 from situate.chunkers.spans import chunks_from_spans, recover_spans, trimmed
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Document
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class TextChunker(SizedChunker):
     """Recursive splitting of plain text: paragraphs, then lines, sentences, words and characters.
@@ -40,6 +42,7 @@ class TextChunker(SizedChunker):
         )
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class FixedTokenChunker(SizedChunker):
     """Windows of ``size`` tokens (characters without a tokenizer) that share ``overlap`` of them.
@@ -97,6 +100,7 @@ class FixedTokenChunker(SizedChunker):
             first = max(whole(last - self.overlap, first), first + 1) if last < count else count
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class SplitterChunker:
     """A function that cuts a text into strings; the strings' exact places are recovered, even where the text repeats.

@@ -14,6 +14,7 @@ from situate.chunkers.semantic import Embed, unit_vectors
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.spans import chunks_from_spans, trimmed
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.vectors import check_finite
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PairScorer(Protocol):
         ...
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class TopicChunker(SizedChunker):
     """Chunks end where the topic changes between two paragraphs.

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Int8Quantizer:
     """One signed byte per number, by the range that each dimension had in a calibration sample.

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.compression import Compression
 from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
@@ -22,6 +23,7 @@ TokenStorage: TypeAlias = Literal["float32", "float16"]
 _ROUNDING = 1e-9
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class LexicalScheme:
     """How a chunk becomes a BM25 vector (Robertson and Zaragoza 2009; Qdrant Edge's own implementation).
@@ -77,6 +79,7 @@ class LexicalScheme:
         return {name: value for name, value in stored.items() if name != "terms" or value != 1}
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Feedback:
     """Pseudo-relevance feedback on the dense vector (Rocchio 1971), from the fused ranking.
@@ -90,6 +93,7 @@ class Feedback:
     beta: float = 0.3
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class DocumentSignals:
     """A document's own scores, blended into those of its chunks (DAPR, Wang et al. 2024).
@@ -108,6 +112,7 @@ class DocumentSignals:
     average_length: float = 1000.0
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class PipelineConfig:
     """What is stored for a chunk, and how a query uses it.

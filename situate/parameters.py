@@ -29,7 +29,7 @@ _TYPES: dict[str, tuple[type, str]] = {
     "None": (NoneType, "None"),
 }
 #: Parameters whose values no message shows.
-_SECRET = re.compile("key|password|secret|headers")
+SECRET = re.compile("key|password|secret|headers")
 
 #: Other libraries' names of parameters, and the names that they have here.
 _ELSEWHERE: dict[str, tuple[str, ...]] = {
@@ -192,7 +192,7 @@ class _Checks:
         for name, value in (*zip(self._positional, arguments, strict=False), *named.items()):
             allowed = self._known.get(name)
             if allowed is not None and not allowed.takes(value):
-                given = f"a {type(value).__name__}" if _SECRET.search(name) else repr(value)[:80]
+                given = f"a {type(value).__name__}" if SECRET.search(name) else repr(value)[:80]
                 raise InputError(f"{owner}({name}=) is {given}: it has to be {allowed.shown}")
 
 

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from situate.parameters import checked_parameters
 from situate.sqlite_file import SqliteFile
 from situate.types import Prompt
 
 _SCHEMA = ("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID",)
 
 
+@checked_parameters
 class AnswerCache:
     """A SQLite file of answers by model and prompt. Safe for threads and for several processes; pickles as its path.
 

@@ -12,11 +12,13 @@ from situate.chunkers.base import encodable
 from situate.chunkers.headings import Heading, HeadingPath, markdown_headings
 from situate.chunkers.sentences import last_sentence
 from situate.chunkers.spans import base_context
+from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class HeadingSituator:
     """Title, headings, path, date and speaker, and the sentence before the chunk.

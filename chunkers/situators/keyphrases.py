@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
@@ -24,6 +25,7 @@ _GAP = re.compile(r"[^\S\n]+")
 _LONGEST = 40
 
 
+@checked_parameters
 class KeyphraseSituator:
     """Notes a document's keyphrases with each of its chunks: frequent in it, and rare elsewhere (tf-idf).
 

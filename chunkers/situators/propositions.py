@@ -9,6 +9,7 @@ from typing import Any
 from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
+from situate.parameters import checked_parameters
 from situate.prompting import lines
 from situate.types import Chunk, Context, Proposition
 
@@ -19,6 +20,7 @@ INSTRUCTION = (
 _WORD = re.compile(r"\w+")
 
 
+@checked_parameters
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PropositionSituator(GeneratingSituator):
     """Propositions per chunk (Dense X Retrieval, Chen et al. 2023).

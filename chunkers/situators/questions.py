@@ -11,6 +11,7 @@ from typing import Any
 from situate.chunkers.sentences import is_question
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
+from situate.parameters import checked_parameters
 from situate.prompting import filled, lines
 from situate.types import Chunk, Context
 
@@ -32,6 +33,7 @@ _LEVEL = re.compile(r"\s*(?:[-*]\s*)?\[?(sentence|passage|topic)\s*(?:\d+\s*)?[\
 _LEVEL_LENGTH = 20
 
 
+@checked_parameters
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class QuestionSituator(GeneratingSituator):
     """Generated questions per chunk (doc2query, Nogueira et al. 2019; docTTTTTquery 2020).

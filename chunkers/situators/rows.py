@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from situate.chunkers.base import encodable
 from situate.chunkers.headings import Row, table_rows
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class RowSituator:
     """Writes each row of a Markdown table as a sentence: ``Town is Rome, Limit is 210 euros.``

@@ -9,6 +9,7 @@ from situate.chunkers.sentences import sentence_spans
 from situate.chunkers.situators.generating import GeneratingSituator
 from situate.errors import GenerationError, InputError
 from situate.outside import load_json
+from situate.parameters import checked_parameters
 from situate.prompting import ANSWER_LIMIT, usable
 from situate.types import Chunk, Context
 
@@ -18,6 +19,7 @@ INSTRUCTION = (
 )
 
 
+@checked_parameters
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class LLMSituator(GeneratingSituator):
     """Contextual retrieval (Anthropic 2024): a language model situates each chunk in its document.

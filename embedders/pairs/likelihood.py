@@ -24,6 +24,7 @@ from situate.parameters import checked_parameters
 _CHARACTERS_PER_TOKEN = 16
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class LikelihoodTemplate:
     """What a decoder reads before the query.

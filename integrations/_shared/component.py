@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, LiteralString, Self, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from situate.errors import InputError, UnknownArgumentError
+from situate.outside import safe_text
+from situate.parameters import SECRET
 
 T = TypeVar("T")
 
@@ -62,6 +65,16 @@ class Configured(BaseModel):
     #: Parameters of those classes that mean something else, and the hint for the error.
     known_otherwise: ClassVar[Mapping[str, str]] = {}
 
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise _without_secrets(error) from None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, safe_text(value) if isinstance(value, str) and "://" in value else value
+
     @model_validator(mode="before")
     @classmethod
     def _translate(cls, given: Any) -> Any:
@@ -91,10 +104,28 @@ def translated(cls: Any, names: Iterable[str], given: Mapping[str, Any]) -> dict
             raise UnknownArgumentError(f"{cls.__name__} has no parameter {name!r}: {suggestion(name, cls, names)}")
         ours = {name: value} if meaning is None else {meaning: value} if isinstance(meaning, str) else meaning(value)
         for key, setting in ours.items():
-            if key in settings or (key != name and key in given):
+            if isinstance(setting, Mapping) and isinstance(settings.get(key, given.get(key)), Mapping):
+                others = settings.get(key, {})  # timeout=5, say, and client_options={...}
+                if twice := sorted(setting.keys() & others.keys()):
+                    raise InputError(f"{cls.__name__} was given {key}[{twice[0]!r}] twice: leave one of them out")
+                setting = {**others, **setting} if others else setting
+            elif key in settings or (key != name and key in given):
                 raise InputError(f"{cls.__name__} was given {key!r} twice, once as {name!r}: leave one of them out")
             settings[key] = setting
     return settings
+
+
+def _without_secrets(error: ValidationError) -> ValidationError:
+    """The error without values that may hold a key: pydantic shows all arguments where one of them is unknown."""
+    problems = []
+    for each in error.errors(include_url=False):
+        value = each["input"]
+        plain = value is None or isinstance(value, str | int | float)
+        if not plain or SECRET.search(str(each["loc"])) or safe_text(str(value)) != str(value):
+            value = f"a {type(value).__name__}"
+        problem = PydanticCustomError(cast(LiteralString, each["type"]), cast(LiteralString, each["msg"]))
+        problems.append(InitErrorDetails(type=problem, loc=each["loc"], input=value))
+    return ValidationError.from_exception_data(error.title, problems)
 
 
 def suggestion(name: str, cls: Any, names: Iterable[str]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation, field_serializer
 
 from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
@@ -35,6 +36,9 @@ SignalLike: TypeAlias = Signal | str | Mapping[str, Any]
 #: Values of `PipelineConfig`, or their fields as JSON.
 HubnessLike: TypeAlias = Hubness | Mapping[str, Any]
 WhiteningLike: TypeAlias = Whitening | Mapping[str, Any]
+
+#: Arguments of a client that may hold keys.
+_SECRET_OPTION = re.compile("key|auth|token|headers|metadata|cookies|password|secret|cert")
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_CROSS_ENCODER = "cross-encoder/ms-marco-MiniLM-L6-v2"
@@ -354,7 +358,8 @@ class StoreOptions(Configured):
         path: Folder of an embedded store, ":memory:", a server's URL, or the URLs of a cluster's nodes.
         api_key: A server's key. No repr and no serialised form but a pickle holds it.
         collection_name: The collection; made when the first documents are added.
-        client_options: Further arguments of the client that is opened (``prefer_grpc``, ``timeout``, ...).
+        client_options: Further arguments of the client that is opened (``prefer_grpc``, ``timeout``, ...). Those that
+            hold keys (``headers``, ``metadata``, ...) are kept as ``api_key`` is.
     """
 
     also_known_as: ClassVar[Mapping[str, Meaning]] = {
@@ -374,7 +379,13 @@ class StoreOptions(Configured):
     path: str | Path | list[str] = Field(default=MEMORY, description="Folder, URL, or URLs of a cluster.")
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False, description="A server's key.")
     collection_name: str = Field(default="situate", min_length=1, description="The Qdrant collection.")
-    client_options: dict[str, Any] = Field(default_factory=dict, description="Further arguments of the client.")
+    client_options: dict[str, Any] = Field(
+        default_factory=dict, repr=False, description="Further arguments of the client."
+    )
+
+    @field_serializer("client_options")
+    def _without_keys(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if not _SECRET_OPTION.search(name)}
 
     def _opens(self) -> Callable[[], QdrantClient]:
         """The function that opens the client."""

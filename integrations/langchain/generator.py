@@ -14,10 +14,12 @@ from langchain_core.runnables import RunnableConfig
 
 from situate.errors import GenerationError, InputError
 from situate.outside import safe_message
+from situate.parameters import checked_parameters
 from situate.prompting import generation_error
 from situate.types import Prompt
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class LangChainGenerator:
     """Answers prompts with a LangChain model, several at a time.

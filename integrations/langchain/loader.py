@@ -13,8 +13,10 @@ from langchain_core.documents import Document as LangChainDocument
 from situate.chunkers import read_documents
 from situate.chunkers.readers.pdf.reader import MAX_PAGES, SECONDS
 from situate.integrations.langchain.documents import from_document
+from situate.parameters import checked_parameters
 
 
+@checked_parameters
 class SituateLoader(BaseLoader):
     """Loads PDF and every other kind of file that `read_documents` reads, a file being one document.
 

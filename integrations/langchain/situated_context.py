@@ -19,11 +19,13 @@ from situate.integrations.langchain.documents import (
     to_chunk,
     version_of,
 )
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Document, Situator
 
 Into: TypeAlias = Literal["metadata", "text"]
 
 
+@checked_parameters
 class SituatedContextTransformer(BaseDocumentTransformer):
     """Writes each chunk's context in its document.
 

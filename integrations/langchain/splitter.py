@@ -16,12 +16,14 @@ from situate.integrations._shared.component import refuse_unknown
 from situate.integrations._shared.pages import cut_document
 from situate.integrations._shared.splitting import under_headings
 from situate.integrations.langchain.documents import from_chunk, whole_documents, with_origins
+from situate.parameters import checked_parameters
 from situate.types import Chunk, Chunker, Document
 
 if TYPE_CHECKING:
     from situate.integrations.langchain.embeddings import SituateEmbeddings
 
 
+@checked_parameters
 class SituateTextSplitter(TextSplitter):
     """Cuts documents into chunks with their origin in the metadata.
 

@@ -50,7 +50,8 @@ class LlamaIndexGenerator:
     def __repr__(self) -> str:
         # Never the model's own repr: it may show an API key.
         name = self._llm.metadata.model_name if self._llm is not None else "Settings.llm"
-        return f"LlamaIndexGenerator({name!r}, concurrency={self.concurrency}, settings={self.settings!r})"
+        settings = {name: value for name, value in self.settings.items() if not _SECRET.search(name)}
+        return f"LlamaIndexGenerator({name!r}, concurrency={self.concurrency}, settings={settings!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_gates"}

@@ -14,6 +14,7 @@ from situate.batches import in_batches
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.lifecycle import Openable
+from situate.parameters import checked_parameters
 from situate.progress import DocumentBar
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.collection import Collection, Version, in_documents
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from situate.embedders.types import ChunkVectors, SpanEncoder
 
 
+@checked_parameters
 class Index(Openable):
     """Documents, chunked, situated, embedded and stored in a Qdrant collection.
 

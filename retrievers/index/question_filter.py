@@ -13,6 +13,7 @@ import numpy as np
 from situate.chunkers.situators.generating import FAILED, OnError, SituatingWarning
 from situate.embedders.types import Vectors
 from situate.errors import InputError, ModelError, StepError
+from situate.parameters import checked_parameters
 from situate.vectors import unit
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
 
 
+@checked_parameters
 class QuestionFilter:
     """Keeps the generated questions that their chunk answers (Doc2Query--, Gospodinov et al. 2023).
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.storage.ids import point_id, point_key
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from situate.retrievers.search.gateway import Gateway, Scores
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Recency:
     """``weight * decay(age)``: the newest documents get ``weight`` more, old ones nothing.
@@ -90,6 +92,7 @@ class Recency:
         )
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class PayloadScore:
     """``weight * value`` of a number in the metadata; bring it to about [0, 1] before it is indexed.

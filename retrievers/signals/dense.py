@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from situate.embedders.embedder import Embedder
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.compression import CompressionKind
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, model_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Dense(Signal):
     """The vectors of a second embedder, or those of the index's own by another scheme.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Signal, Value, Values
 from situate.retrievers.signals.chunk import ChunkTerms
 from situate.types import Chunk
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from situate.retrievers.search.query_vectors import QueryVectors
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class DocumentVector(Signal):
     """The mean of the vectors of a document's chunks, stored with the first of them."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Values
 from situate.retrievers.signals.tokens import TokenSignal
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LARGEST = 65535
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Muvera(TokenSignal):
     """Fixed dimensional encodings: their dot product approximates MaxSim, so that it finds candidates.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Values
 from situate.retrievers.signals.questions import Questions, one_row_each
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Propositions(Questions):
     """One vector per statement of ``context.propositions``, embedded as documents are.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.types import Vectors
+from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, matrices
 from situate.retrievers.storage.ids import point_id, point_key
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from situate.retrievers.search.query_vectors import QueryVectors
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Questions(Signal):
     """One vector per question of ``context.questions``, embedded as queries are."""

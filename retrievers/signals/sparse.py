@@ -12,6 +12,7 @@ import numpy as np
 from situate.embedders.library.sparse import SparseEmbedder
 from situate.embedders.types import SparseVector as Weights
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.lexical import SparseVector
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, model_of, situated
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Sparse(Signal):
     """The vectors of a model that weighs the words of its vocabulary.

@@ -13,6 +13,7 @@ from situate.embedders.embedder import Embedder
 from situate.embedders.library.multivector import MultiVectorEmbedder
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.index.payload import TOKENS
 from situate.retrievers.signals.base import Batch, Signal, Values, model_of, situated
 from situate.vectors import unit
@@ -83,6 +84,7 @@ class TokenSignal(Signal):
         return [each.tokens for each in vectors if each.tokens is not None]
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Tokens(TokenSignal):
     """One vector per token; the best candidates of the other signals are scored by MaxSim.

@@ -11,6 +11,7 @@ import numpy as np
 from situate.chunkers.sentences import sentence_spans
 from situate.embedders.types import Vectors
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Signal, Value, Values, matrices
 from situate.vectors import unit
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _ROUNDS = 10
 
 
+@checked_parameters
 @dataclass(frozen=True)
 class Views(Signal):
     """At most ``count`` vectors per chunk, of which the nearest to the query counts: a mean blurs several subjects.

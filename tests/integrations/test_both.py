@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -16,6 +17,7 @@ from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import NodeWithScore, TextNode
+from pydantic import ValidationError
 
 from situate.chunkers import HeadingSituator
 from situate.embedders.models.settings import EmbedderSettings
@@ -238,6 +240,11 @@ def test_classes_without_fields_refuse_and_accept_the_same_way() -> None:
         ),
         (lambda: llama_index.HyDEQueryTransform(MockLLM(), draft=3), "did you mean 'drafts'"),
         (lambda: langchain.SituateRetriever(index=index, top_k=3), "it is k here"),
+        (lambda: langchain.SituateTextSplitter(embeddings(), size=9), "chunk_size"),
+        (lambda: langchain.SituateTextSplitter(embeddings(), chunk_size="9"), "a whole number"),
+        (lambda: langchain.SituateLoader("x", max_page=9), r"max_page= \(here it is max_pages=\)"),
+        (lambda: langchain.SituatedContextTransformer([], field=()), "here it is fields="),
+        (lambda: langchain.LangChainGenerator(FakeListChatModel(responses=["x"]), concurrency=3), "max_concurrency"),
         (lambda: langchain.SituateRetriever.from_documents([], embeddings(), kk=3), "has no parameter 'kk'"),
     ]
     for make, said in refused:
@@ -256,6 +263,40 @@ def test_a_servers_key_is_in_nothing_that_is_shown() -> None:
     index = langchain.SituateDocumentIndex(embeddings=embeddings(), url="http://localhost:1", api_key=key)
     for shown in (repr(index), str(index), index.model_dump_json(include={"path", "api_key"})):
         assert key not in shown
+    options = {"headers": {"authorization": key}, "timeout": 5}
+    store = llama_index.SituateVectorStore(url=f"http://user:{key}@localhost:1", client_options=options)
+    assert store.client_options == options
+    assert key not in repr(store)
+    assert store.to_dict()["client_options"] == {"timeout": 5}
+    assert key not in repr(llama_index.LlamaIndexGenerator(MockLLM(), api_key=key))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: llama_index.SituateVectorStore(api_key=key, collection_nam="x"),
+        lambda key: llama_index.SituateVectorStore(url=f"http://user:{key}@localhost", headers={}),
+        lambda key: llama_index.SituateVectorStore(api_key=[key]),
+        lambda key: llama_index.SituateRetriever.from_documents([], embed_model=embed_model(), api_key=[key]),
+        lambda key: llama_index.SituateEmbedding(api_key=key),
+        lambda key: llama_index.SituateReader(password=key, pages=3),
+        lambda key: langchain.SituateDocumentIndex(embeddings=embeddings(), api_key=key, kk=3),
+        lambda key: langchain.SituateDocumentIndex(embeddings=embeddings(), client_options=[key]),
+    ],
+)
+def test_an_error_about_arguments_shows_no_key_among_them(make: Callable[[str], Any]) -> None:
+    key = "k-1234567890-secret"
+    with pytest.raises(ValidationError) as raised:
+        make(key)
+    assert key not in "".join(traceback.format_exception(raised.value))
+    assert key not in repr(raised.value.errors())
+
+
+def test_options_of_the_client_by_several_names_are_joined() -> None:
+    store = llama_index.SituateVectorStore(url="http://q", prefer_grpc=True, timeout=5, client_kwargs={"attempts": 2})
+    assert store.client_options == {"prefer_grpc": True, "timeout": 5, "attempts": 2}
+    with pytest.raises(ValueError, match=r"client_options\['timeout'\] twice"):
+        llama_index.SituateVectorStore(url="http://q", timeout=5, client_options={"timeout": 6})
 
 
 # -- a failing step --------------------------------------------------------------------------------------------------

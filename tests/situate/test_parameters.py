@@ -10,10 +10,21 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pytest
 
+from situate.chunkers import (
+    AutoChunker,
+    KeyphraseSituator,
+    LLMSituator,
+    MarkdownChunker,
+    SemanticChunker,
+    TextChunker,
+)
 from situate.chunkers.readers.files import read_documents
 from situate.embedders import ChunkScheme
-from situate.errors import InputError
+from situate.errors import InputError, UnknownArgumentError
 from situate.parameters import checked_parameters, right_name
+from situate.retrievers import Index, LexicalScheme, PipelineConfig, Recency
+from situate.retrievers.signals import Questions
+from situate.retrievers.storage.edge import EdgeClient
 
 
 @checked_parameters
@@ -53,6 +64,29 @@ def test_a_class_stays_what_it_is() -> None:
         Longer("x", score_threshold=1)
     with pytest.raises(TypeError, match="required positional argument"):
         Longer()
+
+
+@pytest.mark.parametrize(
+    ("cls", "given", "right"),
+    [
+        (Index, "collection_name", "collection"),
+        (Index, "text_splitter", "chunker"),
+        (PipelineConfig, "compresion", "compression"),
+        (LexicalScheme, "languages", "language"),
+        (TextChunker, "chunk_size", "size"),
+        (MarkdownChunker, "chunk_overlap", "overlap"),
+        (AutoChunker, "chunk_size", "size"),
+        (SemanticChunker, "sizes", "size"),
+        (LLMSituator, "llm", "generator"),
+        (KeyphraseSituator, "countt", "count"),
+        (Questions, "weigth", "weight"),
+        (Recency, "wieght", "weight"),
+        (EdgeClient, "location", "path"),
+    ],
+)
+def test_classes_that_are_configured_name_the_parameter_that_was_meant(cls: type, given: str, right: str) -> None:
+    with pytest.raises(UnknownArgumentError, match=rf"{cls.__name__} does not know {given}= \(here it is {right}=\)"):
+        cls(**{given: 1})
 
 
 Size: TypeAlias = Literal["small", "large"]

@@ -16,6 +16,7 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.async_client_base import AsyncQdrantBase
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 from situate.retrievers.storage.edge.client import EdgeClient, PlainVectorInspector, ShallowQueries
 from situate.retrievers.storage.edge.errors import StoreClosedError
@@ -87,6 +88,7 @@ def _give_back(backend: EdgeBackend) -> None:
     backend.close()
 
 
+@checked_parameters
 class AsyncEdgeClient(ShallowQueries, AsyncQdrantClient):
     """An `AsyncQdrantClient` over Qdrant Edge. It shares its store with every client of the same path.
 

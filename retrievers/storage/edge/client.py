@@ -12,6 +12,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.embed.type_inspector import Inspector
 
 from situate.errors import InputError
+from situate.parameters import checked_parameters
 from situate.retrievers.storage.edge.backend.edge import EdgeBackend
 from situate.retrievers.storage.edge.store import MEMORY, StoreOptions, open_store
 from situate.retrievers.storage.edge.translate.filters import edge_filter
@@ -61,6 +62,7 @@ def _client_of(path: str, options: dict[str, bool]) -> EdgeClient:
     return EdgeClient(path, **options)
 
 
+@checked_parameters
 class EdgeClient(ShallowQueries, QdrantClient):
     """A `QdrantClient` over Qdrant Edge, Qdrant's own engine in this process.
 

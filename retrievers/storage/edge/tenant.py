@@ -12,6 +12,7 @@ from qdrant_client.client_base import QdrantBase
 from qdrant_client.conversions import common_types as types
 
 from situate.errors import InputError, StorageError
+from situate.parameters import checked_parameters
 from situate.retrievers.storage.edge.async_client import AsyncEdgeBackend
 from situate.retrievers.storage.edge.backend.points import BATCH, apply_operation, selected
 from situate.retrievers.storage.edge.store import MEMORY
@@ -355,6 +356,7 @@ for _name, _method in vars(QdrantBase).items():
         setattr(TenantBackend, _name, _refuse(_name))
 
 
+@checked_parameters
 class TenantClient(QdrantClient):
     """A `QdrantClient` that reads, writes, counts, facets, scrolls and deletes one tenant's points only. From
     `bind_tenant`.
@@ -371,6 +373,7 @@ class TenantClient(QdrantClient):
         self._client = backend
 
 
+@checked_parameters
 class AsyncTenantClient(AsyncQdrantClient):
     """The asynchronous `TenantClient`.
 
