@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, Generic, LiteralString, Self, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -123,7 +123,7 @@ def _without_secrets(error: ValidationError) -> ValidationError:
         plain = value is None or isinstance(value, str | int | float)
         if not plain or SECRET.search(str(each["loc"])) or safe_text(str(value)) != str(value):
             value = f"a {type(value).__name__}"
-        problem = PydanticCustomError(cast(LiteralString, each["type"]), cast(LiteralString, each["msg"]))
+        problem = PydanticCustomError(each["type"], each["msg"])
         problems.append(InitErrorDetails(type=problem, loc=each["loc"], input=value))
     return ValidationError.from_exception_data(error.title, problems)
 

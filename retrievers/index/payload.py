@@ -81,9 +81,8 @@ def plain_value(value: Any) -> Any:
         value = value.value
     if isinstance(value, np.generic | np.ndarray):
         # Times in units finer than Python's, such as pandas' nanoseconds, would come out as whole numbers.
-        kind = value.dtype.kind
-        fine = kind in "mM" and np.datetime_data(value.dtype)[0] in ("ns", "ps", "fs", "as")
-        value = (value.astype(f"{kind}8[us]") if fine else value).tolist()
+        fine = value.dtype.name.endswith(("64[ns]", "64[ps]", "64[fs]", "64[as]"))
+        value = (value.astype(f"{value.dtype.kind}8[us]") if fine else value).tolist()
     if isinstance(value, date | time):
         return None if value != value else value.isoformat()  # pandas' NaT is a date that equals none
     return str(value) if isinstance(value, UUID | PurePath) else value
