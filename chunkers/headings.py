@@ -22,6 +22,8 @@ _FENCE_CLOSE = re.compile(r"(?:---|\.\.\.)[ \t]*\Z")
 # A line of YAML's block style: "key:", "key: value", and behind a key its indented lines, list items, comments, blanks.
 _YAML_KEY = re.compile(r"[\"']?\w[^:#\n]{0,200}:(?:\s|\Z)")
 _YAML_REST = re.compile(r"[ \t#]|-(?:[ \t]|\Z)|\Z")
+#: A line that Markdown would not read as words: a heading, an underline or rule, a fence, a tag.
+_MARKUP = re.compile(r"[ ]{0,3}(?=#{1,6}(?!\S)|[-=_*|: ]+\Z|```|~~~|<(?:[!?]|/?[a-zA-Z][\w-]*(?:[\s/>]|\Z)))\S")
 _ESCAPED = r"\\\1"
 _MARKDOWN_SIGN = re.compile(r"([\\`*_{}\[\]<>#&!~|])")
 
@@ -218,6 +220,16 @@ def atx_heading(level: int, words: str) -> str:
     if [heading.text for heading in markdown_headings(plain)] == [words]:
         return plain
     return f"{'#' * level} {_MARKDOWN_SIGN.sub(_ESCAPED, words)}"
+
+
+def literal_line(line: str) -> str:
+    """The Markdown line that reads as the words of ``line``: escaped where that is a heading, a rule, a fence or a tag.
+
+    >>> literal_line("# of items: 12"), literal_line("--"), literal_line("See below.")
+    ('\\\\# of items: 12', '\\\\--', 'See below.')
+    """
+    match = _MARKUP.match(line)
+    return f"{line[: match.end() - 1]}\\{line[match.end() - 1 :]}" if match else line
 
 
 class HeadingPath:

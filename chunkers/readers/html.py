@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from situate.chunkers.headings import atx_heading
+from situate.chunkers.headings import atx_heading, literal_line
 from situate.chunkers.readers.decoding import decoded
 from situate.chunkers.readers.markup import HEADINGS, Tag, Text, parts
 
@@ -62,8 +62,6 @@ _WHOLE = frozenset(["html", "body"])
 _LAYOUT = frozenset([*HEADINGS, "ul", "ol", "dl", "pre", "table", "blockquote", "section", "article", "hr"])
 #: The encoding that a page declares, in its first bytes.
 _DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z][\w.:-]*)", re.IGNORECASE)
-#: A line that Markdown would not read as words: a heading, an underline or rule, a fence, a tag.
-_MARKUP = re.compile(r"#{1,6}(?!\S)|[-=_*|: ]+\Z|```|~~~|<[a-zA-Z/!?]")
 
 
 def html_to_markdown(page: str | bytes, *, xml: bool = False) -> tuple[str, str | None]:
@@ -186,7 +184,7 @@ class _Writer:
         words = " ".join("".join(self._line).split()).replace("\ufeff", "")
         self._line.clear()
         if words:
-            self._add(self._lead + ("\\" if _MARKUP.match(words) else "") + words, 0)
+            self._add(self._lead + literal_line(words), 0)
             self._lead = ""
         elif breaks == 2:
             self._lead = ""

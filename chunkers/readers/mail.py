@@ -11,7 +11,7 @@ from email.message import EmailMessage
 from io import BytesIO
 from typing import Any
 
-from situate.chunkers.headings import atx_heading
+from situate.chunkers.headings import atx_heading, literal_line
 from situate.chunkers.readers.decoding import decoded
 from situate.chunkers.readers.html import html_to_markdown
 from situate.errors import InputError, MissingExtraError
@@ -186,7 +186,4 @@ def _header(message: EmailMessage, key: str) -> str:
 
 def _plain(text: str) -> str:
     """Plain lines as Markdown that shows them as they are: a line of signs makes no heading."""
-    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
-    return "\n".join(
-        f"\\{line}" if line.startswith(("#", "=", "---", "```", "~~~")) else line for line in lines
-    ).strip()
+    return "\n".join(literal_line(line.rstrip()) for line in text.splitlines()).strip()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from situate.chunkers.base import encodable
-from situate.chunkers.headings import markdown_headings
+from situate.chunkers.headings import markdown_headings, outline
 from situate.chunkers.readers.decoding import decoded_text
 from situate.errors import InputError
 from situate.outside import load_json
@@ -50,7 +50,7 @@ def _cell(cell: Mapping[str, Any], language: str) -> list[str]:
         level = cell.get("level")
         return [f"{'#' * (level if type(level) is int and 1 <= level <= 6 else 1)} {' '.join(source.split())}"]
     if cell.get("cell_type") != "code":
-        return [source] if source.strip() else []
+        return [_closed(source)] if source.strip() else []
     parts = [_fence(source, language)] if source.strip() else []
     for output in cell.get("outputs") or ():
         if isinstance(output, Mapping):
@@ -59,6 +59,17 @@ def _cell(cell: Mapping[str, Any], language: str) -> list[str]:
                 printed = f"{printed[:_OUTPUT]}\n[{len(printed) - _OUTPUT:,} more characters are left out]"
             parts += [_fence(printed, "text")] if printed.strip() else []
     return parts
+
+
+def _closed(cell: str) -> str:
+    """A text cell with an end of the fence that it leaves open: the next cell is not code."""
+    fences = outline(encodable(cell)).fences
+    if not fences or fences[-1].closing < fences[-1].end or fences[-1].end < len(cell):
+        return cell
+    opening = cell[fences[-1].start :].lstrip()
+    closed = f"{cell}\n{opening[: len(opening) - len(opening.lstrip(opening[0]))]}"
+    # In a list or a quote, the fence ends with it, and the line would open another one.
+    return closed if len(outline(encodable(closed)).fences) == len(fences) else cell
 
 
 def _fence(text: str, language: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from situate.chunkers import AutoChunker, Chunk, Document, read_documents
+from situate.chunkers.headings import markdown_headings
 from situate.chunkers.readers import packages
 from situate.chunkers.readers.files import SkippedFilesWarning
 from situate.chunkers.readers.formats import FORMATS
@@ -339,6 +340,44 @@ def test_restructured_text() -> None:
     assert above["By law."] == ("Guide", "Costs", "Law")
     assert "    Law\n    ===" in document.text
     assert ".. autofunction:: f" in document.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ".. code-block:: python\n\n   # a comment\n   x = 1",
+        ".. code-block:: php\n\n   <?php\n   $x = 1;",
+        ".. code-block:: html\n\n   <script>\n   <!-- a",
+        "# of items: 12",
+        "Some\nwords\n=====",
+        "a\n\n~~~~~\n\nb",
+        "```\n\nb",
+        "=====  =====\nA      B\n=====  =====\n1      2\n=====  =====",
+    ],
+)
+def test_no_line_of_restructured_text_is_read_as_markdown(body: str) -> None:
+    text = read(".rst", f"Guide\n=====\n\n{body}\n\nLimits\n------\n\nEnd.").text
+    assert [heading.text for heading in markdown_headings(text)] == ["Guide", "Limits"]
+
+
+def test_a_title_of_restructured_text_may_be_longer_than_its_line() -> None:
+    assert read(".rst", "A long title\n====\n\n水泵維護\n----\n\nx").text.startswith("# A long title\n\n\n## 水泵維護")
+
+
+@pytest.mark.parametrize("line", ["-- ", "-", "  ---", "=", " # a", "```", "<!-- a", "<?php", "<script>"])
+def test_no_line_of_a_mail_is_read_as_markdown(line: str) -> None:
+    inner = "Content-Type: message/rfc822\n\nSubject: Inner\n\nWords."
+    body = f"--B\nContent-Type: text/plain\n\nSee you, Ines\n{line}\nACME\n--B\n{inner}\n--B--\n"
+    text = read(".eml", f"Subject: A\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=B\n\n{body}").text
+    assert [heading.text for heading in markdown_headings(text)] == ["A", "Inner"]
+    assert line.strip() in text
+
+
+@pytest.mark.parametrize("fence", ["```python\nx = 1", "~~~~\n```\n~~~", "- a\n\n  ```\n  b", "```\na\n```"])
+def test_a_fence_that_a_cell_leaves_open_ends_with_it(fence: str) -> None:
+    cells = [{"cell_type": "markdown", "source": source} for source in (fence, "# Pumps", "Text.")]
+    text = read(".ipynb", json.dumps({"cells": cells})).text
+    assert [heading.text for heading in markdown_headings(text)] == ["Pumps"]
 
 
 def test_rich_text() -> None:
