@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from collections.abc import Mapping
@@ -32,12 +33,13 @@ _CENTURIES = 265_000_000_000
 def read_eml(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     """An e-mail: its subject as the heading, sender, recipients and date, its words, and messages attached to it.
 
-    The plain words count, else those of the HTML, and so do words without a file name between or behind attachments.
-    Other attachments are not opened; the metadata name them.
+    The plain words count, else those of the HTML, else those of any other kind of text, and so do words without a file
+    name between or behind attachments. Other attachments are not opened; the metadata name them.
 
     Raises:
         InputError: It has neither a subject, nor a sender, nor a date, or headers that describe its parts are too long.
     """
+    data = data.removeprefix(codecs.BOM_UTF8)
     described = [len(header) for header in _CONTENT.findall(data)]
     if max(described, default=0) > _HEADER or sum(described) > _HEADERS:
         raise InputError(
@@ -156,32 +158,59 @@ def _head(headers: Mapping[str, str], level: int) -> list[str]:
 
 def _message(message: EmailMessage, level: int, attached: list[str]) -> str:
     parts = _head({key: _header(message, key) for key in _NAMED}, level)
-    body = message.get_body(("plain", "html"))
-    parts += [_words(body)] if body is not None else []
-    for part in message.iter_attachments() if message.is_multipart() else ():
-        if part.get_content_type() == "message/rfc822" and level < _LEVELS:
-            inner = part.get_content()
-            if isinstance(inner, EmailMessage):
-                parts.append(_message(inner, level + 1, attached))
-                continue
-        if not part.get_filename() and (words := part.get_body(("plain", "html"))) is not None:
-            parts.append(_words(words))
-            continue
-        attached.append(part.get_filename() or part.get_content_type())
-    return "\n\n".join(part for part in parts if part.strip())
+    return "\n\n".join(part for part in [*parts, *_content(message, level, attached)] if part.strip())
 
 
-def _words(part: Any) -> str:
+def _content(part: EmailMessage, level: int, attached: list[str], *, first: bool = True) -> list[str]:
+    """The words of a message or a part of one.
+
+    Args:
+        part: The message or part.
+        level: The level of its message.
+        attached: Takes the names of the parts that are not read.
+        first: Whether no words stand before it: then they are read whatever kind of text they are, and be they named.
+    """
+    kind, name = part.get_content_type(), part.get_filename()
+    if kind == "message/rfc822" and level < _LEVELS and isinstance(inner := part.get_content(), EmailMessage):
+        return [_message(inner, level + 1, attached)]
+    if part.is_attachment() or (name and not first):
+        attached.append(name or kind)
+        return []
+    if part.get_content_maintype() == "multipart" and part.is_multipart():
+        parts = list(part.iter_parts())
+        if kind == "multipart/alternative":
+            parts.sort(key=lambda one: one.get_content_type() != "text/plain")
+            return next(filter(None, (_content(one, level, attached, first=first) for one in parts)), [])
+        if kind == "multipart/related" and (start := part.get_param("start")):
+            parts.sort(key=lambda one: one["Content-ID"] != start)
+        found: list[str] = []
+        for one in parts:
+            found += _content(one, level, attached, first=first and not found)
+        return found
+    # A message whose parts cannot be told apart is text.
+    if kind in ("text/plain", "text/html") or (first and part.get_content_maintype() in ("text", "multipart")):
+        return [words] if (words := _words(part)) else []
+    attached.append(name or kind)
+    return []
+
+
+def _words(part: EmailMessage) -> str:
     """The words of a part of text, in the encoding that it declares where there is such a one."""
-    words = decoded(part.get_payload(decode=True) or b"", "the message", part.get_content_charset())
-    return html_to_markdown(words)[0] if part.get_content_subtype() == "html" else _plain(words)
+    data = part.get_payload(decode=True)
+    data, declared = data if isinstance(data, bytes) else b"", part.get_content_charset()
+    if part.get_content_subtype() == "html":
+        return html_to_markdown(decoded(data, "the message", declared) if declared else data)[0]
+    return _plain(decoded(data, "the message", declared))
 
 
 def _header(message: EmailMessage, key: str) -> str:
     raw = next((value for name, value in message.raw_items() if name.lower() == key.lower()), "")
     if len(raw) > _HEADER:
         return " ".join(raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace").split())
-    return " ".join(str(message[key] or "").split())
+    words = str(message[key] or "")
+    if "\ufffd" in words and not raw.isascii():  # neither ASCII nor UTF-8, which no mail should be
+        words = decoded(raw.encode("utf-8", "surrogateescape"), f"the header {key}")
+    return " ".join(words.split())
 
 
 def _plain(text: str) -> str:

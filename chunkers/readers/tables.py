@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -13,6 +14,8 @@ from situate.chunkers.readers.decoding import decoded_text
 from situate.errors import InputError
 
 _DELIMITERS = ",;\t|"
+#: The line by which Excel tells the delimiter.
+_NAMED = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?\s*\Z", re.IGNORECASE)
 #: Rows by which a file's delimiter is found.
 _SAMPLE = 50
 #: Cells of a table that is written, and how many times those of its rows: short rows are filled up to the longest.
@@ -42,16 +45,20 @@ def markdown_table(rows: Iterable[Sequence[str]]) -> str:
 def read_csv(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     """A CSV or TSV file as a Markdown table, whose first row is its header.
 
-    The delimiter (comma, semicolon, tab, bar) is the one that gives the first rows the same number of columns.
+    The delimiter (comma, semicolon, tab, bar) is the one that the file names (Excel's ``sep=;``), or the one that gives
+    the first rows the same number of columns.
 
     Raises:
         InputError: A cell has more than 131,072 characters (the quotes do not match, say).
     """
     # Lines end where CSV's do, and not at a form feed or a separator of lines within a cell.
     lines = list(StringIO(decoded_text(data, name).lstrip("\ufeff"), newline=""))
-    delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
+    if lines and (named := _NAMED.match(lines[0])):
+        lines, delimiter = lines[1:], named[1]
+    else:
+        delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
     try:
-        rows = list(csv.reader(lines, delimiter=delimiter))
+        rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
     except csv.Error as error:
         raise InputError(f"no CSV that can be read: {error}") from error
     return markdown_table(rows), {"format": "markdown"}
@@ -60,7 +67,7 @@ def read_csv(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
 def _fit(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
     """How many of the first rows have the commonest number of columns, where that is several; and that number."""
     try:
-        rows = list(islice(csv.reader(lines, delimiter=delimiter), _SAMPLE))
+        rows = list(islice(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), _SAMPLE))
     except csv.Error:
         return 0, 0
     widths = Counter(len(row) for row in rows if len(row) > 1)

@@ -18,6 +18,7 @@ import pytest
 from situate.chunkers import AutoChunker, Chunk, Document, read_documents
 from situate.chunkers.headings import markdown_headings
 from situate.chunkers.readers import packages
+from situate.chunkers.readers.decoding import DecodingWarning
 from situate.chunkers.readers.files import SkippedFilesWarning
 from situate.chunkers.readers.formats import FORMATS
 from situate.errors import FallbackWarning, InputError, MissingExtraError
@@ -422,6 +423,42 @@ def test_a_mail_keeps_the_words_behind_its_pictures_and_in_unknown_encodings() -
     assert document.metadata["attachments"] == ["a.png"]
 
 
+def _multipart(kind: str, *parts: str, sign: str = "B") -> str:
+    inner = "".join(f"--{sign}\n{part}\n" for part in parts)
+    return f"Content-Type: multipart/{kind}; boundary={sign}\n\n{inner}--{sign}--\n"
+
+
+_PLAIN, _PAGE = "Content-Type: text/plain\n\n{}", "Content-Type: text/html\n\n<p>{}</p>"
+_BOTH = _multipart("alternative", _PLAIN.format("One."), _PAGE.format("One."), sign="A")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (_multipart("mixed", _PAGE.format("One."), _PLAIN.format("A footer.")), "One.\n\nA footer."),
+        (_multipart("mixed", _BOTH, _PLAIN.format("A footer.")), "One.\n\nA footer."),
+        (
+            _multipart("signed", _multipart("mixed", _PLAIN.format("One."), _PAGE.format("Two."), sign="A")),
+            "One.\n\nTwo.",
+        ),
+        (_multipart("alternative", _PLAIN.format(" "), _PAGE.format("One.")), "One."),
+        (_multipart("alternative", _PAGE.format("One."), _PLAIN.format("One.")), "One."),
+        ("Content-Type: multipart/mixed\n\nOne.", "One."),
+        ("Content-Type: text/enriched\n\nOne.", "One."),
+        ("Content-Type: text/html\n\n<meta charset=koi8-r><p>\udcce\udcc1\udcd3\udccf\udcd3</p>", "насос"),
+    ],
+)
+def test_a_mail_of_any_parts_has_its_words_once(body: str, words: str) -> None:
+    for mark in ("", "\ufeff"):
+        mail = f"{mark}Subject: A\nMIME-Version: 1.0\n{body}".encode("utf-8", "surrogateescape")
+        assert read(".eml", mail).text == f"# A\n\n{words}"
+
+
+def test_a_header_in_no_declared_encoding_is_read_with_a_warning() -> None:
+    with pytest.warns(DecodingWarning, match="the header Subject"):
+        assert read(".eml", "Subject: Größe der Prüfung\n\nx".encode("cp1252")).title == "Größe der Prüfung"
+
+
 def test_a_mail_to_very_many_is_read_at_once() -> None:
     started = time.perf_counter()
     assert "To: a@b.c, a@b.c" in read(".eml", "Subject: a\nTo: " + "a@b.c, " * 20_000 + "\n\nWords.\n").text
@@ -439,6 +476,11 @@ def test_a_slide_that_a_deck_names_again_and_again_ends_at_the_limit(monkeypatch
     for suffix, data in ((".pptx", pptx()), (".xlsx", xlsx())):
         with pytest.raises(InputError, match="more than 20 characters"):
             read(suffix, data)
+
+
+@pytest.mark.parametrize("text", ["sep=;\r\na;b\r\nx, y;2", 'a, b\n"x, y", 2', '"sep=\t"\na\tb\nx, y\t2'])
+def test_csv_as_spreadsheets_and_people_write_it(text: str) -> None:
+    assert read(".csv", text).text == "| a | b |\n| --- | --- |\n| x, y | 2 |"
 
 
 def test_signs_of_a_format_stay_signs_of_the_text() -> None:
