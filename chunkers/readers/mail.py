@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from io import BytesIO
 from typing import Any
 
@@ -161,7 +161,7 @@ def _message(message: EmailMessage, level: int, attached: list[str]) -> str:
     return "\n\n".join(part for part in [*parts, *_content(message, level, attached)] if part.strip())
 
 
-def _content(part: EmailMessage, level: int, attached: list[str], *, first: bool = True) -> list[str]:
+def _content(part: MIMEPart, level: int, attached: list[str], *, first: bool = True) -> list[str]:
     """The words of a message or a part of one.
 
     Args:
@@ -194,7 +194,7 @@ def _content(part: EmailMessage, level: int, attached: list[str], *, first: bool
     return []
 
 
-def _words(part: EmailMessage) -> str:
+def _words(part: MIMEPart) -> str:
     """The words of a part of text, in the encoding that it declares where there is such a one."""
     data = part.get_payload(decode=True)
     data, declared = data if isinstance(data, bytes) else b"", part.get_content_charset()

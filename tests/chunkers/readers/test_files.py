@@ -252,6 +252,29 @@ def test_a_legacy_encoding_is_detected_by_its_language(encoding: str, sentence: 
     assert decoded((sentence * 5).encode(encoding)) == sentence * 5
 
 
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        ("utf-16-le", "Die Größe. "),
+        ("utf-16-be", "Насос и клапан. "),
+        ("utf-32-le", "Die Größe. "),
+        ("koi8-r", "Насос обслуживается дважды в год. Клапаны проверяются один раз. "),
+        ("iso8859-2", "Pompa jest sprawdzana dwa razy. Źródło zażółć gęślą jaźń. "),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::situate.chunkers.readers.decoding.DecodingWarning")
+def test_a_short_text_is_in_an_encoding_that_people_use(encoding: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(sentence.encode(encoding))
+    (tmp_path / "b.html").write_bytes(f"<h1>{sentence}</h1>".encode(encoding))
+    text, page = read_documents(tmp_path)
+    assert (text.text, page.title) == (sentence, sentence.strip())
+
+
+def test_text_that_escapes_its_characters_is_japanese() -> None:
+    assert decoded("ポンプは年に二回。".encode("iso2022_jp")) == "ポンプは年に二回。"
+    assert decoded(b"\x1b[31mred\x1b[0m $B") == "\x1b[31mred\x1b[0m $B"
+
+
 def test_one_bad_byte_does_not_turn_a_utf8_text_into_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("Grüße aus Köln, ".encode() + b"\xff" + "schöne Straße".encode())
     with pytest.warns(DecodingWarning, match=r"a\.txt: 1 bytes are no UTF-8"):
