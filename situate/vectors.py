@@ -69,6 +69,28 @@ def mean_direction(vectors: Vectors, weights: Sequence[float]) -> Vectors:
     return direction(mean, unit(vectors[0]))
 
 
+def one_vector(values: ArrayLike, subject: str) -> Vectors:
+    """A vector that a caller gives, as float32 ``[dimension]``.
+
+    Args:
+        values: Numbers.
+        subject: What they are, for messages: "the query's embedding".
+
+    Raises:
+        InputError: They are no list of numbers.
+        NonFiniteVectorError: One is NaN, infinite, or too large for float32.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            vector = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{subject} is no list of numbers ({error})") from None
+    if vector.ndim != 1:
+        raise InputError(f"{subject} has the shape {vector.shape}: one list of numbers is needed")
+    check_finite(vector, f"{subject} holds")
+    return vector
+
+
 def check_finite(values: ArrayLike, subject: str) -> None:
     """Raise where a number is NaN or infinite.
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 from langchain_core.documents import Document as LangChainDocument
 from langchain_core.structured_query import (
     Comparator,
@@ -30,7 +29,8 @@ from situate.retrievers.index.index import Index
 from situate.retrievers.search.filters import FilterLike
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.types import Hit, check_k
+from situate.retrievers.types import Hit, check_k, check_query
+from situate.vectors import one_vector
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -129,7 +129,7 @@ class SearchingStore(VectorStore):
     ) -> list[LangChainDocument]:
         """The ``k`` chunks whose dense vectors are nearest to ``embedding``."""
         refuse_unknown("similarity_search_by_vector", kwargs)
-        hits = self._dense(np.asarray(embedding, dtype=np.float32), k, filter)
+        hits = self._dense(one_vector(embedding, "embedding"), k, filter)
         return [from_found(hit, self._content) for hit in hits]
 
     async def asimilarity_search_by_vector(
@@ -157,6 +157,9 @@ class SearchingStore(VectorStore):
             filter: As in `similarity_search`.
             kwargs: None.
         """
+        check_query(query)
+        if not query.strip():
+            return []
         vector = self._embedding.embed_query(query)
         return self.max_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter, **kwargs)
 
@@ -170,6 +173,9 @@ class SearchingStore(VectorStore):
         **kwargs: Any,
     ) -> list[LangChainDocument]:
         """`max_marginal_relevance_search` without blocking the event loop."""
+        check_query(query)
+        if not query.strip():
+            return []
         vector = await self._embedding.aembed_query(query)
         return await self.amax_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, filter, **kwargs)
 
@@ -185,9 +191,12 @@ class SearchingStore(VectorStore):
         """`max_marginal_relevance_search` around a vector."""
         refuse_unknown("max_marginal_relevance_search", kwargs, ("k", "fetch_k", "lambda_mult", "filter"))
         check_k(k)
-        found = nearest_with_vectors(self.index, np.asarray(embedding, dtype=np.float32), max(k, fetch_k), filter)
+        if not 0 <= lambda_mult <= 1:
+            raise InputError(f"lambda_mult={lambda_mult}: from 0 (diversity alone) to 1 (relevance alone)")
+        vector = one_vector(embedding, "embedding")
+        found = nearest_with_vectors(self.index, vector, max(k, fetch_k), filter)
         vectors: list[list[float]] = [vector.tolist() for _, vector in found]
-        chosen = maximal_marginal_relevance(np.asarray(embedding, dtype=np.float32), vectors, lambda_mult, k)
+        chosen = maximal_marginal_relevance(vector, vectors, lambda_mult, k)
         return [from_found(Hit(found[place][0], 0.0), self._content) for place in chosen]
 
     async def amax_marginal_relevance_search_by_vector(
@@ -231,6 +240,7 @@ class SearchingStore(VectorStore):
 
     def _hits(self, query: str, k: int, filter: FilterLike | None, mode: Mode | None, judged: bool) -> Sequence[Hit]:
         """What is found; ``judged``: with relevance, for which a dense search asks of its hits once more."""
+        check_query(query)
         if self._checked(mode) == "hybrid" or not query.strip():
             return self.index.search(query, k, filter).hits
         hits = self._dense(self.index.embedder.embed_queries([query])[0], k, filter)
@@ -241,6 +251,7 @@ class SearchingStore(VectorStore):
     async def _ahits(
         self, query: str, k: int, filter: FilterLike | None, mode: Mode | None, judged: bool
     ) -> Sequence[Hit]:
+        check_query(query)
         if self._checked(mode) == "hybrid" or not query.strip():
             return (await self.index.asearch(query, k, filter)).hits
         vector = (await self.index.embedder.aembed_queries([query]))[0]

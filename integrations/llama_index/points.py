@@ -12,8 +12,9 @@ from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQu
 from situate.errors import InputError
 from situate.integrations._shared.origin import ORIGIN_KEY
 from situate.retrievers.index.payload import stored_metadata, stored_text
+from situate.retrievers.types import check_k
 from situate.types import stable_id
-from situate.vectors import check_finite
+from situate.vectors import check_finite, one_vector
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -147,6 +148,9 @@ class QueryWriter:
         """
         common: dict[str, Any] = {"query_filter": where, "search_params": search_params}
         limit = query.similarity_top_k
+        for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
+            if (given := getattr(query, name)) or name == "similarity_top_k":  # 0 of the others: as many as of this
+                check_k(given, name)
         match query.mode:
             case VectorStoreQueryMode.DEFAULT:
                 return {**common, **self._dense(query), "limit": limit}
@@ -201,8 +205,8 @@ class QueryWriter:
         embedding = query.query_embedding
         if embedding is None:
             raise InputError(f"query mode {query.mode.value!r} needs query_embedding")
-        check_finite(embedding, "the query's embedding holds")
-        return {"query": list(embedding), "using": self._dense_name}
+        one_vector(embedding, "the query's embedding")
+        return {"query": [float(value) for value in embedding], "using": self._dense_name}
 
     def _terms(self, query: VectorStoreQuery) -> dict[str, Any] | None:
         """The BM25 side; None where the query holds only stop words."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, QueryType
@@ -41,7 +40,7 @@ from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.types import SearchResult, check_k
 from situate.types import Chunk, Chunker, Document, Situator
-from situate.vectors import mean_direction
+from situate.vectors import mean_direction, one_vector
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient, models
@@ -358,7 +357,7 @@ def _identities(chunks: Sequence[Chunk]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _given(bundle: QueryBundle) -> Vectors | None:
-    return None if bundle.embedding is None else np.asarray(bundle.embedding, dtype=np.float32)
+    return None if bundle.embedding is None else one_vector(bundle.embedding, "the query bundle's embedding")
 
 
 def _mean(vectors: Vectors) -> Vectors:

@@ -284,6 +284,7 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             NonFiniteVectorError: An embedding holds NaN or infinity. Nothing of the call is stored.
         """
         refuse_unknown("add", kwargs)
+        nodes = list(nodes)
         if not nodes:
             return []
         named: dict[str, BaseNode] = {}
@@ -420,7 +421,9 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             InputError: The mode is not one of those listed above, or an argument that it needs is missing.
         """
         exists = self._exists()
-        request = self._request(query, **kwargs)
+        # `VectorStoreIndex` embeds no empty query; a search for one finds nothing.
+        empty = query.query_embedding is None and query.query_str is not None and not query.query_str.strip()
+        request = None if empty else self._request(query, **kwargs)
         if request is None or not exists:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
         points = self.client.query_points(self.collection_name, with_payload=True, **request).points

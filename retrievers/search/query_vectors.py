@@ -17,7 +17,7 @@ from situate.retrievers.pipeline.concurrency import in_this_process
 from situate.retrievers.signals.base import Signal, Value
 from situate.retrievers.signals.chunk import ChunkTerms
 from situate.retrievers.types import QueryText
-from situate.vectors import check_finite, mean_direction, unit
+from situate.vectors import check_finite, mean_direction, one_vector, unit
 
 if TYPE_CHECKING:
     from situate.embedders.embedder import Embedder
@@ -75,6 +75,8 @@ class WrittenQuery:
 
     def __post_init__(self) -> None:
         check_texts(self.texts)
+        if self.dense is not None:
+            object.__setattr__(self, "dense", one_vector(self.dense, "the query's dense vector"))
 
     @property
     def question(self) -> str:

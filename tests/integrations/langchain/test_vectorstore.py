@@ -405,5 +405,16 @@ def test_bad_input(embeddings: SituateEmbeddings) -> None:
         store.similarity_search("text", fetch=3)
     with pytest.raises(InputError, match="k=0"):
         store.similarity_search("text", k=0)
+    for lambda_mult in (-0.1, 2, float("nan")):
+        with pytest.raises(InputError, match="lambda_mult"):
+            store.max_marginal_relevance_search("text", lambda_mult=lambda_mult)
+    for vector in (["a"] * 384, [[1.0] * 384], [10**400] * 384):
+        for search in (store.similarity_search_by_vector, store.max_marginal_relevance_search_by_vector):
+            with pytest.raises(InputError, match="embedding"):
+                search(vector)
+    for mode in ("hybrid", "dense"):
+        with pytest.raises(InputError, match="the query is a NoneType"):
+            store.similarity_search(None, mode=mode)  # type: ignore[arg-type]
+    assert store.max_marginal_relevance_search(" ") == []
     assert store.index.count() == 0
     store.close()

@@ -295,6 +295,31 @@ def test_refusals_change_nothing(store: SituateVectorStore) -> None:
     assert {node.node_id for node in store.get_nodes()} == set(TEXTS)
 
 
+@pytest.mark.parametrize("embedding", [["a", 0.0, 0.0], [10**400, 0.0, 0.0], [[1.0, 0.0, 0.0]], 1.0])
+def test_a_query_embedding_that_is_no_list_of_numbers_is_refused(embedding: Any) -> None:
+    store = SituateVectorStore()
+    store.add(nodes())
+    with pytest.raises(InputError, match="the query's embedding"):
+        store.query(VectorStoreQuery(embedding, 1))
+
+
+def test_numbers_of_nodes_that_are_none_are_refused_by_name() -> None:
+    store = SituateVectorStore()
+    store.add(node for node in nodes())  # type: ignore[arg-type]
+    for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
+        for wrong in (-1, 1.5, True, 2**70):
+            with pytest.raises(InputError, match=name):
+                store.query(VectorStoreQuery([1.0, 0.0, 0.5], mode=VectorStoreQueryMode.HYBRID, **{name: wrong}))
+    assert len(store.get_nodes()) == len(TEXTS)
+
+
+def test_an_empty_query_which_llama_index_does_not_embed_finds_nothing() -> None:
+    store = SituateVectorStore()
+    store.add(nodes())
+    for mode in ("default", "hybrid", "sparse", "mmr"):
+        assert store.query(VectorStoreQuery(None, 2, query_str=" ", mode=VectorStoreQueryMode(mode))).ids == []
+
+
 def test_dense_alone() -> None:
     store = SituateVectorStore(lexical=None)
     store.add(nodes())
