@@ -31,6 +31,7 @@ from situate.retrievers.types import (
     SearchResult,
     Step,
     check_k,
+    check_parts,
     check_query,
 )
 
@@ -124,7 +125,8 @@ class Retriever(Openable):
         settings: These settings as one value.
 
     Raises:
-        InputError: ``k`` or ``candidates`` is less than 1, or there is no such fusion.
+        InputError: ``k`` or ``candidates`` is less than 1, there is no such fusion, or ``expander`` or one of
+            ``rerankers`` is none.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Retriever(Openable):
         self.settings = RetrieverSettings(
             k, candidates, fuse_texts, threshold, on_error, policy, policies, highlight, weights, instruction
         )
+        check_parts(expander, rerankers)
         self.index = index
         self.expander = expander
         self.rerankers = tuple(rerankers)

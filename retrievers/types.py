@@ -232,3 +232,25 @@ def check_query(query: str) -> None:
     """
     if not isinstance(query, str):
         raise InputError(f"the query is a {type(query).__name__} ({query!r:.40}): a search takes one text")
+
+
+def check_parts(expander: object, rerankers: object) -> None:
+    """Refuses what is no expander and what are no rerankers, such as a framework's own.
+
+    Raises:
+        InputError: The expander has no ``expand``, or a reranker no ``rerank``; the message names it.
+    """
+    if expander is not None and not callable(getattr(expander, "expand", None)):
+        raise InputError(
+            f"expander is a {type(expander).__name__}, which has no expand(query): give one of "
+            "situate.retrievers.expand, such as Hyde(generator)"
+        )
+    if isinstance(rerankers, str) or not isinstance(rerankers, Sequence):
+        raise InputError(f"rerankers is a {type(rerankers).__name__}: give a list of rerankers")
+    for place, reranker in enumerate(rerankers):
+        if not callable(getattr(reranker, "rerank", None)):
+            raise InputError(
+                f"rerankers[{place}] is a {type(reranker).__name__}, which has no rerank(query, hits): give one of "
+                "situate.retrievers.rerank. A framework's own works behind the retriever: in LangChain's "
+                "ContextualCompressionRetriever, or among LlamaIndex's node_postprocessors"
+            )

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation, field_serializer
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation, field_serializer, model_validator
 
 from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
@@ -20,7 +20,7 @@ from situate.retrievers.retriever import TextFusion
 from situate.retrievers.search.geometry import Hubness, Whitening
 from situate.retrievers.signals.base import Signal, signal_from_json
 from situate.retrievers.storage.connect import MEMORY, connect
-from situate.retrievers.types import QueryExpander, Reranker
+from situate.retrievers.types import QueryExpander, Reranker, check_parts
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -425,8 +425,8 @@ class RetrieverOptions(Configured):
     expander: SkipValidation[QueryExpander | None] = None
     rerankers: SkipValidation[Sequence[Reranker]] = ()
     threshold: float | None = None
-    k: int = Field(default=10, ge=1)
-    candidates: int = Field(default=50, ge=1)
+    k: Count = 10
+    candidates: Count = 50
     fuse_texts: TextFusion | None = None
     on_error: OnError = "degrade"
     policy: SkipValidation[StepPolicy | None] = None
@@ -434,6 +434,11 @@ class RetrieverOptions(Configured):
     highlight: bool = False
     instruction: str | None = None
     weights: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_parts(self.expander, self.rerankers)
+        return self
 
     def _retriever_settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in RetrieverOptions.model_fields}

@@ -136,7 +136,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
     def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[LangChainDocument]:
         """The documents with these ids, whole, in this order; unknown ids are skipped."""
         refuse_unknown("get", kwargs)
-        ids = text_ids(ids)
+        ids = text_ids(ids, all_known=True)
         chunks: dict[str, list[Chunk]] = {}
         for chunk in self.index.get_chunks(dict.fromkeys(ids)):
             chunks.setdefault(chunk.document_id, []).append(chunk)
@@ -155,7 +155,7 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         refuse_unknown("delete", kwargs)
         if ids is None:
             raise InputError("delete() needs ids: an index is never emptied by accident")
-        ids = text_ids(ids)
+        ids = text_ids(ids, all_known=True)
         there = {chunk.document_id for chunk in self.index.get_chunks(dict.fromkeys(ids))}
         self.index.delete(ids)
         deleted = [id for id in dict.fromkeys(ids) if id in there]

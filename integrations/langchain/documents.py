@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from uuid import UUID
 
+import numpy as np
 from langchain_core.documents import Document as LangChainDocument
 
 from situate.chunkers.spans import base_context
@@ -455,7 +456,12 @@ def additions(
         InputError: There are not as many ids as documents, two different documents have the same id, or a chunk was
             changed after splitting.
     """
+    if isinstance(documents, LangChainDocument):
+        raise InputError("documents is one Document: give a list of them")
     documents = list(documents)
+    for document in documents:
+        if not isinstance(document, LangChainDocument):
+            raise InputError(f"{document!r:.40} is a {type(document).__name__}, and no Document of LangChain")
     ids = None if ids is None else text_ids(ids)
     if ids is not None and len(ids) != len(documents):
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
@@ -491,8 +497,12 @@ def additions(
     )
 
 
-def text_ids(ids: Iterable[Any]) -> list[Any]:
+def text_ids(ids: Iterable[Any], *, all_known: bool = False) -> list[Any]:
     """Ids as text: numbers and UUIDs are written out, None stays.
+
+    Args:
+        ids: The ids.
+        all_known: Whether None is refused, too.
 
     Raises:
         InputError: One is none of these, or all of it is a single text.
@@ -501,18 +511,21 @@ def text_ids(ids: Iterable[Any]) -> list[Any]:
         raise InputError(f"ids={ids!r} is one text: give a list of ids, [{ids!r}]")
     ids = list(ids)
     for id in ids:
-        if id is not None and not isinstance(id, str | int | UUID):
+        if (id is None and all_known) or not isinstance(id, str | int | np.integer | UUID | None):
             raise InputError(f"the id {id!r} is a {type(id).__name__}: give text, a number or a UUID")
     return [None if id is None else str(id) for id in ids]
 
 
-def from_texts(texts: Iterable[str], metadatas: Sequence[dict[str, Any]] | None) -> list[LangChainDocument]:
+def from_texts(texts: Iterable[str], metadatas: Iterable[dict[str, Any]] | None) -> list[LangChainDocument]:
     """Texts as documents.
 
     Raises:
-        InputError: There are not as many metadatas as texts.
+        InputError: There are not as many metadatas as texts, or ``texts`` is a single one.
     """
+    if isinstance(texts, str):
+        raise InputError(f"texts is one text ({texts!r:.40}): give a list of texts")
     texts = list(texts)  # a generator can be read once
+    metadatas = None if metadatas is None else list(metadatas)
     if metadatas and len(metadatas) != len(texts):
         raise InputError(f"{len(metadatas)} metadatas for {len(texts)} texts: give one for each, or none")
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from langchain_core.documents import Document as LangChainDocument
@@ -193,6 +194,7 @@ class SearchingStore(VectorStore):
         check_k(k)
         if not 0 <= lambda_mult <= 1:
             raise InputError(f"lambda_mult={lambda_mult}: from 0 (diversity alone) to 1 (relevance alone)")
+        check_k(max(k, fetch_k), "fetch_k")
         vector = one_vector(embedding, "embedding")
         found = nearest_with_vectors(self.index, vector, max(k, fetch_k), filter)
         vectors: list[list[float]] = [vector.tolist() for _, vector in found]
@@ -266,6 +268,8 @@ class SearchingStore(VectorStore):
         return sorted(scored, key=lambda pair: -pair[1])
 
     def _scored(self, hits: Sequence[Hit], threshold: float | None) -> list[_Scored]:
+        if threshold is not None and not (isinstance(threshold, Real) and threshold == threshold):
+            raise InputError(f"score_threshold={threshold!r}: give a relevance from 0 to 1, or None")
         return [
             (from_found(hit, self._content), hit.score)
             for hit in hits

@@ -216,7 +216,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[LangChainDocument]:
         """The chunks and the whole documents with these ids; unknown ids are skipped."""
-        ids = text_ids(ids)
+        ids = text_ids(ids, all_known=True)
         chunks = {chunk.id: from_chunk(chunk) for chunk in find_chunks(self.index, ids)}
         rest = [id for id in ids if id not in chunks]
         by_document: dict[str, list[Chunk]] = {}
@@ -235,7 +235,7 @@ class SituateVectorStore(OpensIndex, SearchingStore):
         Unknown ids are skipped. The other chunks of a document keep their vectors.
         """
         refuse_unknown("delete", kwargs)
-        ids = None if ids is None else text_ids(ids)
+        ids = None if ids is None else text_ids(ids, all_known=True)
         with self._partial:  # otherwise a concurrent addition of a part of the document would restore them
             if ids is None:
                 self.index.delete(self.index.document_ids())

@@ -124,6 +124,9 @@ class StepRunner:
     def __init__(self, policy: StepPolicy = StepPolicy(), policies: Mapping[str, StepPolicy] | None = None) -> None:
         self.policy = policy
         self.policies = dict(policies or {})
+        for name, given in self.policies.items():
+            if not isinstance(given, StepPolicy):
+                raise InputError(f"policies[{name!r}] is {given!r:.80}: give a StepPolicy")
         self._warned: set[tuple[str, ...]] = set()
 
     def trace(self) -> Trace:

@@ -292,6 +292,24 @@ def test_an_error_about_arguments_shows_no_key_among_them(make: Callable[[str], 
     assert key not in repr(raised.value.errors())
 
 
+def test_a_frameworks_own_part_is_refused_where_the_retriever_is_made() -> None:
+    index = Index(embed_model().embedder)
+    makes: tuple[Callable[..., Any], ...] = (
+        lambda **parts: langchain.SituateRetriever(index=index, **parts)._pipeline,
+        lambda **parts: llama_index.SituateRetriever(index, **parts),
+    )
+    for make in makes:
+        for wrong in (langchain.CrossEncoderReranker(), llama_index.CrossEncoderRerank()):
+            with pytest.raises(ValueError, match=rf"rerankers\[0\] is a {type(wrong).__name__}, which has no rerank"):
+                make(rerankers=[wrong])
+            with pytest.raises(ValueError, match=f"rerankers is a {type(wrong).__name__}: give a list"):
+                make(rerankers=wrong)
+        with pytest.raises(ValueError, match=r"expander is a str, which has no expand\(query\)"):
+            make(expander="hyde")
+        with pytest.raises(ValueError, match=r"policies\['hyde'\] is 3: give a StepPolicy"):
+            make(policies={"hyde": 3})
+
+
 def test_options_of_the_client_by_several_names_are_joined() -> None:
     store = llama_index.SituateVectorStore(url="http://q", prefer_grpc=True, timeout=5, client_kwargs={"attempts": 2})
     assert store.client_options == {"prefer_grpc": True, "timeout": 5, "attempts": 2}

@@ -399,6 +399,18 @@ def test_bad_input(embeddings: SituateEmbeddings) -> None:
         store.add_texts(["a", "b"], [{}])
     with pytest.raises(InputError, match="metadata of document 'x' cannot be stored"):
         store.add_documents([Document(id="x", page_content="a", metadata={"x": {1, 2}})])
+    with pytest.raises(InputError, match=r"texts is one text \('zebra'\)"):
+        store.add_texts("zebra")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="documents is one Document"):
+        store.add_documents(Document(page_content="a"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'a' is a str, and no Document"):
+        store.add_documents(["a"])  # type: ignore[list-item]
+    for by_id in (store.get_by_ids, store.delete):
+        with pytest.raises(InputError, match="the id None is a NoneType"):
+            by_id([None])  # type: ignore[arg-type]
+    for threshold in (float("nan"), "0.5"):
+        with pytest.raises(InputError, match="score_threshold"):
+            store.similarity_search("text", score_threshold=threshold)
     with pytest.raises(InputError, match="mode='sparse'"):
         store.similarity_search("text", mode="sparse")
     with pytest.raises(TypeError, match="fetch"):
