@@ -19,9 +19,12 @@ _COLUMNS = 500
 _LINE_END = re.compile(r"\r\n?|\n")
 _FENCE_OPEN = re.compile(r"---[ \t]*\Z")
 _FENCE_CLOSE = re.compile(r"(?:---|\.\.\.)[ \t]*\Z")
-# A line of YAML's block style: "key:", "key: value", and behind a key its indented lines, list items, comments, blanks.
-_YAML_KEY = re.compile(r"[\"']?\w[^:#\n]{0,200}:(?:\s|\Z)")
-_YAML_REST = re.compile(r"[ \t#]|-(?:[ \t]|\Z)|\Z")
+# A line of YAML's block style: "key:", "key: value", and behind a key its indented lines, comments, blanks, the end
+# of a flow style; list items behind a key without a value. A colon in a key is one of a name ("og:title"), not of a time.
+_YAML_KEY = re.compile(r"[\"']?[\w$](?:[^:#\n]|:(?=[^\W\d_])){0,200}:(?:\s|\Z)")
+_YAML_OPEN = re.compile(r"[^\s].{0,200}:[ \t]*(?:[#&!].*)?\Z")
+_YAML_REST = re.compile(r"[ \t#\]}]|\Z")
+_YAML_ITEM = re.compile(r"-(?:[ \t]|\Z)")
 #: A line that Markdown would not read as words: a heading, an underline or rule, a fence, a tag.
 _MARKUP = re.compile(r"[ ]{0,3}(?=#{1,6}(?!\S)|[-=_*|: ]+\Z|```|~~~|<(?:[!?]|/?[a-zA-Z][\w-]*(?:[\s/>]|\Z)))\S")
 _ESCAPED = r"\\\1"
@@ -191,6 +194,7 @@ def front_matter_end(text: str) -> int:
     """
     at = first = len(text) - len(text.lstrip("\ufeff"))
     keys: set[str] = set()
+    listed = False
     while at < len(text):
         match = _LINE_END.search(text, at)
         line, after = (text[at : match.start()], match.end()) if match else (text[at:], len(text))
@@ -204,6 +208,10 @@ def front_matter_end(text: str) -> int:
             if key in keys:
                 return 0
             keys.add(key)
+            listed = _YAML_OPEN.match(line) is not None
+        elif _YAML_ITEM.match(line):
+            if not listed:
+                return 0
         elif not _YAML_REST.match(line) or not (keys or line.startswith("#")):
             return 0
         at = after
