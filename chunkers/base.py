@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from bisect import insort
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from situate.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from semantic_text_splitter import TextSplitter
     from tokenizers import Tokenizer
@@ -78,6 +79,23 @@ def blocks(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, in
         start = stop
     if start < end:
         yield start, end
+
+
+def in_order(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans by their starts: where spans overlap, parts of one may begin behind the next one, or lie in it.
+
+    >>> in_order([(0, 18), (19, 21), (15, 28)])
+    [(0, 18), (15, 28)]
+    """
+    done: list[tuple[int, int]] = []
+    for span in spans:
+        while done and span <= done[-1] and done[-1][1] <= span[1]:
+            done.pop()
+        if not done or done[-1] < span:
+            done.append(span)
+        elif span[0] < done[-1][0]:
+            insort(done, span)
+    return done
 
 
 class Splitter(Protocol):
@@ -312,7 +330,7 @@ class SizedChunker:
                 done[-1:] = joined
             else:
                 done.append(span)
-        return done
+        return in_order(done)
 
     def _with_next(self, text: str, span: tuple[int, int], following: tuple[int, int]) -> list[tuple[int, int]]:
         """A bare span and the first part of the next one that has room with it, then the rest; [] where none has."""

@@ -20,7 +20,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 _FENCE_OPEN = re.compile(r"---[ \t]*\Z")
 _FENCE_CLOSE = re.compile(r"(?:---|\.\.\.)[ \t]*\Z")
 # A line of YAML's block style: "key:", "key: value", and behind a key its indented lines, comments, blanks, the end
-# of a flow style; list items behind a key without a value. A colon in a key is one of a name ("og:title"), not of a time.
+# of a flow style; list items behind a key without a value. A colon in a key is one of a name ("og:title"), no time's.
 _YAML_KEY = re.compile(r"[\"']?[\w$](?:[^:#\n]|:(?=[^\W\d_])){0,200}:(?:\s|\Z)")
 _YAML_OPEN = re.compile(r"[^\s].{0,200}:[ \t]*(?:[#&!].*)?\Z")
 _YAML_REST = re.compile(r"[ \t#\]}]|\Z")

@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from situate.chunkers.base import SizedChunker, encodable, is_bare
+from situate.chunkers.base import SizedChunker, encodable, in_order, is_bare
 from situate.chunkers.headings import HeadingPath, front_matter_end, outline
 from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
 from situate.parameters import checked_parameters
@@ -64,7 +64,7 @@ class MarkdownChunker(SizedChunker):
             columns = found.tables[at].columns if at >= 0 and start < found.tables[at].end else ()
             return replace(base, headings=path.at(parts[number][2]), columns=columns)
 
-        return chunks_from_spans(document, self._filled(text, spans), context)
+        return chunks_from_spans(document, self._filled(text, in_order(spans)), context)
 
     def _kept_together(
         self, text: str, spans: list[tuple[int, int]], leads: list[tuple[int, int]], closings: dict[int, int]

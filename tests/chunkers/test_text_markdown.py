@@ -258,6 +258,16 @@ def test_the_default_chunker_leaves_no_fence_and_no_heading_alone(tokenizer: Tok
         assert alone == []
 
 
+@pytest.mark.parametrize(
+    "text", ["ccc````d\n```\n# x\n```\n````\nx=1#o\n```\n\n![i](x", "```\n\u0e1b|b\n-|-1|2\u2028>#d\nxt\n---k:v"]
+)
+def test_chunks_that_overlap_are_in_order_around_fences(text: str, tokenizer: Tokenizer) -> None:
+    chunks = MarkdownChunker(16, 5, tokenizer).split(Document("d", text))
+    assert all(text[chunk.start : chunk.end] == chunk.text for chunk in chunks)
+    covered = {place for chunk in chunks for place in range(chunk.start, chunk.end)}
+    assert not [c for place, c in enumerate(text) if place not in covered and not c.isspace()]
+
+
 TABLE = "# Limits\n\n| Day | *Limit* in \\| |\n| --- | --- |\n" + "".join(f"| Day {n} | {n} km |\n" for n in range(30))
 
 
