@@ -389,8 +389,9 @@ class Collection:
         return self._metadata().get(_PROJECTION_KEY)
 
     def keep_projection(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Keep a projection; return the one that is kept, another writer's, perhaps."""
-        self._set_metadata({_PROJECTION_KEY: values})
+        """Keep a projection where there is none; return the one that is kept, another writer's, perhaps."""
+        if self.projection() is None:  # fitting it took seconds
+            self._set_metadata({_PROJECTION_KEY: values})
         return self._metadata()[_PROJECTION_KEY]  # type: ignore[no-any-return]
 
     def _keep_newest(self, document_ids: Sequence[str]) -> None:

@@ -108,6 +108,7 @@ def codes_of(collection: Collection, compression: Compression, begin: bool) -> C
 
     assert compression.size is not None
     kept = collection.projection()
+    where = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
     if kept is None:
         count = collection.client.count(collection.name, exact=True).count
         if not begin or count < least(compression.size):
@@ -115,16 +116,27 @@ def codes_of(collection: Collection, compression: Compression, begin: bool) -> C
         # Points come in the order of their ids, which are hashes: the first are a random sample.
         sample = _dense(islice(collection.scroll(None, False, [DENSE]), MOST))
         kept = collection.keep_projection(Projection.fit(sample, compression.size).to_json())
-    projection = Projection.from_json(kept)
-    without = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
-    for some in in_batches([record.id for record in collection.scroll(without, False)], _BATCH):
+        where = None  # another writer may have fitted one, too, and made codes by it
+    while True:
+        projection = Projection.from_json(kept)
+        _make_codes(collection, projection, where)
+        now = collection.projection()
+        if now is None or now == kept:
+            return Codes(projection, compression)
+        kept, where = now, None  # another writer's replaced it meanwhile
+
+
+def _make_codes(collection: Collection, projection: Projection, where: models.Filter | None) -> None:
+    from qdrant_client import models
+
+    for some in in_batches([record.id for record in collection.scroll(where, False)], _BATCH):
         found = collection.client.retrieve(collection.name, some, with_payload=False, with_vectors=[DENSE])
         points = [
             models.PointVectors(id=record.id, vector={CODES: row.tolist()})
-            for record, row in zip(found, projection(_dense(found)), strict=True)
+            for record, row in zip(found, projection(_dense(found)) if found else (), strict=True)
         ]
-        collection.client.update_vectors(collection.name, points, wait=True)
-    return Codes(projection, compression)
+        if points:  # they may have been deleted meanwhile
+            collection.client.update_vectors(collection.name, points, wait=True)
 
 
 def _dense(records: Iterable[models.Record]) -> Vectors:

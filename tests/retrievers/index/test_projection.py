@@ -159,6 +159,30 @@ def test_it_is_kept_in_the_collection(embedder: Embedder, tmp_path: Path, monkey
             wrong.open()
 
 
+def test_writers_that_fit_at_one_moment_agree_on_one_projection(
+    embedder: Embedder, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "least", lambda size: 40)
+    made = projection._make_codes
+    another = Projection.fit(rows[100:], 16)
+    with EdgeClient() as client:
+        index = Index(embedder, client=client, config=replace(SHORT, compression="pca:16"))
+
+        def overtaken(*arguments: Any) -> None:
+            made(*arguments)
+            client.update_collection(index.collection, metadata={"situate_projection": another.to_json()})
+
+        monkeypatch.setattr(projection, "_make_codes", overtaken)
+        index.add(DOCUMENTS[:50])
+        codes = index.gateway.codes
+        assert codes is not None
+        np.testing.assert_array_equal(codes.projection.matrix, another.matrix)
+        whole, short = stored(index, DENSE), stored(index, CODES)
+        assert short.keys() == whole.keys() == set(range(50))
+        for i, row in whole.items():
+            np.testing.assert_allclose(short[i], unit(another(np.array(row, dtype=np.float32))), atol=1e-3)
+
+
 def test_what_cannot_be_is_refused(embedder: Embedder) -> None:
     with pytest.raises(InputError, match="compression='pca:384', but vectors have 384 numbers: project to fewer"):
         Index(embedder, config=replace(SHORT, compression="pca:384")).open()
