@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from situate.retrievers.config import LexicalScheme
 from situate.retrievers.index.languages import ENGLISH, NONE, STEMMED, detected, reading_of, weights
-from situate.retrievers.index.terms import ngrams, normalised
+from situate.retrievers.index.terms import ngrams, normalised, syllables
 from situate.types import Chunk
 
 if TYPE_CHECKING:
@@ -201,17 +201,23 @@ class _Reading:
             return _from_edge(self._words.embed_query(text))
         found: dict[int, float] = {}
         chance = 0.0
+        # Korean writes particles with their noun: a text has a noun of two syllables as a word, or as a pair of
+        # syllables of a longer word, and matches either.
+        pairs = 0
         for word in set(_WORD.findall(text.lower())):
             # A stop word has no term, and so no n-grams either.
             if terms := self._words.embed_query(word).indices:
-                parts = self.ngrams.embed_query(" ".join(ngrams(word))).indices
+                pair = syllables(word)
+                pairs += bool(pair)
+                parts = self.ngrams.embed_query(pair or " ".join(ngrams(word))).indices
                 chance = _CHANCE if parts else chance
-                for indices, weight in ((terms, 0.5 if parts else 1.0), (parts, 0.5)):
+                for indices, weight in ((terms, 0.5 if parts and not pair else 1.0), (parts, 0.5)):
                     for index in indices:
                         found[index] = max(weight / len(indices), found.get(index, 0.0))
         order = sorted(found)
         values = np.array([found[index] for index in order], dtype=np.float32)
-        return SparseVector(np.array(order, dtype=np.int64), values, chance=chance)
+        words = float(values.sum()) - pairs / 2 if pairs else None
+        return SparseVector(np.array(order, dtype=np.int64), values, words, chance)
 
 
 def _from_edge(vector: qdrant_edge.SparseVector) -> SparseVector:

@@ -73,6 +73,15 @@ def ngrams(word: str) -> list[str]:
     return [_NGRAM + word[i : i + size] for i in range(len(word) - size + 1)]
 
 
+def syllables(word: str) -> str:
+    """A Hangul word of two syllables as the n-gram that it is of longer ones, which `ngrams` has none of; else "".
+
+    >>> syllables("펌프") in ngrams("펌프는"), syllables("haus")
+    (True, '')
+    """
+    return _NGRAM + word if len(word) == 2 and _HANGUL.match(word) else ""
+
+
 def _pairs(run: re.Match[str]) -> str:
     letters: list[str] = _LETTERS.findall(run[0])
     pairs = [first + second for first, second in pairwise(letters)]

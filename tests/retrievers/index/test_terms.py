@@ -66,6 +66,18 @@ def test_a_question_shares_terms_with_its_answer_and_not_with_another(language: 
         assert not any(asked & terms(other, encoder) for other in others)
 
 
+def test_a_korean_noun_of_two_syllables_is_found_with_its_particles() -> None:
+    encoder = LexicalEncoder(LexicalScheme(context=(), neighbours=0.0))
+    query = encoder.encode_query("펌프 점검", languages={"ngrams"})
+    assert query.total == pytest.approx(2)
+    weights = dict(zip(query.indices.tolist(), query.values.tolist(), strict=True))
+    score = {
+        text: sum(weights.get(term, 0.0) for term in document_terms(text))
+        for text in ("펌프는 점검합니다", "펌프 점검", "밸브는 교체합니다")
+    }
+    assert list(score.values()) == pytest.approx([1, 2, 0])
+
+
 def test_a_mark_makes_another_word() -> None:
     assert terms("कल") != terms("काल")
     assert not terms("कल") & terms("काल")
