@@ -8,21 +8,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from situate.chunkers.base import SizedChunker
-from situate.chunkers.spans import base_context, chunks_from_spans, trimmed
+from situate.chunkers.spans import MARKS, base_context, chunks_from_spans, trimmed
 from situate.parameters import checked_parameters
 
 if TYPE_CHECKING:
     from situate.types import Chunk, Context, Document
 
-# Combining marks, which are parts of words: the accents, the vowel signs of the scripts of India and South-East Asia.
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f\u0981-\u0dff\u0e31-\u0e4e\u0eb1-\u0ecd\u102b-\u103e"
-    "\u17b4-\u17d3"
-)
 # "Ann Lee:", "**Ann:**", "[10:32] Ann:", "10:32:07 Ann Lee (host):", "> Ann:" and "<ann> ..." at the start of a line.
 _TURN = re.compile(
     r"^[ \t>*_-]*+(?:[\[(]?\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d+)?(?:\s*[AaPp][Mm])?[\])]?[ \t]*[-–]?[ \t]*)?"
-    r"(?:<(?P<angle>[^<>\n]{1,40})>|(?P<name>[^\W\d_]" + rf"[\w{_MARKS}.'’-]*+(?:[ \t][\w{_MARKS}.'’()&/-]++){{0,4}}+)"
+    r"(?:<(?P<angle>[^<>\n]{1,40})>|(?P<name>[^\W\d_]" + rf"[\w{MARKS}.'’-]*+(?:[ \t][\w{MARKS}.'’()&/-]++){{0,4}}+)"
     r"[ \t]*+[*_]*+(?::(?=[*_\s]|$)|：))",
     re.MULTILINE,
 )

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
+from situate.chunkers.spans import MARKS
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.types import Chunk, Chunker, Document
 
 _LOG = logging.getLogger("situate.chunkers.pruning")
-_WORD = re.compile(r"[^\W\d_]{2,}")
+_WORD = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{MARKS}])+")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _STOP = re.compile(r"([.!?。！？\n])")
 # Brackets and parentheses may nest one level; matching again from inside of one would take quadratic time.
@@ -161,7 +162,11 @@ class PruningChunker:
         texts = [chunk.text for chunk in chunks]
         if self.scorer is None or not texts:
             return [low_value(text) for text in texts]
-        quality = [float(value) for value in self.scorer(texts)]
+        given = self.scorer(texts)
+        try:
+            quality = [float(value) for value in given]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"scorer={self.scorer!r} gave no numbers, but {given!r:.100}") from error
         if len(quality) != len(texts) or not all(0 <= value <= 1 for value in quality):
             raise InputError(
                 f"scorer={self.scorer!r} gave {len(quality)} values for {len(texts)} texts, {quality[:3]}...: a number "

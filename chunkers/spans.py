@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from situate.errors import SpanError
 from situate.types import Chunk, Context, Document
 
+#: Combining marks, which are parts of words, for a regular expression's set: accents, points, and the vowel signs of
+#: the scripts of India and South-East Asia. Python counts them as no letters.
+MARKS = (
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0730-\u074a\u0900-\u0903"
+    "\u093a-\u094f\u0951-\u0957\u0962\u0963\u0981-\u0dff\u0e31-\u0e4e\u0eb1-\u0ecd\u0f71-\u0fbc\u102b-\u103e"
+    "\u1056-\u1059\u17b4-\u17d3\u1dc0-\u1dff\u3099\u309a\ufe20-\ufe2f"
+)
 #: Candidate places kept per piece. More than one is only ever needed where the text repeats itself.
 _BEAM = 16
 #: Places of a piece looked at per step, so that a text of one repeated word stays linear.

@@ -14,11 +14,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from situate.chunkers.spans import MARKS
 from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.types import Chunk, Document
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
+_WORD = re.compile(rf"[^\W_](?:[^\W_]|[{MARKS}])*+(?:['\u2019-](?:[^\W_]|[{MARKS}])++)*+")
 #: What stands between two words of a phrase.
 _GAP = re.compile(r"[^\S\n]+")
 #: A longer run of letters is none (a sentence of a script without spaces, a key).
@@ -141,9 +142,14 @@ def _texts(corpus: Sequence[str] | str | Path) -> Iterator[str]:
         path = Path(corpus)
         if not path.is_file():
             raise InputError(f"corpus={str(corpus)!r} is no file: give texts, or a file with one text a line")
-        with path.open(encoding="utf-8") as lines:
-            yield from (line for line in lines if line.strip())
+        try:
+            with path.open(encoding="utf-8-sig") as lines:
+                yield from (line for line in lines if line.strip())
+        except UnicodeDecodeError as error:
+            raise InputError(f"corpus={str(corpus)!r} is no text in UTF-8 ({error}): save it as such") from error
         return
+    if not isinstance(corpus, Iterable):
+        raise InputError(f"corpus={corpus!r} holds no texts: give some of the collection, or a file with one a line")
     for text in corpus:
         if not isinstance(text, str):
             raise InputError(f"corpus holds a {type(text).__name__}: give the texts themselves")

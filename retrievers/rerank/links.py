@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from situate.errors import InputError
 from situate.parameters import checked_parameters
@@ -16,7 +16,11 @@ from situate.retrievers.search.fusion import stretched
 from situate.retrievers.types import Hit
 
 #: Targets of Markdown's and HTML's links; bounded, so that no text takes more than linear time.
-_LINK = re.compile(r"\]\(\s*<?([^\s()<>]{1,500})|href\s*=\s*[\"']?([^\s\"'<>]{1,500})", re.IGNORECASE)
+_LINK = re.compile(
+    r"\]\(\s*<?((?:[^\s()<>]|\([^\s()<>]{0,99}\)){1,500})|href\s*=\s*[\"']?([^\s\"'<>]{1,500})", re.IGNORECASE
+)
+#: How a target begins that is no path.
+_SCHEME = re.compile(r"[a-zA-Z][\w+.-]*:")
 #: Where metadata says what a document is called elsewhere.
 _NAMES = ("url", "source", "path", "file_path")
 
@@ -124,7 +128,7 @@ def _names(hit: Hit) -> list[str]:
 def _meant(target: str, hit: Hit) -> Iterable[str]:
     """The names that a target may stand for: as it is, then from the place of each of the document's names."""
     yield _plain(target)
-    if not urlsplit(target).scheme:
+    if not _SCHEME.match(target):
         path = target.partition("#")[0]
         for name in _names(hit):
             yield _plain(posixpath.join(posixpath.dirname(name), unquote(path)))

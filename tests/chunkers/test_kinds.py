@@ -340,6 +340,8 @@ def test_impossible_options_are_refused(arguments: tuple[type[TextChunker], dict
     [
         ("The form goes to Ines four weeks before you leave.", 0.0, 0.0),
         ("它必须在两天之内由她批准。如果没有，请再问一次。", 0.0, 0.3),
+        ("पंप की जाँच साल में दो बार होती है।", 0.0, 0.0),
+        ("ປ້ຳຖືກກວດສອບປີລະສອງຄັ້ງ", 0.0, 0.3),
         ("| 1 | 2 | 3 |", 0.8, 1.0),
         ("* * *", 1.0, 1.0),
         ("", 1.0, 1.0),
@@ -393,7 +395,12 @@ def test_pruning_by_a_scorer_and_a_share_reports_what_it_leaves_out(caplog: pyte
         PruningChunker.of_share(
             TextChunker(20), [Document("d", 6 * "Home. Home. Home.\n\n")], 0.3, lambda t: [0.5] * len(t)
         )
-    for scorer, words in ((3, "cannot be called"), (lambda texts: [2.0] * len(texts), "a number from 0 to 1 for each")):
+    for scorer, words in (
+        (3, "cannot be called"),
+        (lambda texts: [2.0] * len(texts), "a number from 0 to 1 for each"),
+        (lambda texts: None, "gave no numbers, but None"),
+        (lambda texts: ["high"] * len(texts), "gave no numbers"),
+    ):
         with pytest.raises(InputError, match=words):
             PruningChunker(chunker, scorer=scorer).split(documents[0])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="share=0"):

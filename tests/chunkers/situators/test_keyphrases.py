@@ -42,6 +42,19 @@ def test_phrases_share_no_word_and_cross_no_sentence() -> None:
     assert all(phrase in TEXT for phrase in phrases), "as they are written"
 
 
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("Mu\u0308llerei, Mu\u0308llerei", ("Mu\u0308llerei",)),
+        ("पंप और मरम्मत, पंप, मरम्मत, मरम्मत", ("पंप और मरम्मत",)),
+        ("שָׁלוֹם, שָׁלוֹם", ("שָׁלוֹם",)),
+        ("ปั๊ม, ปั๊ม", ("ปั๊ม",)),
+    ],
+)
+def test_a_mark_ends_no_word(text: str, phrases: tuple[str, ...]) -> None:
+    assert KeyphraseSituator(CORPUS).keyphrases(text) == phrases
+
+
 def test_it_is_a_situator_whose_phrases_bm25_reads() -> None:
     """`sentence` is read by default, and keyphrases behind it; dense vectors read them by name."""
     situator = KeyphraseSituator(CORPUS, count=2, common=0.5)
@@ -92,6 +105,7 @@ def test_hostile_text_takes_linear_time() -> None:
         ({"corpus": []}, "corpus has no texts"),
         ({"corpus": "no/such/file"}, "is no file: give texts, or a file"),
         ({"corpus": [3]}, "holds a int"),
+        ({"corpus": None}, "corpus=None holds no texts"),
         ({"count": 0}, "count=0"),
         ({"words": 0}, "words=0"),
         ({"common": 0.0}, r"common=0\.0"),
@@ -100,3 +114,9 @@ def test_hostile_text_takes_linear_time() -> None:
 def test_what_cannot_be_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         KeyphraseSituator(**{"corpus": CORPUS, **given})
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("Größe".encode("cp1252"))
+    with pytest.raises(InputError, match=r"texts\.txt' is no text in UTF-8"):
+        KeyphraseSituator(tmp_path / "texts.txt")

@@ -47,6 +47,7 @@ def test_a_hit_rises_towards_the_mean_of_the_documents_it_is_linked_with() -> No
         ({"text": "<A HREF='https://site.org/rules'>"}, {"url": "https://site.org/rules#top"}),
         ({"text": "<a href=/rules%20of%20pay>"}, {"source": "/rules of pay"}),
         ({"text": "[x](target)"}, {}),
+        ({"text": "[y](http://[bad) [z](//[bad) [x](rules_(pay).md)"}, {"path": "docs/rules_(pay).md"}),
         ({"links": "target"}, {}),
         ({"links": ("elsewhere", "target")}, {}),
     ],
