@@ -56,8 +56,8 @@ class Compression:
         if self.kind not in get_args(CompressionKind) and self.size is None:
             kinds = ", ".join(map(repr, get_args(CompressionKind)))
             raise InputError(
-                f"compression={self.kind!r} is not one of {kinds}, 'pca:128' (1 to 65535 numbers); None stores vectors "
-                "as they are"
+                f"compression={self.kind!r:.40} is not one of {kinds}, 'pca:128' (1 to 65535 numbers); None stores "
+                "vectors as they are"
             )
         if self.kind == "binary" and not self.rescore:
             raise InputError(

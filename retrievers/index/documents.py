@@ -111,6 +111,32 @@ def checked(document: Document, chunks: Sequence[Chunk]) -> list[Chunk]:
     return [replace(chunk, index=place) for place, chunk in enumerate(ordered)]
 
 
+def checked_documents(documents: Iterable[Document]) -> Iterable[Document]:
+    """The documents, if they are several.
+
+    Raises:
+        InputError: It is one document, or no collection of any.
+    """
+    if isinstance(documents, Document | str) or not isinstance(documents, Iterable):
+        raise InputError(f"documents is a {type(documents).__name__}: give a list of Documents")
+    return documents
+
+
+def checked_ids(document_ids: Iterable[str]) -> list[str]:
+    """The ids that a store can hold, if they are several.
+
+    Raises:
+        InputError: It is one id, or one of them is no text.
+    """
+    if isinstance(document_ids, str) or not isinstance(document_ids, Iterable):
+        raise InputError(f"document_ids={document_ids!r:.60} is no list: give a list of ids")
+    ids = list(document_ids)
+    for each in ids:
+        if not isinstance(each, str):
+            raise InputError(f"the document id {each!r:.60} is a {type(each).__name__}: ids are text")
+    return [each for each in ids if stored_text(each) == each]
+
+
 def check_storable(document: Document, chunks: Sequence[Chunk] = ()) -> None:
     """Raise where a store could not hold a document with the chunks that the caller gives.
 

@@ -24,6 +24,8 @@ from situate.retrievers.index.documents import (
     Item,
     check_storable,
     checked,
+    checked_documents,
+    checked_ids,
     document_batches,
     situated_hash,
     version_hash,
@@ -378,13 +380,13 @@ class Index(Openable):
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Delete documents with all their chunks; unknown ids are skipped."""
-        if ids := list(document_ids):
+        if ids := checked_ids(document_ids):
             self.client.delete(self.collection, in_documents(ids), wait=True)
             self._written += len(ids)
 
     async def adelete(self, document_ids: Iterable[str]) -> None:
         """`delete` without blocking the event loop."""
-        await asyncio.to_thread(self.delete, list(document_ids))
+        await asyncio.to_thread(self.delete, checked_ids(document_ids))
 
     def _add(self, items: Iterable[Item]) -> IndexReport:
         report = IndexReport()
@@ -485,7 +487,7 @@ class Index(Openable):
 
     def get_chunks(self, document_ids: Iterable[str]) -> list[Chunk]:
         """The stored chunks of these documents, document by document, in order; missing documents have none."""
-        ids = list(document_ids)
+        ids = checked_ids(document_ids)
         if not ids:
             return []
         place = {document_id: i for i, document_id in enumerate(ids)}
@@ -629,5 +631,5 @@ def _sizes(items: Iterable[Item]) -> list[int]:
 
 def _uncut(documents: Iterable[Document]) -> Iterable[Item]:
     """Documents without chunks; a list stays a list, so that the progress bar knows the number."""
-    items = ((document, None) for document in documents)
+    items = ((document, None) for document in checked_documents(documents))
     return list(items) if isinstance(documents, Sequence) else items

@@ -96,8 +96,12 @@ def server_urls(target: Location) -> list[str] | None:
 
 
 def _checked(url: str) -> str:
-    parts = urlsplit(url) if _URL.match(url) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url) if _URL.match(url) else None
+        usable = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # brackets without an IPv6 address, a port beyond 65535
+        raise InputError(f"a URL of a Qdrant server cannot be read: {error}") from None
+    if not usable:
         raise InputError(
             f"{(parts.hostname if parts else Path(url).name)!r} is no http:// or https:// URL of a Qdrant server"
         )

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -73,7 +72,7 @@ class Access:
                 "give it keys, or add the name to hosts"
             )
         origin = connection.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             raise ForeignPageError("pages of other sites may not call this application")
 
 

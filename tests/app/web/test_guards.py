@@ -82,7 +82,8 @@ def test_tenants_cannot_reach_each_other(start: Start) -> None:
 def test_pages_of_other_sites_are_refused(start: Start) -> None:
     running = start()
     with running.client() as client:
-        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Origin": "null"}):
+        foreign = [{"Origin": origin} for origin in ("https://evil.example", "null", "http://[", "")]
+        for headers in (*foreign, {"Host": "evil.example"}):
             refused = client.post("/api/collections", json={"name": "mine"}, headers=headers)
             assert refused.status_code == 403, headers
         assert client.post("/api/collections", content='{"name": "mine"}').status_code == 422

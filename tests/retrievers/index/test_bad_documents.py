@@ -105,6 +105,29 @@ def test_what_is_no_document_is_named_and_costs_no_other(index: Index, name: str
     index.delete(["one", "two"])
 
 
+async def test_one_id_is_no_list_of_its_characters(index: Index) -> None:
+    """`delete("12")` would delete the documents "1" and "2"."""
+    index.add([Document("1", "A crane."), Document("2", "A ferry.")])
+    for wrong, said in (("12", "document_ids='12' is no list"), ([5], "the document id 5 is a int"), (None, "no list")):
+        for call in (index.delete, index.get_chunks):
+            with pytest.raises(InputError, match=said):
+                call(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=said):
+            await index.adelete(wrong)  # type: ignore[arg-type]
+    index.delete(["\ud800"])  # no document can have this id
+    assert {"1", "2"} < set(index.document_ids())
+    index.delete(["1", "2"])
+
+
+@pytest.mark.parametrize("wrong", [Document("1", "A crane."), "A crane.", None])
+async def test_one_document_is_no_list_of_documents(index: Index, wrong: Any) -> None:
+    said = f"documents is a {type(wrong).__name__}: give a list"
+    with pytest.raises(InputError, match=said):
+        index.add(wrong)
+    with pytest.raises(InputError, match=said):
+        await index.aadd(wrong)
+
+
 def test_a_chunk_that_cannot_be_stored_costs_no_other_document(index: Index) -> None:
     items = [
         (document, TextChunker(50).split(document)) for document in (Document("a", "A mast."), Document("b", "B."))

@@ -48,6 +48,7 @@ def test_a_hit_rises_towards_the_mean_of_the_documents_it_is_linked_with() -> No
         ({"text": "<a href=/rules%20of%20pay>"}, {"source": "/rules of pay"}),
         ({"text": "[x](target)"}, {}),
         ({"text": "[y](http://[bad) [z](//[bad) [x](rules_(pay).md)"}, {"path": "docs/rules_(pay).md"}),
+        ({"links": ["//[", "\0", "target"]}, {}),
         ({"links": "target"}, {}),
         ({"links": ("elsewhere", "target")}, {}),
     ],

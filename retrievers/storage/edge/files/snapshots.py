@@ -135,7 +135,10 @@ def fetch(location: str, folder: Path, api_key: str | None, checksum: str | None
         headers = {} if api_key is None else {"api-key": api_key}
         try:
             with (
-                httpx.stream("GET", location, headers=headers, timeout=_DOWNLOAD_TIMEOUT, follow_redirects=True) as r,
+                # On a redirect httpx would send the key to another host.
+                httpx.stream(
+                    "GET", location, headers=headers, timeout=_DOWNLOAD_TIMEOUT, follow_redirects=api_key is None
+                ) as r,
                 file.open("wb") as out,
             ):
                 r.raise_for_status()

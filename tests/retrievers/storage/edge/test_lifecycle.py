@@ -10,7 +10,9 @@ import sys
 import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 from situate.errors import InputError, StorageError, StoreCorruptError
 from situate.retrievers import connect, connect_async
 from situate.retrievers.storage.edge import AsyncEdgeClient, EdgeClient
+from situate.retrievers.storage.edge.files.snapshots import fetch
 from tests.conftest import FULL
 
 PARAMS = models.VectorParams(size=4, distance=models.Distance.COSINE)
@@ -365,6 +368,36 @@ def test_reading_a_snapshot_beside_the_writer(tmp_path: Path) -> None:
         assert writer.list_full_snapshots() == []
 
 
+class _Redirects(BaseHTTPRequestHandler):
+    """Sends a download to another origin, and notes the keys that come with its requests."""
+
+    keys: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        self.keys.append(self.headers.get("api-key"))
+        self.send_response(302 if self.path == "/snapshot" else 404)
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *arguments: Any) -> None:
+        """Says nothing."""
+
+
+def test_the_key_of_a_snapshots_download_goes_to_no_other_host(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Redirects) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            for key in ("secret-key-1234", None):
+                with pytest.raises(StorageError, match="cannot be downloaded") as error:
+                    fetch(f"http://127.0.0.1:{server.server_address[1]}/snapshot", tmp_path, key, None)
+                assert "secret-key-1234" not in str(error.value)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert _Redirects.keys == ["secret-key-1234", None, None]
+
+
 # -- connect
 
 
@@ -373,7 +406,7 @@ def test_open_client(tmp_path: Path) -> None:
         client = connect(target)
         assert isinstance(client, EdgeClient)
         client.close()
-    for bad in ("", [], ["folder"], "ftp://host", "http://", 3):
+    for bad in ("", [], ["folder"], "ftp://host", "http://", 3, "http://[host", "http://host:99999", ["http://h:port"]):
         with pytest.raises(InputError):
             connect(bad)  # type: ignore[arg-type]
 
