@@ -56,10 +56,14 @@ _BLOCKS = frozenset(
 )
 #: Elements on a line of their own.
 _LINES = frozenset(["li", "select", "datalist", "option", "optgroup", "tr", "td", "th"])
+#: Characters of a name that is written for each of its columns.
+_NAME = 100
 #: Elements that are the page: a page hides itself only until its scripts or styles have shown it.
 _WHOLE = frozenset(["html", "body"])
 #: Elements that mark a layout table: in a table of data, cells hold words.
-_LAYOUT = frozenset([*HEADINGS, "ul", "ol", "dl", "pre", "table", "blockquote", "section", "article", "hr"])
+_LAYOUT = frozenset([*HEADINGS, "pre", "table", "blockquote", "section", "article", "hr"])
+#: So do these, and several paragraphs, unless the table names its columns or rows (``<th>``).
+_LISTS = frozenset(["ul", "ol", "dl"])
 #: The encoding that a page declares, in its first bytes.
 _DECLARED = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([A-Za-z][\w.:-]*)", re.IGNORECASE)
 
@@ -243,9 +247,23 @@ class _Writer:
         rows: list[int] = []
         data = False
         at = first
+        # Column -> rows into which a cell above it reaches, and how many cells may be added for cells of several.
+        above: dict[int, int] = {}
+        room = 2 * (last - first)
+
+        def fill(words: str, count: int) -> None:
+            nonlocal room
+            cells.extend([words] * min(count, room))
+            room -= min(count, room)
+
+        def reach() -> None:
+            while above.get(len(cells), 0) and room:
+                above[len(cells)] -= 1
+                fill("", 1)
 
         def end_row() -> None:
             if cells:
+                reach()
                 rule = "" if data else "\n|" + " --- |" * len(cells)
                 self._breaks = 1 if rows else self._breaks
                 self._add(f"| {' | '.join(cells)} |{rule}", 1)
@@ -269,7 +287,14 @@ class _Writer:
                         self._end_line(2)
                     else:
                         data = data or part.name == "td"
-                        cells.append(words.replace("|", "\\|"))
+                        words = words.replace("|", "\\|")
+                        reach()
+                        column, columns = len(cells), _span(part, "colspan")
+                        cells.append(words)
+                        # The name of several columns is that of each.
+                        fill(words if part.name == "th" and len(words) < _NAME else "", columns - 1)
+                        if (reaches := _span(part, "rowspan")) > 1:
+                            above.update(dict.fromkeys(range(column, len(cells)), reaches - 1))
                     at = part.last or last
                     continue
             at = at + 1 if isinstance(part, Tag) and part.name in ("tr", "table") else self._write(at)
@@ -277,10 +302,18 @@ class _Writer:
         self._end_line(2)
 
 
+def _span(cell: Tag, name: str) -> int:
+    """Over how many columns or rows a cell reaches."""
+    given = cell.attributes.get(name, "")
+    return max(1, int(given)) if given.isdecimal() and len(given) < 5 else 1
+
+
 def _layout_tables(page: list[Text | Tag]) -> set[int]:
-    """Numbers of the tables that lay out a page: a cell holds a heading, a list, a table or several paragraphs."""
+    """Numbers of the tables that lay out a page: a cell holds a heading, a table, or, without names, several blocks."""
     layout: set[int] = set()
     tables: list[tuple[int, int]] = []
+    titled: set[int] = set()
+    named: set[int] = set()
     blocks = 0
     for number, part in enumerate(page):
         while tables and number >= tables[-1][1]:
@@ -289,9 +322,11 @@ def _layout_tables(page: list[Text | Tag]) -> set[int]:
             continue
         if part.name in ("td", "th"):
             blocks = 0
+            kind = titled if part.name == "th" else named
+            kind.update(table for table, _ in tables[-1:] if kind is titled or table in titled)
         elif part.name in ("p", "div"):
             blocks += 1
-        if tables and (part.name in _LAYOUT or blocks > 1):
+        if tables and (part.name in _LAYOUT or ((blocks > 1 or part.name in _LISTS) and tables[-1][0] not in named)):
             layout.add(tables[-1][0])
         if part.name == "table" and part.last is not None:
             tables.append((number, part.last))

@@ -20,8 +20,13 @@ from situate.types import PAGE_STARTS
 
 #: Levels of groups of shapes on a slide.
 _GROUPS = 20
-#: Word's styles for the title and subtitle of a document, which stand above its headings.
-_STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
+#: Word's styles for the title and subtitle of a document, which stand above its headings; and its breaks part words.
+_STYLES = (
+    "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh\n"
+    "br[type='page'] => br\nbr[type='column'] => br"
+)
+#: Words in the other direction, which the converter would leave out: it looks into smart tags.
+_DIRECTED = re.compile(rb"<(/?)w:(?:dir|bdo)\b[^<>]*>")
 #: The first row of a table is its header: few documents mark it.
 _FIRST_ROW = re.compile(r"<table><tr>.*?</tr>", re.DOTALL)
 _CHART = "{http://schemas.openxmlformats.org/drawingml/2006/chart}"
@@ -52,14 +57,16 @@ def read_docx(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     try:
         # Images are not opened: the converter would put their bytes into the page.
         page = mammoth.convert_to_html(
-            BytesIO(_with_formulas(data, package)),
+            BytesIO(_readable(data, package)),
             style_map=_STYLES,
             include_embedded_style_map=False,
             convert_image=mammoth.images.img_element(lambda image: {}),
         ).value
     except RecursionError as error:
         raise InputError("its tables or other parts nest too deeply to be read: save it as PDF or HTML") from error
-    text, heading = html_to_markdown(_FIRST_ROW.sub(lambda row: row[0].replace("td>", "th>"), page))
+    text, heading = html_to_markdown(
+        _FIRST_ROW.sub(lambda row: row[0].replace("<td", "<th").replace("</td", "</th"), page)
+    )
     return text, _known(package, heading)
 
 
@@ -78,11 +85,12 @@ def _check_notes(package: ZipFile) -> None:
     check_length(again * size)
 
 
-def _with_formulas(data: bytes, package: ZipFile) -> bytes:
-    """The file with the signs of each formula as text, which the converter would leave out."""
+def _readable(data: bytes, package: ZipFile) -> bytes:
+    """The file with formulas' signs and words of another direction as text, which the converter would leave out."""
     source = package.read(_DOCUMENT) if _DOCUMENT in package.namelist() else b""
-    if b"<m:oMath>" not in source:
+    if b"<m:oMath>" not in source and not _DIRECTED.search(source):
         return data
+    source = _DIRECTED.sub(rb"<\1w:smartTag>", source)
 
     def signs(formula: re.Match[bytes]) -> bytes:
         words = b" ".join(_SIGNS.findall(formula[0]))

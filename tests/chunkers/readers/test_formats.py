@@ -239,6 +239,19 @@ def test_word() -> None:
     assert last.context.headings == ("Travel", "Costs")
 
 
+def test_the_cells_and_breaks_of_word() -> None:
+    def cell(*lines: str, span: int = 1) -> str:
+        words = "".join(f"<w:p><w:r><w:t>{line}</w:t></w:r></w:p>" for line in lines)
+        return f'<w:tc><w:tcPr><w:gridSpan w:val="{span}"/></w:tcPr>{words}</w:tc>'
+
+    rows = [cell("Town", span=2) + cell("Limit"), cell("Rome") + cell("Pisa") + cell("210", "in May")]
+    table = "".join(f"<w:tr>{row}</w:tr>" for row in rows)
+    other = '<w:dir w:val="rtl"><w:r><w:t> שלום</w:t></w:r></w:dir>'
+    broken = f'<w:p><w:r><w:t>One</w:t><w:br w:type="page"/><w:t>two</w:t></w:r>{other}</w:p>'
+    text = read(".docx", docx(f"<w:tbl>{table}</w:tbl>{broken}")).text
+    assert text == "| Town | Town | Limit |\n| --- | --- | --- |\n| Rome | Pisa | 210 in May |\n\nOne\ntwo שלום"
+
+
 def test_macros_are_neither_read_nor_run() -> None:
     macro = b'Attribute VB_Name = "AutoOpen"\nSub AutoOpen()\nShell "touch /tmp/run"\nEnd Sub'
     document = read(".docm", docx(**{"word/vbaProject.bin": macro}))

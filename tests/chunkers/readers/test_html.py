@@ -34,6 +34,27 @@ def test_a_table_of_data_stays_one_inside_of_a_table_that_lays_out() -> None:
     assert html_to_markdown(page)[0] == "| Day | Limit |\n| --- | --- |\n| Mon | 20 |\n\naside"
 
 
+def test_a_table_that_names_its_columns_is_one_of_data_whatever_its_cells_hold() -> None:
+    page = "<table><tr><th>Day<th>Tours<tr><td><p>Mon</p><p>Tue</p><td><ul><li>Rome<li>Pisa</ul></table>"
+    assert html_to_markdown(page)[0] == "| Day | Tours |\n| --- | --- |\n| Mon Tue | Rome Pisa |"
+    for boxed in ("<table><tr><th><p>One</p><p>Two</p></table>", "<table><tr><td><p>One</p><p>Two</p></table>"):
+        assert html_to_markdown(boxed)[0] == "One\n\nTwo"
+
+
+def test_cells_of_several_rows_and_columns_leave_the_others_in_theirs() -> None:
+    rows = ("<th rowspan=2>Town<th colspan=2>Limit", "<th>Day<th>Night", "<td rowspan=2>Rome<td>1<td>2", "<td>3<td>4")
+    text = html_to_markdown(f"<table>{''.join(f'<tr>{row}' for row in rows)}<tr><td colspan=2>Pisa<td>5</table>")[0]
+    assert [line for line in text.split("\n") if "---" not in line] == [
+        "| Town | Limit | Limit |",
+        "|  | Day | Night |",
+        "| Rome | 1 | 2 |",
+        "|  | 3 | 4 |",
+        "| Pisa |  | 5 |",
+    ]
+    for cell in ("<td colspan=9999 rowspan=9999>", "<th colspan=9999>x", "<tr><td rowspan=9999>x"):
+        assert len(html_to_markdown(f"<table><tr>{cell * 2_000}</table>")[0]) < 200_000
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -196,6 +217,7 @@ HOSTILE = {
     "ampersands": "&#",
     "preformatted": "<pre>",
     "spaces": "<a = ",
+    "wide cells": "<tr><td colspan=999 rowspan=999>",
 }
 
 
