@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID, uuid5
 
-from situate.errors import SpanError
+from situate.errors import InputError, SpanError
 
 #: Namespace of every id that situate derives. Changing it would change every id ever stored.
 ID_NAMESPACE = UUID("5b0d7d6c-3f0e-5c84-9a2f-6d1f5f0a3c11")
@@ -132,9 +132,16 @@ class Context:
 
         A heading equal to the title is written once. The columns of a table are written behind the headings, keyphrases
         behind the sentence.
+
+        Raises:
+            InputError: There is no such field, or ``fields`` is one name.
         """
+        if isinstance(fields, str):
+            raise InputError(f"the fields of a context are {fields!r}: give a list of names, [{fields!r}]")
         lines: list[str] = []
         for name in fields:
+            if name not in self.__dataclass_fields__:
+                raise InputError(f"a context has no field {name!r}: it has {', '.join(self.__dataclass_fields__)}")
             value = getattr(self, name)
             if name == "headings":
                 value = " > ".join(h for h in self.headings if not ("title" in fields and h == self.title))

@@ -20,7 +20,7 @@ from situate.integrations.langchain.documents import (
     version_of,
 )
 from situate.parameters import checked_parameters
-from situate.types import Chunk, Document, Situator
+from situate.types import Chunk, Context, Document, Situator
 
 Into: TypeAlias = Literal["metadata", "text"]
 
@@ -54,6 +54,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
             raise InputError(f'into={into!r}: "metadata" or "text"')
         self.situators = tuple(situators)
         self.into = into
+        Context().render(fields)  # refuses what is no list of fields
         self.fields = tuple(fields)
 
     def transform_documents(self, documents: Sequence[LangChainDocument], **kwargs: Any) -> Sequence[LangChainDocument]:

@@ -50,6 +50,8 @@ def to_qdrant_filter(
     """
     if filters is None:
         return None
+    if not isinstance(filters, MetadataFilters):
+        raise InputError(f"filters is a {type(filters).__name__}: give LlamaIndex's MetadataFilters")
     return _Translation(prefix, lowered, own).group(filters)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -39,7 +39,7 @@ from situate.retrievers.pipeline.concurrency import StartLimit
 from situate.retrievers.retriever import Retriever
 from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.types import SearchResult, check_k
-from situate.types import Chunk, Chunker, Document, Situator
+from situate.types import Chunk, Chunker, Context, Document, Situator
 from situate.vectors import mean_direction, one_vector
 
 if TYPE_CHECKING:
@@ -122,6 +122,9 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             self.retriever = Retriever(source, **options)
         if scores not in ("ranking", "relevance"):
             raise InputError(f'scores={scores!r}: "ranking" or "relevance"')
+        # Both refuse what could not be used later.
+        Context().render(context_fields)
+        to_qdrant_filter(filters)
         self.similarity_top_k = similarity_top_k
         self.filters = filters
         self.scores = scores
@@ -247,6 +250,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
 
     def _prepared(self, documents: Sequence[BaseNode]) -> tuple[list[Document], list[tuple[Document, list[Chunk]]]]:
         """Documents that the index cuts, and files that are cut here by their pages and are not stored as they are."""
+        documents = _listed(documents)
         for given in documents:
             check_keys(given, self._context_key, ORIGIN_KEY)
         whole: list[Document] = []
@@ -298,6 +302,7 @@ class SituateRetriever(OpensIndex, BaseRetriever):
         Returns:
             Per document, whether it was new or changed.
         """
+        documents = _listed(documents)
         changed: dict[str, bool] = {}
         for group in file_groups(documents, self.join_pages):
             changed |= dict.fromkeys((document.node_id for document in group), self._add(group))
@@ -354,6 +359,21 @@ _STORE = {*StoreOptions.model_fields, *StoreOptions.also_known_as, *StoreOptions
 
 def _identities(chunks: Sequence[Chunk]) -> list[tuple[str, dict[str, Any]]]:
     return [(chunk.id, dict(chunk.metadata)) for chunk in chunks]
+
+
+def _listed(documents: Iterable[BaseNode]) -> list[BaseNode]:
+    """The documents, which a generator gives once.
+
+    Raises:
+        InputError: It is one document, or one of them is none of LlamaIndex's.
+    """
+    if isinstance(documents, BaseNode) or not isinstance(documents, Iterable):
+        raise InputError(f"documents is a {type(documents).__name__}: give a list of LlamaIndex documents")
+    given = list(documents)
+    for each in given:
+        if not isinstance(each, BaseNode):
+            raise InputError(f"{each!r:.40} is a {type(each).__name__}, and no document of LlamaIndex")
+    return given
 
 
 def _given(bundle: QueryBundle) -> Vectors | None:

@@ -200,6 +200,28 @@ async def test_documents_come_and_change(embed_model: SituateEmbedding, tmp_path
     again.index.close()
 
 
+async def test_documents_of_a_generator_are_all_added(embed_model: SituateEmbedding) -> None:
+    made = SituateRetriever.from_documents((document for document in DOCUMENTS[:1]), embed_model=embed_model)
+    await made.aadd_documents(document for document in DOCUMENTS[1:2])  # type: ignore[arg-type]
+    assert made.refresh_ref_docs(document for document in DOCUMENTS) == [False, False, True]  # type: ignore[arg-type]
+    assert made.index.document_ids() == ["leave", "lunch", "travel"]
+    for wrong, said in ((DOCUMENTS[0], "documents is a Document: give a list"), (["x"], "'x' is a str, and no docum")):
+        with pytest.raises(InputError, match=said):
+            made.add_documents(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=said):
+            made.refresh_ref_docs(wrong)  # type: ignore[arg-type]
+
+
+def test_what_could_not_be_used_later_is_refused_at_once(retriever: SituateRetriever) -> None:
+    for settings, said in (
+        ({"filters": {"year": 2024}}, "filters is a dict: give LlamaIndex's MetadataFilters"),
+        ({"context_fields": ("heading",)}, "no field 'heading': it has title, headings"),
+        ({"context_fields": "headings"}, r"give a list of names, \['headings'\]"),
+    ):
+        with pytest.raises(InputError, match=said):
+            SituateRetriever(retriever.index, **settings)  # type: ignore[arg-type]
+
+
 def test_takes_an_index_or_a_retriever(retriever: SituateRetriever) -> None:
     index: Index = retriever.index
     assert ids(SituateRetriever(index, similarity_top_k=1).retrieve(QUERY)) == ["travel"]
