@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag
@@ -12,6 +13,7 @@ from situate.chunkers.code import CodeChunker
 from situate.chunkers.dialogue import DialogueChunker
 from situate.chunkers.html import HtmlChunker
 from situate.chunkers.markdown import MarkdownChunker
+from situate.chunkers.pruning import PruningChunker
 from situate.chunkers.semantic import ClusterSemanticChunker, SemanticChunker
 from situate.chunkers.sentence_window import SentenceWindowChunker
 from situate.chunkers.situators.headings import HeadingSituator
@@ -58,6 +60,7 @@ CHUNKERS: Kinds = {
     "cluster_semantic": ClusterSemanticChunker,
     "topic": TopicChunker,
     "fixed": FixedTokenChunker,
+    "pruning": PruningChunker,
 }
 SITUATORS: Kinds = {
     "headings": HeadingSituator,
@@ -86,12 +89,17 @@ RERANKERS: Kinds = {
 BOOSTS: Kinds = {"recency": Recency, "payload_score": PayloadScore}
 
 
-def _one_of(kinds: Kinds) -> Any:
-    """The type of a value that names one of these kinds: a word, or a mapping with the word as ``kind``."""
+def _one_of(kinds: Kinds, also: Mapping[str, tuple[tuple[str, Any], ...]] = MappingProxyType({})) -> Any:
+    """The type of a value that names one of these kinds: a word, or a mapping with the word as ``kind``.
+
+    Args:
+        kinds: The kinds.
+        also: By kind, types of parameters that have another one here.
+    """
     tagged: Any = None
     for kind, made in kinds.items():
         target, *inside = made if isinstance(made, tuple) else (made,)
-        model = options(target, kind, inside=(inside[0], inside[1]) if inside else None)
+        model = options(target, kind, inside=(inside[0], inside[1]) if inside else None, also=also.get(kind, ()))
         one: Any = Annotated[model, Tag(kind)]
         tagged = one if tagged is None else tagged | one
     return Annotated[tagged, Discriminator(_kind_of), BeforeValidator(_in_full), _OrAWord(kinds)]
@@ -115,7 +123,8 @@ def _in_full(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-ChunkerOptions = _one_of(CHUNKERS)
+_CUTTING = _one_of({kind: made for kind, made in CHUNKERS.items() if kind != "pruning"})
+ChunkerOptions = _one_of(CHUNKERS, {"pruning": (("chunker", _CUTTING | None),)})
 SituatorOptions = _one_of(SITUATORS)
 ExpanderOptions = _one_of(EXPANDERS)
 RerankerOptions = _one_of(RERANKERS)

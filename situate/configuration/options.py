@@ -93,10 +93,10 @@ class Options(Section):
             self.made()
         return self
 
-    def given(self) -> dict[str, Any]:
-        """The parameters that are set, nested ones made."""
+    def given(self, **further: Any) -> dict[str, Any]:
+        """The parameters that are set, nested ones made with ``further``."""
         values = {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-        return {name: _made(value) for name, value in values.items() if name != "kind"}
+        return {name: _made(value, **further) for name, value in values.items() if name != "kind"}
 
     def made(self, **further: Any) -> Any:
         """The object.
@@ -104,7 +104,7 @@ class Options(Section):
         Args:
             further: Parameters that no file can hold; those that the class does not take are left out.
         """
-        given = self.given()
+        given = self.given(**further)
         known = inspect.signature(self.target).parameters
         injected = {name: value for name, value in further.items() if name in known and name not in given}
         if self.inside is not None:
@@ -147,7 +147,9 @@ def options(
             if name in left_out or name in fields or (hint := _readable(hint)) is None:
                 continue
             described = Field(default=..., description=_described(made, name))
-            if default is not inspect.Parameter.empty:
+            if default is inspect.Parameter.empty and name in dict(also) and type(None) in get_args(hint):
+                described = Field(default=None, description=_described(made, name))  # made by `made`'s caller
+            elif default is not inspect.Parameter.empty:
                 plain = name not in dict(also) and isinstance(default, str | int | float | bool | tuple | None)
                 shown = default if plain else None
                 described = Field(default=shown, description=_described(made, name), validate_default=False)
@@ -160,11 +162,11 @@ def options(
     return model
 
 
-def _made(value: Any) -> Any:
+def _made(value: Any, **further: Any) -> Any:
     if isinstance(value, Options):
-        return value.made()
+        return value.made(**further)
     if isinstance(value, tuple | list):
-        return type(value)(map(_made, value))
+        return type(value)(_made(each, **further) for each in value)
     return value
 
 

@@ -19,6 +19,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from situate.chunkers.auto import CHARACTERS, AutoChunker
+from situate.chunkers.pruning import PruningChunker
 from situate.configuration.components import ChunkerOptions, ConfigOptions, SituatorOptions
 from situate.configuration.options import Options, Section, check_keys
 from situate.configuration.problems import problem, where
@@ -175,13 +177,14 @@ class Settings(BaseSettings):
     def _chunker(self, embedder: Embedder) -> Chunker | None:
         if self.chunker is None:
             return None
-        further: dict[str, Any] = {"embed": embedder.embed_documents}
+        # The last is what a pruning chunker prunes where it names none.
+        further: dict[str, Any] = {"embed": embedder.embed_documents, "chunker": AutoChunker()}
         try:
             further["tokenizer"] = embedder.tokenizer
         except ModelError:
             # A served model's tokenizer may be missing here: sizes are counted in characters then, four for a token.
-            chunker: Any = self._part(("chunker",), self.chunker, further)
-            return replace(chunker, size=chunker.size * 4, overlap=chunker.overlap * 4)  # type: ignore[no-any-return]
+            return _in_characters(self._part(("chunker",), self.chunker, further))
+        further["chunker"] = AutoChunker(tokenizer=further["tokenizer"])
         made: Chunker = self._part(("chunker",), self.chunker, further)
         return made
 
@@ -270,6 +273,14 @@ def from_config(source: str | os.PathLike[str] | Mapping[str, Any] | Settings | 
 def schema() -> dict[str, Any]:
     """The JSON schema of `situate.yaml`, for editors."""
     return Settings.model_json_schema()
+
+
+def _in_characters(chunker: Any) -> Any:
+    """The chunker with sizes of as many characters as its numbers of tokens have in English."""
+    if isinstance(chunker, PruningChunker):
+        return replace(chunker, chunker=_in_characters(chunker.chunker))
+    names = [name for name in ("size", "overlap", "piece") if hasattr(chunker, name)]
+    return replace(chunker, **{name: CHARACTERS * getattr(chunker, name) for name in names})
 
 
 def _needs(chosen: Options) -> set[str]:

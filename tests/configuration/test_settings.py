@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from situate import Chunk, Document, Embedder, Index, PipelineConfig, Retriever, chunkers, retrievers
-from situate.chunkers import AutoChunker, HeadingSituator, LLMSituator
+from situate.chunkers import AutoChunker, HeadingSituator, LLMSituator, PruningChunker, TextChunker
 from situate.configuration import Settings, from_config, load, schema
 from situate.configuration.components import CHUNKERS, EXPANDERS, RERANKERS, SITUATORS
 from situate.embedders import ChunkScheme, OpenAIGenerator, VLLMEncoder
@@ -219,11 +219,23 @@ def test_every_kind_can_be_made(key: str, kind: str) -> None:
     assert any(type(part) is (known[0] if isinstance(known, tuple) else known) for part in parts)
 
 
+def test_a_pruning_chunker_prunes_any_other() -> None:
+    embedder = Embedder()
+    sized = load({"chunker": {"kind": "pruning", "threshold": 0.5, "chunker": {"kind": "text", "size": 90}}})
+    assert sized.index(embedder=embedder).chunker == PruningChunker(TextChunker(90, tokenizer=embedder.tokenizer), 0.5)
+    auto = load({"chunker": "pruning"}).index(embedder=embedder).chunker
+    assert auto == PruningChunker(AutoChunker.for_model(embedder, 200))
+    with pytest.raises(InputError, match=r"\(chunker.chunker\): there is no 'pruning'"):
+        load({"chunker": {"kind": "pruning", "chunker": "pruning"}})
+    with pytest.raises(InputError, match=r"\(chunker.chunker.siz\): there is no such key; did you mean size"):
+        load({"chunker": {"kind": "pruning", "chunker": {"kind": "text", "siz": 9}}})
+
+
 def test_every_part_has_a_word_and_the_page_names_it() -> None:
     kinds = _kinds()
     named = {kind[0] if isinstance(kind, tuple) else kind for kind in kinds.values()}
     # made of other parts, or of what no file can hold; a conversation is the chat's
-    others = {"OptionalReranker", "Stages", "PruningChunker", "SplitterChunker", "ConversationalQuery"}
+    others = {"OptionalReranker", "Stages", "SplitterChunker", "ConversationalQuery"}
     for room, verb in ((chunkers, "split"), (chunkers, "situate"), (rerank, "rerank"), (retrievers, "expand")):
         parts = [getattr(room, name) for name in room.__all__]
         parts = [part for part in parts if inspect.isclass(part) and hasattr(part, verb)]
