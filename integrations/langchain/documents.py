@@ -456,12 +456,7 @@ def additions(
         InputError: There are not as many ids as documents, two different documents have the same id, or a chunk was
             changed after splitting.
     """
-    if isinstance(documents, LangChainDocument):
-        raise InputError("documents is one Document: give a list of them")
-    documents = list(documents)
-    for document in documents:
-        if not isinstance(document, LangChainDocument):
-            raise InputError(f"{document!r:.40} is a {type(document).__name__}, and no Document of LangChain")
+    documents = _listed(documents)
     ids = None if ids is None else text_ids(ids)
     if ids is not None and len(ids) != len(documents):
         raise InputError(f"{len(ids)} ids for {len(documents)} documents: give one for each, None where there is none")
@@ -495,6 +490,16 @@ def additions(
         cut=[parts.item() for parts in together if parts.complete],
         partial=[parts for parts in together if not parts.complete],
     )
+
+
+def _listed(documents: Any) -> list[LangChainDocument]:
+    if isinstance(documents, LangChainDocument):
+        raise InputError("documents is one Document: give a list of them")
+    given = list(documents)
+    for document in given:
+        if not isinstance(document, LangChainDocument):
+            raise InputError(f"{document!r:.40} is a {type(document).__name__}, and no Document of LangChain")
+    return given
 
 
 def text_ids(ids: Iterable[Any], *, all_known: bool = False) -> list[Any]:

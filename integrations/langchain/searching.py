@@ -268,8 +268,7 @@ class SearchingStore(VectorStore):
         return sorted(scored, key=lambda pair: -pair[1])
 
     def _scored(self, hits: Sequence[Hit], threshold: float | None) -> list[_Scored]:
-        if threshold is not None and not (isinstance(threshold, Real) and threshold == threshold):
-            raise InputError(f"score_threshold={threshold!r}: give a relevance from 0 to 1, or None")
+        _check_threshold(threshold)
         return [
             (from_found(hit, self._content), hit.score)
             for hit in hits
@@ -288,6 +287,11 @@ def _judged(hits: Sequence[Hit], others: Sequence[Hit]) -> list[Hit]:
     """The hits with the relevance that another search found for the same chunks."""
     relevance = {hit.chunk.id: hit.relevance for hit in others}
     return [replace(hit, relevance=relevance.get(hit.chunk.id)) for hit in hits]
+
+
+def _check_threshold(threshold: Any) -> None:
+    if threshold is not None and not (isinstance(threshold, Real) and threshold == threshold):
+        raise InputError(f"score_threshold={threshold!r}: give a relevance from 0 to 1, or None")
 
 
 def _relevance(hit: Hit) -> float:

@@ -361,7 +361,7 @@ def _identities(chunks: Sequence[Chunk]) -> list[tuple[str, dict[str, Any]]]:
     return [(chunk.id, dict(chunk.metadata)) for chunk in chunks]
 
 
-def _listed(documents: Iterable[BaseNode]) -> list[BaseNode]:
+def _listed(documents: Any) -> list[BaseNode]:
     """The documents, which a generator gives once.
 
     Raises:

@@ -108,7 +108,7 @@ def codes_of(collection: Collection, compression: Compression, begin: bool) -> C
 
     assert compression.size is not None
     kept = collection.projection()
-    where = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
+    where: models.Filter | None = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
     if kept is None:
         count = collection.client.count(collection.name, exact=True).count
         if not begin or count < least(compression.size):

@@ -183,7 +183,8 @@ class Settings(BaseSettings):
             further["tokenizer"] = embedder.tokenizer
         except ModelError:
             # A served model's tokenizer may be missing here: sizes are counted in characters then, four for a token.
-            return _in_characters(self._part(("chunker",), self.chunker, further))
+            counted: Chunker = _in_characters(self._part(("chunker",), self.chunker, further))
+            return counted
         further["chunker"] = AutoChunker(tokenizer=further["tokenizer"])
         made: Chunker = self._part(("chunker",), self.chunker, further)
         return made
