@@ -43,7 +43,7 @@ class Word:
         bold: Whether the font is a bold one.
         italic: Whether it is an italic one.
         code: Whether all its letters are of one width, as program text is set.
-        turned: Degrees by which the frame is turned: 0, 90, 180 or 270; -1 for vertical writing, 1 for any other angle.
+        turned: Degrees by which the frame is turned, 0, 90, 180, 270 or any other angle; -1 for vertical writing.
         spaced: Whether a space stands before it.
         unmapped: Whether its font does not say which characters its glyphs are.
         place: Its number in the order of the file.
@@ -140,6 +140,9 @@ def framed(x: float, y: float, turned: int) -> tuple[float, float]:
         return -x, -y
     if turned in (270, -1):
         return -y, x
+    if turned:
+        cosine, sine = math.cos(math.radians(turned)), math.sin(math.radians(turned))
+        return x * cosine + y * sine, y * cosine - x * sine
     return x, y
 
 
@@ -173,10 +176,7 @@ def _glyphs(page: PdfPage) -> list[_Glyph]:
         pdfium.FPDFText_GetLooseCharBox(text, index, at_box)
         if sign == "\u00ad" and box.right - box.left < 0.05 * font.size and not font.turned:
             continue
-        if font.turned in (0, 180, 1):
-            left, right = box.left, box.right
-        else:
-            left, right = box.bottom, box.top
+        left, right = (box.bottom, box.top) if font.turned in (90, 270) else (box.left, box.right)
         if (
             spaced
             and guessed
@@ -197,7 +197,8 @@ def _font(pdfium: Any, text: Any, index: int) -> _Font:
     pdfium.FPDFText_GetMatrix(text, index, matrix)
     size = pdfium.FPDFText_GetFontSize(text, index) * (math.hypot(matrix.c, matrix.d) or 1.0)
     angle = math.degrees(math.atan2(matrix.b, matrix.a)) % 360
-    turned = next((right for right in (0, 90, 180, 270) if min(abs(angle - right), 360 - abs(angle - right)) < 5), 1)
+    straight = (right for right in (0, 90, 180, 270) if min(abs(angle - right), 360 - abs(angle - right)) < 5)
+    turned = next(straight, round(angle))
     name = ctypes.create_string_buffer(128)
     flags = ctypes.c_int()
     pdfium.FPDFText_GetFontInfo(text, index, name, 128, flags)
@@ -247,6 +248,9 @@ def _words(glyphs: list[_Glyph], vertical: bool) -> Iterator[Word]:
             left, right = x - glyph.font.size / 2, x + glyph.font.size / 2
         elif turned in (180, 270):
             left, right = -glyph.right, -glyph.left
+        elif turned not in (0, 90):
+            # The box of a glyph that leans tells nothing of its width.
+            left, right = x, x + glyph.font.size / 2
         else:
             left, right = glyph.left, glyph.right
         size = glyph.font.size

@@ -189,7 +189,7 @@ def _candidates(lines: Sequence[Line], body: _Body) -> list[_Candidate]:
 def _style(lines: Sequence[Line], number: int, body: _Body, *, within: bool = False) -> _Style | None:
     """A line's style where it may be a heading's, or go on with one (``within``); None where it is text."""
     line = lines[number]
-    if line.rows is not None or not _is_short(line) or (line.code and not body.code):
+    if line.rows is not None or line.aside or not _is_short(line) or (line.code and not body.code):
         return None
     text = line.text
     alphabetic = sum(map(str.isalpha, text))
@@ -274,7 +274,12 @@ def _named(lines: Sequence[Line], candidates: Sequence[_Candidate], outline: Seq
         if not wanted:
             continue
         for number in range(bisect_left(starts, entry.page), bisect_left(starts, entry.page + 2)):
-            if number in found or lines[number].rows is not None or _LEADERS.search(lines[number].text):
+            if (
+                number in found
+                or lines[number].rows is not None
+                or lines[number].aside
+                or _LEADERS.search(lines[number].text)
+            ):
                 continue
             text = _plain(lines[number].text)
             if not text or not (wanted.endswith(text) or wanted.startswith(text)):

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,6 +51,7 @@ class Line:
         rows: The rows of a ruled table; None for a line.
         edges: The column boundaries of a table.
         bottom: The lower edge of a table.
+        aside: Whether it is turned otherwise than the page's text: a watermark, a stamp in the margin.
     """
 
     page: int
@@ -67,6 +68,7 @@ class Line:
     rows: tuple[tuple[str, ...], ...] | None = None
     edges: tuple[float, ...] = ()
     bottom: float = 0.0
+    aside: bool = False
 
     @property
     def text(self) -> str:
@@ -157,7 +159,31 @@ def _rows(words: Sequence[Word]) -> list[list[Segment]]:
             rows[-1].append(word)
         else:
             rows.append([word])
-    return [_segments(row) for row in rows]
+    for upper, lower in pairwise(rows):
+        _attach(upper, lower)
+    for upper, lower in pairwise(rows):
+        _attach(lower, upper)
+    return [_segments(row) for row in rows if row]
+
+
+def _attach(small: list[Word], row: list[Word]) -> None:
+    """Moves exponents, indices and marks of footnotes, whose baseline is another one, into the row of their words."""
+    if not small or not row:
+        return
+    row.sort(key=lambda word: word.x1)
+    ends = [word.x1 for word in row]
+    moved: list[Word] = []
+    for word in sorted(small, key=lambda word: word.x0):
+        at = bisect_right(ends, word.x0 + 0.15 * word.size) - 1
+        before = row[at] if at >= 0 else word
+        # An initial over several lines is larger than that.
+        smaller = 0.45 < word.size / (before.size or 1.0) < 0.85 and abs(word.y - before.y) < 0.55 * before.size
+        follows = bool(moved) and 0 <= word.x0 - moved[-1].x1 < 0.5 * word.size and word.size == moved[-1].size
+        if follows or (smaller and word.x0 - before.x1 < 0.25 * before.size):
+            moved.append(word)
+    taken = {id(word) for word in moved}
+    small[:] = [word for word in small if id(word) not in taken]
+    row += moved
 
 
 def _segments(row: list[Word]) -> list[Segment]:
@@ -222,10 +248,13 @@ def _parted(band: _Rows, gutter: float, depth: int) -> list[_Rows]:
     """A band's columns; the band as it is where it is a table, or too short to have columns."""
     left = [[s for s in row if s.x1 <= gutter + 1] for row in band]
     right = [[s for s in row if s.x1 > gutter + 1] for row in band]
-    both = [(a, b) for a, b in zip(left, right, strict=True) if a and b]
-    if not band or not both or not _is_text([a for a in left if a]) or not _is_text([b for b in right if b]):
+    beside = any(a and b for a, b in zip(left, right, strict=True))
+    left, right = [a for a in left if a], [b for b in right if b]
+    if left and right:
+        beside = beside or min(left[0][0].y, right[0][0].y) > max(left[-1][0].y, right[-1][0].y)
+    if not beside or not _is_text(left) or not _is_text(right):
         return [band] if band else []
-    return [*_columns([a for a in left if a], depth + 1), *_columns([b for b in right if b], depth + 1)]
+    return [*_columns(left, depth + 1), *_columns(right, depth + 1)]
 
 
 def _is_text(rows: _Rows) -> bool:
@@ -246,6 +275,7 @@ def _gutter(rows: _Rows) -> float | None:
         if any(segment.rows is not None for segment in row):
             continue
         gaps += [(a.x1, b.x0) for a, b in pairwise(row) if b.x0 - a.x1 > 0.8 * a.size]
+    gaps += _staggered(rows)
     if len(gaps) < _GUTTER_LINES:
         return None
     starts, ends = sorted(start for start, _ in gaps), sorted(end for _, end in gaps)
@@ -262,6 +292,21 @@ def _gutter(rows: _Rows) -> float | None:
     left = [a for row in sides if (a := [s for s in row if s.x1 <= place + 1])]
     right = [b for row in sides if (b := [s for s in row if s.x1 > place + 1])]
     return place if left and right and _is_text(left) and _is_text(right) else None
+
+
+def _staggered(rows: _Rows) -> Iterator[tuple[float, float]]:
+    """The gaps between two columns whose baselines alternate, so that each row holds one line of one of them."""
+
+    def gap(one: list[Segment], other: list[Segment]) -> tuple[float, float] | None:
+        left, right = sorted((one, other), key=lambda row: row[0].x0)
+        found = left[-1].x1, right[0].x0
+        return found if found[1] - found[0] > 0.8 * left[0].size else None
+
+    for four in zip(rows, rows[1:], rows[2:], rows[3:], strict=False):
+        close = all(a[0].y - b[0].y < 0.9 * min(a[0].size, b[0].size) for a, b in pairwise(four))
+        alternate = close and not gap(four[0], four[2]) and not gap(four[1], four[3])
+        if alternate and (found := gap(four[0], four[1])) and gap(four[1], four[2]) and gap(four[2], four[3]):
+            yield found
 
 
 def _column_lines(rows: _Rows, page: int) -> list[Line]:

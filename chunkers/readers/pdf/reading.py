@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from situate.chunkers.readers.pdf.aligned import with_aligned_tables
@@ -161,7 +161,7 @@ def _page_lines(page: Any, number: int) -> Iterator[Line]:
             others.setdefault(word.turned, []).append(word)
     low, _ = framed(0.0, 0.0, page.turned)
     for turned in sorted(others):
-        yield from lines_of(others[turned], (), number)
+        yield from (replace(line, aside=True) for line in lines_of(others[turned], (), number))
     for at, (name, value) in enumerate(page.fields):
         text = f"{name}: {value}"
         # Behind all else, each a paragraph of its own.

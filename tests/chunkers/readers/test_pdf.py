@@ -25,7 +25,7 @@ from situate.chunkers.readers.pdf.reader import PdfReader, UnreadPagesWarning
 from situate.chunkers.readers.pdf.reading import read_pdf
 from situate.errors import InputError
 from tests.conftest import short_of
-from tests.pdfs import HEIGHT, column, heading, pdf, report, ruled
+from tests.pdfs import HEIGHT, LEFT, column, heading, pdf, report, ruled
 
 REPORT = report()
 
@@ -95,6 +95,54 @@ def test_turned_pages_and_vertical_lines_are_read_alike(reader: PdfReader) -> No
     text = reader.read(pdf(draw)).text
     once = "\n\nThe page is turned, and its text is read as if it were not.\n\n| A | B |\n| --- | --- |\n| 1 | 2 |"
     assert text == "\n\n".join(f"# {word}{once}" for word in ("North", "East", "South", "West"))
+
+
+@pytest.mark.parametrize("lower", [0, 5, 6, 7.5])
+def test_columns_are_read_one_after_the_other_wherever_their_lines_stand(reader: PdfReader, lower: float) -> None:
+    def draw(canvas: Canvas) -> None:
+        for number in range(12):
+            for side, x, y in (("left", 50, 0.0), ("right", 320, lower)):
+                column(canvas, [f"{side}{number} pump valve boiler house mill and river"], x, 740 - 13 * number - y)
+        canvas.showPage()
+
+    found = re.findall(r"(?:left|right)\d+", reader.read(pdf(draw)).text)
+    assert found == [f"{side}{number}" for side in ("left", "right") for number in range(12)]
+
+
+def test_exponents_and_indices_stay_with_their_words(reader: PdfReader) -> None:
+    def draw(canvas: Canvas) -> None:
+        for row in range(4):
+            text = canvas.beginText(LEFT, 700 - 12 * row)
+            for words, size, rise in (
+                ("A hall of 20 m", 10, 0),
+                ("2", 7, 3.63),
+                (" has H", 10, 0),
+                ("2", 7, -3.4),
+                ("O.", 10, 0),
+            ):
+                text.setFont("Times-Roman", size)
+                text.setRise(rise)
+                text.textOut(words)
+            canvas.drawText(text)
+        canvas.showPage()
+
+    assert reader.read(pdf(draw)).text == " ".join(["A hall of 20 m2 has H2O."] * 4)
+
+
+@pytest.mark.parametrize("angle", [45, 90, -60])
+def test_a_watermark_is_a_line_and_no_heading(reader: PdfReader, angle: int) -> None:
+    def draw(canvas: Canvas) -> None:
+        heading(canvas, "The Boiler House", 16, 760)
+        column(canvas, ["The pump is inspected twice a year, and its valves are replaced."] * 4)
+        canvas.translate(200, 400)
+        canvas.rotate(angle)
+        canvas.setFont("Helvetica-Bold", 50)
+        canvas.drawString(0, 0, "DRAFT OF MAY")
+        canvas.showPage()
+
+    read = reader.read(pdf(draw))
+    assert read.title == "The Boiler House"
+    assert [line for line in read.text.split("\n") if "DRAFT" in line] == ["DRAFT OF MAY"]
 
 
 def test_numbers_that_stand_below_each_other_are_a_table(reader: PdfReader) -> None:
