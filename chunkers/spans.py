@@ -121,10 +121,13 @@ def recover_spans(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
     [(0, 2), (3, 4), (5, 9)]
     """
     states = [_Place(-1, 0)]
+    # What two neighbours share on average: in a text that repeats itself, pieces that were placed with less would run
+    # out of text before the last one.
+    usual = max(0, sum(map(len, pieces)) - len(text.strip())) // max(1, len(pieces) - 1)
     for number, piece in enumerate(pieces):
         if not piece:
             raise SpanError(f"piece {number} is empty: leave empty pieces out before their spans are recovered")
-        states = _places_after(text, piece, states)
+        states = _places_after(text, piece, states, usual)
         if not states:
             shown = piece if len(piece) <= 60 else piece[:57] + "..."
             raise SpanError(
@@ -140,13 +143,13 @@ def recover_spans(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
-def _places_after(text: str, piece: str, states: Sequence[_Place]) -> list[_Place]:
-    """The best places of ``piece`` that come after one of ``states``."""
+def _places_after(text: str, piece: str, states: Sequence[_Place], usual: int) -> list[_Place]:
+    """The best places of ``piece`` that come after one of ``states``, of which it usually shares so many characters."""
     low = max(0, min(state.start for state in states))
     high = max(_next_word(text, state.end) for state in states)
     found: list[_Place] = []
     gaps: dict[tuple[int, int], int] = {}
-    for start, end in _occurrences(text, piece, low, high, states):
+    for start, end in _occurrences(text, piece, low, high, states, usual):
         best: _Place | None = None
         for state in states:
             # A piece may begin where the one before it does and go on: overlap can take up a whole short piece.
@@ -156,7 +159,8 @@ def _places_after(text: str, piece: str, states: Sequence[_Place]) -> list[_Plac
             if key not in gaps:
                 gaps[key] = _words_in(text, *key)
             shared = max(0, state.end - start)
-            place = _Place(start, end, state.left_out + gaps[key], state.unevenness + shared * shared, state)
+            uneven = state.unevenness + (shared - usual) ** 2
+            place = _Place(start, end, state.left_out + gaps[key], uneven, state)
             if best is None or place.cost < best.cost:
                 best = place
         if best is not None:
@@ -169,7 +173,9 @@ def _places_after(text: str, piece: str, states: Sequence[_Place]) -> list[_Plac
     return kept if leftmost in kept else [*kept[:-1], leftmost]
 
 
-def _occurrences(text: str, piece: str, low: int, high: int, states: Sequence[_Place]) -> list[tuple[int, int]]:
+def _occurrences(
+    text: str, piece: str, low: int, high: int, states: Sequence[_Place], usual: int
+) -> list[tuple[int, int]]:
     """Places of ``piece`` from ``low`` on: those up to ``high``, and the first one after it."""
     variants = [piece] if piece == piece.strip() else [piece, piece.strip()]
     for wanted in filter(None, variants):
@@ -179,6 +185,15 @@ def _occurrences(text: str, piece: str, low: int, high: int, states: Sequence[_P
             for start in (state.end, _next_word(text, state.end))
             if start >= low and text.startswith(wanted, start)
         }
+        if usual:
+            # The places that share what is usual, or a little more or less.
+            size = len(wanted)
+            for shared in (state.end - usual for state in states if state.end - usual >= low):
+                near = (
+                    text.find(wanted, shared, shared + 2 * size),
+                    text.rfind(wanted, max(low, shared - size), shared + size),
+                )
+                starts.update(start for start in near if start != -1)
         at = text.find(wanted, low)
         while at != -1 and len(starts) < _PLACES:
             starts.add(at)

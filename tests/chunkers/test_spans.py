@@ -113,3 +113,15 @@ def test_metadata_situates() -> None:
     metadata = {"title": "T", "path": "a/b.md", "date": 2024, "speaker": "", "other": ["x"]}
     context = base_context(Document("d", "x", metadata))
     assert (context.title, context.path, context.date, context.speaker) == ("T", "a/b.md", "2024", None)
+
+
+@pytest.mark.parametrize("unit", ["same line\n", "word word\n\n", "字"])
+@pytest.mark.parametrize(("size", "overlap"), [(100, 20), (100, 50), (60, 7)])
+def test_overlapping_pieces_of_one_repeated_line_cover_the_text(unit: str, size: int, overlap: int) -> None:
+    text = unit * 200
+    starts = range(0, max(1, len(text) - overlap), size - overlap)
+    for pieces in ([text[at : at + size] for at in starts], [text[at : at + size].strip() for at in starts]):
+        spans = recover_spans(text, pieces)
+        assert [text[start:end] for start, end in spans] == pieces
+        covered = {place for start, end in spans for place in range(start, end)}
+        assert not [at for at, sign in enumerate(text) if at not in covered and not sign.isspace()]
