@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -105,7 +105,7 @@ def overflow_of(chosen: Overflow, pooling: Pooling, role: Role) -> OnOverflow:
     return "window" if role == "document" and pooling not in ("cls", "last") else "warn"
 
 
-def checked_texts(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Iterable[str]) -> list[str]:
     """The texts, if they are a list of texts.
 
     Raises:
@@ -113,10 +113,11 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     """
     if isinstance(texts, str):
         raise InputError(f"texts is one string ({texts[:40]!r}): give a list of strings")
-    for number, text in enumerate(texts):
+    given = list(texts)  # a generator can be read once
+    for number, text in enumerate(given):
         if not isinstance(text, str):
-            raise InputError(f"text {number} of {len(texts)} is a {type(text).__name__}: every text has to be a string")
-    return list(texts)
+            raise InputError(f"text {number} of {len(given)} is a {type(text).__name__}: every text has to be a string")
+    return given
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, SkipValidation, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    SkipValidation,
+    field_serializer,
+    model_validator,
+)
 
 from situate.embedders.types import DType, Overflow, Pooling
 from situate.errors import InputError
@@ -21,6 +31,7 @@ from situate.retrievers.search.geometry import Hubness, Whitening
 from situate.retrievers.signals.base import Signal, signal_from_json
 from situate.retrievers.storage.connect import MEMORY, connect
 from situate.retrievers.types import QueryExpander, Reranker, check_parts
+from situate.types import Context
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
@@ -51,6 +62,21 @@ def _number(given: Any) -> Any:
     return given
 
 
+def _comparable(given: float) -> float:
+    if math.isnan(given):
+        raise ValueError("nan leaves out everything: give a score, or None")
+    return given
+
+
+def _fields(given: tuple[str, ...]) -> tuple[str, ...]:
+    Context().render(given)
+    return given
+
+
+#: A score below which passages are left out.
+Threshold: TypeAlias = Annotated[float, AfterValidator(_comparable)]
+#: Names of fields of a `Context`.
+ContextFields: TypeAlias = Annotated[tuple[str, ...], AfterValidator(_fields)]
 #: A number of tokens, layers or dimensions.
 Count: TypeAlias = Annotated[int, Field(gt=0), BeforeValidator(_number)]
 
@@ -424,7 +450,7 @@ class RetrieverOptions(Configured):
 
     expander: SkipValidation[QueryExpander | None] = None
     rerankers: SkipValidation[Sequence[Reranker]] = ()
-    threshold: float | None = None
+    threshold: Threshold | None = None
     k: Count = 10
     candidates: Count = 50
     fuse_texts: TextFusion | None = None

@@ -120,6 +120,8 @@ class _Same:
     """Whether two lists of answers mean the same: pickles where the comparison of texts does."""
 
     def __init__(self, texts: Callable[[str, str], bool]) -> None:
+        if not callable(texts):
+            raise InputError(f"same={texts!r:.40} cannot be called: give a function of two texts, or None")
         self.texts = texts
 
     def __call__(self, a: Sequence[Generation], b: Sequence[Generation]) -> bool:

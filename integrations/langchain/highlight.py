@@ -72,6 +72,7 @@ class SituateHighlighter(HighlightOptions, PicklesAsConfig, BaseDocumentCompress
         Raises:
             StepError: The model failed and ``on_error="raise"``.
         """
+        documents = list(documents)
         hits, trace = document_hits(documents)[0], self._trace()
         work = partial(self.highlighter.highlight, query, hits)
         return _marked(documents, trace.run("highlight", work, hits) if hits else [], trace)
@@ -80,6 +81,7 @@ class SituateHighlighter(HighlightOptions, PicklesAsConfig, BaseDocumentCompress
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[LangChainDocument]:
         """`compress_documents` without blocking the event loop."""
+        documents = list(documents)
         hits, trace = document_hits(documents)[0], self._trace()
         work = partial(self.highlighter.ahighlight, query, hits)
         return _marked(documents, await trace.arun("highlight", work, hits) if hits else [], trace)

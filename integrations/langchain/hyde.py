@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from langchain_core.callbacks import (
@@ -17,14 +17,14 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseLanguageModel
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.vectorstores import VectorStore
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, field_validator, model_validator
 
 from situate.errors import InputError
 from situate.integrations._shared.component import Handle, PicklesAsConfig
 from situate.integrations._shared.settings import HydeOptions
 from situate.integrations.langchain.generator import LangChainGenerator
 from situate.integrations.langchain.retriever import areport_steps, report_steps
-from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde
+from situate.retrievers.expand.hyde import WEB_SEARCH, Hyde, HydeSettings as Settings
 from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.types import QueryText
 from situate.vectors import mean_direction
@@ -54,6 +54,11 @@ class HydeSettings(HydeOptions, PicklesAsConfig):
         if not isinstance(llm, BaseLanguageModel):
             raise ValueError(f"llm is a {type(llm).__name__}, not a chat model or an LLM of LangChain")
         return llm
+
+    @model_validator(mode="after")
+    def _template_holds_the_query(self) -> Self:
+        Settings(template=self.template, language=self.language)
+        return self
 
     def _trace(self) -> Trace:
         trace: Trace = self._steps.get(self._policy(), self._runner).trace()

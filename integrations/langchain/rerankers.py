@@ -18,13 +18,19 @@ from situate.embedders.pairs.cross_encoder import CrossEncoderModel
 from situate.errors import InputError
 from situate.integrations._shared.component import Configured, Handle, Meaning, PicklesAsConfig
 from situate.integrations._shared.origin import DEGRADED_KEY
-from situate.integrations._shared.settings import DEFAULT_CROSS_ENCODER, CrossEncoderOptions, StepOptions
+from situate.integrations._shared.settings import (
+    DEFAULT_CROSS_ENCODER,
+    ContextFields,
+    CrossEncoderOptions,
+    StepOptions,
+    Threshold,
+)
 from situate.integrations.langchain.documents import RELEVANCE_SCORE, chunk_context, document_id, read_origin
 from situate.integrations.langchain.embeddings import SituateEmbeddings
 from situate.retrievers import rerank
 from situate.retrievers.pipeline.steps import Trace
 from situate.retrievers.rerank.late_interaction import TokenSource
-from situate.retrievers.types import Hit, Reranker
+from situate.retrievers.types import Hit, Reranker, check_query
 from situate.types import Chunk
 
 if TYPE_CHECKING or find_spec("langchain_core.cross_encoders"):
@@ -79,7 +85,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
     known_otherwise: ClassVar[Mapping[str, str]] = {"top_k": "it is top_n here"}
 
     top_n: int | None = Field(default=None, ge=1)
-    threshold: float | None = None
+    threshold: Threshold | None = None
     timeout: float | None = Field(default=None, gt=0)
 
     _handle: Handle[Any] = PrivateAttr(default_factory=Handle)
@@ -106,6 +112,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
         Raises:
             StepError: The model failed and ``on_error="raise"``.
         """
+        check_query(query)
         if not documents:
             return []
         hits, originals = document_hits(documents)
@@ -117,6 +124,7 @@ class RerankerCompressor(Configured, StepOptions, PicklesAsConfig, BaseDocumentC
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[LangChainDocument]:
         """`compress_documents` without blocking the event loop."""
+        check_query(query)
         if not documents:
             return []
         hits, originals = document_hits(documents)
@@ -172,7 +180,7 @@ class CrossEncoderReranker(RerankerCompressor):
     also_known_as: ClassVar[Mapping[str, Meaning]] = {"model_name": "model"}
 
     model: str | SituateCrossEncoder = DEFAULT_CROSS_ENCODER
-    context: tuple[str, ...] = ()
+    context: ContextFields = ()
     prior: float = Field(default=0.0, ge=0.0, le=1.0)
     sentences: int | None = Field(default=None, ge=1)
 
@@ -203,7 +211,7 @@ class LateInteractionReranker(RerankerCompressor):
     embeddings: SituateEmbeddings
     stored: SkipValidation[TokenSource | None] = None
     prior: float = Field(default=0.0, ge=0.0, le=1.0)
-    context: tuple[str, ...] = ()
+    context: ContextFields = ()
 
     def _ranks(self) -> Reranker:
         embedder = self.embeddings.embedder

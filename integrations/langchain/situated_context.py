@@ -60,6 +60,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
     def transform_documents(self, documents: Sequence[LangChainDocument], **kwargs: Any) -> Sequence[LangChainDocument]:
         """The documents in their order, situated. The given ones are not changed."""
         refuse_unknown("transform_documents", kwargs)
+        documents = list(documents)
         situated: dict[int, Chunk] = {}
         for document, members in _by_document(documents):
             chunks = [chunk for _, chunk in members]
@@ -73,6 +74,7 @@ class SituatedContextTransformer(BaseDocumentTransformer):
     ) -> Sequence[LangChainDocument]:
         """`transform_documents` without blocking the event loop."""
         refuse_unknown("atransform_documents", kwargs)
+        documents = list(documents)
         situated: dict[int, Chunk] = {}
         for document, members in await asyncio.to_thread(_by_document, documents):
             chunks = [chunk for _, chunk in members]

@@ -64,6 +64,8 @@ class CachedQueryEngine(BaseQueryEngine):
         **options: Any,
     ) -> None:
         super().__init__(callback_manager)
+        if not isinstance(tenant, str):
+            raise InputError(f"tenant={tenant!r:.40} is a {type(tenant).__name__}: a tenant is named by a text")
         self.query_engine = query_engine
         self.tenant = tenant
         model = embed_model if embed_model is not None else default_embedding()
@@ -86,6 +88,8 @@ class _Same:
     """Whether two responses mean the same: pickles where the comparison of texts does."""
 
     def __init__(self, texts: Callable[[str, str], bool]) -> None:
+        if not callable(texts):
+            raise InputError(f"same={texts!r:.40} cannot be called: give a function of two texts, or None")
         self.texts = texts
 
     def __call__(self, a: Response, b: Response) -> bool:

@@ -25,6 +25,7 @@ from situate.errors import InputError, SpanError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
 from situate.integrations._shared.origin import CONTEXT_KEY, ORIGIN_KEY, ChunkOrigin
 from situate.integrations._shared.pages import PageBounds, cut_document, is_element, is_page, joined, page_bounds
+from situate.integrations._shared.settings import ContextFields
 from situate.integrations._shared.splitting import under_headings
 from situate.integrations.llama_index.embedding import SituateEmbedding, default_embedding
 from situate.integrations.llama_index.nodes import (
@@ -114,7 +115,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
     )
     situators: list[Any] = Field(default_factory=list, description="Write context before vectors are made.")
     context_key: str = Field(default=CONTEXT_KEY, min_length=1, description="Metadata key of the visible context.")
-    context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context shown there.")
+    context_fields: ContextFields = Field(default=("headings", "sentence"), description="Context shown there.")
     join_pages: bool = Field(default=True, description="Whether pages of one file are read together.")
 
     @classmethod

@@ -15,6 +15,7 @@ from situate.errors import InputError
 from situate.integrations._shared.component import Configured, PicklesAsConfig
 from situate.integrations._shared.origin import CONTEXT_KEY
 from situate.integrations._shared.pages import file_groups, file_parts, is_element, joined, page_bounds
+from situate.integrations._shared.settings import ContextFields
 from situate.integrations.llama_index.nodes import (
     configuration,
     failed,
@@ -67,7 +68,7 @@ class SituatedContext(Configured, PicklesAsConfig, TransformComponent):
 
     situators: list[Any] = Field(min_length=1, description="Write the context, in this order.")
     context_key: str = Field(default=CONTEXT_KEY, min_length=1, description="Metadata key of the context.")
-    context_fields: tuple[str, ...] = Field(default=("headings", "sentence"), description="Context written there.")
+    context_fields: ContextFields = Field(default=("headings", "sentence"), description="Context written there.")
     embed: bool = Field(default=True, description="Whether embedding models read the context.")
     llm: bool = Field(default=True, description="Whether language models read the context.")
     docstore: BaseDocumentStore | None = Field(default=None, exclude=True, description="Holds the documents.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 import warnings
@@ -131,6 +132,14 @@ class Index(Openable):
             )
         unset = dict.fromkeys(("_opened", "_batcher", "_background", "_geometry", "_lock", "_measuring"))
         return {**self.__dict__, **unset, "_closed": False}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The index itself where it is on a client or in memory; else another one with the same settings."""
+        if self._given_client is not None or self._in_memory:
+            return self
+        again = type(self).__new__(type(self))
+        again.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return again
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from situate.errors import InputError
 from situate.retrievers.search.fusion import stretched
 from situate.retrievers.types import Hit, InstructedReranker, Reranker
-from situate.types import Chunk
+from situate.types import Chunk, Context
 from situate.vectors import check_finite
 
 
@@ -27,7 +27,7 @@ class RerankSettings:
         top: Only the first so many hits are judged, the others follow in their order; None for all.
 
     Raises:
-        InputError: ``prior`` is not in [0, 1], or ``top`` is less than 1.
+        InputError: ``prior`` is not in [0, 1], ``top`` is less than 1, or a context has no such field.
     """
 
     name: str
@@ -36,6 +36,7 @@ class RerankSettings:
     top: int | None = None
 
     def __post_init__(self) -> None:
+        Context().render(self.context)  # refuses what are no fields
         if not 0 <= self.prior <= 1:
             raise InputError(f"prior={self.prior} must lie between 0 and 1")
         if self.top is not None and self.top < 1:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.documents import Document
 from langchain_core.language_models import FakeListChatModel
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import MockLLM
@@ -308,6 +309,51 @@ def test_a_frameworks_own_part_is_refused_where_the_retriever_is_made() -> None:
             make(expander="hyde")
         with pytest.raises(ValueError, match=r"policies\['hyde'\] is 3: give a StepPolicy"):
             make(policies={"hyde": 3})
+
+
+def test_generators_are_read_once_and_whole() -> None:
+    model, documents = embeddings(), [Document(page_content="Pumps run."), Document(page_content="The ferry leaves.")]
+    assert len(model.embed_documents(text for text in ("a", "b"))) == 2  # type: ignore[arg-type]
+    assert len(embed_model().embedder.embed_documents(text for text in ("a", "b"))) == 2  # type: ignore[arg-type]
+    given = (each for each in documents)
+    assert len(langchain.SituatedContextTransformer([HeadingSituator()]).transform_documents(given)) == 2  # type: ignore[arg-type]
+    marker = langchain.SituateHighlighter(embeddings=model)
+    assert len(marker.compress_documents((each for each in documents), "pumps")) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: langchain.LateInteractionReranker(embeddings=embeddings(), threshold=float("nan")), "leaves out"),
+        (lambda: langchain.SituateRetriever(index=Index(embed_model().embedder), threshold=float("nan")), "leaves out"),
+        (lambda: langchain.CrossEncoderReranker(context=("heading",)), "no field 'heading'"),
+        (lambda: llama_index.LateChunkingNodeParser(embed_model=embed_model(), context_fields=("x",)), "no field 'x'"),
+        (lambda: Mmr(embed_model().embedder, context=("heading",)), "no field 'heading'"),
+        (
+            lambda: langchain.HyDEEmbeddings(
+                embeddings=embeddings(), llm=FakeListChatModel(responses=["x"]), template="Answer it."
+            ),
+            r"has no \{query\}",
+        ),
+        (lambda: langchain.SituateCache(embeddings(), same="alike"), "same='alike' cannot be called"),
+        (lambda: llama_index.CachedQueryEngine(None, embed_model(), tenant=None), "tenant=None"),
+    ],
+)
+def test_what_would_fail_in_every_query_is_refused_at_construction(make: Make, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_a_reranker_without_a_query_raises_in_place_of_degrading() -> None:
+    with pytest.raises(InputError, match="the query is a NoneType"):
+        langchain.LateInteractionReranker(embeddings=embeddings()).compress_documents(
+            [Document(page_content="x")], None
+        )  # type: ignore[arg-type]
+
+
+def test_an_index_in_memory_is_shared_by_deep_copies() -> None:
+    store = langchain.SituateVectorStore(embeddings())
+    assert store.as_retriever().model_copy(deep=True).vectorstore.index is store.index
 
 
 def test_options_of_the_client_by_several_names_are_joined() -> None:
