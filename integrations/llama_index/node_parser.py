@@ -15,10 +15,18 @@ from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent,
 from llama_index.core.node_parser import HierarchicalNodeParser, HTMLNodeParser, JSONNodeParser, NodeParser
 from llama_index.core.node_parser.loading import load_parser
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits, default_id_func
-from llama_index.core.schema import BaseNode, Document as LlamaDocument, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    Document as LlamaDocument,
+    MetadataMode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.settings import Settings
 from llama_index_instrumentation import get_dispatcher
 
+from situate.chunkers.base import encodable
 from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans
 from situate.embedders.types import ChunkScheme, ChunkVectors
 from situate.errors import InputError, SpanError
@@ -177,7 +185,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
 
     def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> list[BaseNode]:
         parsed: list[BaseNode] = []
-        groups = self._groups(nodes)
+        groups = self._groups([_encodable(node) for node in nodes])
         with DocumentBar("Late chunking", _sizes(groups), show_progress) as bar:
             for batch in _batches(groups):
                 cuts = self._cut(batch, **kwargs)
@@ -194,7 +202,7 @@ class LateChunkingNodeParser(Configured, PicklesAsConfig, NodeParser):
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
     ) -> list[BaseNode]:
         parsed: list[BaseNode] = []
-        groups = self._groups(nodes)
+        groups = self._groups([_encodable(node) for node in nodes])
         with DocumentBar("Late chunking", _sizes(groups), show_progress) as bar:
             for batch in _batches(groups):
                 cuts = await asyncio.to_thread(self._cut, batch, **kwargs)
@@ -436,6 +444,16 @@ def _batches(groups: Iterable[list[BaseNode]]) -> Iterator[list[list[BaseNode]]]
 def _sizes(groups: Iterable[Sequence[BaseNode]]) -> list[int]:
     """Characters of each group of documents."""
     return [sum(len(node.get_content()) for node in group) for group in groups]
+
+
+def _encodable(node: BaseNode) -> BaseNode:
+    """The node, or a copy with U+FFFD for lone surrogates, of which LlamaIndex makes no hash."""
+    text = node.get_content(MetadataMode.NONE)
+    if (readable := encodable(text)) == text:
+        return node
+    copy = node.model_copy()
+    copy.set_content(readable)
+    return copy
 
 
 def _with_default_ids(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -285,6 +285,14 @@ class Rewriting(SentenceSplitter):
         return self.split_text(text)
 
 
+def test_a_lone_surrogate_costs_no_document(embed_model: SituateEmbedding) -> None:
+    given = [Document(text="One.", id_="a"), Document(text="A ferry \ud83d leaves.", id_="b")]
+    nodes = LateChunkingNodeParser(embed_model=embed_model).get_nodes_from_documents(given)
+    assert [(node.ref_doc_id, node.get_content()) for node in nodes] == [("a", "One."), ("b", "A ferry \ufffd leaves.")]
+    assert given[1].text == "A ferry \ud83d leaves."
+    assert all(node.hash for node in nodes)
+
+
 def test_a_splitter_that_rewrites_is_refused(embed_model: SituateEmbedding) -> None:
     parser = LateChunkingNodeParser(embed_model=embed_model, splitter=Rewriting())
     with pytest.raises(SpanError, match="rewrote"):
