@@ -379,10 +379,22 @@ class Collection:
 
     def _project(self, begin: bool) -> None:
         """Search by projections from now on, if the collection has them, or may get them."""
-        assert self._compression is not None
         with self._projecting:
-            if self.gateway.codes is None:
+            if self.gateway.codes is not None or self._compression is None:
+                return
+            try:
                 self.gateway.codes = codes_of(self, self._compression, begin)
+            except Exception as error:  # of REST, of gRPC or of a tenant's client
+                if not _forbidden(error):
+                    raise
+                self._compression = None  # not again with the next documents
+                warnings.warn(
+                    f"this client may not change the metadata of collection {self.name!r}, which keep the projection "
+                    "of compression='pca:...', so that the collection is searched exactly: open it once with a key "
+                    "that may",
+                    FallbackWarning,
+                    stacklevel=2,
+                )
 
     def projection(self) -> Mapping[str, Any] | None:
         """The projection of dense vectors that the collection keeps, as `Projection.to_json` wrote it."""

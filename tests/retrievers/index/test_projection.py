@@ -12,7 +12,7 @@ import pytest
 from qdrant_client import models
 
 from situate.embedders import Embedder
-from situate.errors import IncompatibleIndexError, InputError, StorageError
+from situate.errors import FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.index import projection
 from situate.retrievers.index.payload import CODES, DENSE
@@ -20,7 +20,7 @@ from situate.retrievers.index.projection import Projection
 from situate.retrievers.search.gateway import ClientGateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
-from situate.retrievers.storage.edge import EdgeClient
+from situate.retrievers.storage.edge import EdgeClient, bind_tenant, prepare_for_tenants
 from situate.types import Document
 from situate.vectors import unit
 from tests.retrievers.index.test_compression import QUERIES, TEXTS
@@ -181,6 +181,24 @@ def test_writers_that_fit_at_one_moment_agree_on_one_projection(
         assert short.keys() == whole.keys() == set(range(50))
         for i, row in whole.items():
             np.testing.assert_allclose(short[i], unit(another(np.array(row, dtype=np.float32))), atol=1e-3)
+
+
+def test_a_tenant_who_may_keep_none_stores_and_searches_exactly(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "least", lambda size: 40)
+    config = replace(SHORT, compression="pca:16")
+    with EdgeClient() as client:
+        with Index(embedder, client=client, config=config) as index:
+            index.open()
+        prepare_for_tenants(client, "situate", "tenant")
+        with Index(embedder, client=bind_tenant(client, "tenant", "a"), config=config) as index:
+            with pytest.warns(FallbackWarning, match="searched exactly"):
+                assert index.add(DOCUMENTS[:50]).added == 50
+            assert index.add(DOCUMENTS[50:60]).added == 10
+            assert (index.count(), index.gateway.codes) == (60, None)
+            assert index.search(TEXTS[3], 1)[0].chunk.document_id == "3"
+        assert "situate_projection" not in (client.get_collection("situate").config.metadata or {})
 
 
 def test_what_cannot_be_is_refused(embedder: Embedder) -> None:
