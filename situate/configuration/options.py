@@ -53,8 +53,13 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, values: Any) -> Any:
-        values = cls._written(values)
-        return check_keys(f"a {cls.__name__}", values, list(cls.model_fields))
+        values = check_keys(f"a {cls.__name__}", cls._written(values), list(cls.model_fields))
+        if isinstance(values, Mapping):
+            for key, value in values.items():
+                # pydantic reads true, and YAML's yes and on, as the number 1.
+                if isinstance(value, bool) and not _takes_truth(cls.model_fields[key].annotation):
+                    raise PydanticCustomError("wrong_key", "it is no truth value, and was given one", {"key": key})
+        return values
 
     @classmethod
     def _written(cls, values: Any) -> Any:
@@ -160,6 +165,10 @@ def options(
     model: type[Options] = create_model(name, __base__=Options, __doc__=_summary(target), **fields)
     model.target, model.inside = target, inside
     return model
+
+
+def _takes_truth(hint: Any) -> bool:
+    return hint in (bool, Any) or isinstance(hint, bool) or any(map(_takes_truth, get_args(hint)))
 
 
 def _made(value: Any, **further: Any) -> Any:

@@ -32,7 +32,7 @@ def problem(error: Any, file: YamlFile | None, prefix: str) -> str:
     context = error.get("ctx") or {}
     place = _without_kinds(error["loc"])
     message = context.get("hint") or error["msg"].removeprefix("Value error, ")
-    if error["type"] == "unknown_key":
+    if error["type"] in ("unknown_key", "wrong_key"):
         place = (*place, context["key"])
         message = error["msg"]
     elif error["type"] == "union_tag_invalid":
