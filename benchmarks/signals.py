@@ -129,6 +129,7 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
         "40 x 2^4 x 16": Muvera(name="muvera"),
         "20 x 2^4 x 16": Muvera(name="half", repetitions=20),
     }
+    embedder = Embedder(model)
     stored = {"float16": Tokens(), "int8": Tokens(name="bytes", datatype="int8")}
     with EdgeClient(auto_optimize=False) as client:
         signals = (*stored.values(), *forms.values())
@@ -141,7 +142,9 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
             points = []
             for i, matrix in some:
                 own = matrix.astype(np.float32)
-                vector: dict[str, object] = {form.name: form.of_document(own) for form in forms.values()}
+                vector: dict[str, object] = {
+                    form.name: form.of_document(form.around(embedder, [own])[0]) for form in forms.values()
+                }
                 vector |= {"tokens": own, "bytes": in_bytes(own)}
                 points.append(models.PointStruct.model_construct(id=point_id(i + 1), vector=vector, payload={}))
             client.upsert("c", points)
@@ -152,7 +155,7 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
         ]
         default = next(iter(forms))
         ways += [(default, depth, kind, at_once) for depth in (100, 200) for kind in stored for at_once in (16, None)]
-        _ask(gateway, asked, forms, stored, list(dict.fromkeys(ways)))
+        _ask(gateway, asked, forms, stored, list(dict.fromkeys(ways)), embedder)
         own = [way for way in dict.fromkeys(ways) if way[0] == default and way[3] is None]
         int8 = models.ScalarQuantization(
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
@@ -164,7 +167,7 @@ def muvera(data: EvaluationSet, model: str, kept: Path | None = None, documents:
         client.optimize("c")
         print(f"built in {time.perf_counter() - started:.0f} s", flush=True)
         gateway.params = models.SearchParams(quantization=codes)
-        _ask(gateway, asked, forms, stored, own)
+        _ask(gateway, asked, forms, stored, own, embedder)
 
 
 def _ask(
@@ -173,6 +176,7 @@ def _ask(
     forms: Mapping[str, Muvera],
     stored: Mapping[str, Tokens],
     ways: Sequence[tuple[str, int, str, int | None]],
+    embedder: Embedder,
 ) -> None:
     """Print what each way (encoding, candidates, form of the tokens, chunks rescored in a request) finds and takes.
 
@@ -189,7 +193,7 @@ def _ask(
             name, depth, kind, gateway.maxsim_at_once = way
             form, tokens_ = forms[name], stored[kind]
             times = [time.process_time()]
-            encoding = form.of_query(query)
+            encoding = form.of_query(form.around(embedder, [query])[0])
             times.append(time.process_time())
             candidates = list(gateway.nearest({form.name: encoding}, depth, None)[form.name])
             times.append(time.process_time())

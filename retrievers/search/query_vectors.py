@@ -166,7 +166,7 @@ class QueryEncoder:
             tokens = embedder.embed_query_tokens([w.question for w in several]) if with_tokens else None
             rows["query"] = embedder.embed_queries(queries) if queries else ()
         rows["document"] = embedder.embed_documents(documents) if documents else ()
-        return _with_further(signals, several, list(self._joined(several, rows, tokens, terms)))
+        return _with_further(signals, several, list(self._joined(several, rows, tokens, terms)), self.embedder)
 
     async def aencode(self, written: WrittenQuery) -> QueryVectors:
         """`encode` for an embedder on a server, without blocking the event loop."""
@@ -183,7 +183,7 @@ class QueryEncoder:
         }
         joined = list(self._joined([written], rows, tokens))
         own = [signal for signal in signals if type(signal).ask is not Signal.ask]
-        return (await asyncio.to_thread(_with_further, own, [written], joined))[0] if own else joined[0]
+        return (await asyncio.to_thread(_with_further, own, [written], joined, self.embedder))[0] if own else joined[0]
 
     def _joined(
         self,
@@ -214,10 +214,10 @@ class QueryEncoder:
 
 
 def _with_further(
-    signals: Sequence[Signal], several: Sequence[WrittenQuery], joined: list[QueryVectors]
+    signals: Sequence[Signal], several: Sequence[WrittenQuery], joined: list[QueryVectors], embedder: Embedder
 ) -> list[QueryVectors]:
     """The vectors, with those of the signals' own models."""
-    made = {signal.name: asked for signal in signals if (asked := signal.ask(several, joined)) is not None}
+    made = {signal.name: asked for signal in signals if (asked := signal.ask(several, joined, embedder)) is not None}
     if not made:
         return joined
     return [

@@ -158,12 +158,15 @@ class Signal(ABC):
     def encode(self, batch: Batch) -> Values:
         """The values of all chunks."""
 
-    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Value] | None:
+    def ask(
+        self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors], embedder: Embedder
+    ) -> Sequence[Value] | None:
         """A value per query, where it takes a model or arithmetic; None where `query` returns another vector.
 
         Args:
             queries: The queries' texts.
             vectors: Their vectors by the index's embedder.
+            embedder: The index's.
         """
         return None
 

@@ -76,7 +76,9 @@ class Dense(Signal):
         embedder = self.embedder or batch.embedder
         return [made.dense for made in embedder.encode_chunks(batch.items, scheme=self.scheme)]
 
-    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Value] | None:
+    def ask(
+        self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors], embedder: Embedder
+    ) -> Sequence[Value] | None:
         """Per query the mean of its texts, each in its role; a vector that the caller made is none of this model."""
         from situate.retrievers.search.query_vectors import QueryEncoder
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,38 @@ from situate.errors import InputError
 from situate.parameters import checked_parameters
 from situate.retrievers.signals.base import Batch, Values
 from situate.retrievers.signals.tokens import TokenSignal
+from situate.vectors import unit
 
 if TYPE_CHECKING:
     from qdrant_client import models
 
+    from situate.embedders.embedder import Embedder
+    from situate.embedders.library.multivector import MultiVectorEmbedder
     from situate.retrievers.search.query_vectors import QueryVectors, WrittenQuery
 
 #: Numbers of a dense vector that Qdrant holds.
 _LARGEST = 65535
+#: Texts with nothing in common: what all their token vectors share is the model's. Encodings depend on every word here.
+_SAMPLE = (
+    "The committee approved the budget for the coming year after a long debate.",
+    "Water boils at a lower temperature in the mountains because the air is thinner.",
+    "Call the function with two arguments; it returns a list, or raises an error.",
+    "She bought three kilos of pears at the market and a loaf of bread.",
+    "The patient was given antibiotics for ten days and recovered without complications.",
+    "Nobody knows who painted the small portrait that hangs in the hall.",
+    "Trains to the airport leave every fifteen minutes from platform seven.",
+    "In the second half the home team scored twice and won the match.",
+    "The tenant has to return all keys on the last day of the month.",
+    "Bats find their way in the dark by listening to their own echoes.",
+    "Sales rose by four percent in spring, mostly in the northern region.",
+    "How do I reset my password if I no longer have the old phone?",
+    "The bridge was built of stone in 1742 and widened two hundred years later.",
+    "Add the flour slowly, stir until smooth, and let the dough rest for an hour.",
+    "A court may refuse evidence that was obtained without a warrant.",
+    "Light from the nearest star takes more than four years to reach us.",
+)
+#: The means of models' token vectors over these texts.
+_CENTRES: WeakKeyDictionary[MultiVectorEmbedder | Embedder, Vectors] = WeakKeyDictionary()
 
 
 @checked_parameters
@@ -35,12 +60,16 @@ class Muvera(TokenSignal):
     the vector whose region differs in the fewest hyperplanes. Vectors are projected to ``projection`` numbers by
     random signs. `Tokens` of the same model then scores the candidates by MaxSim itself.
 
+    Token vectors of many models lie around one direction, E5's at a mean cosine of 0.8: hyperplanes through the origin
+    hardly part them. So the mean of a fixed sample of texts is taken off first, and what remains has the length 1.
+
     Attributes:
         repetitions: Independent cuts of space; more are more exact. At one length, 40 cuts into 2^4 regions find more
             than the paper's 20 into 2^5 (docs/signals.md).
         bits: Hyperplanes of a cut.
         projection: Numbers that stand for a token vector; None for all of its own.
         seed: Of the random hyperplanes and signs.
+        centred: Whether the model's mean token vector is taken off; False gives the paper's encodings.
 
     Raises:
         InputError: A number is less than 1, or an encoding is longer than a vector may be.
@@ -52,6 +81,7 @@ class Muvera(TokenSignal):
     bits: int = 4
     projection: int | None = 16
     seed: int = 42
+    centred: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,13 +90,15 @@ class Muvera(TokenSignal):
                 f"repetitions={self.repetitions}, bits={self.bits} and projection={self.projection} of {self.name!r} "
                 "must be at least 1"
             )
+        if not isinstance(self.centred, bool):
+            raise InputError(f"centred={self.centred!r} of {self.name!r} is True or False")
         if self.projection is not None:
             self._size(self.projection)
 
     def stored(self) -> Mapping[str, Any]:
         """The model and the encoding's parameters."""
         numbers = {name: getattr(self, name) for name in ("repetitions", "bits", "projection", "seed")}
-        return {**super().stored(), **numbers}
+        return {**super().stored(), **numbers, **({"centred": True} if self.centred else {})}
 
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams:
         """A long dense vector, half a float a number."""
@@ -79,18 +111,35 @@ class Muvera(TokenSignal):
 
     def encode(self, batch: Batch) -> Values:
         """An encoding per chunk; a chunk without token vectors has none."""
-        rows = self.tokens_of(batch)
+        rows = self.around(batch.embedder, self.tokens_of(batch))
         return batch.of_documents([self.of_document(own) if len(own) else None for own in rows])
 
-    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Vectors]:
+    def ask(
+        self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors], embedder: Embedder
+    ) -> Sequence[Vectors]:
         """An encoding per query."""
-        return [self.of_query(rows) for rows in self.asked(queries, vectors)]
+        return [self.of_query(rows) for rows in self.around(embedder, self.asked(queries, vectors))]
+
+    def around(self, embedder: Embedder, rows: Sequence[Vectors]) -> Sequence[Vectors]:
+        """Token vectors as they are encoded: less the model's mean and L2-normalised, where the signal is centred.
+
+        Args:
+            embedder: The index's; its mean counts where the signal has no model of its own.
+            rows: float32 ``[tokens, dimension]`` each.
+        """
+        if not self.centred or not rows:
+            return rows
+        model = self.embedder or embedder
+        if (centre := _CENTRES.get(model)) is None:
+            sample = np.concatenate(model.embed_document_tokens(_SAMPLE))
+            centre = _CENTRES[model] = sample.mean(0, dtype=np.float64).astype(np.float32)
+        return [unit(own - centre) if len(own) else own for own in rows]
 
     def of_query(self, rows: Vectors) -> Vectors:
         """The encoding of a query: sums of projected vectors.
 
         Args:
-            rows: float32 ``[tokens, dimension]``.
+            rows: float32 ``[tokens, dimension]``, as `around` returns them.
 
         Returns:
             float32 ``[repetitions * 2 ** bits * projection]``.

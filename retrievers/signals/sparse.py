@@ -99,13 +99,14 @@ class Sparse(Signal):
             rows = embedder.embed_documents([situated(chunk, self.context) for chunk in batch.chunks])
         return batch.of_documents([_converted(self._pruned(row)) for row in rows])
 
-    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Value] | None:
+    def ask(
+        self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors], embedder: Embedder
+    ) -> Sequence[Value] | None:
         """A vector per question, by a model of its own."""
         texts = [query.question for query in queries]
-        embedder = self.embedder
-        if embedder is None:
+        if self.embedder is None:
             return None
-        rows = embedder.embed_queries(texts) if self.query_by == "model" else embedder.count_tokens(texts)
+        rows = self.embedder.embed_queries(texts) if self.query_by == "model" else self.embedder.count_tokens(texts)
         return [SparseVector(row.indices, row.values) for row in rows]
 
     def query(self, vectors: QueryVectors) -> Value | None:

@@ -168,7 +168,9 @@ class Tokens(TokenSignal):
             rows = [in_bytes(own) for own in rows]
         return batch.of_documents(rows)
 
-    def ask(self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors]) -> Sequence[Vectors] | None:
+    def ask(
+        self, queries: Sequence[WrittenQuery], vectors: Sequence[QueryVectors], embedder: Embedder
+    ) -> Sequence[Vectors] | None:
         """The token vectors of each question, by a model of its own."""
         return None if self.embedder is None else self.asked(queries, vectors)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.cluster import AgglomerativeClustering
 
 from situate.embedders import Embedder, MultiVectorEmbedder
-from situate.errors import InputError
+from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.rerank import StoredTokens
+from situate.retrievers.signals import muvera
 from situate.retrievers.signals.base import Batch, Signal
 from situate.retrievers.signals.muvera import Muvera
 from situate.retrievers.signals.tokens import Tokens, pooled, pruned
@@ -159,6 +163,49 @@ def test_their_dot_product_approximates_maxsim_the_better_the_more_repetitions()
     assert dots(Muvera(repetitions=2, projection=4)) == few
 
 
+class Crowded:
+    """A model whose token vectors, like E5's, lie around one direction."""
+
+    def embed_document_tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.around(random_tokens(1000 + i, 20, 64)) for i in range(len(texts))]
+
+    def around(self, rows: np.ndarray) -> np.ndarray:
+        return unit(0.5 * rows + np.eye(1, 64, dtype=np.float32))
+
+
+def test_token_vectors_around_one_direction_are_told_apart() -> None:
+    model, question = Crowded(), random_tokens(0, 8, 64)
+    shares = np.linspace(0, 1, 60)
+    texts = [random_tokens(1 + i, 30, 64) for i in range(60)]
+    documents = [
+        model.around(unit(rows + share * np.resize(question, rows.shape)))
+        for rows, share in zip(texts, shares, strict=True)
+    ]
+    query = model.around(question)
+    maxsims = [float((query @ rows.T).max(1).sum()) for rows in documents]
+
+    def agreement(signal: Muvera) -> float:
+        (own,) = signal.around(model, [query])  # type: ignore[arg-type]
+        encodings = [signal.of_document(rows) for rows in signal.around(model, documents)]  # type: ignore[arg-type]
+        return float(spearmanr(maxsims, [signal.of_query(own) @ each for each in encodings]).statistic)
+
+    assert 1 - agreement(Muvera()) < (1 - agreement(Muvera(centred=False))) / 2
+
+
+def test_the_models_mean_is_taken_off(embedder: Embedder) -> None:
+    (rows,) = embedder.embed_query_tokens(["When are pears ripe?"])
+    sample = np.concatenate(embedder.embed_document_tokens(muvera._SAMPLE))
+    (own,) = Muvera().around(embedder, [rows])
+    assert own == pytest.approx(unit(rows - sample.mean(0)), abs=1e-5)
+    assert Muvera(centred=False).around(embedder, [rows])[0] is rows
+    assert "centred" not in Muvera(centred=False).stored()
+    with Index(embedder, config=PipelineConfig(signals=(Muvera(repetitions=2),))) as index:
+        index.add(DOCUMENTS)
+        other = PipelineConfig(signals=(Muvera(repetitions=2, centred=False),))
+        with pytest.raises(IncompatibleIndexError, match="centred"):
+            Index(embedder, client=index.client, config=other).open()
+
+
 def test_they_find_candidates_alone(embedder: Embedder) -> None:
     """With all of the weight nothing else is asked, and MaxSim has the last word."""
     signals = (Muvera(weight=1.0), Tokens(weight=1.0, datatype="float32"))
@@ -171,6 +218,7 @@ def test_they_find_candidates_alone(embedder: Embedder) -> None:
         assert hits[0].relevance is not None
 
 
+@pytest.mark.filterwarnings("ignore::situate.errors.TruncationWarning")  # it reads 12 tokens, the sample has more
 def test_a_trained_model_is_stored_and_asked(embedder: Embedder, colbert_path) -> None:
     trained = MultiVectorEmbedder(colbert_path, device="cpu", dtype="float32")
     texts = {"cat": "the cat sat on the mat .", "river": "old river runs ."}
