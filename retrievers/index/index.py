@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from situate.batches import in_batches
 from situate.embedders.types import Vectors
 from situate.errors import ConventionError, FallbackWarning, IncompatibleIndexError, InputError, StorageError
@@ -449,6 +451,8 @@ class Index(Openable):
                 scheme=self.config.dense,
                 token_vectors=self.config.needs_tokens,
             )
+            if self.config.compressed is not None:
+                self.config.compressed.check_vectors(np.concatenate([made.dense for made in vectors]))
             collection.write(self._versions(changed, vectors, absent))
             if begun := absent - collection.absent:  # they were begun to be filled in after these were made
                 fill(collection, self.embedder, self.config, begun, [document.id for document, _, _ in changed])

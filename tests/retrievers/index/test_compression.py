@@ -12,9 +12,9 @@ import pytest
 from qdrant_client import models
 
 from situate.embedders import Embedder
-from situate.errors import InputError
+from situate.errors import InputError, SituateWarning
 from situate.retrievers import Index, PipelineConfig
-from situate.retrievers.index.compression import CompressionKind, kind_of
+from situate.retrievers.index.compression import Compression, CompressionKind, kind_of
 from situate.retrievers.search.gateway import ClientGateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
@@ -168,6 +168,15 @@ def test_one_parameter_in_both_frameworks(embedder: Embedder) -> None:
     for index in (by_chain.index, by_llama.index, by_index.index):
         (params,) = (index.client.get_collection(index.collection).config.params.vectors or {}).values()
         assert kind_of(params) == "binary"
+
+
+def test_signs_of_vectors_around_one_direction_are_warned_of() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    spread, crowded = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, rows + 2))
+    with pytest.warns(SituateWarning, match="signs hardly differ: compression='binary'"):
+        Compression("binary").check_vectors(crowded)
+    Compression("binary").check_vectors(spread)
+    Compression("int8").check_vectors(crowded)
 
 
 def test_what_cannot_be_is_refused() -> None:
