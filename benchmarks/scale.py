@@ -19,6 +19,7 @@ import asyncio
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -289,6 +290,12 @@ def measured(name: str, points: int, vectors: Path) -> dict[str, Any]:
     return result
 
 
+def first_error(stderr: str) -> str:
+    """The first error that a process told of: those behind it follow from it, as its files are gone by then."""
+    errors = [line for line in stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors[0] if errors else stderr[-200:]).replace("|", "/")[:200]
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """The results as Markdown."""
     columns = ["chunks", "store", "chunks/s", "CPU ms a chunk", "search p50 / p95, ms", "filtered p50 / p95, ms"]
@@ -360,7 +367,7 @@ def main() -> None:
                     [*command, "--one", name, str(vectors)], capture_output=True, text=True, check=False
                 )
                 answer = done.stdout.strip().splitlines()
-                found = json.loads(answer[-1]) if not done.returncode and answer else {"why": done.stderr[-200:]}
+                found = json.loads(answer[-1]) if not done.returncode and answer else {"why": first_error(done.stderr)}
                 results = [row for row in results if (row["points"], row["store"]) != (points, name)]
                 results.append({"points": points, "store": name, "load": load, **found})
                 print(results[-1], flush=True)
