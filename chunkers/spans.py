@@ -123,7 +123,9 @@ def recover_spans(text: str, pieces: Sequence[str]) -> list[tuple[int, int]]:
     states = [_Place(-1, 0)]
     # What two neighbours share on average: in a text that repeats itself, pieces that were placed with less would run
     # out of text before the last one.
-    usual = max(0, sum(map(len, pieces)) - len(text.strip())) // max(1, len(pieces) - 1)
+    spaced = any(piece != piece.strip() for piece in (*pieces[:1], *pieces[-1:]))
+    covered = text if spaced else text.strip()  # the blank ends of the text are in the pieces, or in none
+    usual = max(0, sum(map(len, pieces)) - len(covered)) // max(1, len(pieces) - 1)
     for number, piece in enumerate(pieces):
         if not piece:
             raise SpanError(f"piece {number} is empty: leave empty pieces out before their spans are recovered")

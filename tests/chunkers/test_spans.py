@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from situate.chunkers import Document
 from situate.chunkers.spans import base_context, chunks_from_spans, recover_spans, trimmed
@@ -25,6 +25,7 @@ def cut(text: str, size: int, overlap: int) -> list[tuple[int, int]]:
 
 
 @given(st.text(alphabet="abc \n", min_size=1, max_size=80), st.integers(1, 9))
+@example("a  ", 2)
 def test_pieces_without_overlap_are_placed_exactly_even_where_text_repeats(text: str, size: int) -> None:
     spans = cut(text, size, 0)
     assert recover_spans(text, [text[s:e] for s, e in spans]) == spans
