@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from situate.embedders.bridge import Bridge
 from situate.embedders.build import build_encoder
+from situate.embedders.centre import SAMPLE, centre_of
 from situate.embedders.models.conventions import check_dimensions
 from situate.embedders.models.extension import Extension, Method
 from situate.embedders.models.families import Family, Similarity
@@ -23,7 +25,7 @@ from situate.embedders.models.resolve import DEFAULT_MODEL
 from situate.embedders.models.settings import EmbedderSettings, check_mean_layers
 from situate.embedders.profile import ModelProfile
 from situate.embedders.querier import QUESTIONS, check_dimensions as check_pair, check_space
-from situate.embedders.schemes import Plan, Request, check_scheme, finish, plan
+from situate.embedders.schemes import Plan, Request, check_scheme, finish, mixes, plan
 from situate.embedders.types import (
     ChunkScheme,
     ChunkVectors,
@@ -208,6 +210,7 @@ class Embedder:
         self._unchecked: set[bool] = set() if settings.querier is None or settings.bridge is not None else {False, True}
         self._family: Family | None = None
         self._encoder: SpanEncoder | None = None
+        self._centre: Vectors | None = None
         self._role_options: Mapping[Role, dict[str, Any]] = {}
         self._warned_of_window = False
 
@@ -260,15 +263,19 @@ class Embedder:
         return tasked
 
     def agreeing_with(self, fingerprint: Mapping[str, Any]) -> Embedder:
-        """This embedder, or with ``on_overflow="auto"`` one that treats long documents as that fingerprint's did.
+        """This embedder, or one that makes vectors as that fingerprint's did, where a later version makes others.
+
+        With ``on_overflow="auto"`` it treats long documents likewise; neighbours are mixed likewise.
 
         Args:
             fingerprint: Of the embedder that a collection was built with.
         """
-        cut = self._settings.on_overflow == "auto" and fingerprint.get("on_overflow") == "cut"
-        if not cut or self.fingerprint["on_overflow"] == "cut":
-            return self
-        return self.from_settings(dataclasses.replace(self._settings, on_overflow="warn"))
+        changed: dict[str, Any] = {}
+        if self._settings.on_overflow == "auto" and fingerprint.get("on_overflow") == "cut":
+            changed = {} if self.fingerprint["on_overflow"] == "cut" else {"on_overflow": "warn"}
+        if "scheme" in fingerprint and (scheme := self.scheme.agreeing_with(fingerprint["scheme"])) != self.scheme:
+            changed["scheme"] = scheme
+        return self.from_settings(dataclasses.replace(self._settings, **changed)) if changed else self
 
     @property
     def settings(self) -> EmbedderSettings:
@@ -406,11 +413,10 @@ class Embedder:
         which agrees to about 0.998, is part of it, and so is the ``query_model``, because another one's queries would
         find nothing.
         """
-        scheme = dataclasses.asdict(self.scheme)
         return {
             **self._profile.fingerprint(self.encoder),
             **({} if self._querier is None or self._bridge is not None else {"query_model": self._querier.space}),
-            "scheme": {name: list(value) if isinstance(value, tuple) else value for name, value in scheme.items()},
+            "scheme": self.scheme.stored(),
         }
 
     @property
@@ -511,6 +517,9 @@ class Embedder:
             encoded = self._encode(plain, "document")
         with listening(_listener(tokens, plain)):
             encoded_tokens = self._encode(tokens, "document", tokens=True)
+        if self._lacks_centre(plans):
+            with listening(None), self._finding_centre():
+                self._centre = centre_of(self.embed_documents(SAMPLE))
         return self._finished(plans, encoded, encoded_tokens)
 
     async def aencode_chunks(
@@ -525,6 +534,9 @@ class Embedder:
             encoded = await self._aencode(plain, "document")
         with listening(_listener(tokens, plain)):
             encoded_tokens = await self._aencode(tokens, "document", tokens=True)
+        if self._lacks_centre(plans):
+            with listening(None), self._finding_centre():
+                self._centre = centre_of(await self.aembed_documents(SAMPLE))
         return await asyncio.to_thread(self._finished, plans, encoded, encoded_tokens)
 
     def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
@@ -680,6 +692,24 @@ class Embedder:
             for document, chunks in items
         ]
 
+    def _lacks_centre(self, plans: Sequence[Plan]) -> bool:
+        return self._centre is None and any(map(mixes, plans))
+
+    @contextmanager
+    def _finding_centre(self) -> Iterator[None]:
+        """Where the sample's texts are longer than the model may read, neighbours are mixed in as they are."""
+        try:
+            yield
+        except OverflowLimitError as error:
+            self._centre = np.zeros(self.dimension, dtype=np.float32)
+            warnings.warn(
+                f"neighbours are mixed in without the mean of the model's vectors, as on_overflow is 'raise' and texts "
+                f"of {max(map(len, SAMPLE))} characters are too long ({error}): a greater max_tokens, or "
+                "ChunkScheme(centred=False)",
+                SituateWarning,
+                stacklevel=4,
+            )
+
     def _finished(
         self, plans: Sequence[Plan], plain: Sequence[Encoded], tokens: Sequence[Encoded]
     ) -> list[ChunkVectors]:
@@ -688,7 +718,9 @@ class Embedder:
         for each in plans:
             request = each.request()
             last, last_token = first + len(request.plain), first_token + len(request.tokens)
-            results.append(finish(each, plain[first:last], tokens[first_token:last_token], self.dimension))
+            results.append(
+                finish(each, plain[first:last], tokens[first_token:last_token], self.dimension, self._centre)
+            )
             first, first_token = last, last_token
         return results
 

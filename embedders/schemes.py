@@ -167,7 +167,14 @@ def plan(
     )
 
 
-def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dimension: int) -> ChunkVectors:
+def mixes(plan: Plan) -> bool:
+    """Whether `finish` needs the model's centre for these chunks."""
+    return plan.scheme.neighbours > 0 and plan.scheme.centred and len(plan.chunks) > 1
+
+
+def finish(
+    plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dimension: int, centre: Vectors | None = None
+) -> ChunkVectors:
     """The chunks' vectors from the encoder's results for ``plan.request()``.
 
     Args:
@@ -175,6 +182,7 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
         plain: Results of the request's plain texts.
         tokens: Results of the request's texts with token vectors.
         dimension: Length of a vector, for a document without chunks.
+        centre: float32 ``[dimension]``, the mean of the model's vectors, of length 1 each, where the plan `mixes`.
 
     Raises:
         NonFiniteVectorError: A vector holds NaN or infinity.
@@ -193,7 +201,7 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
         mixed = unit(weight * unit(alone) + (1 - weight) * unit(late))
     assert mixed is not None  # a plan with chunks reads them in one way at least
     if plan.scheme.neighbours:
-        mixed = with_neighbours(mixed, plan.chunks, plan.scheme.neighbours)
+        mixed = with_neighbours(mixed, plan.chunks, plan.scheme.neighbours, centre if mixes(plan) else None)
     vectors: tuple[Vectors, ...] | None = None
     if plan.token_vectors:
         vectors = tuple(matrix for encoded in tokens for matrix in encoded.tokens or ())
@@ -204,8 +212,11 @@ def finish(plan: Plan, plain: Sequence[Encoded], tokens: Sequence[Encoded], dime
     return ChunkVectors(mixed, vectors, terms or None)
 
 
-def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float) -> Vectors:
+def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float, centre: Vectors | None = None) -> Vectors:
     """Each chunk's vector plus ``share`` of the previous and the next chunk's, renormalised.
+
+    With a centre the mean of a chunk and its neighbours is taken of what they have beyond it, and stretched so that the
+    document's mixes are on average as far from it as its chunks: a mean of several is short, and so near to any query.
 
     Neighbours are chunks that follow each other in the document. Where the chunks' indices show that one between them
     is missing, they are not neighbours: a part of a document's chunks never mixes distant ones.
@@ -214,14 +225,25 @@ def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float) -> 
         vectors: float32 ``[chunks, dimension]``.
         chunks: Their chunks, in any order.
         share: Weight of each neighbour.
+        centre: float32 ``[dimension]``, the mean of the model's vectors; None adds the vectors as they are.
     """
     order = np.array(sorted(range(len(chunks)), key=lambda i: (chunks[i].start, chunks[i].end, chunks[i].index)))
     steps = np.diff([chunks[i].index for i in order])
     adjoining = steps == 1 if (steps > 0).all() else np.ones(len(steps), dtype=bool)
-    sorted_vectors = unit(vectors[order])
-    mixed = sorted_vectors.copy()
-    mixed[1:] += np.float32(share) * sorted_vectors[:-1] * adjoining[:, None]
-    mixed[:-1] += np.float32(share) * sorted_vectors[1:] * adjoining[:, None]
+    weights = (np.float32(share) * adjoining).astype(np.float32)[:, None]
+    own = unit(vectors[order])
+    if centre is not None:
+        own -= centre
+    mixed = own.copy()
+    mixed[1:] += weights * own[:-1]
+    mixed[:-1] += weights * own[1:]
+    if centre is not None:
+        whole = np.ones((len(own), 1), dtype=np.float32)
+        whole[1:] += weights
+        whole[:-1] += weights
+        mixed /= whole
+        alone, together = (float(np.linalg.norm(rows, axis=-1).mean()) for rows in (own, mixed))
+        mixed = centre + mixed * np.float32(alone / max(together, 1e-9))
     result = np.empty_like(vectors)
     result[order] = unit(mixed)
     return result

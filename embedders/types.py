@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +176,8 @@ class ChunkScheme:
         situated: Characters of the neighbouring text given on each side of a chunk (SitEmb windows); 0 for none.
             Not together with ``late``.
         neighbours: After that, add this share of the previous and the next chunk's vector, renormalise.
+        centred: Whether only what the vectors have beyond the model's mean is added up. Without it a mix of chunks lies
+            nearer to that mean, and so to every query, than a chunk that has no neighbours.
         context: `Context` fields written in front of what the model reads.
         pool_context: Whether the context's tokens are pooled with the chunk's. They always are where one token stands
             for everything read (CLS and last-token pooling) or the engine returns one vector a text.
@@ -187,8 +189,23 @@ class ChunkScheme:
     residual: float = 0.5
     situated: int = 0
     neighbours: float = 0.0
+    centred: bool = True
     context: tuple[str, ...] = ()
     pool_context: bool = False
+
+    def stored(self) -> dict[str, Any]:
+        """What decides a chunk's vector, as JSON values; ``centred`` only where there is a mix."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        centred = values.pop("centred")
+        return values | ({"centred": True} if centred and self.neighbours else {})
+
+    def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
+        """This scheme, or one that mixes neighbours without the mean, as collections of before did.
+
+        Args:
+            stored: As `stored` returned it for the scheme of a collection.
+        """
+        return self if not self.neighbours or "centred" in stored else replace(self, centred=False)
 
 
 @dataclass(frozen=True, slots=True)

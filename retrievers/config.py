@@ -376,6 +376,24 @@ class PipelineConfig:
             oversampling=self.oversampling,
         )
 
+    def agreeing_with(self, stored: Mapping[str, Any]) -> PipelineConfig:
+        """This configuration, or one that stores what that collection's did, where a later version stores another form.
+
+        Args:
+            stored: As `stored` returned it for the collection.
+        """
+        changed: dict[str, Any] = {}
+        terms = (stored.get("lexical") or {}).get("terms", 1)
+        if self.lexical is not None and stored.get("lexical") and terms < self.lexical.terms:
+            changed["lexical"] = replace(self.lexical, terms=terms)
+        if (dense := self.dense.agreeing_with(stored.get("dense") or {})) != self.dense:
+            changed["dense"] = dense
+        kept = stored.get("signals") or {}
+        signals = tuple(s.agreeing_with(kept[s.name]) if s.name in kept else s for s in self.signals)
+        if signals != self.signals:
+            changed["signals"] = signals
+        return replace(self, **changed) if changed else self
+
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a change needs a new index."""
         chunk = {signal.name: signal.stored() for signal in self.table if signal.kind == "chunk"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.schema import (
@@ -407,9 +407,8 @@ def model_key(embedder: Embedder) -> str:
 
 def scheme_key(scheme: ChunkScheme) -> dict[str, Any]:
     """The scheme's fields that differ from the default, as JSON values."""
-    default = ChunkScheme()
-    values = asdict(scheme)
-    return {f.name: values[f.name] for f in fields(scheme) if values[f.name] != getattr(default, f.name)}
+    default = ChunkScheme().stored()
+    return {name: value for name, value in scheme.stored().items() if value != default.get(name)}
 
 
 def _context(node: BaseNode) -> Context:

@@ -171,9 +171,8 @@ class Collection:
                 f"collection {self.name!r} was not made by situate's Index: choose another collection name, or use "
                 "the framework's own Qdrant store for it"
             )
-        lexical = (before.get("stored") or {}).get("lexical")
-        if config.lexical is not None and lexical and (terms := lexical.get("terms", 1)) < config.lexical.terms:
-            config = replace(config, lexical=replace(config.lexical, terms=terms))
+        if (agreeing := config.agreeing_with(before.get("stored") or {})) is not config:
+            config = agreeing
             built_with = _fingerprint(fingerprint, config)
         kept = (before.get("stored") or {}).get("compression")
         if config.compression is None and kept is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -144,6 +144,14 @@ class Signal(ABC):
     @abstractmethod
     def stored(self) -> Mapping[str, Any]:
         """What decides the content of stored vectors, as JSON values: a part of the collection's fingerprint."""
+
+    def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
+        """This signal, or one that stores what a collection of before has, where it would store another form now.
+
+        Args:
+            stored: As `stored` returned it for the collection's.
+        """
+        return self
 
     @abstractmethod
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams | models.SparseVectorParams:

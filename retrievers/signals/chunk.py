@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from situate.embedders.types import ChunkScheme
@@ -31,7 +31,7 @@ class ChunkVector(Signal):
 
     def stored(self) -> Mapping[str, Any]:
         """The scheme; the embedder's fingerprint is the collection's own."""
-        return asdict(self.scheme) | {"context": list(self.scheme.context)}
+        return self.scheme.stored()
 
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams:
         """A dense vector, compared as the model was trained."""

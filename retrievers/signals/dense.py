@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from situate.embedders.embedder import Embedder
 from situate.embedders.types import ChunkScheme
@@ -59,8 +59,16 @@ class Dense(Signal):
 
     def stored(self) -> Mapping[str, Any]:
         """The model's fingerprint, and the scheme."""
-        scheme = None if self.scheme is None else {**asdict(self.scheme), "context": list(self.scheme.context)}
+        scheme = None if self.scheme is None else self.scheme.stored()
         return {"encoder": None if self.embedder is None else self.embedder.fingerprint, "scheme": scheme}
+
+    def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
+        """The model reads long documents, and both mix neighbours, as the collection's did."""
+        scheme = None if self.scheme is None else self.scheme.agreeing_with(stored.get("scheme") or {})
+        embedder = self.embedder and self.embedder.agreeing_with(stored.get("encoder") or {})
+        if embedder is not self.embedder:
+            return replace(self, scheme=scheme, model=embedder, options={})
+        return self if scheme == self.scheme else replace(self, scheme=scheme)
 
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams:
         """A dense vector, compared as the model was trained."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from situate.embedders.centre import SAMPLE, centre_of
 from situate.embedders.types import Vectors
 from situate.errors import InputError
 from situate.parameters import checked_parameters
@@ -27,25 +28,6 @@ if TYPE_CHECKING:
 
 #: Numbers of a dense vector that Qdrant holds.
 _LARGEST = 65535
-#: Texts with nothing in common: what all their token vectors share is the model's. Encodings depend on every word here.
-_SAMPLE = (
-    "The committee approved the budget for the coming year after a long debate.",
-    "Water boils at a lower temperature in the mountains because the air is thinner.",
-    "Call the function with two arguments; it returns a list, or raises an error.",
-    "She bought three kilos of pears at the market and a loaf of bread.",
-    "The patient was given antibiotics for ten days and recovered without complications.",
-    "Nobody knows who painted the small portrait that hangs in the hall.",
-    "Trains to the airport leave every fifteen minutes from platform seven.",
-    "In the second half the home team scored twice and won the match.",
-    "The tenant has to return all keys on the last day of the month.",
-    "Bats find their way in the dark by listening to their own echoes.",
-    "Sales rose by four percent in spring, mostly in the northern region.",
-    "How do I reset my password if I no longer have the old phone?",
-    "The bridge was built of stone in 1742 and widened two hundred years later.",
-    "Add the flour slowly, stir until smooth, and let the dough rest for an hour.",
-    "A court may refuse evidence that was obtained without a warrant.",
-    "Light from the nearest star takes more than four years to reach us.",
-)
 #: The means of models' token vectors over these texts.
 _CENTRES: WeakKeyDictionary[MultiVectorEmbedder | Embedder, Vectors] = WeakKeyDictionary()
 
@@ -100,6 +82,10 @@ class Muvera(TokenSignal):
         numbers = {name: getattr(self, name) for name in ("repetitions", "bits", "projection", "seed")}
         return {**super().stored(), **numbers, **({"centred": True} if self.centred else {})}
 
+    def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
+        """Encodings of before were not centred."""
+        return self if "centred" in stored else replace(self, centred=False)
+
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams:
         """A long dense vector, half a float a number."""
         from qdrant_client import models
@@ -131,8 +117,7 @@ class Muvera(TokenSignal):
             return rows
         model = self.embedder or embedder
         if (centre := _CENTRES.get(model)) is None:
-            sample = np.concatenate(model.embed_document_tokens(_SAMPLE))
-            centre = _CENTRES[model] = sample.mean(0, dtype=np.float64).astype(np.float32)
+            centre = _CENTRES[model] = centre_of(np.concatenate(model.embed_document_tokens(SAMPLE)))
         return [unit(own - centre) if len(own) else own for own in rows]
 
     def of_query(self, rows: Vectors) -> Vectors:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from situate.embedders import ChunkScheme, Embedder, Family
+from situate.embedders.centre import SAMPLE
 from situate.embedders.schemes import with_neighbours
 from situate.embedders.types import Encoded, SpanText, Vectors
 from situate.errors import ConventionError, InputError, SituateWarning, SpanError
 from situate.types import Chunk, Context, Document
+from tests.crowded import Crowded
 
 SENTENCES = [
     "Berlin is the capital and largest city of Germany, both by area and by population. ",
@@ -45,6 +47,11 @@ LONG = document_of("".join(SENTENCES * 8), title="Berlin")
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
     return Embedder(dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def crowded(embedder) -> Embedder:
+    return Embedder(encoder=Crowded(embedder.encoder))
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +267,64 @@ def test_many_documents_in_one_call_are_each_as_if_alone(embedder):
 def test_neighbours_are_mixed_by_the_formula(embedder):
     chunks = chunks_of(LONG, 180)
     alone = embedder.embed_documents([chunk.text for chunk in chunks])
-    found = embedder.encode_chunks([(LONG, chunks)], ChunkScheme(neighbours=0.35))[0].dense
-    padded = np.vstack([np.zeros((1, 384)), alone, np.zeros((1, 384))])
-    np.testing.assert_allclose(found, normed(alone + 0.35 * (padded[:-2] + padded[2:])), atol=1e-6)
+    found = embedder.encode_chunks([(LONG, chunks)], ChunkScheme(neighbours=0.35, centred=False))[0].dense
+
+    def summed(rows):
+        padded = np.vstack([np.zeros((1, 384)), rows, np.zeros((1, 384))])
+        return rows + 0.35 * (padded[:-2] + padded[2:])
+
+    np.testing.assert_allclose(found, normed(summed(alone)), atol=1e-6)
+    centre = embedder.embed_documents(SAMPLE).mean(0)
+    apart = alone - centre
+    means = summed(apart) / (1 + 0.35 * np.array([1, *[2] * (len(chunks) - 2), 1]))[:, None]
+    kept = means * np.linalg.norm(apart, axis=1).mean() / np.linalg.norm(means, axis=1).mean()
+    centred = embedder.encode_chunks([(LONG, chunks)], ChunkScheme(neighbours=0.35))[0].dense
+    np.testing.assert_allclose(centred, normed(centre + kept), atol=1e-6)
+
+
+async def test_a_mix_is_no_nearer_to_every_question_than_a_chunk_alone(crowded):
+    """Of vectors around one direction, a sum of several is longer there, and shorter elsewhere."""
+    document = document_of("".join(SENTENCES))
+    starts = [0, *np.cumsum([len(sentence) for sentence in SENTENCES])]
+    items = [(document, [Chunk.of(document, i, a, b) for i, (a, b) in enumerate(pairwise(map(int, starts)))])]
+    asked = crowded.embed_queries(["the weather", "a recipe", "law"])
+
+    def nearness(scheme):
+        return float(np.mean([made.dense @ asked.T for made in crowded.encode_chunks(items, scheme)]))
+
+    alone, mixed, centred = (
+        nearness(ChunkScheme(neighbours=share, centred=c)) for share, c in ((0.0, False), (0.35, False), (0.35, True))
+    )
+    assert mixed - alone > 0.01
+    assert abs(centred - alone) < (mixed - alone) / 3
+    found = [made.dense for made in await crowded.aencode_chunks(items, ChunkScheme(neighbours=0.35))]
+    for ours, theirs in zip(found, crowded.encode_chunks(items, ChunkScheme(neighbours=0.35)), strict=True):
+        np.testing.assert_allclose(ours, theirs.dense, atol=1e-6)
+
+
+def test_where_the_sample_is_too_long_neighbours_are_mixed_as_they_are():
+    short = Embedder(dtype="float32", max_tokens=8, on_overflow="raise")
+    document = document_of("Pears keep. Plums rot.")
+    chunks = [Chunk.of(document, 0, 0, 11), Chunk.of(document, 1, 12, 22)]
+    with pytest.warns(SituateWarning, match="without the mean of the model's vectors, as on_overflow is 'raise'"):
+        found = short.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35))[0].dense
+    plain = short.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35, centred=False))[0].dense
+    np.testing.assert_allclose(found, plain, atol=1e-6)
+
+
+def test_a_scheme_names_the_mean_where_it_decides_something():
+    assert "centred" not in ChunkScheme().stored()
+    assert ChunkScheme(neighbours=0.2).stored()["centred"] is True
+    before = ChunkScheme(neighbours=0.2, centred=False)
+    assert "centred" not in before.stored()
+    assert ChunkScheme(neighbours=0.2).agreeing_with(before.stored()) == before
+    assert ChunkScheme(neighbours=0.2).agreeing_with(ChunkScheme(neighbours=0.2).stored()) == ChunkScheme(
+        neighbours=0.2
+    )
+    old = Embedder(scheme=before)
+    new = Embedder(scheme=ChunkScheme(neighbours=0.2))
+    assert new.fingerprint != old.fingerprint == new.agreeing_with(old.fingerprint).fingerprint
+    assert new.agreeing_with(new.fingerprint) is new
 
 
 @settings(max_examples=50, deadline=None)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from sklearn.cluster import AgglomerativeClustering
 
-from situate.embedders import Embedder, MultiVectorEmbedder
+from situate.embedders import ChunkScheme, Embedder, MultiVectorEmbedder
+from situate.embedders.centre import SAMPLE
 from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.rerank import StoredTokens
-from situate.retrievers.signals import muvera
 from situate.retrievers.signals.base import Batch, Signal
+from situate.retrievers.signals.dense import Dense
 from situate.retrievers.signals.muvera import Muvera
 from situate.retrievers.signals.tokens import Tokens, pooled, pruned
 from situate.types import Chunk, Document
@@ -194,7 +196,7 @@ def test_token_vectors_around_one_direction_are_told_apart() -> None:
 
 def test_the_models_mean_is_taken_off(embedder: Embedder) -> None:
     (rows,) = embedder.embed_query_tokens(["When are pears ripe?"])
-    sample = np.concatenate(embedder.embed_document_tokens(muvera._SAMPLE))
+    sample = np.concatenate(embedder.embed_document_tokens(SAMPLE))
     (own,) = Muvera().around(embedder, [rows])
     assert own == pytest.approx(unit(rows - sample.mean(0)), abs=1e-5)
     assert Muvera(centred=False).around(embedder, [rows])[0] is rows
@@ -204,6 +206,38 @@ def test_the_models_mean_is_taken_off(embedder: Embedder) -> None:
         other = PipelineConfig(signals=(Muvera(repetitions=2, centred=False),))
         with pytest.raises(IncompatibleIndexError, match="centred"):
             Index(embedder, client=index.client, config=other).open()
+
+
+def test_collections_of_before_keep_their_forms(embedder: Embedder, tmp_path: Path) -> None:
+    """Neither encodings nor mixes of neighbours were made around the model's mean."""
+    mixed, before = ChunkScheme(neighbours=0.4), ChunkScheme(neighbours=0.4, centred=False)
+    instructed = Embedder(document_instruction="fact: ", scheme=before)
+    old = PipelineConfig(
+        dense=before,
+        signals=(
+            Muvera(repetitions=2, centred=False),
+            Dense(scheme=before, name="again", weight=0.1),
+            Dense(instructed, name="facts", weight=0.1),
+        ),
+    )
+    with Index(embedder, path=tmp_path, config=old) as index:
+        index.add(DOCUMENTS[:2])
+        expected = index.search(QUERY).hits
+    now = PipelineConfig(
+        dense=mixed,
+        signals=(
+            Muvera(repetitions=2),
+            Dense(scheme=mixed, name="again", weight=0.1),
+            Dense(Embedder(document_instruction="fact: ", scheme=mixed), name="facts", weight=0.1),
+        ),
+    )
+    with Index(embedder, path=tmp_path, config=now) as index:
+        assert index.search(QUERY).hits == expected
+        assert index.config.stored() == old.stored()
+        assert index.add(DOCUMENTS[:2]).unchanged == 2
+        assert index.add(DOCUMENTS[2:]).added == len(DOCUMENTS) - 2
+    with Index(embedder, path=tmp_path / "new", config=now) as index:
+        assert index.open().config.stored() == now.stored() != old.stored()
 
 
 def test_they_find_candidates_alone(embedder: Embedder) -> None:
