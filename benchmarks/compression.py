@@ -23,13 +23,13 @@ from situate.chunkers import AutoChunker
 from situate.embedders import Embedder
 from situate.embedders.types import Vectors
 from situate.retrievers.evaluation import CachedEncoder
-from situate.retrievers.index.compression import Codes, Compression, CompressionKind
+from situate.retrievers.index.compression import BINARY, Codes, Compression, CompressionKind
 from situate.retrievers.index.payload import CODES, DENSE
-from situate.retrievers.index.projection import Projection
+from situate.retrievers.index.projection import Centre, Coder, Projection
 from situate.retrievers.storage.edge import EdgeClient
 from situate.vectors import unit
 
-BYTES = {"none": 4.0, "int8": 1.0, "product": 0.25, "binary": 0.125}
+BYTES = {"none": 4.0, "int8": 1.0, "product": 0.25, "signs": 0.125, BINARY: 0.125}
 QUERIES = 200
 
 
@@ -89,32 +89,32 @@ def measure(rows: Vectors, queries: Vectors, kind: CompressionKind | None) -> No
                 )
 
 
-def measure_projected(rows: Vectors, queries: Vectors, size: int, fitted_on: int) -> None:
-    """Print the rows of a projection that is fitted on the first so many vectors, which are chunks."""
+def measure_codes(rows: Vectors, queries: Vectors, kind: str, fitted_on: int) -> None:
+    """Print the rows of codes that are fitted on the first so many vectors, which are chunks."""
     exact = [set(np.argsort(-(rows @ query))[:10].tolist()) for query in queries]
-    projection = Projection.fit(rows[:fitted_on], size)
+    form = Compression(kind)
+    coder: Coder = Projection.fit(rows[:fitted_on], form.size) if form.size else Centre.fit(rows[:fitted_on])
+    bytes_ = 4 * form.size if form.size else BYTES[kind] * rows.shape[1]
     with EdgeClient(auto_optimize=False) as client:
-        kept = models.VectorParams(
-            size=rows.shape[1], distance=models.Distance.COSINE, **Compression(f"pca:{size}").params()
-        )
-        short = models.VectorParams(size=size, distance=models.Distance.COSINE)
+        kept = models.VectorParams(size=rows.shape[1], distance=models.Distance.COSINE, **form.params())
+        short = form.codes(rows.shape[1], models.Distance.COSINE)
         indexed = models.OptimizersConfigDiff(indexing_threshold=1000)
         client.create_collection("c", {DENSE: kept, CODES: short}, optimizers_config=indexed)
-        client.upload_collection("c", {DENSE: rows, CODES: projection(rows)}, ids=range(len(rows)))
+        client.upload_collection("c", {DENSE: rows, CODES: coder(rows)}, ids=range(len(rows)))
         client.optimize("c")
-        alone = Compression(f"pca:{size}", rescore=False)
+        alone = [Compression(kind, rescore=False)] if form.size else []
         for limit in (10, 100):
-            for way in (alone, *(Compression(f"pca:{size}", oversampling=times) for times in (1, 2, 4, 8, 16))):
+            for way in (*alone, *(Compression(kind, oversampling=times) for times in (1, 2, 4, 8, 16, 32))):
                 found, started = [], time.perf_counter()
                 for query in queries:
-                    asked = Codes(projection, way).query(query, limit)
+                    asked = Codes(coder, way).query(query, limit)
                     points = client.query_points("c", **asked, limit=limit, with_payload=False)
                     found.append({point.id for point in points.points[:10]})
                 took = (time.perf_counter() - started) / len(queries)
                 recall = np.mean([len(a & b) / 10 for a, b in zip(found, exact, strict=True)])
                 again = f"x {way.oversampling}" if way.rescore else "codes alone"
                 print(
-                    f"pca:{size:<4} {4 * size:6.0f} B {again:12} limit {limit:3}: "
+                    f"{kind:8} {bytes_:6.0f} B {again:12} limit {limit:3}: "
                     f"recall@10 {recall:.3f} {1e3 * took:.2f} ms (fitted on {fitted_on})",
                     flush=True,
                 )
@@ -127,15 +127,15 @@ def main() -> None:
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--sizes", type=int, nargs="*", default=[192, 128, 96, 64], help="numbers of projections")
-    parser.add_argument("--fitted-on", type=int, default=1000, help="vectors that a projection is fitted on")
-    parser.add_argument("--projections", action="store_true", help="measure projections alone")
+    parser.add_argument("--fitted-on", type=int, default=1000, help="vectors that codes are fitted on")
+    parser.add_argument("--codes", action="store_true", help="measure codes of their own alone")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where encoded texts are kept")
     arguments = parser.parse_args()
     rows, queries = vectors_of(arguments.folders, arguments.model, arguments.points, arguments.cache)
-    for kind in () if arguments.projections else (None, *get_args(CompressionKind)):
+    for kind in () if arguments.codes else (None, *get_args(CompressionKind)):
         measure(rows, queries, kind)
-    for size in arguments.sizes:
-        measure_projected(rows, queries, size, arguments.fitted_on)
+    for kind in (BINARY, *(f"pca:{size}" for size in arguments.sizes)):
+        measure_codes(rows, queries, kind, arguments.fitted_on)
 
 
 if __name__ == "__main__":

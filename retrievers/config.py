@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from situate.embedders.types import ChunkScheme
 from situate.errors import InputError
 from situate.parameters import checked_parameters
-from situate.retrievers.index.compression import Compression
+from situate.retrievers.index.compression import BINARY, Compression
 from situate.retrievers.index.languages import ENGLISH, LANGUAGES, NONE
 from situate.retrievers.index.payload import BM25, DENSE, DOCUMENT, DOCUMENT_BM25
 from situate.retrievers.search.boosts import Boost
@@ -140,8 +140,8 @@ class PipelineConfig:
             (``{"kind": "sparse", "model": ..., "weight": 0.3}``). Those that find candidates have their weight of the
             fused score, dense and BM25 share the rest. Need "minmax".
         compression: Search dense vectors by small codes in RAM, and keep the vectors themselves on disk: "int8",
-            "binary" or "product", which may change at any time, or "pca:128" (`Compression`), of the chunks' own
-            vectors; None as the collection has them.
+            "signs" or "product", which may change at any time, or "binary" or "pca:128" (`Compression`), of the chunks'
+            own vectors; None as the collection has them. "binary" for a collection that was made without it is "signs".
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None for a number that fits the
             compression.
@@ -392,6 +392,8 @@ class PipelineConfig:
         signals = tuple(s.agreeing_with(kept[s.name]) if s.name in kept else s for s in self.signals)
         if signals != self.signals:
             changed["signals"] = signals
+        if self.compression == BINARY and "compression" not in stored:
+            changed["compression"] = "signs"
         return replace(self, **changed) if changed else self
 
     def stored(self) -> Mapping[str, Any]:
@@ -412,6 +414,6 @@ class PipelineConfig:
             stored["questions"] = True
         if self.signals:
             stored["signals"] = {signal.name: {"kind": signal.kind, **signal.stored()} for signal in self.signals}
-        if self.compressed is not None and self.compressed.size is not None:
+        if self.compressed is not None and self.compressed.has_codes:
             stored["compression"] = self.compression
         return stored

@@ -51,7 +51,8 @@ class SituateDocumentIndex(StoreOptions, IndexRetriever, DocumentIndex):
         client: Any Qdrant client; None opens ``path``. The fields of `StoreOptions` name the place of the store.
         config: What is stored and how it is searched; `PipelineConfig.fast` by default.
         signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
-        compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in RAM
+        compression: "int8", "binary", "signs", "product" or "pca:128": ``config`` with dense vectors searched by
+            codes in RAM
             (`situate.retrievers.index.compression`).
         hubness: `Hubness`, or its fields as JSON: ``config`` with what makes a chunk near to every query subtracted.
         whitening: `Whitening`, or its fields as JSON: ``config`` with dense vectors compared whitened.

@@ -188,8 +188,8 @@ class SituateRetriever(OpensIndex, BaseRetriever):
             situators: As in `Index`.
             config: As in `Index`.
             signals: Further signals of ``config``, by kind, as JSON or as values (`situate.retrievers.signals`).
-            compression: "int8", "binary", "product" or "pca:128": ``config`` with dense vectors searched by codes in
-                RAM (`situate.retrievers.index.compression`).
+            compression: "int8", "binary", "signs", "product" or "pca:128": ``config`` with dense vectors searched by
+                codes in RAM (`situate.retrievers.index.compression`).
             hubness: `Hubness`, or its fields as JSON: ``config`` with what makes a chunk near to every query
                 subtracted.
             whitening: `Whitening`, or its fields as JSON: ``config`` with dense vectors compared whitened.

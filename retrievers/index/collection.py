@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from situate.embedders.fingerprints import differences
-from situate.errors import FallbackWarning, IncompatibleIndexError, InputError
+from situate.errors import FallbackWarning, IncompatibleIndexError
 from situate.retrievers.config import PipelineConfig
 from situate.retrievers.index.compression import Compression, kind_of
 from situate.retrievers.index.lexical import SparseVector
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: The key of a collection's metadata that holds its fingerprint.
 _METADATA_KEY = "situate"
-#: Not compared: the projection of dense vectors, fitted on the collection's own.
+#: Not compared: what makes codes of dense vectors, fitted on the collection's own.
 _PROJECTION_KEY = "situate_projection"
 #: Not compared: the fingerprint has its digest.
 _SAMPLE_KEY = "situate_sample"
@@ -296,17 +296,13 @@ class Collection:
         distance = _distance(built_with["encoder"])
         params = {signal.name: signal.params(dimension, distance) for signal in config.table}
         if config.compressed is not None:
-            form, size = config.compressed.params(), config.compressed.size
+            form, coded = config.compressed.params(), config.compressed.has_codes
             named = [
-                s.name for s in config.table if (s.name == DENSE if size else config.compression in s.compressible)
+                s.name for s in config.table if (s.name == DENSE if coded else config.compression in s.compressible)
             ]
             params |= {name: params[name].model_copy(update=form) for name in named}
-            if size is not None:
-                if size >= dimension:
-                    raise InputError(
-                        f"compression={config.compression!r}, but vectors have {dimension} numbers: project to fewer"
-                    )
-                params[CODES] = models.VectorParams(size=size, distance=distance)
+            if coded:
+                params[CODES] = config.compressed.codes(dimension, distance)
         dense = {name: each for name, each in params.items() if isinstance(each, models.VectorParams)}
         sparse = {name: each for name, each in params.items() if isinstance(each, models.SparseVectorParams)}
         self.client.create_collection(
@@ -326,7 +322,7 @@ class Collection:
         """
         from qdrant_client import models
 
-        if config.compressed is not None and config.compressed.size is not None:
+        if config.compressed is not None and config.compressed.has_codes:
             self._compression = config.compressed
             self._project(begin=False)
             return config
@@ -373,11 +369,11 @@ class Collection:
         document_ids = [version.document_id for version in versions]
         self._finish(document_ids, now)
         self._keep_newest(document_ids)
-        if self._compression is not None and self._compression.size is not None and self.gateway.codes is None:
+        if self._compression is not None and self._compression.has_codes and self.gateway.codes is None:
             self._project(begin=True)
 
     def _project(self, begin: bool) -> None:
-        """Search by projections from now on, if the collection has them, or may get them."""
+        """Search by codes from now on, if the collection has them, or may get them."""
         with self._projecting:
             if self.gateway.codes is not None or self._compression is None:
                 return
@@ -386,21 +382,21 @@ class Collection:
             except Exception as error:  # of REST, of gRPC or of a tenant's client
                 if not _forbidden(error):
                     raise
-                self._compression = None  # not again with the next documents
                 warnings.warn(
-                    f"this client may not change the metadata of collection {self.name!r}, which keep the projection "
-                    "of compression='pca:...', so that the collection is searched exactly: open it once with a key "
-                    "that may",
+                    f"this client may not change the metadata of collection {self.name!r}, which keep what makes "
+                    f"codes of compression={self._compression.kind!r}, so that the collection is searched exactly: "
+                    "open it once with a key that may",
                     FallbackWarning,
                     stacklevel=2,
                 )
+                self._compression = None  # not again with the next documents
 
     def projection(self) -> Mapping[str, Any] | None:
-        """The projection of dense vectors that the collection keeps, as `Projection.to_json` wrote it."""
+        """What makes codes of dense vectors, as the collection keeps it: a coder's ``to_json``."""
         return self._metadata().get(_PROJECTION_KEY)
 
     def keep_projection(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Keep a projection where there is none; return the one that is kept, another writer's, perhaps."""
+        """Keep what makes codes where there is none; return the one that is kept, another writer's, perhaps."""
         if self.projection() is None:  # fitting it took seconds
             self._set_metadata({_PROJECTION_KEY: values})
         return self._metadata()[_PROJECTION_KEY]  # type: ignore[no-any-return]
@@ -543,7 +539,7 @@ def _points(version: Version, number: int, gateway: Gateway) -> Iterable[models.
         if gateway.codes is not None:
             row = version.vectors[DENSE][place]
             assert isinstance(row, np.ndarray)
-            vectors[CODES] = gateway.codes.projection(row).tolist()
+            vectors[CODES] = gateway.codes.coder(row).tolist()
         yield models.PointStruct.model_construct(
             id=point_id(chunk.id, version.document_hash),
             vector=vectors,

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from qdrant_client import models
 
     from situate.embedders.types import Vectors
-    from situate.retrievers.index.projection import Projection
+    from situate.retrievers.index.projection import Coder
 
-#: Qdrant's quantization. "int8": a byte a number; "binary": its sign alone; "product": a byte for four numbers, by
+#: Qdrant's quantization. "int8": a byte a number; "signs": its sign alone; "product": a byte for four numbers, by
 #: learned centroids.
-CompressionKind: TypeAlias = Literal["int8", "binary", "product"]
+CompressionKind: TypeAlias = Literal["int8", "signs", "product"]
+#: Signs of vectors less the collection's mean.
+BINARY = "binary"
 #: In front of a number of numbers: vectors projected to so few.
 PCA = "pca:"
 #: Candidates by the codes for each hit that is wanted: as few as keep recall@10 (`benchmarks.compression`).
-OVERSAMPLING: Mapping[str, float] = {"int8": 2.0, "binary": 16.0, "product": 4.0, PCA: 8.0}
+OVERSAMPLING: Mapping[str, float] = {"int8": 2.0, "signs": 16.0, "product": 4.0, BINARY: 8.0, PCA: 8.0}
 #: The share of numbers that int8 covers; the few beyond are clipped, so that the rest have finer steps.
 _QUANTILE = 0.99
 #: The length of the mean of some vectors from which on their signs hardly differ, as all lie around one direction. It
@@ -37,21 +39,25 @@ _CROWDED, _SOME = 0.75, 50
 
 @dataclass(frozen=True)
 class Compression:
-    """How dense vectors are compressed and searched: by Qdrant's quantization, or by a projection to fewer numbers.
+    """How dense vectors are compressed and searched: by Qdrant's quantization, or by codes beside them.
 
-    Codes of ``d`` numbers take ``d`` bytes as "int8", ``d / 8`` as "binary", ``d / 4`` as "product" and ``4 n`` as
-    "pca:n", in place of ``4 d``. The vectors themselves are on disk, unchanged.
+    Codes of ``d`` numbers take ``d`` bytes as "int8", ``d / 8`` as "binary" and "signs", ``d / 4`` as "product" and
+    ``4 n`` as "pca:n", in place of ``4 d``. The vectors themselves are on disk, unchanged.
+
+    "int8", "product" and "signs" are Qdrant's quantization of the vectors as they are, which any collection can take
+    on. "binary" are the signs of the vectors less their mean, and "pca:n" projections: both are fitted on the
+    collection's own vectors, kept in it, and decided when it is made. Where vectors lie around one direction, as E5's
+    do, their signs as they are hardly differ.
 
     Attributes:
-        kind: The form of the codes: "int8", "binary", "product", or "pca:128" for 128 numbers by a projection that is
-            fitted on the collection's own vectors and kept in it.
+        kind: The form of the codes: "int8", "binary", "signs", "product", or "pca:128" for 128 numbers.
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
-        oversampling: So many times the candidates that are wanted are found by codes; None: 2 for "int8", 16 for
-            "binary", 4 for "product", 8 for "pca:n".
+        oversampling: So many times the candidates that are wanted are found by codes; None: 2 for "int8", 4 for
+            "product", 8 for "binary" and "pca:n", 16 for "signs".
 
     Raises:
-        InputError: ``kind`` is none of these, ``oversampling`` is less than 1 or set without rescoring, or "binary" is
-            not rescored.
+        InputError: ``kind`` is none of these, ``oversampling`` is less than 1 or set without rescoring, or "binary" or
+            "signs" are not rescored.
     """
 
     kind: str
@@ -59,15 +65,16 @@ class Compression:
     oversampling: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(CompressionKind) and self.size is None:
-            kinds = ", ".join(map(repr, get_args(CompressionKind)))
+        kinds = (BINARY, *get_args(CompressionKind))
+        if self.kind not in kinds and self.size is None:
+            names = ", ".join(map(repr, kinds))
             raise InputError(
-                f"compression={self.kind!r:.40} is not one of {kinds}, 'pca:128' (1 to 65535 numbers); None stores "
+                f"compression={self.kind!r:.40} is not one of {names}, 'pca:128' (1 to 65535 numbers); None stores "
                 "vectors as they are"
             )
-        if self.kind == "binary" and not self.rescore:
+        if self.kind in (BINARY, "signs") and not self.rescore:
             raise InputError(
-                "rescore=False with compression='binary': its codes count equal signs, which cannot be compared with "
+                f"rescore=False with compression={self.kind!r}: its codes add up signs, which cannot be compared with "
                 "the cosines of points that have no codes yet; take rescore=True, or another compression"
             )
         if self.oversampling is not None and not (self.rescore and 1 <= self.oversampling < float("inf")):
@@ -83,21 +90,26 @@ class Compression:
         return int(number) if re.fullmatch("[1-9][0-9]{0,4}", number) and int(number) < 65536 else None
 
     @property
+    def has_codes(self) -> bool:
+        """Whether codes are vectors of their own, beside those that they are made of."""
+        return self.size is not None or self.kind == BINARY
+
+    @property
     def times(self) -> float:
         """Candidates by codes for each that is wanted."""
         return (self.oversampling or OVERSAMPLING[PCA if self.size else self.kind]) if self.rescore else 1.0
 
     def check_vectors(self, vectors: Vectors) -> None:
-        """Warns where codes of signs cannot tell these vectors apart.
+        """Warns where signs cannot tell these vectors apart.
 
         Args:
             vectors: float32 ``[chunks, dimension]``, L2-normalised.
         """
-        if self.kind == "binary" and len(vectors) >= _SOME and np.linalg.norm(vectors.mean(0)) > _CROWDED:
+        if self.kind == "signs" and len(vectors) >= _SOME and np.linalg.norm(vectors.mean(0)) > _CROWDED:
             warnings.warn(
                 "this model's vectors lie around one direction, so that their signs hardly differ: "
-                "compression='binary' loses near neighbours, with E5 a third of the nearest ten; take 'int8', or "
-                "'product'",
+                "compression='signs' (and 'binary' of a collection that was made without it) loses near neighbours; "
+                "take 'int8' or 'product', or 'binary' for a new collection",
                 SituateWarning,
                 stacklevel=2,
             )
@@ -106,24 +118,44 @@ class Compression:
         """The fields of Qdrant's vector parameters."""
         from qdrant_client import models
 
-        if self.size is not None:  # without a graph, which the codes have
+        if self.has_codes:  # without a graph, which the codes have
             return {"on_disk": True, "hnsw_config": models.HnswConfigDiff(m=0)}
         codes: dict[str, models.QuantizationConfig] = {
             "int8": models.ScalarQuantization(
                 scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=_QUANTILE, always_ram=True)
             ),
-            "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
+            "signs": _signs(),
             "product": models.ProductQuantization(
                 product=models.ProductQuantizationConfig(compression=models.CompressionRatio.X16, always_ram=True)
             ),
         }
         return {"on_disk": True, "quantization_config": codes[self.kind]}
 
+    def codes(self, dimension: int, distance: models.Distance) -> models.VectorParams:
+        """The vector of codes for vectors of ``dimension`` numbers.
+
+        Raises:
+            InputError: A projection leaves no fewer numbers.
+        """
+        from qdrant_client import models
+
+        if self.size is None:  # what the signs are taken of stays on disk, where nothing reads it
+            return models.VectorParams(
+                size=dimension,
+                distance=distance,
+                datatype=models.Datatype.FLOAT16,
+                on_disk=True,
+                quantization_config=_signs(),
+            )
+        if self.size >= dimension:
+            raise InputError(f"compression={self.kind!r}, but vectors have {dimension} numbers: project to fewer")
+        return models.VectorParams(size=self.size, distance=distance)
+
     def search(self) -> models.SearchParams | None:
         """The parameters of a search by Qdrant's quantization."""
         from qdrant_client import models
 
-        if self.size is not None:
+        if self.has_codes:
             return None
         oversampling = self.times if self.rescore else None
         return models.SearchParams(
@@ -133,14 +165,14 @@ class Compression:
 
 @dataclass(frozen=True)
 class Codes:
-    """How dense vectors are searched by their projections.
+    """How dense vectors are searched by their codes.
 
     Attributes:
-        projection: The collection's.
+        coder: The collection's.
         compression: The configuration's.
     """
 
-    projection: Projection
+    coder: Coder
     compression: Compression
 
     def query(self, dense: Vectors, limit: int, where: models.Filter | None = None) -> dict[str, Any]:
@@ -153,10 +185,15 @@ class Codes:
         """
         from qdrant_client import models
 
-        short: dict[str, Any] = {"query": self.projection(dense).tolist(), "using": CODES}
+        short: dict[str, Any] = {"query": self.coder(dense).tolist(), "using": CODES}
         if not self.compression.rescore:
             return short
-        first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * self.compression.times))
+        first = models.Prefetch(
+            **short,
+            filter=where,
+            limit=math.ceil(limit * self.compression.times),
+            params=None if self.compression.size else _by_signs(),
+        )
         return {"prefetch": [first], "query": dense.tolist(), "using": DENSE}
 
 
@@ -166,7 +203,21 @@ def kind_of(params: models.VectorParams) -> CompressionKind | None:
 
     by_type: dict[type, CompressionKind] = {
         models.ScalarQuantization: "int8",
-        models.BinaryQuantization: "binary",
+        models.BinaryQuantization: "signs",
         models.ProductQuantization: "product",
     }
     return by_type.get(type(params.quantization_config))
+
+
+def _signs() -> models.BinaryQuantization:
+    """Signs of documents' vectors; those of queries have a byte a number, which costs no memory and finds more."""
+    from qdrant_client import models
+
+    asked = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
+    return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True, query_encoding=asked))
+
+
+def _by_signs() -> models.SearchParams:
+    from qdrant_client import models
+
+    return models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))

@@ -1,4 +1,4 @@
-"""Dense vectors in fewer numbers: a projection that is fitted on a collection's own vectors and kept in it."""
+"""Dense vectors as codes: what makes them is fitted on a collection's own vectors and kept in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from situate.retrievers.index.collection import Collection
 
-#: Vectors that a projection is fitted on, at most: more change it little.
+#: Vectors that it is fitted on, at most: more change it little.
 MOST = 5000
 _BATCH = 256
 
 
 def least(size: int) -> int:
-    """Vectors that a projection is fitted on, at least: a collection with fewer is searched exactly."""
+    """Vectors that it is fitted on, at least: a collection with fewer is searched exactly."""
     return max(1000, 4 * size)
 
 
@@ -62,12 +62,7 @@ class Projection:
 
     def to_json(self) -> dict[str, Any]:
         """The projection and its digest as JSON values."""
-        content = self.matrix.astype("<f2").tobytes()
-        return {
-            "shape": list(self.matrix.shape),
-            "digest": hashlib.sha256(content).hexdigest(),
-            "matrix": base64.b64encode(content).decode(),
-        }
+        return _packed("matrix", self.matrix, "<f2")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -76,64 +71,111 @@ class Projection:
         Raises:
             StorageError: It is damaged.
         """
-        try:
-            content = base64.b64decode(values["matrix"], validate=True)
-            whole = hashlib.sha256(content).hexdigest() == values["digest"]
-            matrix = np.frombuffer(content, dtype="<f2").reshape(values["shape"]).astype(np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StorageError(f"the collection's projection of vectors cannot be read: {error}") from error
-        if not whole:
-            raise StorageError("the collection's projection of vectors is damaged: its digest is another one")
-        return cls(matrix)
+        return cls(_unpacked("matrix", values, "<f2"))
+
+
+@dataclass(frozen=True, eq=False)
+class Centre:
+    """The mean of a sample of vectors. Less it, the signs of vectors that lie around one direction differ.
+
+    Attributes:
+        mean: float32 ``[dimension]``.
+    """
+
+    mean: Vectors
+
+    @classmethod
+    def fit(cls, rows: Vectors) -> Self:
+        """The mean of float32 ``[vectors, dimension]``."""
+        return cls(rows.mean(0, dtype=np.float64).astype(np.float32))
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """float32 ``[..., dimension]`` -> the same shape."""
+        return vectors - self.mean
+
+    def to_json(self) -> dict[str, Any]:
+        """The mean and its digest as JSON values."""
+        return _packed("mean", self.mean, "<f4")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The mean that `to_json` wrote. Errors as in `Projection.from_json`."""
+        return cls(_unpacked("mean", values, "<f4"))
+
+
+#: What makes codes of vectors, of documents and queries alike.
+Coder: TypeAlias = Projection | Centre
+
+
+def _packed(name: str, array: Vectors, dtype: str) -> dict[str, Any]:
+    content = array.astype(dtype).tobytes()
+    return {
+        "shape": list(array.shape),
+        "digest": hashlib.sha256(content).hexdigest(),
+        name: base64.b64encode(content).decode(),
+    }
+
+
+def _unpacked(name: str, values: Mapping[str, Any], dtype: str) -> Vectors:
+    try:
+        content = base64.b64decode(values[name], validate=True)
+        whole = hashlib.sha256(content).hexdigest() == values["digest"]
+        array = np.frombuffer(content, dtype=dtype).reshape(values["shape"]).astype(np.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"the collection's projection of vectors cannot be read: {error}") from error
+    if not whole:
+        raise StorageError("the collection's projection of vectors is damaged: its digest is another one")
+    return array
 
 
 def codes_of(collection: Collection, compression: Compression, begin: bool) -> Codes | None:
-    """The projections by which a collection is searched; every point has its own afterwards.
+    """The codes by which a collection is searched; every point has its own afterwards.
 
-    The projection is kept first, then points get their codes: a crash in between, or a writer that did not know of it,
+    What makes them is kept first, then points get their codes: a crash in between, or a writer that did not know of it,
     leaves points without codes to the next opening.
 
     Args:
         collection: The collection, which has a vector of this size for them.
         compression: The configuration's.
-        begin: Whether one is fitted where the collection keeps none, and has enough vectors.
+        begin: Whether it is fitted where the collection keeps none, and has enough vectors.
 
     Returns:
         None where there is none yet.
 
     Raises:
-        StorageError: The projection is damaged.
+        StorageError: What makes them is damaged.
     """
     from qdrant_client import models
 
-    assert compression.size is not None
+    size = compression.size or 0
     kept = collection.projection()
     where: models.Filter | None = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
     if kept is None:
         count = collection.client.count(collection.name, exact=True).count
-        if not begin or count < least(compression.size):
+        if not begin or count < least(size):
             return None
         # Points come in the order of their ids, which are hashes: the first are a random sample.
         sample = _dense(islice(collection.scroll(None, False, [DENSE]), MOST))
-        kept = collection.keep_projection(Projection.fit(sample, compression.size).to_json())
+        coder: Coder = Projection.fit(sample, size) if size else Centre.fit(sample)
+        kept = collection.keep_projection(coder.to_json())
         where = None  # another writer may have fitted one, too, and made codes by it
     while True:
-        projection = Projection.from_json(kept)
-        _make_codes(collection, projection, where)
+        coder = Projection.from_json(kept) if size else Centre.from_json(kept)
+        _make_codes(collection, coder, where)
         now = collection.projection()
         if now is None or now == kept:
-            return Codes(projection, compression)
+            return Codes(coder, compression)
         kept, where = now, None  # another writer's replaced it meanwhile
 
 
-def _make_codes(collection: Collection, projection: Projection, where: models.Filter | None) -> None:
+def _make_codes(collection: Collection, coder: Coder, where: models.Filter | None) -> None:
     from qdrant_client import models
 
     for some in in_batches([record.id for record in collection.scroll(where, False)], _BATCH):
         found = collection.client.retrieve(collection.name, some, with_payload=False, with_vectors=[DENSE])
         points = [
             models.PointVectors(id=record.id, vector={CODES: row.tolist()})
-            for record, row in zip(found, projection(_dense(found)) if found else (), strict=True)
+            for record, row in zip(found, coder(_dense(found)) if found else (), strict=True)
         ]
         if points:  # they may have been deleted meanwhile
             collection.client.update_vectors(collection.name, points, wait=True)

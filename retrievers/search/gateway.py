@@ -37,7 +37,7 @@ class Gateway(Protocol):
         embedded: Whether the engine runs in this process: there is no other writer, and a request holds the
             interpreter.
         params: How compressed vectors are searched; None where there are none.
-        codes: How dense vectors are searched by their projections; None where there are none.
+        codes: How dense vectors are searched by their codes; None where there are none.
     """
 
     client: QdrantClient

@@ -139,7 +139,7 @@ BUILT: dict[str, Row] = {
             lambda index, kind=kind: index.open().config.compression == kind and index.search(QUERY).hits,
             built={"compression": kind},
         )
-        for kind in ("int8", "binary", "product")
+        for kind in ("int8", "binary", "signs", "product")
     },
     "compression pca": Row(
         "signals.md#compressed-vectors",

@@ -15,6 +15,7 @@ from situate.embedders import Embedder
 from situate.errors import InputError, SituateWarning
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.index.compression import Compression, CompressionKind, kind_of
+from situate.retrievers.index.payload import CODES, DENSE
 from situate.retrievers.search.gateway import ClientGateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
@@ -85,7 +86,7 @@ def test_codes_alone_score_otherwise(index: Index, embedder: Embedder, rows: np.
     points = index.client.query_points("situate", query, using="dense", limit=10, search_params=codes).points
     scores = [(point.payload or {})["document_id"] for point in points], [point.score for point in points]
     assert scores[1] != pytest.approx([float(rows[int(name)] @ query) for name in scores[0]], abs=1e-4)
-    if index.config.compression != "binary":
+    if index.config.compression != "signs":
         assert list(found(index, QUERIES[0], rescore=False, oversampling=None).values()) == pytest.approx(scores[1])
 
 
@@ -136,7 +137,7 @@ def test_the_compression_of_a_stored_collection_changes(embedder: Embedder) -> N
 
 def test_encodings_of_muvera_take_int8_alone(embedder: Embedder) -> None:
     """Their codes lose nothing as int8 (docs/signals.md); other forms were not measured, and leave them whole."""
-    for kind in ("int8", "binary"):
+    for kind in ("int8", "signs"):
         config = PipelineConfig(compression=kind, signals=(Muvera(repetitions=2, bits=2),))
         with Index(embedder, config=config) as made:
             made.add([Document("a", TEXTS[0])])
@@ -166,28 +167,31 @@ def test_one_parameter_in_both_frameworks(embedder: Embedder) -> None:
     assert by_llama.retrieve("nurse")[0].text == TEXTS[0]
     by_index = SituateDocumentIndex(embedding=embeddings, compression="binary")
     for index in (by_chain.index, by_llama.index, by_index.index):
-        (params,) = (index.client.get_collection(index.collection).config.params.vectors or {}).values()
-        assert kind_of(params) == "binary"
+        vectors = index.client.get_collection(index.collection).config.params.vectors
+        assert isinstance(vectors, dict)
+        assert {name: kind_of(params) for name, params in vectors.items()} == {DENSE: None, CODES: "signs"}
 
 
 def test_signs_of_vectors_around_one_direction_are_warned_of() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
     spread, crowded = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, rows + 2))
-    with pytest.warns(SituateWarning, match="signs hardly differ: compression='binary'"):
-        Compression("binary").check_vectors(crowded)
-    Compression("binary").check_vectors(spread)
+    with pytest.warns(SituateWarning, match="signs hardly differ: compression='signs'"):
+        Compression("signs").check_vectors(crowded)
+    Compression("signs").check_vectors(spread)
+    Compression("binary").check_vectors(crowded)
     Compression("int8").check_vectors(crowded)
 
 
 def test_what_cannot_be_is_refused() -> None:
     for unknown in ("zip", "pca", "pca:0", "pca:-4", "pca:half", "pca:99999", "pca:" + "1" * 9999, 8):
-        with pytest.raises(InputError, match=f"{unknown!r:.40} is not one of 'int8', 'binary', 'product'"):
+        with pytest.raises(InputError, match=f"{unknown!r:.40} is not one of 'binary', 'int8', 'signs', 'product'"):
             PipelineConfig(compression=unknown)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"oversampling=0\.5"):
         PipelineConfig(compression="int8", oversampling=0.5)
     with pytest.raises(InputError, match=r"oversampling=2\.0 with rescore=False"):
         PipelineConfig(compression="int8", rescore=False, oversampling=2.0)
-    with pytest.raises(InputError, match="count equal signs"):
-        PipelineConfig(compression="binary", rescore=False)
+    for kind in ("binary", "signs"):
+        with pytest.raises(InputError, match=f"rescore=False with compression='{kind}': its codes add up signs"):
+            PipelineConfig(compression=kind, rescore=False)
     with pytest.raises(InputError, match="set compression, too"):
         PipelineConfig(oversampling=2.0)

@@ -23,6 +23,7 @@ from situate.retrievers.search.query_vectors import QueryVectors
 from situate.retrievers.storage.edge import EdgeClient, bind_tenant, prepare_for_tenants
 from situate.types import Document
 from situate.vectors import unit
+from tests.crowded import Crowded
 from tests.retrievers.index.test_compression import QUERIES, TEXTS
 
 SHORT = PipelineConfig(lexical=None, compression="pca:96")
@@ -79,7 +80,7 @@ def test_every_chunk_has_its_code_and_few_hits_are_lost(index: Index, embedder: 
     short, whole = stored(index, CODES), stored(index, DENSE)
     assert short.keys() == whole.keys() == set(range(len(TEXTS)))
     for i in (0, 150, len(TEXTS) - 1):
-        np.testing.assert_allclose(short[i], unit(codes.projection(np.array(whole[i], dtype=np.float32))), atol=1e-5)
+        np.testing.assert_allclose(short[i], unit(codes.coder(np.array(whole[i], dtype=np.float32))), atol=1e-5)
     recall = []
     for query in QUERIES:
         cosines = rows @ embedder.embed_queries([query])[0]
@@ -89,12 +90,89 @@ def test_every_chunk_has_its_code_and_few_hits_are_lost(index: Index, embedder: 
     assert np.mean(recall) >= 0.95
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_binary_codes_are_signs_less_the_mean_of_the_collection(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shift: float
+) -> None:
+    """Vectors that lie around one direction, as those of E5 do, are found as well as others."""
+    monkeypatch.setattr(projection, "least", lambda size: 200)
+    crowded = Embedder(encoder=Crowded(embedder.encoder, shift))
+    rows = crowded.embed_documents(TEXTS)
+    config = PipelineConfig(lexical=None, compression="binary", oversampling=6.0)
+    with Index(crowded, path=tmp_path, config=config) as first:
+        first.add(DOCUMENTS[:100])
+        assert first.gateway.codes is None, "too few for a mean"
+        first.add(DOCUMENTS[100:300])
+        codes = first.gateway.codes
+        assert codes is not None
+        first.add(DOCUMENTS[300:])
+        short = stored(first, CODES)
+        assert len(short) == len(TEXTS)
+        for i in (0, 250, len(TEXTS) - 1):
+            np.testing.assert_allclose(short[i], unit(codes.coder(rows[i])), atol=2e-3)
+        vectors = first.client.get_collection(first.collection).config.params.vectors
+        assert isinstance(vectors, dict)
+        assert vectors[CODES].on_disk
+        first.client.update_collection(
+            first.collection, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=10)
+        )
+        assert first.client.optimize(first.collection)  # type: ignore[attr-defined]
+    with Index(crowded, path=tmp_path, config=PipelineConfig(lexical=None, oversampling=None)) as again:
+        assert again.open().config.compression == "binary"
+        kept = again.gateway.codes
+        assert kept is not None
+        np.testing.assert_array_equal(kept.coder(rows), codes.coder(rows))
+        signs = models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))
+        points = again.client.query_points(
+            again.collection, codes.coder(rows[7]), using=CODES, limit=3, search_params=signs
+        ).points
+        assert points[0].score > 2, "of signs, not of cosines"
+    with Index(crowded, path=tmp_path, config=config) as again:
+        recall = []
+        for query in QUERIES:
+            cosines = rows @ crowded.embed_queries([query])[0]
+            hits = {int(hit.chunk.document_id): hit.score for hit in again.search(query, 10)}
+            assert hits == pytest.approx({i: float(cosines[i]) for i in hits}, abs=1e-5), "scored again by the vectors"
+            recall.append(len(hits.keys() & set(np.argsort(-cosines)[:10].tolist())) / 10)
+        assert np.mean(recall) >= 0.95
+        with (
+            Index(crowded, client=again.client, config=replace(config, compression="int8")) as wrong,
+            pytest.raises(IncompatibleIndexError, match="'binary' \\(now None\\)"),
+        ):
+            wrong.open()
+
+
+def test_binary_for_a_collection_without_codes_takes_the_signs_as_they_are(embedder: Embedder) -> None:
+    with EdgeClient() as client:
+        Index(embedder, client=client, config=PipelineConfig(lexical=None)).add(DOCUMENTS[:3])
+        for name in ("binary", None, "binary"):
+            opened = Index(embedder, client=client, config=PipelineConfig(lexical=None, compression=name))
+            assert opened.open().config.compression == "signs"
+            assert opened.search(TEXTS[1], 1)[0].chunk.document_id == "1"
+            opened.add(DOCUMENTS[3:5])
+        more = Index(
+            embedder,
+            client=client,
+            config=PipelineConfig(lexical=None, compression="binary", signals=({"kind": "muvera"},)),  # type: ignore[arg-type]
+        )
+        with pytest.warns(match="lack the signals"):
+            more.open()
+        more.fill_signals()
+        vectors = client.get_collection("situate").config.params.vectors
+        assert isinstance(vectors, dict)
+        assert vectors.keys() == {DENSE, "muvera"}
+        # Its fingerprint names no compression, as those of collections do that earlier versions made.
+        for name in ("binary", "int8", None):
+            config = PipelineConfig(lexical=None, compression=name, signals=more.config.signals)
+            assert Index(embedder, client=client, config=config).open().count() == 5
+
+
 def test_codes_alone_score_as_the_projections_do(index: Index, embedder: Embedder, rows: np.ndarray) -> None:
     alone = Index(embedder, client=index.client, config=replace(SHORT, rescore=False))
     hits = {int(hit.chunk.document_id): hit.score for hit in alone.search(QUERIES[1], 10)}
     codes = alone.gateway.codes
     assert codes is not None
-    scores = unit(codes.projection(rows)) @ unit(codes.projection(embedder.embed_queries([QUERIES[1]])[0]))
+    scores = unit(codes.coder(rows)) @ unit(codes.coder(embedder.embed_queries([QUERIES[1]])[0]))
     assert hits == pytest.approx({int(i): float(scores[i]) for i in np.argsort(-scores)[:10]}, abs=1e-4)
 
 
@@ -134,14 +212,14 @@ def test_it_is_kept_in_the_collection(embedder: Embedder, tmp_path: Path, monkey
     monkeypatch.setattr(projection, "least", lambda size: 200)
     with Index(embedder, path=tmp_path, config=SHORT) as first:
         first.add(DOCUMENTS[:220])
-        matrix = first.gateway.codes.projection.matrix  # type: ignore[union-attr]
+        matrix = first.gateway.codes.coder.matrix  # type: ignore[union-attr]
         # As a crash, or a writer that did not know of the projection, leaves it.
         id_ = first.client.scroll(first.collection, limit=1)[0][0].id
         first.client.delete_vectors(first.collection, [CODES], [id_])
         assert len(stored(first, CODES)) == 219
     with Index(embedder, path=tmp_path, config=PipelineConfig(lexical=None)) as again:  # names no compression
         assert again.open().config.compression == "pca:96"
-        np.testing.assert_array_equal(again.gateway.codes.projection.matrix, matrix)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(again.gateway.codes.coder.matrix, matrix)  # type: ignore[union-attr]
         assert len(stored(again, CODES)) == 220
         again.add(DOCUMENTS[220:230])
         assert len(stored(again, CODES)) == 230
@@ -176,7 +254,7 @@ def test_writers_that_fit_at_one_moment_agree_on_one_projection(
         index.add(DOCUMENTS[:50])
         codes = index.gateway.codes
         assert codes is not None
-        np.testing.assert_array_equal(codes.projection.matrix, another.matrix)
+        np.testing.assert_array_equal(codes.coder.matrix, another.matrix)
         whole, short = stored(index, DENSE), stored(index, CODES)
         assert short.keys() == whole.keys() == set(range(50))
         for i, row in whole.items():
