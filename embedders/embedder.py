@@ -6,8 +6,7 @@ import asyncio
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -518,8 +517,7 @@ class Embedder:
         with listening(_listener(tokens, plain)):
             encoded_tokens = self._encode(tokens, "document", tokens=True)
         if self._lacks_centre(plans):
-            with listening(None), self._finding_centre():
-                self._centre = centre_of(self.embed_documents(SAMPLE))
+            self._find_centre()
         return self._finished(plans, encoded, encoded_tokens)
 
     async def aencode_chunks(
@@ -535,8 +533,7 @@ class Embedder:
         with listening(_listener(tokens, plain)):
             encoded_tokens = await self._aencode(tokens, "document", tokens=True)
         if self._lacks_centre(plans):
-            with listening(None), self._finding_centre():
-                self._centre = centre_of(await self.aembed_documents(SAMPLE))
+            await asyncio.to_thread(self._find_centre)
         return await asyncio.to_thread(self._finished, plans, encoded, encoded_tokens)
 
     def embed_query_tokens(self, texts: Sequence[str]) -> list[Vectors]:
@@ -695,20 +692,13 @@ class Embedder:
     def _lacks_centre(self, plans: Sequence[Plan]) -> bool:
         return self._centre is None and any(map(mixes, plans))
 
-    @contextmanager
-    def _finding_centre(self) -> Iterator[None]:
-        """Where the sample's texts are longer than the model may read, neighbours are mixed in as they are."""
-        try:
-            yield
-        except OverflowLimitError as error:
-            self._centre = np.zeros(self.dimension, dtype=np.float32)
-            warnings.warn(
-                f"neighbours are mixed in without the mean of the model's vectors, as on_overflow is 'raise' and texts "
-                f"of {max(map(len, SAMPLE))} characters are too long ({error}): a greater max_tokens, or "
-                "ChunkScheme(centred=False)",
-                SituateWarning,
-                stacklevel=4,
-            )
+    def _find_centre(self) -> None:
+        """The mean of the sample's vectors. Its texts are neither refused nor warned of where a model reads less."""
+        reader = self
+        if self._settings.on_overflow in ("raise", "warn") and self._settings.encoder is None:
+            reader = self.from_settings(dataclasses.replace(self._settings, on_overflow="window"))
+        with listening(None):
+            self._centre = centre_of(reader.embed_documents(SAMPLE))
 
     def _finished(
         self, plans: Sequence[Plan], plain: Sequence[Encoded], tokens: Sequence[Encoded]

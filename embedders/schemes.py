@@ -215,8 +215,8 @@ def finish(
 def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float, centre: Vectors | None = None) -> Vectors:
     """Each chunk's vector plus ``share`` of the previous and the next chunk's, renormalised.
 
-    With a centre the mean of a chunk and its neighbours is taken of what they have beyond it, and stretched so that the
-    document's mixes are on average as far from it as its chunks: a mean of several is short, and so near to any query.
+    With a centre only what the vectors have beyond it is added up, and the sum gets the length of the chunk's own part:
+    a mean of several is shorter, and so nearer to the centre and to any query.
 
     Neighbours are chunks that follow each other in the document. Where the chunks' indices show that one between them
     is missing, they are not neighbours: a part of a document's chunks never mixes distant ones.
@@ -238,12 +238,7 @@ def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float, cen
     mixed[1:] += weights * own[:-1]
     mixed[:-1] += weights * own[1:]
     if centre is not None:
-        whole = np.ones((len(own), 1), dtype=np.float32)
-        whole[1:] += weights
-        whole[:-1] += weights
-        mixed /= whole
-        alone, together = (float(np.linalg.norm(rows, axis=-1).mean()) for rows in (own, mixed))
-        mixed = centre + mixed * np.float32(alone / max(together, 1e-9))
+        mixed = centre + unit(mixed) * np.linalg.norm(own, axis=-1, keepdims=True)
     result = np.empty_like(vectors)
     result[order] = unit(mixed)
     return result

@@ -499,8 +499,9 @@ class SemanticCache(Generic[T]):
                 self.client.create_payload_index(self.collection, "expires", models.PayloadSchemaType.FLOAT)
             embedder = self.embedder
             if isinstance(embedder, Embedder):
-                # By default queries are cut, as before documents were read in windows: older entries stay valid.
-                embedder = embedder.agreeing_with({"on_overflow": "cut"})
+                # By default queries are cut, as before documents were read in windows, and no neighbours are mixed into
+                # them: older entries stay valid.
+                embedder = embedder.agreeing_with({"on_overflow": "cut", "scheme": {}})
             fingerprint = embedder.fingerprint
             self._model = stable_id(*(f"{key}={fingerprint[key]!r}" for key in sorted(fingerprint)))
             return self._model

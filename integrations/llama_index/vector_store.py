@@ -206,7 +206,9 @@ class SituateVectorStore(Openable, StoreOptions, PicklesAsConfig, BasePydanticVe
             )
         self._reads(bool((info.config.metadata or {}).get(_KEEPS_LANGUAGES)))
         before = (info.config.metadata or {}).get(_OURS)
-        now = None if self._embedder is None else _fingerprint(self._embedder.agreeing_with(before or {}))
+        # The store makes no vectors: its embedder's scheme is that of the parser that does, and stays what it is.
+        treated = {name: value for name, value in (before or {}).items() if name != "scheme"}
+        now = None if self._embedder is None else _fingerprint(self._embedder.agreeing_with(treated))
         if now is not None and before is not None and before != now:
             raise IncompatibleIndexError(
                 f"collection {self.collection_name!r} was built with another encoder, {differences(before, now)}: "

@@ -84,7 +84,8 @@ class Muvera(TokenSignal):
 
     def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
         """Encodings of before were not centred."""
-        return self if "centred" in stored else replace(self, centred=False)
+        own = super().agreeing_with(stored)
+        return own if "centred" in stored else replace(own, centred=False)
 
     def params(self, dimension: int, distance: models.Distance) -> models.VectorParams:
         """A long dense vector, half a float a number."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -66,6 +66,13 @@ class TokenSignal(Signal):
         if self.embedder is None:
             return {"encoder": None}
         return {"encoder": self.embedder.fingerprint, "context": list(self.context)}
+
+    def agreeing_with(self, stored: Mapping[str, Any]) -> Self:
+        """The model reads long texts as the collection's did."""
+        if isinstance(self.embedder, Embedder) and stored.get("encoder"):
+            embedder = self.embedder.agreeing_with(stored["encoder"])
+            return self if embedder is self.embedder else replace(self, model=embedder, options={})
+        return self
 
     def tokens_of(self, batch: Batch) -> list[Vectors]:
         """Per chunk of the batch float32 ``[tokens, dimension]``."""

@@ -12,7 +12,7 @@ from situate.embedders import ChunkScheme, Embedder, Family
 from situate.embedders.centre import SAMPLE
 from situate.embedders.schemes import with_neighbours
 from situate.embedders.types import Encoded, SpanText, Vectors
-from situate.errors import ConventionError, InputError, SituateWarning, SpanError
+from situate.errors import ConventionError, InputError, OverflowLimitError, SituateWarning, SpanError
 from situate.types import Chunk, Context, Document
 from tests.crowded import Crowded
 
@@ -276,8 +276,7 @@ def test_neighbours_are_mixed_by_the_formula(embedder):
     np.testing.assert_allclose(found, normed(summed(alone)), atol=1e-6)
     centre = embedder.embed_documents(SAMPLE).mean(0)
     apart = alone - centre
-    means = summed(apart) / (1 + 0.35 * np.array([1, *[2] * (len(chunks) - 2), 1]))[:, None]
-    kept = means * np.linalg.norm(apart, axis=1).mean() / np.linalg.norm(means, axis=1).mean()
+    kept = normed(summed(apart)) * np.linalg.norm(apart, axis=1, keepdims=True)
     centred = embedder.encode_chunks([(LONG, chunks)], ChunkScheme(neighbours=0.35))[0].dense
     np.testing.assert_allclose(centred, normed(centre + kept), atol=1e-6)
 
@@ -302,14 +301,19 @@ async def test_a_mix_is_no_nearer_to_every_question_than_a_chunk_alone(crowded):
         np.testing.assert_allclose(ours, theirs.dense, atol=1e-6)
 
 
-def test_where_the_sample_is_too_long_neighbours_are_mixed_as_they_are():
-    short = Embedder(dtype="float32", max_tokens=8, on_overflow="raise")
+def test_the_mean_is_taken_whatever_is_refused():
+    """Texts of the sample are longer than the model reads here; they are none of the user's."""
     document = document_of("Pears keep. Plums rot.")
     chunks = [Chunk.of(document, 0, 0, 11), Chunk.of(document, 1, 12, 22)]
-    with pytest.warns(SituateWarning, match="without the mean of the model's vectors, as on_overflow is 'raise'"):
-        found = short.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35))[0].dense
-    plain = short.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35, centred=False))[0].dense
-    np.testing.assert_allclose(found, plain, atol=1e-6)
+    refusing, cutting, reading = (
+        Embedder(dtype="float32", max_tokens=8, on_overflow=how) for how in ("raise", "warn", "window")
+    )
+    expected = reading.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35))[0].dense
+    for embedder in (refusing, cutting):
+        found = embedder.encode_chunks([(document, chunks)], ChunkScheme(neighbours=0.35))[0].dense
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(OverflowLimitError):
+        refusing.embed_documents([LONG.text])
 
 
 def test_a_scheme_names_the_mean_where_it_decides_something():

@@ -218,6 +218,7 @@ def test_collections_of_before_keep_their_forms(embedder: Embedder, tmp_path: Pa
             Muvera(repetitions=2, centred=False),
             Dense(scheme=before, name="again", weight=0.1),
             Dense(instructed, name="facts", weight=0.1),
+            Tokens(model=instructed),
         ),
     )
     with Index(embedder, path=tmp_path, config=old) as index:
@@ -229,6 +230,7 @@ def test_collections_of_before_keep_their_forms(embedder: Embedder, tmp_path: Pa
             Muvera(repetitions=2),
             Dense(scheme=mixed, name="again", weight=0.1),
             Dense(Embedder(document_instruction="fact: ", scheme=mixed), name="facts", weight=0.1),
+            Tokens(model=Embedder(document_instruction="fact: ", scheme=mixed)),
         ),
     )
     with Index(embedder, path=tmp_path, config=now) as index:
