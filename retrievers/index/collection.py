@@ -178,6 +178,12 @@ class Collection:
         if config.compression is None and kept is not None:
             config = replace(config, compression=kept)
             built_with = _fingerprint(fingerprint, config)
+        if kept != built_with["stored"].get("compression"):
+            raise IncompatibleIndexError(
+                f"collection {self.name!r} was made with compression={kept!r}, not with {config.compression!r}: "
+                "whether dense vectors have codes of their own ('binary', 'pca:...') is decided when a collection is "
+                "made. Open it without compression, which keeps what it has, or index into a new collection"
+            )
         stored = (before.get("stored") or {}).get("signals") or {}
         absent = frozenset(signal.name for signal in config.signals) - stored.keys()
         if before != (_fingerprint(fingerprint, config.without(absent)) if absent else built_with):

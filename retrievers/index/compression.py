@@ -35,6 +35,8 @@ _QUANTILE = 0.99
 #: The length of the mean of some vectors from which on their signs hardly differ, as all lie around one direction. It
 #: is .91 for Cranfield by multilingual-e5-small, .54 by all-MiniLM-L6-v2.
 _CROWDED, _SOME = 0.75, 50
+#: Of "binary", candidates for each that is wanted that are left after they are scored by what the signs are taken of.
+_AGAIN = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Compression:
             )
         if self.kind in (BINARY, "signs") and not self.rescore:
             raise InputError(
-                f"rescore=False with compression={self.kind!r}: its codes add up signs, which cannot be compared with "
-                "the cosines of points that have no codes yet; take rescore=True, or another compression"
+                f"rescore=False with compression={self.kind!r}: its codes add up signs, which are no cosines, and "
+                "cannot be compared with those of points without codes; take rescore=True, or another compression"
             )
         if self.oversampling is not None and not (self.rescore and 1 <= self.oversampling < float("inf")):
             raise InputError(
@@ -188,12 +190,16 @@ class Codes:
         short: dict[str, Any] = {"query": self.coder(dense).tolist(), "using": CODES}
         if not self.compression.rescore:
             return short
-        first = models.Prefetch(
-            **short,
-            filter=where,
-            limit=math.ceil(limit * self.compression.times),
-            params=None if self.compression.size else _by_signs(),
-        )
+        if self.compression.size:
+            first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * self.compression.times))
+        else:
+            # Scored again twice: points of a segment without signs have cosines, which sums of signs cannot be
+            # compared with, and of those cosines to the mean the best few are scored by the vectors themselves.
+            signs = models.QuantizationSearchParams(
+                rescore=True, oversampling=max(1.0, self.compression.times / _AGAIN)
+            )
+            params = models.SearchParams(quantization=signs)
+            first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * _AGAIN), params=params)
         return {"prefetch": [first], "query": dense.tolist(), "using": DENSE}
 
 
@@ -215,9 +221,3 @@ def _signs() -> models.BinaryQuantization:
 
     asked = models.BinaryQuantizationQueryEncoding.SCALAR8BITS
     return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True, query_encoding=asked))
-
-
-def _by_signs() -> models.SearchParams:
-    from qdrant_client import models
-
-    return models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False))

@@ -65,13 +65,17 @@ class Projection:
         return _packed("matrix", self.matrix, "<f2")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any], shape: tuple[int, ...]) -> Self:
         """The projection that `to_json` wrote.
+
+        Args:
+            values: They.
+            shape: The matrix's, as the collection's vectors are.
 
         Raises:
             StorageError: It is damaged.
         """
-        return cls(_unpacked("matrix", values, "<f2"))
+        return cls(_unpacked("matrix", values, "<f2", shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +102,9 @@ class Centre:
         return _packed("mean", self.mean, "<f4")
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any], shape: tuple[int, ...]) -> Self:
         """The mean that `to_json` wrote. Errors as in `Projection.from_json`."""
-        return cls(_unpacked("mean", values, "<f4"))
+        return cls(_unpacked("mean", values, "<f4", shape))
 
 
 #: What makes codes of vectors, of documents and queries alike.
@@ -116,7 +120,7 @@ def _packed(name: str, array: Vectors, dtype: str) -> dict[str, Any]:
     }
 
 
-def _unpacked(name: str, values: Mapping[str, Any], dtype: str) -> Vectors:
+def _unpacked(name: str, values: Mapping[str, Any], dtype: str, shape: tuple[int, ...]) -> Vectors:
     try:
         content = base64.b64decode(values[name], validate=True)
         whole = hashlib.sha256(content).hexdigest() == values["digest"]
@@ -125,6 +129,11 @@ def _unpacked(name: str, values: Mapping[str, Any], dtype: str) -> Vectors:
         raise StorageError(f"the collection's projection of vectors cannot be read: {error}") from error
     if not whole:
         raise StorageError("the collection's projection of vectors is damaged: its digest is another one")
+    if array.shape != shape or not np.isfinite(array).all():
+        raise StorageError(
+            f"the collection's projection of vectors is damaged: {array.shape} numbers in place of {shape}, or some "
+            "that are not finite"
+        )
     return array
 
 
@@ -148,6 +157,13 @@ def codes_of(collection: Collection, compression: Compression, begin: bool) -> C
     from qdrant_client import models
 
     size = compression.size or 0
+    vectors = collection.client.get_collection(collection.name).config.params.vectors
+    if not isinstance(vectors, dict) or CODES not in vectors:
+        raise StorageError(
+            f"collection {collection.name!r} has lost its vector {CODES!r}, the codes of compression="
+            f"{compression.kind!r}: take a snapshot that has it, or index the documents into a new collection"
+        )
+    shape = (vectors[DENSE].size, size) if size else (vectors[DENSE].size,)
     kept = collection.projection()
     where: models.Filter | None = models.Filter(must_not=[models.HasVectorCondition(has_vector=CODES)])
     if kept is None:
@@ -160,7 +176,7 @@ def codes_of(collection: Collection, compression: Compression, begin: bool) -> C
         kept = collection.keep_projection(coder.to_json())
         where = None  # another writer may have fitted one, too, and made codes by it
     while True:
-        coder = Projection.from_json(kept) if size else Centre.from_json(kept)
+        coder = Projection.from_json(kept, shape) if size else Centre.from_json(kept, shape)
         _make_codes(collection, coder, where)
         now = collection.projection()
         if now is None or now == kept:

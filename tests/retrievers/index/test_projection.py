@@ -71,7 +71,10 @@ def test_it_keeps_dot_products_best() -> None:
     np.testing.assert_allclose(np.abs(np.sum(cut.matrix * right[:3].T, axis=0)), 1, atol=2e-3)
     few = Projection.fit(rows[:2], 8)  # beyond the rank of the sample
     np.testing.assert_allclose(few.matrix.T @ few.matrix, np.eye(8), atol=5e-3)
-    np.testing.assert_array_equal(Projection.from_json(cut.to_json()).matrix, cut.matrix)
+    np.testing.assert_array_equal(Projection.from_json(cut.to_json(), (20, 3)).matrix, cut.matrix)
+    for wrong in (cut.to_json(), Projection(cut.matrix * np.float32(np.nan)).to_json()):
+        with pytest.raises(StorageError, match="in place of \\(3, 20\\), or some that are not finite"):
+            Projection.from_json(wrong, (3, 20))
 
 
 def test_every_chunk_has_its_code_and_few_hits_are_lost(index: Index, embedder: Embedder, rows: np.ndarray) -> None:
@@ -137,9 +140,38 @@ def test_binary_codes_are_signs_less_the_mean_of_the_collection(
         assert np.mean(recall) >= 0.95
         with (
             Index(crowded, client=again.client, config=replace(config, compression="int8")) as wrong,
-            pytest.raises(IncompatibleIndexError, match="'binary' \\(now None\\)"),
+            pytest.raises(IncompatibleIndexError, match="made with compression='binary', not with 'int8'"),
         ):
             wrong.open()
+
+
+def test_a_lost_vector_of_codes_is_named(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "least", lambda size: 40)
+    config = PipelineConfig(lexical=None, compression="binary")
+    with EdgeClient() as client:
+        Index(embedder, client=client, config=config).add(DOCUMENTS[:50])
+        client.delete_vector_name("situate", CODES)
+        with pytest.raises(StorageError, match=f"has lost its vector '{CODES}', the codes of compression='binary'"):
+            Index(embedder, client=client, config=config).open()
+
+
+def test_points_whose_segment_has_no_signs_are_found(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scores are cosines, those of others sums of signs, which are far greater."""
+    monkeypatch.setattr(projection, "least", lambda size: 100)
+    config = PipelineConfig(lexical=None, compression="binary")
+    with EdgeClient(auto_optimize=False) as client:
+        index = Index(embedder, client=client, config=config)
+        index.open()
+        client.update_collection("situate", optimizers_config=models.OptimizersConfigDiff(indexing_threshold=10))
+        index.add(DOCUMENTS[:300])
+        assert client.optimize("situate")
+        index.add(DOCUMENTS[300:])
+        for i in (0, 150, 299, 300, 350, len(TEXTS) - 1):
+            assert index.search(TEXTS[i], 1)[0].chunk.document_id == str(i)
+        (query,) = embedder.embed_queries([TEXTS[350]])
+        assert index.gateway.codes is not None
+        ((first, *_),) = index.gateway.batch([models.QueryRequest(**index.gateway.codes.query(query, 1), limit=1)])
+        assert first.score == pytest.approx(1.0, abs=1e-5)
 
 
 def test_binary_for_a_collection_without_codes_takes_the_signs_as_they_are(embedder: Embedder) -> None:
@@ -285,8 +317,8 @@ def test_what_cannot_be_is_refused(embedder: Embedder) -> None:
     index = Index(embedder, config=PipelineConfig(lexical=None))
     index.open()
     short = Index(embedder, client=index.client, config=SHORT)
-    with pytest.raises(IncompatibleIndexError, match=r"compression=None \(now 'pca:96'\)"):
+    with pytest.raises(IncompatibleIndexError, match="made with compression=None, not with 'pca:96'"):
         short.open()
     assert (LEAST(96), LEAST(512)) == (1000, 2048)
     with pytest.raises(StorageError, match="cannot be read"):
-        Projection.from_json({"matrix": "%"})
+        Projection.from_json({"matrix": "%"}, (1,))
