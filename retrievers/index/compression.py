@@ -35,8 +35,9 @@ _QUANTILE = 0.99
 #: The length of the mean of some vectors from which on their signs hardly differ, as all lie around one direction. It
 #: is .91 for Cranfield by multilingual-e5-small, .54 by all-MiniLM-L6-v2.
 _CROWDED, _SOME = 0.75, 50
-#: Of "binary", candidates for each that is wanted that are left after they are scored by what the signs are taken of.
-_AGAIN = 2.0
+#: Of "binary", how many of the best by what the signs are taken of are scored by the vectors: for each that is wanted,
+#: and at least.
+_BEST = 2, 100
 
 
 @dataclass(frozen=True)
@@ -190,16 +191,16 @@ class Codes:
         short: dict[str, Any] = {"query": self.coder(dense).tolist(), "using": CODES}
         if not self.compression.rescore:
             return short
+        candidates = math.ceil(limit * self.compression.times)
         if self.compression.size:
-            first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * self.compression.times))
+            first = models.Prefetch(**short, filter=where, limit=candidates)
         else:
             # Scored again twice: points of a segment without signs have cosines, which sums of signs cannot be
             # compared with, and of those cosines to the mean the best few are scored by the vectors themselves.
-            signs = models.QuantizationSearchParams(
-                rescore=True, oversampling=max(1.0, self.compression.times / _AGAIN)
-            )
+            best = min(candidates, max(_BEST[0] * limit, _BEST[1]))
+            signs = models.QuantizationSearchParams(rescore=True, oversampling=candidates / best)
             params = models.SearchParams(quantization=signs)
-            first = models.Prefetch(**short, filter=where, limit=math.ceil(limit * _AGAIN), params=params)
+            first = models.Prefetch(**short, filter=where, limit=best, params=params)
         return {"prefetch": [first], "query": dense.tolist(), "using": DENSE}
 
 
