@@ -293,17 +293,18 @@ def test_writers_that_fit_at_one_moment_agree_on_one_projection(
             np.testing.assert_allclose(short[i], unit(another(np.array(row, dtype=np.float32))), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["pca:16", "binary"])
 def test_a_tenant_who_may_keep_none_stores_and_searches_exactly(
-    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(projection, "least", lambda size: 40)
-    config = replace(SHORT, compression="pca:16")
+    config = replace(SHORT, compression=kind)
     with EdgeClient() as client:
         with Index(embedder, client=client, config=config) as index:
             index.open()
         prepare_for_tenants(client, "situate", "tenant")
         with Index(embedder, client=bind_tenant(client, "tenant", "a"), config=config) as index:
-            with pytest.warns(FallbackWarning, match="searched exactly"):
+            with pytest.warns(FallbackWarning, match=f"'{kind}', so that the collection is searched exactly"):
                 assert index.add(DOCUMENTS[:50]).added == 50
             assert index.add(DOCUMENTS[50:60]).added == 10
             assert (index.count(), index.gateway.codes) == (60, None)
