@@ -22,6 +22,7 @@ from llama_index.core.vector_stores.types import (
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import models
 
+from situate.embedders import ChunkScheme, Embedder
 from situate.errors import IncompatibleIndexError, InputError, NonFiniteVectorError
 from situate.integrations.llama_index import SituateVectorStore
 from situate.integrations.llama_index.points import point_id
@@ -266,6 +267,18 @@ async def test_async_work_is_done_off_the_event_loop(monkeypatch: pytest.MonkeyP
     await store.aclear()
     assert len(threads) == 8
     assert threading.get_ident() not in threads
+
+
+def test_an_embedder_that_mixes_neighbours_otherwise_is_refused() -> None:
+    """The store makes no vectors, so it cannot make them as the collection's are."""
+    client = EdgeClient(":memory:")
+    before = Embedder(scheme=ChunkScheme(neighbours=0.3, centred=False))
+    rows = before.embed_documents([node.text for node in nodes()])
+    kept = [node.model_copy(update={"embedding": row.tolist()}) for node, row in zip(nodes(), rows, strict=True)]
+    SituateVectorStore(client=client, embedder=before).add(kept)
+    with pytest.raises(IncompatibleIndexError, match=r"scheme\.centred=None \(now True\)"):
+        SituateVectorStore(client=client, embedder=Embedder(scheme=ChunkScheme(neighbours=0.3))).add(kept)
+    SituateVectorStore(client=client, embedder=before).add(kept)
 
 
 def test_refusals_change_nothing(store: SituateVectorStore) -> None:
