@@ -215,8 +215,9 @@ def finish(
 def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float, centre: Vectors | None = None) -> Vectors:
     """Each chunk's vector plus ``share`` of the previous and the next chunk's, renormalised.
 
-    With a centre only what the vectors have beyond it is added up, and the sum gets the length of the chunk's own part:
-    a mean of several is shorter, and so nearer to the centre and to any query.
+    With a centre only what the vectors have beyond it is added up, and the sums are stretched: those of a document's
+    chunks with as many neighbours are on average as far from the centre as these chunks were alone. A mean of several
+    vectors is shorter, and so nearer to the centre and to any query.
 
     Neighbours are chunks that follow each other in the document. Where the chunks' indices show that one between them
     is missing, they are not neighbours: a part of a document's chunks never mixes distant ones.
@@ -238,7 +239,14 @@ def with_neighbours(vectors: Vectors, chunks: Sequence[Chunk], share: float, cen
     mixed[1:] += weights * own[:-1]
     mixed[:-1] += weights * own[1:]
     if centre is not None:
-        mixed = centre + unit(mixed) * np.linalg.norm(own, axis=-1, keepdims=True)
+        near = np.zeros(len(own), dtype=np.int64)
+        near[1:] += adjoining
+        near[:-1] += adjoining
+        alone, summed = (np.linalg.norm(rows.astype(np.float64), axis=-1) for rows in (own, mixed))
+        for count in np.unique(near):
+            of = near == count
+            mixed[of] *= np.float32(alone[of].mean() / max(summed[of].mean(), 1e-9))
+        mixed += centre
     result = np.empty_like(vectors)
     result[order] = unit(mixed)
     return result
