@@ -142,7 +142,7 @@ class Compression:
         """
         from qdrant_client import models
 
-        if self.size is None:  # what the signs are taken of stays on disk, where nothing reads it
+        if self.size is None:  # what the signs are taken of stays on disk, and is read of the best alone
             return models.VectorParams(
                 size=dimension,
                 distance=distance,
