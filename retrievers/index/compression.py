@@ -38,6 +38,8 @@ _CROWDED, _SOME = 0.75, 50
 #: Of "binary", how many of the best by what the signs are taken of are scored by the vectors: for each that is wanted,
 #: and at least.
 _BEST = 2, 100
+#: Of "binary", candidates by signs at least, where no ``oversampling`` is given: few hits need as many as a hundred do.
+_LEAST = 800
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Compression:
         kind: The form of the codes: "int8", "binary", "signs", "product", or "pca:128" for 128 numbers.
         rescore: Whether the best candidates by codes are scored again with the vectors on disk.
         oversampling: So many times the candidates that are wanted are found by codes; None: 2 for "int8", 4 for
-            "product", 8 for "binary" and "pca:n", 16 for "signs".
+            "product", 8 for "binary" (and 800 candidates at least) and "pca:n", 16 for "signs".
 
     Raises:
         InputError: ``kind`` is none of these, ``oversampling`` is less than 1 or set without rescoring, or "binary" or
@@ -197,6 +199,8 @@ class Codes:
         else:
             # Scored again twice: points of a segment without signs have cosines, which sums of signs cannot be
             # compared with, and of those cosines to the mean the best few are scored by the vectors themselves.
+            if self.compression.oversampling is None:
+                candidates = max(candidates, _LEAST)
             best = min(candidates, max(_BEST[0] * limit, _BEST[1]))
             signs = models.QuantizationSearchParams(rescore=True, oversampling=candidates / best)
             params = models.SearchParams(quantization=signs)

@@ -15,8 +15,9 @@ from situate.embedders import Embedder
 from situate.errors import FallbackWarning, IncompatibleIndexError, InputError, StorageError
 from situate.retrievers import Index, PipelineConfig
 from situate.retrievers.index import projection
+from situate.retrievers.index.compression import Codes, Compression
 from situate.retrievers.index.payload import CODES, DENSE
-from situate.retrievers.index.projection import Projection
+from situate.retrievers.index.projection import Centre, Projection
 from situate.retrievers.search.gateway import ClientGateway
 from situate.retrievers.search.hybrid import HybridSearch
 from situate.retrievers.search.query_vectors import QueryVectors
@@ -143,6 +144,19 @@ def test_binary_codes_are_signs_less_the_mean_of_the_collection(
             pytest.raises(IncompatibleIndexError, match="made with compression='binary', not with 'int8'"),
         ):
             wrong.open()
+
+
+def test_few_hits_are_found_among_as_many_candidates_by_signs_as_a_hundred() -> None:
+    def candidates(limit: int, oversampling: float | None = None) -> tuple[int, int]:
+        compression = Compression("binary", oversampling=oversampling)
+        asked = Codes(Centre(np.zeros(4, dtype=np.float32)), compression).query(np.ones(4, dtype=np.float32), limit)
+        (first,) = asked["prefetch"]
+        return first.limit, round(first.limit * first.params.quantization.oversampling)
+
+    assert candidates(10) == candidates(20) == (100, 800)
+    assert candidates(100) == (200, 800)
+    assert candidates(300) == (600, 2400)
+    assert candidates(10, oversampling=2.0) == (20, 20)
 
 
 def test_a_lost_vector_of_codes_is_named(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
