@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from situate.embedders import ChunkScheme, Embedder
 from situate.errors import IncompatibleIndexError, InputError
 from situate.retrievers import connect
 from situate.retrievers.cache import SemanticCache
@@ -175,6 +176,13 @@ def test_another_model_does_not_use_the_entries(client, cache):
     cache.fetch("10 q", lambda: "a")
     other = SemanticCache(client, Places("another"), TEXT)
     assert other.fetch("10 q", lambda: "b").value == "b"
+
+
+def test_how_neighbours_are_mixed_parts_no_entries(client):
+    """No neighbour is mixed into a query: entries of versions before stay valid."""
+    mixed, before = (Embedder(scheme=ChunkScheme(neighbours=0.3, centred=centred)) for centred in (True, False))
+    SemanticCache(client, before, TEXT).fetch("10 q", lambda: "a")
+    assert SemanticCache(client, mixed, TEXT).fetch("10 q", lambda: "b").value == "a"
 
 
 def test_vectors_of_another_length_are_refused(client, cache):
